@@ -1,0 +1,42 @@
+"""Settings that both ends of a connection use."""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+MIN_CHUNK_BYTES = 256 * KIB
+MAX_CHUNK_BYTES = 1 * MIB
+DEFAULT_CHUNK_BYTES = 512 * KIB
+# One chunk with room for its envelope; images come in larger requests.
+MAX_TOKEN_MESSAGE_BYTES = 4 * MIB
+MAX_IMAGE_REQUEST_BYTES = 64 * MIB
+
+ChannelOptions = list[tuple[str, str | int]]
+
+
+def channel_options() -> ChannelOptions:
+    """Options of a channel to either service.
+
+    gRPC's own retries are off: it gives up on a call as soon as the request outgrows its small replay buffer, which
+    an image does. The client SDK retries instead, and only before the first text.
+    """
+    return [
+        ("grpc.enable_retries", 0),
+        ("grpc.max_send_message_length", MAX_IMAGE_REQUEST_BYTES),
+        ("grpc.max_receive_message_length", MAX_TOKEN_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]
+
+
+def server_options(*, max_receive_bytes: int) -> ChannelOptions:
+    """Options of a server that accepts messages of up to `max_receive_bytes`."""
+    return [
+        ("grpc.max_receive_message_length", max_receive_bytes),
+        ("grpc.max_send_message_length", MAX_TOKEN_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.so_reuseport", 0),
+    ]
