@@ -147,7 +147,7 @@ class Checkpoint:
         names = sorted(name for name in self._locations if name.startswith("vision_tower."))
         for name, tensor in self._read(names):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def _locate_tensors(self) -> dict[str, _Location]:

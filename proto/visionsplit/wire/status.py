@@ -1,7 +1,7 @@
 """Errors to gRPC statuses and back: the only place that knows both."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -37,7 +37,8 @@ def error_from_rpc(rpc_error: grpc.RpcError) -> errors.VisionSplitError:
     """The error behind a failed call: the class the server named, else the one its status stands for."""
     code = rpc_error.code()
     details = rpc_error.details() or code.name
-    named = {str(key): str(value) for key, value in rpc_error.trailing_metadata() or ()}
+    metadata: Iterable[tuple[str, str | bytes]] = rpc_error.trailing_metadata() or ()  # type: ignore[assignment]
+    named = {key: str(value) for key, value in metadata}
     cls = _BY_NAME.get(named.get(ERROR_METADATA_KEY, "")) or _CLASS_OF.get(code, errors.InternalError)
     return cls(details)
 
@@ -74,6 +75,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             except Exception:
                 self._log.exception("%s failed", method)
                 await _abort(context, errors.InternalError("internal error; the service's log has the details"))
+            return None  # not reached: abort raises
 
         return guarded
 

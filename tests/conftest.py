@@ -1,0 +1,35 @@
+"""Markers follow the folder of a test, and checkpoints are made once per session."""
+
+import os
+from pathlib import Path
+
+# Two spinning OpenMP pools on a small machine slow each other down several times over. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from tests.checkpoints import tiny_checkpoint
+
+ROOT = Path(__file__).parent.parent
+_FOLDERS = ("unit", "contract", "integration", "e2e")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in _FOLDERS:
+            item.add_marker(folder)
+
+
+@pytest.fixture(scope="session")
+def shipped_checkpoint() -> Path:
+    return ROOT / "models" / "visionsplit-mini"
+
+
+@pytest.fixture(scope="session")
+def random_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One random-weight checkpoint for each kind of language backbone."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {
+        text: tiny_checkpoint(folder / text, text, seed=seed) for seed, text in enumerate(("llama", "mistral", "qwen2"))
+    }

@@ -1,0 +1,76 @@
+"""Dependencies point one way; the folders mean what they say."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# folder -> module prefixes it must not import
+FORBIDDEN = {
+    "proto/visionsplit/wire": ["encoder_service", "llm_service", "visionsplit_client", "torch", "transformers", "ray"],
+    "proto/visionsplit/grid.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
+    "proto/visionsplit/errors.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
+    "proto/visionsplit/checkpoint.py": ["visionsplit.wire", "visionsplit.v1", "grpc", "ray"],
+    "encoder_service": ["llm_service", "visionsplit_client", "ray"],
+    "llm_service": ["encoder_service", "visionsplit_client"],
+    "client/visionsplit_client": ["encoder_service", "llm_service", "torch", "transformers", "ray"],
+    "encoder_service/compression": [
+        "visionsplit.wire",
+        "visionsplit.v1",
+        "visionsplit.checkpoint",
+        "transformers",
+        "grpc",
+        "PIL",
+    ],
+    "encoder_service/vision_tower.py": ["grpc", "ray", "visionsplit.v1"],
+    "llm_service/engines": ["grpc", "ray", "visionsplit.v1"],
+}
+# Only these may see grpc or the generated messages.
+GRPC_MODULES = {
+    "encoder_service": {"service.py", "server.py", "llm_client.py"},
+    "llm_service": {"gateway.py", "server.py", "upload.py"},
+}
+
+
+def imported_modules(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def sources(place: str) -> list[Path]:
+    path = ROOT / place
+    files = [path] if path.suffix else sorted(path.rglob("*.py"))
+    assert files, f"{place} holds no source"
+    return [file for file in files if "_pb2" not in file.name]
+
+
+@pytest.mark.parametrize("place", list(FORBIDDEN))
+def test_a_folder_imports_only_what_lies_below_it(place: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in sources(place)
+        for module in imported_modules(file)
+        if any(module == prefix or module.startswith(prefix + ".") for prefix in FORBIDDEN[place])
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("place", list(GRPC_MODULES))
+def test_only_the_edge_of_a_service_sees_grpc(place: str) -> None:
+    seeing = {
+        str(file.relative_to(ROOT / place))
+        for file in sources(place)
+        for module in imported_modules(file)
+        if module.split(".")[0] in ("grpc", "grpc_health", "grpc_reflection") or "visionsplit.v1" in module
+    }
+    assert seeing <= GRPC_MODULES[place]
+
+
+def test_proto_is_an_import_root_and_no_package() -> None:
+    assert not (ROOT / "proto" / "__init__.py").exists()

@@ -1,0 +1,27 @@
+"""The protocol is clean and its committed stubs are what the schema makes."""
+
+import filecmp
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+
+def test_buf_lint_finds_nothing() -> None:
+    buf = Path(sys.executable).parent / "buf"
+    result = subprocess.run([buf, "lint"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_regenerating_the_stubs_changes_nothing(tmp_path: Path) -> None:
+    subprocess.run(
+        [ROOT / "scripts" / "generate-stubs.sh", tmp_path],
+        check=True,
+        capture_output=True,
+        env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
+    )
+    committed, fresh = ROOT / "proto" / "visionsplit" / "v1", tmp_path / "visionsplit" / "v1"
+    names = sorted(path.name for path in committed.glob("*_pb2*"))
+    assert sorted(path.name for path in fresh.iterdir()) == names
+    assert filecmp.cmpfiles(committed, fresh, names, shallow=False) == (names, [], [])
