@@ -1,0 +1,115 @@
+"""Client SDK of visionsplit: ask questions about high-resolution images. Needs no PyTorch.
+
+from visionsplit_client import Client, Compression
+
+with Client("127.0.0.1:50051") as client:
+    answer = client.generate("photo.jpg", "What is this?", compression=Compression(retention_ratio=0.1))
+    print(answer.text, answer.usage.vision_tokens, "of", answer.usage.vision_tokens_before)
+"""
+
+from visionsplit.errors import (
+    CancelledError,
+    DeadlineError,
+    IncompatibleServicesError,
+    InternalError,
+    InvalidCompressionError,
+    InvalidImageError,
+    InvalidPromptError,
+    InvalidRequestError,
+    InvalidSamplingError,
+    InvalidTokensError,
+    OverloadedError,
+    PromptTooLongError,
+    UnavailableError,
+    VisionSplitError,
+)
+from visionsplit.grid import Region, TileGrid
+from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.wire.vision_tokens import VisionTokens
+
+from visionsplit_client._async_calls import AsyncEventStream
+from visionsplit_client._async_client import AsyncClient
+from visionsplit_client._calls import EventStream
+from visionsplit_client._client import Client
+from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent, EncodeStarted, TokensArrived
+from visionsplit_client._errors import ImageFetchError
+from visionsplit_client._images import ImageSource
+from visionsplit_client._info import EncoderInfo, HealthStatus, LlmInfo, NamedChoice, VisionFormat
+from visionsplit_client._options import Compression, DataTypeName, Layout, Sampling
+from visionsplit_client._prompts import ImagePart, Message, Prompt
+from visionsplit_client._results import (
+    EncodeTimings,
+    Finished,
+    FinishReason,
+    Generation,
+    GenerationEvent,
+    ImageEncoded,
+    ImageSummary,
+    LlmTimings,
+    TextDelta,
+    Usage,
+)
+from visionsplit_client._settings import Limits, Retries, Timeouts
+from visionsplit_client._transport import AsyncGrpcTransport, AsyncTransport, GrpcTransport, Transport
+
+__all__ = [
+    "AsyncClient",
+    "AsyncEventStream",
+    "AsyncGrpcTransport",
+    "AsyncTransport",
+    "CancelledError",
+    "Client",
+    "Compression",
+    "DataType",
+    "DataTypeName",
+    "DeadlineError",
+    "EncodeEvent",
+    "EncodeStarted",
+    "EncodeTimings",
+    "Encoded",
+    "EncodedImage",
+    "EncoderInfo",
+    "EventStream",
+    "FinishReason",
+    "Finished",
+    "Generation",
+    "GenerationEvent",
+    "GrpcTransport",
+    "HealthStatus",
+    "ImageEncoded",
+    "ImageFetchError",
+    "ImagePart",
+    "ImageSource",
+    "ImageSummary",
+    "IncompatibleServicesError",
+    "InternalError",
+    "InvalidCompressionError",
+    "InvalidImageError",
+    "InvalidPromptError",
+    "InvalidRequestError",
+    "InvalidSamplingError",
+    "InvalidTokensError",
+    "Layout",
+    "Limits",
+    "LlmInfo",
+    "LlmTimings",
+    "Message",
+    "NamedChoice",
+    "OverloadedError",
+    "Prompt",
+    "PromptTooLongError",
+    "Region",
+    "Retries",
+    "Sampling",
+    "TextDelta",
+    "TileGrid",
+    "Timeouts",
+    "TokenTensor",
+    "TokensArrived",
+    "Transport",
+    "UnavailableError",
+    "Usage",
+    "VisionFormat",
+    "VisionSplitError",
+    "VisionTokens",
+]

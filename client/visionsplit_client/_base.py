@@ -1,0 +1,89 @@
+"""What both clients share: configuration, addresses, retries, requests. No input or output happens here."""
+
+import uuid
+from collections.abc import Sequence
+
+import grpc
+from grpc_health.v1 import health_pb2
+from visionsplit.errors import DeadlineError, UnavailableError
+from visionsplit.v1 import generation_pb2
+
+from visionsplit_client._errors import call_error
+from visionsplit_client._info import HealthStatus
+from visionsplit_client._prompts import MessageLike, Prompt, prompt_to_proto
+from visionsplit_client._retry import Attempts, Endpoints
+from visionsplit_client._settings import Limits, Retries, Timeouts, Unset, check_seconds
+
+DEFAULT_ENCODER = "127.0.0.1:50051"
+REQUEST_ID_KEY = "x-request-id"
+
+Metadata = tuple[tuple[str, str], ...]
+TimeoutArgument = float | None | Unset
+
+
+class BaseClient:
+    """Configuration and decisions of a client."""
+
+    def __init__(
+        self,
+        encoders: str | Sequence[str],
+        llm: str | None,
+        timeout: Timeouts | float | None,
+        retries: Retries,
+        limits: Limits,
+    ) -> None:
+        self._encoders = Endpoints([encoders] if isinstance(encoders, str) else encoders)
+        self._llm = None if llm is None else Endpoints([llm])
+        self._timeouts = timeout if isinstance(timeout, Timeouts) else Timeouts(call=timeout)
+        self._retries = retries
+        self._limits = limits
+        self._closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+
+    def _llm_endpoints(self) -> Endpoints:
+        if self._llm is None:
+            raise ValueError("this needs the LLM service's address; give the client llm='host:port'")
+        return self._llm
+
+    def _attempts(self, endpoints: Endpoints, timeout: TimeoutArgument) -> Attempts:
+        self._check_open()
+        seconds = self._timeouts.call if isinstance(timeout, Unset) else timeout
+        check_seconds("timeout", seconds)
+        return Attempts(endpoints, self._retries, seconds)
+
+    @staticmethod
+    def _prompt(
+        prompt: str | Prompt | None, messages: Sequence[MessageLike] | None, num_images: int
+    ) -> generation_pb2.Prompt:
+        return prompt_to_proto(prompt, messages, num_images=num_images)
+
+    @staticmethod
+    def _new_request_id() -> str:
+        return uuid.uuid4().hex
+
+    def _all_addresses(self) -> list[str]:
+        return [*self._encoders.addresses, *(self._llm.addresses if self._llm else ())]
+
+
+def request_metadata(request_id: str) -> Metadata:
+    return ((REQUEST_ID_KEY, request_id),)
+
+
+def health_from_proto(message: health_pb2.HealthCheckResponse) -> HealthStatus:
+    serving = message.status == health_pb2.HealthCheckResponse.SERVING
+    return HealthStatus.SERVING if serving else HealthStatus.NOT_SERVING
+
+
+def health_from_error(error: grpc.RpcError, address: str, timeout: float) -> HealthStatus:
+    """UNREACHABLE for a service that does not answer; raises any other error."""
+    failure = call_error(error, address, timeout)
+    if isinstance(failure, UnavailableError | DeadlineError):
+        return HealthStatus.UNREACHABLE
+    raise failure from error

@@ -1,0 +1,177 @@
+"""An image's kept vision tokens, to be kept, stored and asked about."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import visionsplit
+from visionsplit.errors import InvalidTokensError
+from visionsplit.grid import Region, TileGrid
+from visionsplit.v1 import tensor_pb2, vision_tokens_pb2
+from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.wire.vision_tokens import Positions, TokenAssembler, VisionTokens, grid_from_proto, grid_to_proto
+
+from visionsplit_client._info import VisionFormat
+from visionsplit_client._options import (
+    DATA_TYPES,
+    LAYOUTS,
+    Compression,
+    DataTypeName,
+    Layout,
+    data_type_from_name,
+    data_type_name,
+)
+from visionsplit_client._results import EncodeTimings, ImageSummary
+from visionsplit_client._safetensors import StoredTensor, read_file, write_file
+
+_FILE_FORMAT = "visionsplit-tokens/1"
+_STORED_TYPE = {DataType.FLOAT32: "F32", DataType.FLOAT16: "F16", DataType.BFLOAT16: "BF16", DataType.INT8: "I8"}
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The kept vision tokens of one image and what is needed to ask about them later."""
+
+    tokens: VisionTokens
+    format: VisionFormat
+    layout: Layout  # for which the tokens were chosen
+    summary: ImageSummary
+    compression: Compression | None  # as asked for; None means the encoder's default
+
+    @property
+    def data_type(self) -> DataTypeName:
+        """How the features are stored."""
+        return data_type_name(self.tokens.features.data_type)
+
+    def save(self, path: str | Path) -> None:
+        """Write a .safetensors file: `features` and `scales` as on the wire, `positions`, and the rest as metadata."""
+        features, positions = self.tokens.features, self.tokens.positions
+        tensors = {
+            "features": StoredTensor(
+                _STORED_TYPE[features.data_type], (features.rows, features.columns), features.data
+            ),
+            "positions": StoredTensor("I32", positions.shape, positions.astype("<i4").tobytes()),
+        }
+        if features.scales:
+            tensors["scales"] = StoredTensor("F32", (features.rows,), features.scales)
+        metadata = {"format": _FILE_FORMAT, "visionsplit": json.dumps(self._metadata())}
+        write_file(Path(path), tensors, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EncodedImage":
+        """Read a file written by `save`, and check it as strictly as tokens from the wire.
+
+        Raises:
+            OSError: the file cannot be read.
+            InvalidTokensError: it is no such file, or contradicts itself.
+        """
+        try:
+            tensors, metadata = read_file(Path(path))
+            if metadata.get("format") != _FILE_FORMAT:
+                raise InvalidTokensError(f"{path} holds {metadata.get('format')!r}, not {_FILE_FORMAT!r}")
+            return _decode(json.loads(metadata["visionsplit"]), tensors)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidTokensError(f"{path} is no file of vision tokens: {type(error).__name__} {error}") from error
+
+    def _metadata(self) -> dict[str, Any]:
+        return {
+            "version": visionsplit.__version__,
+            "grid": asdict(self.tokens.grid),
+            "budgets": self.tokens.budgets,
+            "format": asdict(self.format),
+            "layout": self.layout,
+            "data_type": self.data_type,
+            "compression": None if self.compression is None else asdict(self.compression),
+            "tokens_before": self.summary.tokens_before,
+            "timings": asdict(self.summary.timings),
+        }
+
+
+def _decode(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> EncodedImage:
+    grid = _checked_grid(metadata["grid"])
+    format_ = VisionFormat(int(metadata["format"]["feature_size"]), str(metadata["format"]["encoder_fingerprint"]))
+    tokens = _checked_tokens(metadata, grid, format_, tensors)
+    compression = metadata["compression"]
+    layout = metadata["layout"]
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r}")
+    summary = ImageSummary(
+        index=0,
+        grid=grid,
+        budgets=tokens.budgets,
+        tokens_before=int(metadata["tokens_before"]),
+        tokens_after=tokens.num_tokens,
+        wire_bytes=tokens.num_bytes,
+        timings=EncodeTimings(**{name: float(seconds) for name, seconds in metadata["timings"].items()}),
+    )
+    if summary.tokens_before != sum(grid.valid_counts()):
+        raise ValueError(f"{summary.tokens_before} tokens before compression; the grid has {sum(grid.valid_counts())}")
+    return EncodedImage(tokens, format_, layout, summary, None if compression is None else Compression(**compression))
+
+
+def _checked_grid(stored: Mapping[str, Any]) -> TileGrid:
+    """Take the stored grid through the checks that one from the wire gets."""
+    return grid_from_proto(grid_to_proto(TileGrid(**{**stored, "valid": Region(**stored["valid"])})))
+
+
+def _checked_tokens(
+    metadata: Mapping[str, Any], grid: TileGrid, format_: VisionFormat, tensors: Mapping[str, StoredTensor]
+) -> VisionTokens:
+    """Take the stored tensors through the checks that one chunk from the wire gets."""
+    if metadata["data_type"] not in DATA_TYPES:
+        raise ValueError(f"data type {metadata['data_type']!r}")
+    data_type = data_type_from_name(metadata["data_type"])
+    features, positions, scales = tensors["features"], tensors["positions"], tensors.get("scales")
+    found = (features.dtype, positions.dtype, "F32" if scales is None else scales.dtype)
+    if found != (_STORED_TYPE[data_type], "I32", "F32"):
+        raise ValueError(f"features, positions and scales of types {', '.join(found)}")
+    chunk = vision_tokens_pb2.TokenChunk(
+        features=tensor_pb2.Tensor(
+            data_type=data_type.value,
+            shape=features.shape,
+            data=features.data,
+            scales=b"" if scales is None else scales.data,
+        ),
+        positions=positions.data,
+    )
+    header = vision_tokens_pb2.ImageTokensHeader(budgets=metadata["budgets"])
+    assembler = TokenAssembler(grid, header, feature_size=format_.feature_size)
+    assembler.add(chunk)
+    return assembler.finish()
+
+
+@dataclass(frozen=True)
+class EncodeStarted:
+    """Event: the image is cut; its tokens follow."""
+
+    grid: TileGrid
+    budgets: tuple[int, ...]  # tokens that each tile keeps, thumbnail first
+    format: VisionFormat
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class TokensArrived:
+    """Event: some of the kept tokens, tile after tile, the thumbnail's first."""
+
+    features: TokenTensor  # [tokens, feature_size]
+    positions: Positions  # [tokens, 3] int32: tile, row and column within the tile
+
+    @classmethod
+    def from_proto(cls, chunk: vision_tokens_pb2.TokenChunk) -> "TokensArrived":
+        """The content of a chunk that a TokenAssembler has accepted."""
+        positions = np.frombuffer(chunk.positions, "<i4").reshape(-1, 3).astype(np.int32)
+        return cls(TokenTensor.from_proto(chunk.features), positions)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Event: the last one, with the whole image."""
+
+    image: EncodedImage
+
+
+EncodeEvent = EncodeStarted | TokensArrived | Encoded

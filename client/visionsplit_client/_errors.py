@@ -1,0 +1,34 @@
+"""The errors a client raises.
+
+    VisionSplitError                       base; see visionsplit.errors for the whole tree, which is re-exported here
+    ├── (all errors of the services)       with the class that the service raised
+    ├── UnavailableError                   also: no connection; the text names the address
+    ├── DeadlineError                      the call's timeout passed
+    └── ImageFetchError                    a picture behind an http(s) URL could not be fetched
+
+Mistakes on this side keep Python's own classes: a missing file is FileNotFoundError, an object that is no picture
+TypeError, a wrong option ValueError.
+"""
+
+from collections.abc import Iterable
+
+import grpc
+from visionsplit.errors import DeadlineError, UnavailableError, VisionSplitError
+from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
+
+
+class ImageFetchError(VisionSplitError):
+    """A picture behind a URL could not be fetched: no answer, an HTTP error, too large, or too slow."""
+
+
+def call_error(error: grpc.RpcError, address: str, timeout: float | None) -> VisionSplitError:
+    """The error behind a failed call. What the service did not say itself is told with its address."""
+    failure = error_from_rpc(error)
+    metadata: Iterable[tuple[str, str | bytes]] = error.trailing_metadata() or ()  # type: ignore[assignment]
+    if any(key == ERROR_METADATA_KEY for key, _ in metadata):
+        return failure
+    if isinstance(failure, UnavailableError):
+        return UnavailableError(f"the service at {address} cannot be reached: {failure}")
+    if isinstance(failure, DeadlineError) and timeout is not None:
+        return DeadlineError(f"no complete answer from {address} within {timeout:g} seconds")
+    return failure

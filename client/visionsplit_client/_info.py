@@ -1,0 +1,128 @@
+"""Descriptions of running services."""
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from visionsplit.v1 import encoder_service_pb2, llm_service_pb2, vision_tokens_pb2
+from visionsplit.wire.tensors import DataType
+
+from visionsplit_client._options import Compression, DataTypeName, data_type_name
+
+
+class HealthStatus(enum.Enum):
+    """What `grpc.health.v1` says of a service as a whole."""
+
+    SERVING = "serving"
+    NOT_SERVING = "not serving"  # starting or draining
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True)
+class VisionFormat:
+    """Identifies what vision tokens are; both services must agree on it."""
+
+    feature_size: int  # width of a token
+    encoder_fingerprint: str  # hash of the vision tower's weights and the image processor's settings
+
+    @classmethod
+    def from_proto(cls, message: vision_tokens_pb2.VisionFormat) -> "VisionFormat":
+        return cls(message.feature_size, message.encoder_fingerprint)
+
+    def to_proto(self) -> vision_tokens_pb2.VisionFormat:
+        return vision_tokens_pb2.VisionFormat(
+            feature_size=self.feature_size, encoder_fingerprint=self.encoder_fingerprint
+        )
+
+
+@dataclass(frozen=True)
+class NamedChoice:
+    """Something a request may name."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, float]  # with their default values
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What an encoder runs, offers and accepts."""
+
+    model: str
+    format: VisionFormat
+    tile_pixels: int  # side of a tile
+    patch_pixels: int  # side of a patch
+    grids: tuple[tuple[int, int], ...]  # rows and columns of crops
+    methods: tuple[NamedChoice, ...]
+    scores: tuple[NamedChoice, ...]
+    budgets: tuple[NamedChoice, ...]
+    selections: tuple[NamedChoice, ...]
+    default_compression: Compression
+    default_data_type: DataTypeName
+    image_formats: tuple[str, ...]
+    max_image_pixels: int
+    max_request_bytes: int
+    max_images: int
+    device: str
+    version: str
+
+    @classmethod
+    def from_proto(cls, message: encoder_service_pb2.GetEncoderInfoResponse) -> "EncoderInfo":
+        return cls(
+            model=message.model,
+            format=VisionFormat.from_proto(message.format),
+            tile_pixels=message.tile_pixels,
+            patch_pixels=message.patch_pixels,
+            grids=tuple((grid.rows, grid.columns) for grid in message.grids),
+            methods=_choices(message.methods),
+            scores=_choices(message.scores),
+            budgets=_choices(message.budgets),
+            selections=_choices(message.selections),
+            default_compression=Compression.from_proto(message.default_compression),
+            default_data_type=data_type_name(DataType(message.default_data_type)),
+            image_formats=tuple(message.image_formats),
+            max_image_pixels=message.max_image_pixels,
+            max_request_bytes=message.max_request_bytes,
+            max_images=message.max_images,
+            device=message.device,
+            version=message.version,
+        )
+
+
+@dataclass(frozen=True)
+class LlmInfo:
+    """What an LLM service runs and accepts."""
+
+    model: str
+    format: VisionFormat
+    context_length: int  # tokens of prompt and answer together
+    image_placeholder: str
+    default_max_new_tokens: int
+    max_new_tokens: int
+    max_images: int
+    backend: str  # "ray" or "local"
+    replicas: int
+    engine: str
+    device: str
+    version: str
+
+    @classmethod
+    def from_proto(cls, message: llm_service_pb2.GetLlmInfoResponse) -> "LlmInfo":
+        return cls(
+            model=message.model,
+            format=VisionFormat.from_proto(message.format),
+            context_length=message.context_length,
+            image_placeholder=message.image_placeholder,
+            default_max_new_tokens=message.default_max_new_tokens,
+            max_new_tokens=message.max_new_tokens,
+            max_images=message.max_images,
+            backend=message.backend,
+            replicas=message.replicas,
+            engine=message.engine,
+            device=message.device,
+            version=message.version,
+        )
+
+
+def _choices(messages: Iterable[encoder_service_pb2.NamedChoice]) -> tuple[NamedChoice, ...]:
+    return tuple(NamedChoice(one.name, one.description, dict(one.parameters)) for one in messages)

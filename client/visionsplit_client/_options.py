@@ -1,0 +1,146 @@
+"""What a call may ask for: how to choose tokens and how to decode."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from visionsplit.errors import InvalidSamplingError
+from visionsplit.v1 import generation_pb2, vision_tokens_pb2
+from visionsplit.wire.tensors import DataType
+
+Layout = Literal["spatial", "reference"]
+DataTypeName = Literal["float32", "float16", "bfloat16", "int8"]
+
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+DATA_TYPES: tuple[DataTypeName, ...] = get_args(DataTypeName)
+
+_DEFAULT_RATIO = 0.25
+_LAYOUT_TO_PROTO: dict[str, "vision_tokens_pb2.Layout.ValueType"] = {
+    "spatial": vision_tokens_pb2.LAYOUT_SPATIAL,
+    "reference": vision_tokens_pb2.LAYOUT_REFERENCE,
+}
+_LAYOUT_FROM_PROTO: dict[int, Layout] = {
+    vision_tokens_pb2.LAYOUT_UNSPECIFIED: "spatial",
+    vision_tokens_pb2.LAYOUT_SPATIAL: "spatial",
+    vision_tokens_pb2.LAYOUT_REFERENCE: "reference",
+}
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Which vision tokens an image keeps. `Client.encoder_info()` lists the names that the encoder knows.
+
+    The method sets score, budget and selection; those given here replace its own. The encoder refuses unknown names
+    and a ratio outside (0, 1] with `InvalidCompressionError`.
+    """
+
+    method: str = "globalcom2"
+    retention_ratio: float | None = None  # share of the tokens to keep, 1 keeps all; None: 0.25, or none for "none"
+    layout: Layout = "spatial"
+    score: str | None = None  # what a token is worth
+    budget: str | None = None  # how many each tile keeps
+    selection: str | None = None  # which ones
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _layout_number(self.layout)
+        if self.retention_ratio is None and self.method != "none":
+            object.__setattr__(self, "retention_ratio", _DEFAULT_RATIO)
+
+    @classmethod
+    def none(cls, layout: Layout = "spatial") -> "Compression":
+        """Keep every token."""
+        return cls(method="none", layout=layout)
+
+    def to_proto(self) -> vision_tokens_pb2.Compression:
+        return vision_tokens_pb2.Compression(
+            method=self.method,
+            retention_ratio=self.retention_ratio,
+            layout=_layout_number(self.layout),
+            score=self.score,
+            budget=self.budget,
+            selection=self.selection,
+            parameters=self.parameters,
+        )
+
+    @classmethod
+    def from_proto(cls, message: vision_tokens_pb2.Compression) -> "Compression":
+        return cls(
+            method=message.method,
+            retention_ratio=message.retention_ratio if message.HasField("retention_ratio") else None,
+            layout=layout_from_proto(message.layout),
+            score=message.score if message.HasField("score") else None,
+            budget=message.budget if message.HasField("budget") else None,
+            selection=message.selection if message.HasField("selection") else None,
+            parameters=dict(message.parameters),
+        )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the answer is decoded. None leaves the choice to the LLM service, which decodes greedily.
+
+    Raises:
+        InvalidSamplingError: a count or seed is negative or too large for the protocol. Other ranges are the LLM
+            service's to check; it refuses with the same class.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None  # 0 decodes greedily
+    top_p: float | None = None  # in (0, 1]
+    top_k: int | None = None  # 0 keeps all
+    seed: int | None = None  # the same seed and request give the same text
+    stop: Sequence[str] = ()  # the text ends before the first of these
+    repetition_penalty: float | None = None  # 1 changes nothing
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            raise TypeError("stop is a list of strings, not one string")
+        _check_range("max_new_tokens", self.max_new_tokens, 1, 2**32 - 1)
+        _check_range("top_k", self.top_k, 0, 2**32 - 1)
+        _check_range("seed", self.seed, 0, 2**64 - 1)
+
+    def to_proto(self) -> generation_pb2.Sampling:
+        return generation_pb2.Sampling(
+            max_new_tokens=self.max_new_tokens or 0,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            stop=self.stop,
+            repetition_penalty=self.repetition_penalty,
+        )
+
+
+def layout_from_proto(number: int) -> Layout:
+    """Raises ValueError for a layout this version does not know."""
+    if number not in _LAYOUT_FROM_PROTO:
+        raise ValueError(f"layout {number} is not known to this version")
+    return _LAYOUT_FROM_PROTO[number]
+
+
+def layout_to_proto(layout: Layout) -> "vision_tokens_pb2.Layout.ValueType":
+    return _layout_number(layout)
+
+
+def data_type_from_name(name: DataTypeName) -> DataType:
+    """Raises ValueError for an unknown name."""
+    if name not in DATA_TYPES:
+        raise ValueError(f"data type {name!r} is unknown; {', '.join(DATA_TYPES)} exist")
+    return DataType[name.upper()]
+
+
+def data_type_name(data_type: DataType) -> DataTypeName:
+    names: dict[DataType, DataTypeName] = {data_type_from_name(name): name for name in DATA_TYPES}
+    return names[data_type]
+
+
+def _layout_number(layout: str) -> "vision_tokens_pb2.Layout.ValueType":
+    if layout not in _LAYOUT_TO_PROTO:
+        raise ValueError(f"layout {layout!r} is unknown; {', '.join(LAYOUTS)} exist")
+    return _LAYOUT_TO_PROTO[layout]
+
+
+def _check_range(name: str, value: int | None, low: int, high: int) -> None:
+    if value is not None and not low <= value <= high:
+        raise InvalidSamplingError(f"{name} is {value}; it must lie between {low} and {high}")

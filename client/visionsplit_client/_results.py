@@ -1,0 +1,157 @@
+"""What calls return: plain, frozen values."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from visionsplit.errors import InternalError
+from visionsplit.grid import TileGrid
+from visionsplit.v1 import encoder_service_pb2, generation_pb2
+from visionsplit.wire.vision_tokens import grid_from_proto
+
+FinishReason = Literal["stop", "length"]
+
+_FINISH_REASONS: dict[int, FinishReason] = {
+    generation_pb2.FINISH_REASON_STOP: "stop",
+    generation_pb2.FINISH_REASON_LENGTH: "length",
+}
+
+
+@dataclass(frozen=True)
+class EncodeTimings:
+    """Seconds spent on one image, on the encoder's clock; see the protocol's message of the same name."""
+
+    preprocess_seconds: float
+    queue_seconds: float
+    encode_seconds: float
+    first_chunk_seconds: float
+    total_seconds: float
+
+
+@dataclass(frozen=True)
+class ImageSummary:
+    """What encoding one image did and cost."""
+
+    index: int  # position among the call's images
+    grid: TileGrid
+    budgets: tuple[int, ...]  # tokens kept per tile, thumbnail first
+    tokens_before: int  # without compression; newlines not counted
+    tokens_after: int
+    wire_bytes: int  # features, scales and positions
+    timings: EncodeTimings
+
+    @property
+    def wire_bytes_before(self) -> int:
+        """What the image would have put on the wire uncompressed, in the same data type."""
+        return round(self.wire_bytes * self.tokens_before / self.tokens_after) if self.tokens_after else 0
+
+    @classmethod
+    def from_proto(cls, message: encoder_service_pb2.ImageSummary) -> "ImageSummary":
+        timings = message.timings
+        return cls(
+            index=message.image_index,
+            grid=grid_from_proto(message.grid),
+            budgets=tuple(message.budgets),
+            tokens_before=message.tokens_before,
+            tokens_after=message.tokens_after,
+            wire_bytes=message.wire_bytes,
+            timings=EncodeTimings(
+                preprocess_seconds=timings.preprocess_seconds,
+                queue_seconds=timings.queue_seconds,
+                encode_seconds=timings.encode_seconds,
+                first_chunk_seconds=timings.first_chunk_seconds,
+                total_seconds=timings.total_seconds,
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a call put through the language model."""
+
+    prompt_tokens: int  # text, vision and newline tokens
+    text_tokens: int
+    vision_tokens: int  # kept
+    newline_tokens: int
+    vision_tokens_before: int  # without compression
+    generated_tokens: int
+    wire_bytes: int  # received by the LLM service
+
+
+@dataclass(frozen=True)
+class LlmTimings:
+    """Seconds spent in the LLM service, on its clock; see the protocol's message of the same name."""
+
+    receive_seconds: float
+    queue_seconds: float
+    first_token_seconds: float
+    decode_seconds: float
+    total_seconds: float
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A complete answer."""
+
+    text: str
+    token_ids: tuple[int, ...]  # the end-of-sequence id included
+    finish_reason: FinishReason  # "stop": the model ended or a stop string was reached; "length": max_new_tokens was
+    usage: Usage
+    timings: LlmTimings
+    images: tuple[ImageSummary, ...]
+    request_id: str  # also in the services' logs
+    time_to_first_token_seconds: float  # seen from here, from the call's start; the whole call if there was no token
+    total_seconds: float  # seen from here
+
+
+@dataclass(frozen=True)
+class ImageEncoded:
+    """Event: an image's last tokens have been sent to the LLM service."""
+
+    image: ImageSummary
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """Event: the next piece of the answer. The text may be empty while a character is incomplete."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Event: the last one, with the whole answer."""
+
+    generation: Generation
+
+
+GenerationEvent = ImageEncoded | TextDelta | Finished
+
+
+def finish_reason(number: int) -> FinishReason:
+    """Raises InternalError for a reason the protocol does not have."""
+    if number not in _FINISH_REASONS:
+        raise InternalError(f"the service gave the unknown finish reason {number}")
+    return _FINISH_REASONS[number]
+
+
+def usage_from_proto(message: generation_pb2.Usage) -> Usage:
+    return Usage(
+        prompt_tokens=message.prompt_tokens,
+        text_tokens=message.text_tokens,
+        vision_tokens=message.vision_tokens,
+        newline_tokens=message.newline_tokens,
+        vision_tokens_before=message.vision_tokens_before,
+        generated_tokens=message.generated_tokens,
+        wire_bytes=message.wire_bytes,
+    )
+
+
+def llm_timings_from_proto(message: generation_pb2.LlmTimings) -> LlmTimings:
+    return LlmTimings(
+        receive_seconds=message.receive_seconds,
+        queue_seconds=message.queue_seconds,
+        first_token_seconds=message.first_token_seconds,
+        decode_seconds=message.decode_seconds,
+        total_seconds=message.total_seconds,
+    )

@@ -1,0 +1,148 @@
+"""Which address a call goes to and when it is repeated. No input or output happens here."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import grpc
+from visionsplit.errors import DeadlineError, UnavailableError, VisionSplitError
+
+from visionsplit_client._errors import call_error
+from visionsplit_client._settings import Retries
+
+# A failing address is left out for so long, doubling with each further failure.
+_FIRST_PENALTY_SECONDS = 0.5
+_MAX_PENALTY_SECONDS = 10.0
+
+
+@dataclass
+class _Endpoint:
+    address: str
+    failures: int = 0
+    blocked_until: float = 0.0
+
+
+class Endpoints:
+    """Equal services at several addresses, used in turn. Those that failed lately come last. Thread-safe."""
+
+    def __init__(self, addresses: Sequence[str], *, clock: Callable[[], float] = time.monotonic) -> None:
+        if not addresses:
+            raise ValueError("at least one address is needed")
+        if len(set(addresses)) != len(addresses):
+            raise ValueError("an address is given twice")
+        self._endpoints = [_Endpoint(address) for address in addresses]
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._endpoints)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(endpoint.address for endpoint in self._endpoints)
+
+    def pick(self, avoid: frozenset[str] = frozenset()) -> str:
+        """The next address: one outside `avoid` if possible, among those one that works, else the soonest due."""
+        with self._lock:
+            now = self._clock()
+            count = len(self._endpoints)
+            turn = [self._endpoints[(self._next + offset) % count] for offset in range(count)]
+            chosen = min(turn, key=lambda one: (one.address in avoid, max(one.blocked_until - now, 0.0)))
+            self._next = (self._endpoints.index(chosen) + 1) % count
+            return chosen.address
+
+    def has_working(self, avoid: frozenset[str]) -> bool:
+        """Whether an address outside `avoid` has not failed lately."""
+        with self._lock:
+            now = self._clock()
+            return any(one.address not in avoid and one.blocked_until <= now for one in self._endpoints)
+
+    def succeeded(self, address: str) -> None:
+        with self._lock:
+            endpoint = self._find(address)
+            endpoint.failures, endpoint.blocked_until = 0, 0.0
+
+    def failed(self, address: str) -> None:
+        with self._lock:
+            endpoint = self._find(address)
+            penalty = min(_FIRST_PENALTY_SECONDS * 2**endpoint.failures, _MAX_PENALTY_SECONDS)
+            endpoint.failures = min(endpoint.failures + 1, 16)
+            endpoint.blocked_until = self._clock() + penalty
+
+    def _find(self, address: str) -> _Endpoint:
+        return next(endpoint for endpoint in self._endpoints if endpoint.address == address)
+
+
+class Attempts:
+    """The tries of one call, whose time runs from the first. Not thread-safe: a call has one owner."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        retries: Retries,
+        timeout: float | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self._endpoints = endpoints
+        self._retries = retries
+        self._timeout = timeout
+        self._clock = clock
+        self._rng = rng
+        self._deadline: float | None = None
+        self._limit = max(retries.attempts, len(endpoints)) if retries.attempts > 1 else 1
+        self._tried: set[str] = set()
+        self._count = 0
+        self.address = ""
+
+    def begin(self) -> tuple[str, float | None]:
+        """Where the next try goes, and the seconds it may take.
+
+        Raises:
+            DeadlineError: no time is left.
+        """
+        if self._count == 0 and self._timeout is not None:
+            self._deadline = self._clock() + self._timeout
+        remaining = self._remaining()
+        if remaining is not None and remaining <= 0:
+            raise DeadlineError(f"no answer within {self._timeout:g} seconds")
+        self.address = self._endpoints.pick(frozenset(self._tried))
+        self._tried.add(self.address)
+        self._count += 1
+        return self.address, remaining
+
+    def succeeded(self) -> None:
+        """The service answered, be it with an error of the caller's."""
+        self._endpoints.succeeded(self.address)
+
+    def failed(self, rpc_error: grpc.RpcError, *, repeatable: bool) -> float:
+        """Seconds to wait before the next try.
+
+        Raises:
+            VisionSplitError: there is no next try.
+        """
+        error = call_error(rpc_error, self.address, self._timeout)
+        if not isinstance(error, UnavailableError):
+            raise error from rpc_error
+        self._endpoints.failed(self.address)
+        delay = self._delay()
+        remaining = self._remaining()
+        if not repeatable or self._count >= self._limit or (remaining is not None and delay >= remaining):
+            raise self._final(error) from rpc_error
+        return delay
+
+    def _delay(self) -> float:
+        if self._endpoints.has_working(frozenset(self._tried)):
+            return 0.0
+        longest: float = min(self._retries.initial_delay * 2 ** (self._count - 1), self._retries.max_delay)
+        return longest * (1 - self._rng() / 2)
+
+    def _remaining(self) -> float | None:
+        return None if self._deadline is None else self._deadline - self._clock()
+
+    def _final(self, error: VisionSplitError) -> VisionSplitError:
+        return error if self._count == 1 else type(error)(f"{error} (after {self._count} attempts)")

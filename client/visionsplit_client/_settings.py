@@ -1,0 +1,71 @@
+"""Value objects that configure a client: how long, how often, how much."""
+
+import math
+from dataclasses import dataclass
+
+from visionsplit.wire.transport import MAX_IMAGE_REQUEST_BYTES
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds that a client waits. None waits for ever."""
+
+    call: float | None = 120.0  # a whole call, its retries included; a call's own `timeout` replaces it
+    fetch: float | None = 30.0  # a picture behind an http(s) URL
+
+    def __post_init__(self) -> None:
+        for name in ("call", "fetch"):
+            check_seconds(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How a call that found its service unavailable is repeated.
+
+    Only such calls are repeated, and only while no text and no token of the answer has arrived. The n-th repetition
+    waits initial_delay * 2**(n-1) seconds, at most max_delay, of which a random half may be left out, so that
+    clients which lost one service together do not come back together. With several addresses, one that has not been
+    tried yet is tried at once.
+    """
+
+    attempts: int = 5  # tries in all; with more addresses than this, each address once
+    initial_delay: float = 0.2  # seconds
+    max_delay: float = 2.0  # seconds
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts is {self.attempts}; at least 1 is needed")
+        check_seconds("initial_delay", self.initial_delay)
+        check_seconds("max_delay", self.max_delay)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client refuses to read into memory."""
+
+    max_image_bytes: int = MAX_IMAGE_REQUEST_BYTES  # of one picture's file; no service takes more
+
+    def __post_init__(self) -> None:
+        if self.max_image_bytes < 1:
+            raise ValueError(f"max_image_bytes is {self.max_image_bytes}; at least 1 is needed")
+
+
+class Unset:
+    """Type of `UNSET`: an argument that was not given, where None has a meaning of its own."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET = Unset()
+
+
+def check_seconds(name: str, seconds: float | None) -> None:
+    """Raise ValueError unless this is None or a positive, finite number."""
+    if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
+        raise ValueError(f"{name} is {seconds} seconds; a positive number or None is needed")
+
+
+DEFAULT_TIMEOUTS = Timeouts()
+DEFAULT_RETRIES = Retries()
+DEFAULT_LIMITS = Limits()

@@ -1,0 +1,73 @@
+"""`visionsplit ask IMAGE... "question"`: the answer, printed as it comes. `--tokens FILE` asks about stored tokens."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from visionsplit_client._calls import EventStream
+from visionsplit_client._client import Client
+from visionsplit_client._encoded import EncodedImage
+from visionsplit_client._results import Finished, Generation, GenerationEvent, TextDelta
+from visionsplit_client.cli import _options, _report
+
+
+def add_parser(commands: _options.Subparsers) -> None:
+    parser = commands.add_parser("ask", help="ask about images", description=__doc__)
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="path or URL; none asks without an image")
+    parser.add_argument("question")
+    parser.add_argument(
+        "--tokens",
+        action="append",
+        metavar="FILE",
+        help="stored tokens instead of an image, as `encode` writes them; may be repeated",
+    )
+    _options.add_json(parser)
+    _options.add_connection(parser)
+    _options.add_compression(parser)
+    _options.add_sampling(parser)
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.tokens and args.images:
+        args.parser.error("images and --tokens cannot be mixed")
+    if not args.images and not args.tokens and Path(args.question).is_file():
+        args.parser.error(f"a question is missing after {args.question}")
+    if args.tokens and (_options.compression_from(args) is not None or args.data_type is not None):
+        args.parser.error("stored tokens are compressed already; the compression options need an image")
+    with _options.client_from(args) as client, _start(client, args) as stream:
+        for event in stream:
+            if isinstance(event, TextDelta) and not args.json:
+                print(event.text, end="", flush=True)
+        generation = stream.result().generation
+    if args.json:
+        _report.print_json(generation)
+    else:
+        print()
+        _print_cost(generation)
+    return 0
+
+
+def _start(client: Client, args: argparse.Namespace) -> EventStream[GenerationEvent, Finished]:
+    sampling = _options.sampling_from(args)
+    if args.tokens:
+        images = [EncodedImage.load(path) for path in args.tokens]
+        return client.stream_from_tokens(images, args.question, sampling=sampling)
+    return client.stream(
+        args.images,
+        args.question,
+        compression=_options.compression_from(args),
+        data_type=args.data_type,
+        sampling=sampling,
+    )
+
+
+def _print_cost(generation: Generation) -> None:
+    """On stderr, so that stdout holds the answer alone."""
+    for image in generation.images:
+        print(f"image {image.index + 1}: {_report.cost(image)}", file=sys.stderr)
+    print(
+        f"first token after {generation.time_to_first_token_seconds:.2f} s, "
+        f"{generation.usage.generated_tokens} tokens in {generation.total_seconds:.2f} s",
+        file=sys.stderr,
+    )

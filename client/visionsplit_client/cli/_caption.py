@@ -1,0 +1,118 @@
+"""`visionsplit caption IMAGE...`: a caption for each image, and what compression saved."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from visionsplit.errors import VisionSplitError
+
+from visionsplit_client._client import Client
+from visionsplit_client._results import Generation
+from visionsplit_client.cli import _options, _report
+
+DEFAULT_PROMPT = "Describe the image."
+
+
+@dataclass(frozen=True)
+class _Captioned:
+    image: str
+    generation: Generation | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class _Totals:
+    images: int
+    failed: int
+    tokens_before: int
+    tokens_after: int
+    wire_bytes_before: int
+    wire_bytes: int
+    total_seconds: float
+
+
+def add_parser(commands: _options.Subparsers) -> None:
+    parser = commands.add_parser("caption", help="describe images", description=__doc__)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="path or URL")
+    parser.add_argument("--prompt", default=DEFAULT_PROMPT, help='instruction (default: "%(default)s")')
+    _options.add_json(parser)
+    _options.add_connection(parser)
+    _options.add_compression(parser)
+    _options.add_sampling(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    results = []
+    with _options.client_from(args) as client:
+        for image in args.images:
+            result = _caption(client, image, args)
+            results.append(result)
+            if result.error is not None:
+                print(f"visionsplit: {image}: {result.error}", file=sys.stderr)
+            elif not args.json:
+                _print_one(result)
+    if args.json:
+        _report.print_json({"images": results, "totals": _totals(results)})
+    elif any(result.generation for result in results):
+        print(_table(results))
+    return 1 if any(result.error is not None for result in results) else 0
+
+
+def _caption(client: Client, image: str, args: argparse.Namespace) -> _Captioned:
+    """One image's failure is its own; the others go on."""
+    try:
+        generation = client.generate(
+            image,
+            args.prompt,
+            compression=_options.compression_from(args),
+            data_type=args.data_type,
+            sampling=_options.sampling_from(args),
+        )
+    except OSError as error:
+        return _Captioned(image, None, error.strerror or str(error))
+    except (VisionSplitError, ValueError) as error:
+        return _Captioned(image, None, str(error))
+    return _Captioned(image, generation, None)
+
+
+def _print_one(result: _Captioned) -> None:
+    generation = result.generation
+    if generation is None:
+        return
+    print(f"{result.image}\n  {generation.text.strip()}")
+    print(f"  {_report.cost(generation.images[0])}, {generation.total_seconds:.2f} s\n", flush=True)
+
+
+def _table(results: Sequence[_Captioned]) -> str:
+    header = ["image", "tokens", "kept", "saved", "bytes", "sent", "saved", "time"]
+    failed = [*["-"] * (len(header) - 2), "failed"]
+    rows = [[one.image, *(_cells(_totals([one])) if one.error is None else failed)] for one in results]
+    return _report.table(header, rows, totals=["total", *_cells(_totals(results))])
+
+
+def _cells(totals: _Totals) -> list[str]:
+    return [
+        str(totals.tokens_before),
+        str(totals.tokens_after),
+        _report.percent_less(totals.tokens_after, totals.tokens_before),
+        _report.size(totals.wire_bytes_before),
+        _report.size(totals.wire_bytes),
+        _report.percent_less(totals.wire_bytes, totals.wire_bytes_before),
+        f"{totals.total_seconds:.2f} s",
+    ]
+
+
+def _totals(results: Sequence[_Captioned]) -> _Totals:
+    generations = [result.generation for result in results if result.generation is not None]
+    images = [image for generation in generations for image in generation.images]
+    return _Totals(
+        images=len(images),
+        failed=sum(result.error is not None for result in results),
+        tokens_before=sum(image.tokens_before for image in images),
+        tokens_after=sum(image.tokens_after for image in images),
+        wire_bytes_before=sum(image.wire_bytes_before for image in images),
+        wire_bytes=sum(image.wire_bytes for image in images),
+        total_seconds=sum(generation.total_seconds for generation in generations),
+    )

@@ -1,0 +1,55 @@
+"""Prints results: JSON for programs, sizes and tables for people."""
+
+import dataclasses
+import enum
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from visionsplit_client._results import ImageSummary
+
+
+def print_json(document: Any) -> None:  # noqa: ANN401 - whatever has a JSON form
+    print(json.dumps(document, indent=2, default=_to_json, ensure_ascii=False), flush=True)
+
+
+def size(num_bytes: float) -> str:
+    """Bytes in the largest decimal unit that keeps at least one digit before the point."""
+    for unit in ("B", "kB", "MB"):
+        if abs(num_bytes) < 1000:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.2f} GB"
+
+
+def percent_less(after: float, before: float) -> str:
+    return f"{100 * (1 - after / before):.0f}% less" if before else "-"
+
+
+def cost(image: ImageSummary) -> str:
+    """One line on what an image cost."""
+    return (
+        f"{image.tokens_before} -> {image.tokens_after} vision tokens, "
+        f"{size(image.wire_bytes_before)} -> {size(image.wire_bytes)} on the wire"
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, totals: Sequence[str] | None = None) -> str:
+    """Columns as wide as their widest cell; the first to the left, numbers to the right."""
+    everything = [header, *rows, *([totals] if totals else [])]
+    widths = [max(len(row[column]) for row in everything) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        return "  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(header), rule, *map(line, rows), *([rule, line(totals)] if totals else [])])
+
+
+def _to_json(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    raise TypeError(f"{type(value).__name__} has no JSON form")

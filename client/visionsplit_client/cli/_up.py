@@ -1,0 +1,162 @@
+"""`visionsplit up`: both services on this machine, until Ctrl-C."""
+
+import argparse
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from visionsplit.errors import VisionSplitError
+
+import visionsplit_client
+from visionsplit_client._base import DEFAULT_ENCODER
+from visionsplit_client._client import Client
+from visionsplit_client._info import HealthStatus
+from visionsplit_client._settings import Retries
+from visionsplit_client.cli import _options
+from visionsplit_client.cli._processes import Service, describe_exit
+
+_WATCH_SECONDS = 0.2
+# A service that has drained still has to leave; Ray takes some seconds for that.
+_EXIT_SECONDS = 15.0
+
+
+class _Failed(VisionSplitError):
+    """The services could not be started, or one of them ended."""
+
+
+def add_parser(commands: _options.Subparsers) -> None:
+    parser = commands.add_parser("up", help="start both services on this machine", description=__doc__)
+    shipped = _shipped_model()
+    parser.add_argument(
+        "--model",
+        default=shipped,
+        required=shipped is None,
+        help="LLaVA-NeXT checkpoint: a folder or a hub id (default: the one in this checkout)",
+    )
+    parser.add_argument("--encoder", default=DEFAULT_ENCODER, metavar="HOST:PORT", help="listen here (%(default)s)")
+    parser.add_argument("--llm", default=_options.DEFAULT_LLM, metavar="HOST:PORT", help="listen here (%(default)s)")
+    parser.add_argument("--backend", choices=("local", "ray"), default="local", help="of the LLM service (%(default)s)")
+    parser.add_argument("--replicas", type=int, default=1, help="of the LLM service, with --backend ray (%(default)s)")
+    parser.add_argument("--device", help="of both services (default: cuda where there is one, else cpu)")
+    parser.add_argument("--dtype", help="of both services")
+    parser.add_argument("--grace", type=_options.positive_seconds, default=10.0, help="seconds to drain (%(default)g)")
+    parser.add_argument(
+        "--start-timeout", type=_options.positive_seconds, default=600.0, help="seconds to become healthy (%(default)g)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no log lines but warnings, and no hints")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 after Ctrl-C or SIGTERM, which is how it is meant to end; 1 if a service does not start or ends on its own."""
+    args.encoder, args.llm = _free_address(args.encoder), _free_address(args.llm)
+    llm, encoder = _services(args)
+    with _stop_signals() as stop:
+        try:
+            # Before any connection: starting a child is safe only while we have no other thread.
+            for service in (llm, encoder):
+                service.start()
+            if _wait_until_healthy((llm, encoder), args.start_timeout, stop):
+                _announce(args, llm, encoder)
+                while not stop.wait(_WATCH_SECONDS):
+                    _check_alive((llm, encoder))
+        finally:
+            stopped_once = stop.is_set()
+            stop.clear()  # a second signal means: at once
+            if stopped_once and not args.quiet:
+                print("stopping", file=sys.stderr, flush=True)
+            for service in (encoder, llm):
+                service.stop(grace=args.grace + _EXIT_SECONDS, hurry=stop.is_set)
+    return 0
+
+
+def _services(args: argparse.Namespace) -> tuple[Service, Service]:
+    shared = ["--model", args.model, "--grace", f"{args.grace:g}"]
+    shared += ["--log-level", "WARNING" if args.quiet else "INFO"]
+    for option in ("device", "dtype"):
+        if getattr(args, option) is not None:
+            shared += [f"--{option}", getattr(args, option)]
+    python = [sys.executable, "-P", "-m"]  # -P: a folder here of the same name is not the service
+    replicas = ["--backend", args.backend, "--replicas", str(args.replicas)]
+    llm = [*python, "llm_service", "--listen", args.llm, *replicas, *shared]
+    encoder = [*python, "encoder_service", "--listen", args.encoder, "--llm", args.llm, *shared]
+    return Service("LLM service", args.llm, llm), Service("encoder service", args.encoder, encoder)
+
+
+def _wait_until_healthy(services: Sequence[Service], timeout: float, stop: threading.Event) -> bool:
+    """True once all serve, False if asked to stop before."""
+    deadline = time.monotonic() + timeout
+    with Client([service.address for service in services], retries=Retries(attempts=1)) as client:
+        while not stop.wait(_WATCH_SECONDS):
+            _check_alive(services)
+            health = client.health(timeout=1.0)
+            waiting = [service.name for service in services if health[service.address] is not HealthStatus.SERVING]
+            if not waiting:
+                return True
+            if time.monotonic() > deadline:
+                raise _Failed(f"the {' and the '.join(waiting)} did not become healthy within {timeout:g} seconds")
+    return False
+
+
+def _check_alive(services: Sequence[Service]) -> None:
+    for service in services:
+        if service.exit_code is not None:
+            raise _Failed(f"the {service.name} ended with {describe_exit(service.exit_code)}")
+
+
+def _announce(args: argparse.Namespace, llm: Service, encoder: Service) -> None:
+    print(f"{llm.name}: {llm.address}\n{encoder.name}: {encoder.address}")
+    if not args.quiet:
+        option = "" if encoder.address == DEFAULT_ENCODER else f" --encoder {encoder.address}"
+        print(f'ready; try: visionsplit ask{option} IMAGE "What is this?"   (Ctrl-C stops both)')
+    sys.stdout.flush()
+
+
+def _free_address(address: str) -> str:
+    """The address, with a free port in place of 0.
+
+    Another server there would answer our health checks, so it is looked for before ours are started.
+
+    Raises:
+        VisionSplitError: the address is no HOST:PORT, or taken.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise _Failed(f"{address!r} is no address of the form HOST:PORT")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise _Failed(f"cannot listen on {address}: {error.strerror}") from error
+        return f"{host}:{probe.getsockname()[1]}"
+
+
+def _shipped_model() -> str | None:
+    """The checkpoint beside the source code, where this runs from a checkout."""
+    folder = Path(visionsplit_client.__file__).parents[2] / "models" / "visionsplit-mini"
+    return str(folder) if (folder / "config.json").is_file() else None
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM and a closed terminal set."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,148 @@
+"""Encoding, storing and asking about stored tokens."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from visionsplit import errors
+from visionsplit_client import Compression, Encoded, EncodedImage, EncodeStarted, TokensArrived
+from visionsplit_client._safetensors import read_file, write_file
+
+from tests.unit.client.fakes import FORMAT, GRID, WORDS
+
+DATA_TYPES = ("float32", "float16", "bfloat16", "int8")
+
+
+def test_encode_gives_checked_tokens(client, picture):
+    image = client.encode(picture, Compression(retention_ratio=0.25, layout="reference"), data_type="float16")
+    assert image.tokens.grid == GRID
+    assert image.tokens.budgets == tuple(int(count * 0.25) for count in GRID.valid_counts())
+    assert image.tokens.positions.shape == (sum(image.tokens.budgets), 3)
+    assert image.layout == "reference"
+    assert image.data_type == "float16"
+    assert image.format.encoder_fingerprint == FORMAT.encoder_fingerprint
+    assert image.summary.tokens_after == image.tokens.num_tokens
+
+
+def test_encode_stream_gives_tokens_as_they_come(client, picture):
+    with client.encode_stream(picture, Compression(retention_ratio=0.5)) as stream:
+        started, *parts, last = list(stream)
+    assert isinstance(started, EncodeStarted)
+    assert isinstance(last, Encoded)
+    assert len(parts) > 1
+    assert all(isinstance(part, TokensArrived) for part in parts)
+    assert np.array_equal(np.concatenate([part.positions for part in parts]), last.image.tokens.positions)
+    features = np.concatenate([part.features.to_float32() for part in parts])
+    assert np.array_equal(features, last.image.tokens.features.to_float32())
+
+
+def test_an_encoding_without_summary_is_an_error(client, services, picture):
+    services.encoder.script.omit_summary = True
+    with pytest.raises(errors.InternalError, match="incomplete"):
+        client.encode(picture)
+
+
+@pytest.mark.parametrize("data_type", DATA_TYPES)
+def test_stored_tokens_come_back_equal(client, picture, tmp_path, data_type):
+    asked = Compression(retention_ratio=0.3, score="local", parameters={"tau": 5.0})
+    image = client.encode(picture, asked, data_type=data_type)
+    image.save(tmp_path / "tokens.safetensors")
+    loaded = EncodedImage.load(tmp_path / "tokens.safetensors")
+    assert loaded.tokens.features == image.tokens.features
+    assert np.array_equal(loaded.tokens.positions, image.tokens.positions)
+    assert loaded.tokens.budgets == image.tokens.budgets
+    assert (loaded.format, loaded.layout, loaded.compression) == (image.format, image.layout, asked)
+    assert loaded.summary == image.summary
+
+
+@pytest.mark.parametrize("data_type", DATA_TYPES)
+def test_the_safetensors_library_reads_the_file(client, picture, tmp_path, data_type):
+    image = client.encode(picture, data_type=data_type)
+    image.save(tmp_path / "tokens.safetensors")
+    with safe_open(tmp_path / "tokens.safetensors", framework="pt") as file:
+        features = file.get_tensor("features").float()
+        if data_type == "int8":
+            features = features * file.get_tensor("scales")[:, None]
+        assert np.array_equal(features.numpy(), image.tokens.features.to_float32())
+        assert np.array_equal(file.get_tensor("positions").numpy(), image.tokens.positions)
+
+
+def test_generate_from_tokens_sends_what_was_encoded(client, services, picture):
+    image = client.encode(picture, Compression(retention_ratio=0.5), data_type="int8")
+    answer = client.generate_from_tokens(image, "What?")
+    assert answer.text == "".join(WORDS)
+    (received,) = services.llm.images
+    assert received.features == image.tokens.features
+    assert np.array_equal(received.positions, image.tokens.positions)
+    assert answer.images == (image.summary,)
+    (header,) = services.llm.script.requests
+    assert header.format == FORMAT
+    assert [part.WhichOneof("content") for part in header.prompt.chat.messages[0].parts] == ["image", "text"]
+
+
+def test_generate_from_tokens_is_repeated_whole(client, services, picture):
+    image = client.encode(picture)
+    services.llm.script.failures = [errors.UnavailableError("draining")]
+    assert client.generate_from_tokens(image, "What?").text == "".join(WORDS)
+    assert services.llm.images[0].features == image.tokens.features
+
+
+def test_images_for_different_layouts_are_refused(client, picture):
+    spatial = client.encode(picture, Compression(layout="spatial"))
+    reference = client.encode(picture, Compression(layout="reference"))
+    with pytest.raises(ValueError, match="different layouts"):
+        client.generate_from_tokens([spatial, reference], "What?")
+
+
+class TestDamagedFiles:
+    @pytest.fixture
+    def stored(self, client, picture, tmp_path):
+        path = tmp_path / "tokens.safetensors"
+        client.encode(picture, Compression(retention_ratio=0.25), data_type="bfloat16").save(path)
+        return path
+
+    def test_every_cut_is_noticed(self, stored):
+        content = stored.read_bytes()
+        for length in (0, 7, 8, 100, len(content) // 2, len(content) - 1):
+            stored.write_bytes(content[:length])
+            with pytest.raises(errors.InvalidTokensError):
+                EncodedImage.load(stored)
+
+    def test_bytes_behind_the_end_are_noticed(self, stored):
+        stored.write_bytes(stored.read_bytes() + b"\0")
+        with pytest.raises(errors.InvalidTokensError):
+            EncodedImage.load(stored)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"budgets": [1, 2, 3]},
+            {"budgets": [0, 0, 0, 0, 0]},
+            {"layout": "diagonal"},
+            {"data_type": "float16"},
+            {"data_type": 7},
+            {"format": {"feature_size": 99, "encoder_fingerprint": "f"}},
+            {"grid": {}},
+            {"tokens_before": 4},
+            {"timings": {}},
+            {"compression": {"method": 5, "unknown": 1}},
+        ],
+        ids=lambda change: next(iter(change)),
+    )
+    def test_wrong_metadata_is_noticed(self, stored, change):
+        tensors, metadata = read_file(stored)
+        metadata["visionsplit"] = json.dumps(json.loads(metadata["visionsplit"]) | change)
+        write_file(stored, tensors, metadata)
+        with pytest.raises(errors.InvalidTokensError):
+            EncodedImage.load(stored)
+
+    def test_another_safetensors_file_is_refused(self, stored):
+        tensors, _ = read_file(stored)
+        write_file(stored, tensors, {})
+        with pytest.raises(errors.InvalidTokensError, match="visionsplit-tokens"):
+            EncodedImage.load(stored)
+
+    def test_a_missing_file_stays_a_missing_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            EncodedImage.load(tmp_path / "none")

@@ -1,0 +1,270 @@
+"""The blocking client against scripted services."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from visionsplit import errors
+from visionsplit_client import (
+    Client,
+    Compression,
+    Finished,
+    HealthStatus,
+    ImageEncoded,
+    ImagePart,
+    Message,
+    Prompt,
+    Retries,
+    Sampling,
+    TextDelta,
+)
+
+from tests.unit.client.fakes import GRID, WORDS, FakeEncoder, start_encoder
+
+QUICK = Retries(attempts=4, initial_delay=0.01, max_delay=0.02)
+
+
+def wait_until(condition) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
+def test_generate_gives_text_and_what_it_cost(client, services, picture):
+    answer = client.generate(picture, "What is this?", compression=Compression(retention_ratio=0.25))
+    assert answer.text == "".join(WORDS)
+    assert answer.token_ids == (10, 11, 12)
+    assert answer.finish_reason == "stop"
+    assert answer.usage.vision_tokens == 20
+    assert answer.timings.first_token_seconds == 0.25
+    assert 0 < answer.time_to_first_token_seconds <= answer.total_seconds
+    (image,) = answer.images
+    assert image.grid == GRID
+    assert image.tokens_before == sum(GRID.valid_counts())
+    assert image.tokens_after == sum(image.budgets)
+    assert image.wire_bytes_before == pytest.approx(36 * image.tokens_before)
+    assert services.encoder.script.request_ids == [answer.request_id]
+
+
+def test_request_carries_what_was_asked(client, services, picture):
+    client.generate(
+        [picture, picture.read_bytes()],
+        "Which one?",
+        compression=Compression("globalcom2", 0.1, layout="reference", score="local", parameters={"tau": 5}),
+        data_type="int8",
+        sampling=Sampling(max_new_tokens=7, temperature=0.5, top_k=3, seed=0, stop=["\n"]),
+    )
+    (request,) = services.encoder.script.requests
+    assert [image.data for image in request.images] == [picture.read_bytes()] * 2
+    (turn,) = request.prompt.chat.messages
+    assert turn.role == "user"
+    assert [part.WhichOneof("content") for part in turn.parts] == ["image", "image", "text"]
+    assert turn.parts[2].text == "Which one?"
+    assert request.compression.score == "local"
+    assert not request.compression.HasField("budget")
+    assert dict(request.compression.parameters) == {"tau": 5}
+    assert request.sampling.max_new_tokens == 7
+    assert request.sampling.seed == 0
+    assert request.sampling.HasField("seed")
+    assert not request.sampling.HasField("top_p")
+    assert request.data_type == 4
+
+
+def test_absent_options_stay_absent(client, services, picture):
+    client.generate(picture, Prompt.raw("USER: <image>\nHi ASSISTANT:"))
+    (request,) = services.encoder.script.requests
+    assert request.prompt.text == "USER: <image>\nHi ASSISTANT:"
+    assert not request.HasField("compression")
+    assert not request.HasField("sampling")
+    assert request.data_type == 0
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [Message("user", [ImagePart(), "What?"]), Message("assistant", "A cat."), Message("user", "Sure?")],
+        [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
+            {"role": "assistant", "content": "A cat."},
+            {"role": "user", "content": [{"type": "text", "text": "Sure?"}]},
+        ],
+    ],
+    ids=["typed", "dicts"],
+)
+def test_conversation(client, services, picture, messages):
+    client.generate(picture, messages=messages)
+    turns = services.encoder.script.requests[0].prompt.chat.messages
+    assert [turn.role for turn in turns] == ["user", "assistant", "user"]
+    assert [[part.WhichOneof("content") for part in turn.parts] for turn in turns] == [
+        ["image", "text"],
+        ["text"],
+        ["text"],
+    ]
+
+
+def test_stream_gives_every_event_in_order(client, picture):
+    with client.stream(picture, "What?") as stream:
+        events = list(stream)
+    assert [type(event) for event in events] == [ImageEncoded, TextDelta, TextDelta, TextDelta, Finished]
+    assert events[-1].generation.text == "".join(WORDS)
+    assert stream.result() is events[-1]
+
+
+def test_text_only(client, services):
+    assert client.generate(None, "Hello").images == ()
+    assert len(services.encoder.script.requests[0].images) == 0
+
+
+def test_closing_a_stream_early_cancels_the_call(client, services, picture):
+    services.encoder.script.endless = True
+    services.encoder.script.slow_seconds = 0.01
+    with client.stream(picture, "What?") as stream:
+        next(event for event in stream if isinstance(event, TextDelta))
+    wait_until(lambda: services.encoder.script.cancelled == 1)
+    assert list(stream) == []
+    with pytest.raises(errors.CancelledError):
+        stream.result()
+
+
+def test_another_thread_may_close_a_stream(client, services, picture):
+    services.encoder.script.endless = True
+    services.encoder.script.slow_seconds = 0.01
+    stream = client.stream(picture, "What?")
+    threading.Timer(0.1, stream.close).start()
+    for _ in stream:
+        pass
+    wait_until(lambda: services.encoder.script.cancelled == 1)
+
+
+def test_service_error_keeps_its_class_and_is_not_repeated(client, services, picture):
+    services.encoder.script.failures = [errors.PromptTooLongError("5000 tokens, 2048 fit")]
+    with pytest.raises(errors.PromptTooLongError, match="5000 tokens"):
+        client.generate(picture, "What?")
+    assert len(services.encoder.script.requests) == 1
+
+
+def test_unavailable_before_text_is_repeated_with_one_request_id(services, picture):
+    services.encoder.script.failures = [errors.UnavailableError("draining")] * 2
+    services.encoder.script.fail_after_image = [errors.UnavailableError("replica lost")]
+    with Client(services.encoder_address, retries=QUICK) as client, client.stream(picture, "What?") as stream:
+        events = list(stream)
+    assert [type(event) for event in events].count(ImageEncoded) == 1
+    assert events[-1].generation.text == "".join(WORDS)
+    assert len(events[-1].generation.images) == 1
+    assert len(services.encoder.script.requests) == 4
+    assert len(set(services.encoder.script.request_ids)) == 1
+
+
+def test_unavailable_after_text_is_not_repeated(services, picture):
+    services.encoder.script.fail_after_text = errors.UnavailableError("replica lost")
+    seen = []
+    with Client(services.encoder_address, retries=QUICK) as client, pytest.raises(errors.UnavailableError):
+        seen.extend(client.stream(picture, "What?"))
+    assert len(services.encoder.script.requests) == 1
+
+
+def test_attempts_are_bounded(services, picture):
+    services.encoder.script.failures = [errors.UnavailableError("draining")] * 10
+    with (
+        Client(services.encoder_address, retries=QUICK) as client,
+        pytest.raises(errors.UnavailableError, match=r"draining \(after 4 attempts\)"),
+    ):
+        client.generate(picture, "What?")
+    assert len(services.encoder.script.requests) == 4
+
+
+def test_no_connection_names_the_address():
+    with (
+        Client("127.0.0.1:1", retries=Retries(attempts=1)) as client,
+        pytest.raises(errors.UnavailableError, match=r"127\.0\.0\.1:1 cannot be reached"),
+    ):
+        client.generate(None, "Hello")
+
+
+def test_deadline(client, services, picture):
+    services.encoder.script.endless = True
+    services.encoder.script.slow_seconds = 0.05
+    with pytest.raises(errors.DeadlineError, match=r"within 0\.3 seconds"):
+        client.generate(picture, "What?", timeout=0.3)
+    wait_until(lambda: services.encoder.script.cancelled == 1)
+
+
+def test_answer_without_summary_is_an_error(client, services, picture):
+    services.encoder.script.omit_summary = True
+    with pytest.raises(errors.InternalError, match="incomplete"):
+        client.generate(picture, "What?")
+
+
+def test_addresses_are_used_in_turn_and_a_dead_one_is_skipped(services, picture):
+    second = FakeEncoder("second")
+    server, address = start_encoder(second)
+    dead = "127.0.0.1:1"
+    with Client([services.encoder_address, dead, address], retries=QUICK) as client:
+        for _ in range(6):
+            client.generate(picture, "What?")
+    server.stop(0).wait()
+    assert len(services.encoder.script.requests) + len(second.script.requests) == 6
+    assert min(len(services.encoder.script.requests), len(second.script.requests)) >= 2
+
+
+def test_client_recovers_when_its_service_is_restarted(picture):
+    encoder = FakeEncoder()
+    server, address = start_encoder(encoder)
+    with Client(address, retries=Retries(attempts=8, initial_delay=0.1)) as client:
+        assert client.generate(picture, "What?").text
+        server.stop(0).wait()
+        with pytest.raises(errors.UnavailableError):
+            client.generate(picture, "What?", timeout=0.3)
+        assert client.health() == {address: HealthStatus.UNREACHABLE}
+        server, _ = start_encoder(encoder, address)
+        assert client.generate(picture, "What?").text == "".join(WORDS)
+    server.stop(0).wait()
+
+
+def test_one_client_serves_many_threads(client, picture):
+    texts: list[str] = []
+    threads = [threading.Thread(target=lambda: texts.append(client.generate(picture, "What?").text)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == ["".join(WORDS)] * 16
+
+
+def test_info_and_health(client, services):
+    info = client.encoder_info()
+    assert (info.model, info.default_data_type, info.grids) == ("fake", "bfloat16", ((2, 2),))
+    assert info.default_compression == Compression.none()
+    assert info.methods[0].parameters == {"tau": 10.0}
+    assert client.llm_info().context_length == 2048
+    assert client.health() == {
+        services.encoder_address: HealthStatus.SERVING,
+        services.llm_address: HealthStatus.SERVING,
+    }
+
+
+def test_a_closed_client_says_so(services):
+    client = Client(services.encoder_address)
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.generate(None, "Hello")
+
+
+def test_the_blocking_client_needs_no_event_loop(services):
+    async def inside() -> str:
+        def ask() -> str:
+            with Client(services.encoder_address) as client:
+                return client.generate(None, "Hello").text
+
+        return await asyncio.to_thread(ask)
+
+    assert asyncio.run(inside()) == "".join(WORDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"prompt": None}, {"prompt": "a", "messages": []}, {"messages": [{"role": "user", "text": "a"}]}],
+)
+def test_a_wrong_prompt_is_refused_here(client, arguments):
+    with pytest.raises(errors.InvalidPromptError):
+        client.generate(None, **arguments)

@@ -1,0 +1,70 @@
+"""What the package offers, and what it must not need."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import visionsplit_client
+from visionsplit import errors
+from visionsplit_client import Compression, Sampling
+
+PUBLIC = {
+    *("Client", "AsyncClient", "EventStream", "AsyncEventStream"),
+    *("Compression", "Sampling", "Layout", "DataType", "DataTypeName", "Prompt", "Message", "ImagePart", "ImageSource"),
+    *("Timeouts", "Retries", "Limits", "Transport", "AsyncTransport", "GrpcTransport", "AsyncGrpcTransport"),
+    *("Generation", "GenerationEvent", "ImageEncoded", "TextDelta", "Finished", "FinishReason"),
+    *("ImageSummary", "Usage", "EncodeTimings", "LlmTimings"),
+    *("EncodedImage", "EncodeEvent", "EncodeStarted", "TokensArrived", "Encoded"),
+    *("VisionTokens", "TokenTensor", "TileGrid", "Region"),
+    *("EncoderInfo", "LlmInfo", "NamedChoice", "VisionFormat", "HealthStatus"),
+    *("ImageFetchError", *errors.__all__),
+}
+
+
+def test_public_names():
+    assert set(visionsplit_client.__all__) == PUBLIC
+    for name in PUBLIC:
+        getattr(visionsplit_client, name)
+
+
+def test_errors_are_the_services_own_classes():
+    for name in errors.__all__:
+        assert getattr(visionsplit_client, name) is getattr(errors, name)
+
+
+def test_neither_sdk_nor_tool_loads_a_service_or_its_libraries():
+    code = "import json, sys, visionsplit_client, visionsplit_client.cli; print(json.dumps(list(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    loaded = {name.partition(".")[0] for name in json.loads(output)}
+    assert not loaded & {"torch", "transformers", "ray", "safetensors", "encoder_service", "llm_service"}
+    assert "grpc" in loaded
+
+
+def test_compression_resolves_its_ratio():
+    assert Compression().retention_ratio == 0.25
+    assert Compression("none").retention_ratio is None
+    assert Compression("none") == Compression.none()
+    assert not Compression("none").to_proto().HasField("retention_ratio")
+
+
+@pytest.mark.parametrize(
+    "asked", [Compression(), Compression.none("reference"), Compression(score="local", budget="b")]
+)
+def test_compression_survives_the_wire(asked):
+    assert Compression.from_proto(asked.to_proto()) == asked
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: Compression(layout="diagonal"), ValueError),
+        (lambda: Sampling(max_new_tokens=0), errors.InvalidSamplingError),
+        (lambda: Sampling(seed=-1), errors.InvalidSamplingError),
+        (lambda: Sampling(top_k=2**32), errors.InvalidSamplingError),
+        (lambda: Sampling(stop="end"), TypeError),
+    ],
+)
+def test_wrong_options_are_refused_here(make, error):
+    with pytest.raises(error):
+        make()

@@ -1,0 +1,146 @@
+"""`visionsplit up` with stand-ins for the services: real processes, real signals, no model."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from visionsplit_client.cli import main
+
+SERVICE = """
+    import argparse, os, pathlib, signal, subprocess, sys, threading
+    from concurrent.futures import ThreadPoolExecutor
+    import grpc
+    from grpc_health.v1 import health, health_pb2_grpc
+
+    name = pathlib.Path(__file__).parent.name
+    folder = pathlib.Path(os.environ["FAKE_FOLDER"])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--listen")
+    options, rest = parser.parse_known_args()
+    (folder / f"{name}.arguments").write_text(" ".join(sys.argv[1:]))
+    if os.environ.get("FAKE_CRASH") == name:
+        sys.exit(3)
+    server = grpc.server(ThreadPoolExecutor(2))
+    health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
+    assert server.add_insecure_port(options.listen)
+    child = subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    (folder / f"{name}.pids").write_text(f"{os.getpid()} {child.pid}")
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    server.start()
+    told.wait()
+    with (folder / "stopped").open("a") as file:
+        print(name, file=file)
+    server.stop(0)
+"""
+
+
+@pytest.fixture
+def environment(tmp_path):
+    for name in ("encoder_service", "llm_service"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__main__.py").write_text(textwrap.dedent(SERVICE))
+        (tmp_path / name / "__init__.py").touch()
+    return os.environ | {"PYTHONPATH": str(tmp_path), "FAKE_FOLDER": str(tmp_path)}
+
+
+def start(environment, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", "import sys, visionsplit_client.cli as c; sys.exit(c.main())", "up"]
+    ports = ["--encoder", "127.0.0.1:0", "--llm", "127.0.0.1:0", "--model", "some-model"]
+    return subprocess.Popen(
+        [*command, *ports, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def pids(folder: Path) -> list[int]:
+    return [
+        int(pid) for name in ("encoder_service", "llm_service") for pid in (folder / f"{name}.pids").read_text().split()
+    ]
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def wait_for_line(process: subprocess.Popen, text: str) -> list[str]:
+    lines = []
+    while text not in (line := process.stdout.readline()):
+        assert line, process.stderr.read()
+        lines.append(line.strip())
+    return lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_serve_and_stop_in_order(environment, tmp_path, number):
+    process = start(environment, "--backend", "ray", "--replicas", "2", "--device", "cpu")
+    llm, encoder = (line.rpartition(": ")[2] for line in wait_for_line(process, "ready"))
+    running = pids(tmp_path)
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert (tmp_path / "stopped").read_text().split() == ["encoder_service", "llm_service"]
+    assert not any(alive(pid) for pid in running)
+    arguments = (tmp_path / "encoder_service.arguments").read_text()
+    assert f"--listen {encoder} --llm {llm} --model some-model" in arguments
+    assert "--backend ray --replicas 2" in (tmp_path / "llm_service.arguments").read_text()
+
+
+def test_a_service_that_cannot_start_is_reported_and_the_other_stopped(environment, tmp_path):
+    process = start(environment | {"FAKE_CRASH": "llm_service"}, "--quiet")
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "the LLM service ended with exit code 3" in err
+    assert out == ""
+    left = (
+        (tmp_path / "encoder_service.pids").read_text().split() if (tmp_path / "encoder_service.pids").exists() else []
+    )
+    assert not any(alive(int(pid)) for pid in left)
+
+
+def test_a_service_that_dies_later_is_reported(environment, tmp_path):
+    process = start(environment)
+    wait_for_line(process, "ready")
+    running = pids(tmp_path)
+    os.kill(running[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "the encoder service ended with signal SIGKILL" in err
+    assert not any(alive(pid) for pid in running)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's parent-death signal is Linux's")
+def test_services_end_even_if_up_is_killed(environment, tmp_path):
+    process = start(environment)
+    wait_for_line(process, "ready")
+    services = pids(tmp_path)
+    process.kill()
+    process.communicate(timeout=20)
+    while alive(services[0]) or alive(services[2]):
+        time.sleep(0.02)
+    for child in (services[1], services[3]):  # the stand-ins leave their own children behind
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_taken_address_is_refused_before_anything_starts(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert main(["up", "--encoder", address, "--llm", "127.0.0.1:0", "--model", "m"]) == 1
+    assert capsys.readouterr().err == f"visionsplit: cannot listen on {address}: Address already in use\n"
+
+
+@pytest.mark.parametrize("address", ["localhost", ":50051", "host:port", "host:99999"])
+def test_a_wrong_address_is_refused(address, capsys):
+    assert main(["up", "--encoder", address, "--model", "m"]) == 1
+    assert "HOST:PORT" in capsys.readouterr().err
