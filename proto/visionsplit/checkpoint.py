@@ -121,17 +121,19 @@ class Checkpoint:
         Raises:
             CheckpointError: a tensor is missing or has another shape.
         """
-        targets = module.state_dict(keep_vars=True)
-        wanted = {tensor_name(name): target for name, target in targets.items() if not (unused and unused(name))}
+        wanted: dict[str, list[torch.Tensor]] = {}
+        for name, target in module.state_dict(keep_vars=True).items():
+            if not (unused and unused(name)):
+                wanted.setdefault(tensor_name(name), []).append(target)
         missing = sorted(set(wanted) - set(self._locations))
         if missing:
             raise CheckpointError(f"checkpoint {self.name!r} has no tensor {missing[0]!r} ({len(missing)} missing)")
         with torch.no_grad():
             for name, tensor in self._read(list(wanted)):
-                target = wanted[name]
-                if tensor.shape != target.shape:
-                    raise CheckpointError(f"{name!r} has shape {list(tensor.shape)}, not {list(target.shape)}")
-                target.copy_(tensor)
+                for target in wanted[name]:
+                    if tensor.shape != target.shape:
+                        raise CheckpointError(f"{name!r} has shape {list(tensor.shape)}, not {list(target.shape)}")
+                    target.copy_(tensor)
 
     def encoder_fingerprint(self) -> str:
         """Hash of the vision tower's stored weights and of the image processor's settings, as 32 hex digits.

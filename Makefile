@@ -1,0 +1,51 @@
+# Everything runs from the environment that this file makes; nothing has to be prepared but Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PACKAGES := visionsplit encoder_service llm_service visionsplit_client
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test types lint protocol unit check-python stubs bench-selection bench-wire clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+demo: $(INSTALLED) ## start both services, caption the sample images, stop
+	@scripts/demo.sh
+
+test: types lint protocol unit ## everything that CI runs
+
+types: $(INSTALLED) ## check the types (mypy, strict)
+	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
+
+lint: $(INSTALLED) ## check the style (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+protocol: $(INSTALLED) ## check the schema (buf)
+	$(BIN)/buf lint
+
+unit: $(INSTALLED) ## run the tests
+	$(BIN)/python -m pytest
+
+stubs: $(INSTALLED) ## regenerate the protobuf stubs after editing a .proto
+	scripts/generate-stubs.sh
+
+bench-selection: $(INSTALLED) ## what choosing tokens costs beside the vision tower
+	$(BIN)/python benchmarks/selection_cost.py
+
+bench-wire: $(INSTALLED) ## bytes on the wire for a LLaVA-NeXT-7B image
+	$(BIN)/python benchmarks/wire_bytes.py
+
+clean: ## remove the environment and what was built
+	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(INSTALLED): pyproject.toml constraints.txt | check-python
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "visionsplit needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }

@@ -1,0 +1,140 @@
+"""What choosing the tokens costs beside the vision tower, on the same device.
+
+    python benchmarks/selection_cost.py [--device cuda] [--dtype bfloat16] [--tiles 5] [--threads 2] [--repeats 5]
+
+Two vision towers with random weights: CLIP ViT-L/14 at 336 pixels (LLaVA-NeXT's) and the shape of the shipped small
+model. Selection is everything between the tower's features and the kept tokens: the [CLS] scores from the last layer's
+input, the budgets, the choice, and gathering the kept features. Images are padded, which is the dearer case. Medians.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import CLIPVisionConfig, LlavaNextConfig
+from visionsplit.grid import TileGrid
+
+from encoder_service.compression import CompressionSpec, Plan, TowerOutput, compose
+from encoder_service.vision_tower import VisionTower
+
+_CLIP_L = CLIPVisionConfig(
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    image_size=336,
+    patch_size=14,
+    hidden_act="quick_gelu",
+)
+_MINI = CLIPVisionConfig(
+    hidden_size=192,
+    intermediate_size=768,
+    num_hidden_layers=5,
+    num_attention_heads=6,
+    image_size=112,
+    patch_size=14,
+    hidden_act="gelu",
+)
+_METHOD = compose(CompressionSpec("globalcom2", 0.1))
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    print(
+        f"{_machine(device)}, {options.dtype}, torch {torch.__version__}; {options.tiles} tiles, globalcom2 at 10%",
+        flush=True,
+    )
+    print(f"{'vision tower':<16}{'tower ms':>12}{'scores ms':>12}{'choice ms':>12}{'share':>9}")
+    for name, config in (("visionsplit-mini", _MINI), ("CLIP-L/14-336", _CLIP_L)):
+        tower_s, scores_s, choice_s = measure(config, options.tiles, options.repeats, device, dtype)
+        share = (scores_s + choice_s) / tower_s
+        print(
+            f"{name:<16}{tower_s * 1e3:>12.3f}{scores_s * 1e3:>12.3f}{choice_s * 1e3:>12.3f}{share:>9.2%}", flush=True
+        )
+
+
+@torch.inference_mode()
+def measure(
+    config: CLIPVisionConfig, tiles: int, repeats: int, device: torch.device, dtype: torch.dtype
+) -> tuple[float, float, float]:
+    """Median seconds of the tower without scores, of the scores, and of choosing and gathering."""
+    tower = _random_tower(config, device, dtype)
+    side = config.image_size // config.patch_size
+    grid = _grid(tiles, side)
+    pixels = torch.randn(tiles, 3, config.image_size, config.image_size, device=device)
+    nothing, logits = frozenset[TowerOutput](), frozenset({TowerOutput.CLS_LOGITS})
+    encoded = tower(pixels, logits)
+    state = torch.cat((encoded.features[:, :1], encoded.features), dim=1)  # [T, 1 + P, D], the last layer's input
+    scores = encoded.outputs[TowerOutput.CLS_LOGITS]  # [T, P]
+    rows = encoded.features.reshape(-1, tower.feature_size)  # [T * P, Dv]
+
+    def choose() -> torch.Tensor:
+        plan = Plan(_METHOD, grid, device)
+        plan.start(scores[0])
+        kept: torch.Tensor = rows.index_select(0, plan.choose(0, tiles, scores))
+        return kept
+
+    return (
+        _median(lambda: tower(pixels, nothing), repeats, device),
+        _median(lambda: tower.score_head(state), repeats * 20, device),
+        _median(choose, repeats * 20, device),
+    )
+
+
+def _median(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    seconds = []
+    for round_ in range(1 + repeats):
+        _wait_for(device)
+        started = time.perf_counter()
+        work()
+        _wait_for(device)
+        if round_:  # the first loads kernels and fills caches
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _random_tower(config: CLIPVisionConfig, device: torch.device, dtype: torch.dtype) -> VisionTower:
+    torch.manual_seed(0)
+    tower = VisionTower(LlavaNextConfig(vision_config=config), dtype=dtype, device=device)
+    for parameter in tower.parameters():
+        parameter.requires_grad_(False).normal_(std=0.02)
+    return tower.eval()
+
+
+def _grid(tiles: int, side: int) -> TileGrid:
+    rows, columns = {5: (2, 2), 4: (1, 3), 3: (1, 2)}[tiles]
+    return TileGrid.for_image(rows * 300, columns * 336, rows=rows, columns=columns, side=side)
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    return f"{model or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="What choosing the tokens costs beside the vision tower.")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
+    parser.add_argument("--tiles", type=int, default=5, choices=[3, 4, 5], help="5 is a 2 x 2 image")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""`python -m encoder_service`: reads the command line and serves until told to stop."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+import torch
+from visionsplit.checkpoint import CheckpointError
+from visionsplit.errors import VisionSplitError
+from visionsplit.wire.tensors import DataType
+
+from encoder_service.batching import BatchLimits
+from encoder_service.compression import CompressionSpec
+from encoder_service.config import EncoderConfig
+from encoder_service.image import ImageLimits
+from encoder_service.server import EncoderServer
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, with the defaults of `EncoderConfig`."""
+    default = EncoderConfig(model="")
+    parser = argparse.ArgumentParser(prog="visionsplit-encoder", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--model", required=True, help="LLaVA-NeXT checkpoint: a folder or a hub id")
+    add("--revision", help="revision of a hub id")
+    add("--listen", default=default.listen, help="address to serve on")
+    add("--llm", help="address of the LLM service; without it the service only encodes")
+    add("--device", type=torch.device, help="cpu, cuda or cuda:N; a GPU if there is one")
+    add("--dtype", choices=_DTYPES, help="float32 on the CPU, the checkpoint's type on a GPU")
+    add("--max-batch-tiles", type=int, default=default.batch.max_batch_tiles, help="tiles per forward pass")
+    add("--max-batch-wait-ms", type=float, default=default.batch.max_wait_seconds * 1000, help="wait for more tiles")
+    add("--max-queued-tiles", type=int, default=default.batch.max_queued_tiles, help="tiles waiting for the device")
+    add("--max-image-pixels", type=int, default=default.image.max_pixels, help="of one image")
+    add("--image-threads", type=int, default=default.image_threads, help="threads that decode and cut images")
+    add("--max-images", type=int, default=default.max_images, help="images per request")
+    add("--max-request-bytes", type=int, default=default.max_request_bytes, help="bytes per request")
+    add("--max-calls", type=int, default=default.max_calls, help="calls at once")
+    add("--chunk-bytes", type=int, default=default.chunk_bytes, help="payload of a message of tokens")
+    add("--method", default=default.default_compression.method, help="compression of requests that name none")
+    add("--retention-ratio", type=float, help="of that compression")
+    add("--data-type", choices=[kind.name.lower() for kind in DataType], help="tokens' format, if a request names none")
+    add("--grace", type=float, default=default.grace_seconds, help="seconds that calls may go on after a signal")
+    add("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="of this service")
+    return parser
+
+
+def config_from(options: argparse.Namespace) -> EncoderConfig:
+    """The configuration behind a command line.
+
+    Raises:
+        ValueError, InvalidCompressionError: a setting out of its range.
+    """
+    return EncoderConfig(
+        model=options.model,
+        revision=options.revision,
+        listen=options.listen,
+        llm=options.llm,
+        device=options.device,
+        dtype=_DTYPES[options.dtype] if options.dtype else None,
+        batch=BatchLimits(options.max_batch_tiles, options.max_batch_wait_ms / 1000, options.max_queued_tiles),
+        image=ImageLimits(max_pixels=options.max_image_pixels),
+        image_threads=options.image_threads,
+        max_images=options.max_images,
+        max_request_bytes=options.max_request_bytes,
+        max_calls=options.max_calls,
+        chunk_bytes=options.chunk_bytes,
+        default_compression=CompressionSpec(options.method, options.retention_ratio),
+        default_data_type=DataType[options.data_type.upper()] if options.data_type else None,
+        grace_seconds=options.grace,
+    )
+
+
+async def serve(config: EncoderConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    server = EncoderServer(config)
+    await server.start()
+    await told.wait()
+    await server.stop(config.grace_seconds)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the process's exit status."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for name in ("encoder_service", "visionsplit"):
+        logging.getLogger(name).setLevel(options.log_level)
+    try:
+        config = config_from(options)
+    except (ValueError, VisionSplitError) as error:
+        parser.error(str(error))
+    try:
+        asyncio.run(serve(config))
+    except (CheckpointError, VisionSplitError) as error:
+        logging.getLogger("encoder_service").error("cannot serve: %s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

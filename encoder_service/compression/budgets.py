@@ -1,0 +1,98 @@
+"""How many tokens each crop keeps, decided by the thumbnail.
+
+Source: GlobalCom2 (arXiv 2501.05179), section "retention ratio per crop" and the ablation on it, with the constants,
+the truncation and the clip (without redistribution) of the published code.
+"""
+
+import math
+from types import MappingProxyType
+
+import torch
+
+from encoder_service.compression.base import Parameters
+from encoder_service.compression.geometry import Geometry
+
+_EPSILON = 1e-8  # of the published code; it decides between 359 and 360 tokens where the softmax saturates
+
+
+class UniformBudget:
+    """Every crop keeps the same share."""
+
+    name = "uniform"
+    description = "Every crop keeps retention_ratio of its tokens (GlobalCom2's ablation, uniform)."
+    parameters: Parameters = MappingProxyType({})
+
+    def ratios(
+        self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
+    ) -> list[float]:
+        return [retention_ratio] * len(geometry.regions)
+
+
+class SoftmaxSumBudget:
+    """A softmax over the sums of the thumbnail's scores in each crop's region."""
+
+    name = "softmax_sum"
+    description = "Softmax at temperature tau over each crop's sum of thumbnail scores (GlobalCom2)."
+    parameters: Parameters = MappingProxyType({"tau": 10.0})
+
+    def ratios(
+        self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
+    ) -> list[float]:
+        sums = torch.mv(geometry.region_weights, thumbnail.double())  # [crops]
+        return softmax_ratios(sums.tolist(), retention_ratio, parameters["tau"])
+
+
+class SoftmaxMaxBudget:
+    """A softmax over the highest of the thumbnail's scores in each crop's region."""
+
+    name = "softmax_max"
+    description = "Softmax at temperature tau over each crop's highest thumbnail score (GlobalCom2's ablation)."
+    parameters: Parameters = MappingProxyType({"tau": 10.0})
+
+    def ratios(
+        self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
+    ) -> list[float]:
+        highest = thumbnail.double().masked_fill(~geometry.regions, -math.inf).amax(dim=1)  # [crops]
+        return softmax_ratios(highest.tolist(), retention_ratio, parameters["tau"])
+
+
+class TopKCountBudget:
+    """A softmax over how many of the thumbnail's own kept tokens lie in each crop's region.
+
+    The paper names this choice without saying how a count becomes a ratio; the count takes the sum's place.
+    """
+
+    name = "top_k_count"
+    description = "Softmax at temperature tau over the thumbnail's kept tokens in each crop (GlobalCom2's ablation)."
+    parameters: Parameters = MappingProxyType({"tau": 10.0})
+
+    def ratios(
+        self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
+    ) -> list[float]:
+        kept = torch.sort(thumbnail, descending=True, stable=True).indices[: int(len(thumbnail) * retention_ratio)]
+        counts = geometry.regions[:, kept].sum(dim=1)  # [crops]
+        return softmax_ratios([float(count) for count in counts.tolist()], retention_ratio, parameters["tau"])
+
+
+def softmax_ratios(weights: list[float], retention_ratio: float, tau: float) -> list[float]:
+    """r_j = min(1, R * (1 + sigma_j - mean sigma)), sigma a softmax at temperature tau, in double precision.
+
+    The order of the operations is that of the published code: it decides the last bit, and truncation shows it.
+    """
+    highest = max(weights)
+    exponentials = [math.exp((weight - highest) / tau) for weight in weights]
+    total = _sum(exponentials) + _EPSILON
+    sigmas = [exponential / total for exponential in exponentials]
+    mean = _sum(sigmas) / len(sigmas)
+    return [min(1.0, retention_ratio * (1 + sigma - mean)) for sigma in sigmas]
+
+
+def _sum(values: list[float]) -> float:
+    """Plain sum from left to right: the built-in one compensates for rounding from Python 3.12 on."""
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+BUDGETS = (SoftmaxSumBudget(), SoftmaxMaxBudget(), TopKCountBudget(), UniformBudget())

@@ -1,0 +1,96 @@
+"""Index maps of one grid, made once and reused by every image that is cut and padded alike.
+
+Each tile's cells are listed with the valid ones first, in raster order, followed by the padding, so that row t of a
+[T, P] map belongs to tile t and its first `counts[t]` columns show image.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from visionsplit.grid import TileGrid
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the cells of a grid's tiles lie. T tiles of P cells, `side` along each edge."""
+
+    side: int
+    counts: tuple[int, ...]  # valid cells per tile, thumbnail first
+    padded: bool  # whether any cell shows padding
+    cells: torch.Tensor  # [T, P] int64: cell within the tile, valid ones first
+    numbers: torch.Tensor  # [T, P] int64: the same counted through all tiles, tile * P + cell
+    padding: torch.Tensor  # [T, P] bool: all but the first counts[t] of each row
+    canvas_size: tuple[int, int]  # rows and columns of the valid region in cells
+    guides: torch.Tensor  # [T - 1, P] int64: index into the flattened valid region for each crop cell, 0 for padding
+    regions: torch.Tensor  # [T - 1, P] bool: the thumbnail cells that look at each crop
+    region_weights: torch.Tensor  # [T - 1, P] float64: the same as 0 and 1
+
+
+@lru_cache(maxsize=512)
+def geometry_of(grid: TileGrid, *, reference_layout: bool, device: torch.device) -> Geometry:
+    """The index maps of a grid on a device. Grids that differ only in pixels share one entry after `canonical`."""
+    cells = torch.stack([_cells(grid, tile) for tile in range(grid.num_tiles)])  # [T, P]
+    counts = tuple(grid.valid_counts())
+    padding = torch.arange(grid.cells_per_tile) >= torch.tensor(counts)[:, None]  # [T, P]
+    regions = _regions(grid)
+    return Geometry(
+        side=grid.side,
+        counts=counts,
+        padded=min(counts) < grid.cells_per_tile,
+        cells=cells.to(device),
+        numbers=(cells + torch.arange(grid.num_tiles)[:, None] * grid.cells_per_tile).to(device),
+        padding=padding.to(device),
+        canvas_size=(grid.valid.height, grid.valid.width),
+        guides=_guides(grid, reference_layout=reference_layout).to(device),
+        regions=regions.to(device),
+        region_weights=regions.to(device, torch.float64),
+    )
+
+
+def canonical(grid: TileGrid) -> TileGrid:
+    """The grid without the image's size in pixels, on which no index map depends."""
+    return TileGrid(grid.side, grid.rows, grid.columns, 0, 0, grid.valid)
+
+
+def _cells(grid: TileGrid, tile: int) -> torch.Tensor:
+    """A tile's cells, valid ones first, [P] int64."""
+    inside = torch.zeros(grid.side, grid.side, dtype=torch.bool)
+    region = grid.valid_in_tile(tile)
+    inside[region.top : region.bottom, region.left : region.right] = True
+    return torch.argsort(inside.flatten().to(torch.int8), descending=True, stable=True)
+
+
+def _regions(grid: TileGrid) -> torch.Tensor:
+    """Which thumbnail cells look at each crop, [crops, P] bool.
+
+    The thumbnail is cut into equal whole cells; the last row and column of crops take the remainder, as in
+    GlobalCom2's code. Padding plays no part: the thumbnail is the whole image squashed to a square.
+    """
+    steps = torch.arange(grid.side)
+    row = torch.clamp(steps // max(grid.side // grid.rows, 1), max=grid.rows - 1)  # [side]
+    column = torch.clamp(steps // max(grid.side // grid.columns, 1), max=grid.columns - 1)  # [side]
+    crop = (row[:, None] * grid.columns + column).flatten()  # [P]
+    return crop == torch.arange(grid.num_crops)[:, None]
+
+
+def _guides(grid: TileGrid, *, reference_layout: bool) -> torch.Tensor:
+    """For each crop's cells, where in the valid region they lie, [crops, P] int64; 0 for padding.
+
+    GlobalCom2's code walks the valid region row of crops by row of crops and advances by the height of the row's
+    first crop; where that crop is wholly padding it does not advance. The reference layout repeats this.
+    """
+    guides = torch.zeros(grid.num_crops, grid.cells_per_tile, dtype=torch.int64)
+    below = 0  # rows of the valid region above the current row of crops
+    for crop_row in range(grid.rows):
+        beside = 0
+        for crop in range(crop_row * grid.columns, (crop_row + 1) * grid.columns):
+            region = grid.valid_in_tile(crop + 1)
+            rows = torch.arange(region.height) + below
+            columns = torch.arange(region.width) + beside
+            guides[crop, : region.area] = (rows[:, None] * grid.valid.width + columns).flatten()
+            beside += region.width
+        first = grid.valid_in_tile(crop_row * grid.columns + 1)
+        skipped = reference_layout and first.area == 0
+        below += 0 if skipped else first.height
+    return guides

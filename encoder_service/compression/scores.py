@@ -1,0 +1,93 @@
+"""What a crop's token is worth: by its own crop's view, by the thumbnail's, or by both.
+
+Source: GlobalCom2 (arXiv 2501.05179), section "token score" and the ablation on it, with the normalisation of the
+published code. All take the [CLS] logits of the last layer.
+"""
+
+from types import MappingProxyType
+
+import torch
+from torch.nn import functional
+
+from encoder_service.compression.base import Parameters, TowerOutput
+from encoder_service.compression.geometry import Geometry
+
+_CLS = frozenset({TowerOutput.CLS_LOGITS})
+
+
+class LocalScore:
+    """A crop's own [CLS] logits."""
+
+    name = "local"
+    description = "[CLS] logits of the crop itself (GlobalCom2's ablation, local only)."
+    parameters: Parameters = MappingProxyType({})
+    needs = _CLS
+
+    def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
+        return None
+
+    def rate(
+        self, own: torch.Tensor, guidance: torch.Tensor | None, padding: torch.Tensor | None, parameters: Parameters
+    ) -> torch.Tensor:
+        return own
+
+
+class GlobalScore:
+    """The thumbnail's [CLS] logits at the place where the crop's token lies."""
+
+    name = "global"
+    description = "[CLS] logits of the thumbnail, resized to the crops (GlobalCom2's ablation, global only)."
+    parameters: Parameters = MappingProxyType({})
+    needs = _CLS
+
+    def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
+        return resize_to_crops(thumbnail, geometry)
+
+    def rate(
+        self, own: torch.Tensor, guidance: torch.Tensor | None, padding: torch.Tensor | None, parameters: Parameters
+    ) -> torch.Tensor:
+        return own if guidance is None else guidance
+
+
+class GlobalLocalScore:
+    """Both, each scaled to unit length per crop: alpha * local + (1 - alpha) * global."""
+
+    name = "global_local"
+    description = "alpha * local + (1 - alpha) * global, each of unit length per crop (GlobalCom2)."
+    parameters: Parameters = MappingProxyType({"alpha": 0.5})
+    needs = _CLS
+
+    def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
+        resized = resize_to_crops(thumbnail, geometry)
+        return None if resized is None else _unit_rows(resized, geometry.padding[1:] if geometry.padded else None)
+
+    def rate(
+        self, own: torch.Tensor, guidance: torch.Tensor | None, padding: torch.Tensor | None, parameters: Parameters
+    ) -> torch.Tensor:
+        if guidance is None:
+            return own
+        alpha = parameters["alpha"]
+        return _unit_rows(own, padding) * alpha + guidance * (1 - alpha)
+
+
+def resize_to_crops(thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
+    """The thumbnail's scores [P] resized bilinearly to the valid region and cut along the crops' borders.
+
+    Returns [crops, P] in the geometry's order, with padding undefined; None if the valid region is empty.
+    """
+    if 0 in geometry.canvas_size:
+        return None
+    square = thumbnail.view(1, 1, geometry.side, geometry.side)
+    region = functional.interpolate(square, size=geometry.canvas_size, mode="bilinear", align_corners=False)
+    return region.flatten()[geometry.guides]
+
+
+def _unit_rows(values: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
+    """Rows [c, P] scaled to unit length over their valid cells; a row of length below 1e-12 is divided by that."""
+    if padding is not None:
+        values = values.masked_fill(padding, 0.0)
+    lengths: torch.Tensor = torch.linalg.vector_norm(values, dim=-1, keepdim=True)  # [c, 1]
+    return values / lengths.clamp_min_(1e-12)
+
+
+SCORES = (GlobalLocalScore(), LocalScore(), GlobalScore())

@@ -1,0 +1,87 @@
+"""How an encoder service is set up. Read once at the edge, passed down whole."""
+
+from dataclasses import dataclass, field
+
+import torch
+from visionsplit.wire.tensors import DataType
+from visionsplit.wire.transport import (
+    DEFAULT_CHUNK_BYTES,
+    MAX_CHUNK_BYTES,
+    MAX_IMAGE_REQUEST_BYTES,
+    MIN_CHUNK_BYTES,
+)
+
+from encoder_service.batching import BatchLimits
+from encoder_service.compression import CompressionSpec, compose
+from encoder_service.image import ImageLimits
+
+_DATA_TYPE_OF = {
+    torch.float32: DataType.FLOAT32,
+    torch.float16: DataType.FLOAT16,
+    torch.bfloat16: DataType.BFLOAT16,
+}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Settings of one encoder service.
+
+    Raises:
+        ValueError: a setting out of its range.
+        InvalidCompressionError: the default compression names something that does not exist.
+    """
+
+    model: str  # a LLaVA-NeXT checkpoint: local folder or hub id
+    revision: str | None = None  # of a hub id
+    listen: str = "127.0.0.1:50051"
+    llm: str | None = None  # address of the LLM service; None leaves Generate without one
+    device: torch.device | None = None  # None: a GPU if there is one
+    dtype: torch.dtype | None = None  # None: float32 on the CPU, the checkpoint's type on a GPU
+    batch: BatchLimits = field(
+        default_factory=lambda: BatchLimits(max_batch_tiles=16, max_wait_seconds=0.002, max_queued_tiles=1024)
+    )
+    image: ImageLimits = field(default_factory=ImageLimits)
+    image_threads: int = 4  # that decode and cut
+    max_images: int = 16  # of one request
+    max_request_bytes: int = MAX_IMAGE_REQUEST_BYTES
+    max_calls: int = 128  # at once; more are refused
+    chunk_bytes: int = DEFAULT_CHUNK_BYTES  # most payload of one message of tokens
+    default_compression: CompressionSpec = field(default_factory=lambda: CompressionSpec("none"))
+    default_data_type: DataType | None = None  # None: the vision tower's own
+    grace_seconds: float = 30.0  # how long calls may go on after the service was told to stop
+
+    def __post_init__(self) -> None:
+        compose(self.default_compression)
+        if not MIN_CHUNK_BYTES <= self.chunk_bytes <= MAX_CHUNK_BYTES:
+            raise ValueError(f"chunk_bytes is {self.chunk_bytes}; {MIN_CHUNK_BYTES} to {MAX_CHUNK_BYTES} are allowed")
+        if not 0 < self.max_request_bytes <= MAX_IMAGE_REQUEST_BYTES:
+            raise ValueError(
+                f"max_request_bytes is {self.max_request_bytes}; 1 to {MAX_IMAGE_REQUEST_BYTES} are allowed"
+            )
+        positive = {
+            "image_threads": self.image_threads,
+            "max_images": self.max_images,
+            "max_calls": self.max_calls,
+            "max_batch_tiles": self.batch.max_batch_tiles,
+            "max_queued_tiles": self.batch.max_queued_tiles,
+            "max_pixels": self.image.max_pixels,
+        }
+        for name, value in positive.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}; at least 1 is needed")
+
+    def resolve_device(self) -> torch.device:
+        """The device to use on this machine."""
+        if self.device is not None:
+            return self.device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def resolve_dtype(self, device: torch.device, stored: torch.dtype) -> torch.dtype:
+        """The vision tower's type on a device, for a checkpoint stored in another."""
+        if self.dtype is not None:
+            return self.dtype
+        return stored if device.type == "cuda" else torch.float32
+
+    def resolve_data_type(self, dtype: torch.dtype) -> DataType:
+        """The wire format for requests that name none."""
+        return self.default_data_type or _DATA_TYPE_OF[dtype]

@@ -1,0 +1,55 @@
+"""What a running encoder says about itself."""
+
+from collections.abc import Iterable
+
+import torch
+from visionsplit import __version__
+from visionsplit.checkpoint import Checkpoint
+from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
+
+from encoder_service.compression import BUDGET, METHODS, SCORE, SELECTION, Choice
+from encoder_service.config import EncoderConfig
+from encoder_service.protocol import compression_to_proto
+from encoder_service.tiles import Tiler
+from encoder_service.vision_tower import VisionTower
+
+
+def encoder_info(
+    config: EncoderConfig, checkpoint: Checkpoint, tiler: Tiler, tower: VisionTower
+) -> encoder_service_pb2.GetEncoderInfoResponse:
+    """Everything a caller may want to know. Reads the whole vision tower once, for its fingerprint."""
+    vision_format = vision_tokens_pb2.VisionFormat(
+        feature_size=tower.feature_size, encoder_fingerprint=checkpoint.encoder_fingerprint()
+    )
+    return encoder_service_pb2.GetEncoderInfoResponse(
+        model=checkpoint.name,
+        format=vision_format,
+        tile_pixels=tiler.tile_pixels,
+        patch_pixels=tiler.patch_pixels,
+        grids=[encoder_service_pb2.GridShape(rows=rows, columns=columns) for rows, columns in tiler.grids],
+        methods=_choices(METHODS.values()),
+        scores=_choices(SCORE.values()),
+        budgets=_choices(BUDGET.values()),
+        selections=_choices(SELECTION.values()),
+        default_compression=compression_to_proto(config.default_compression),
+        default_data_type=config.resolve_data_type(tower.dtype).value,
+        image_formats=config.image.formats,
+        max_image_pixels=config.image.max_pixels,
+        max_request_bytes=config.max_request_bytes,
+        max_images=config.max_images,
+        device=_device_name(tower.device),
+        version=__version__,
+    )
+
+
+def _choices(choices: Iterable[Choice]) -> list[encoder_service_pb2.NamedChoice]:
+    return [
+        encoder_service_pb2.NamedChoice(
+            name=choice.name, description=choice.description, parameters=dict(choice.parameters)
+        )
+        for choice in choices
+    ]
+
+
+def _device_name(device: torch.device) -> str:
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else str(device)

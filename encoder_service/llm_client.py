@@ -1,0 +1,135 @@
+"""The encoder's end of `LlmService.Generate`: an upload that may be refused at any moment, then text."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Iterable
+from typing import Any, TypeAlias, TypeVar, cast
+
+import grpc
+import grpc.aio
+from visionsplit.errors import InternalError, UnavailableError, VisionSplitError
+from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
+from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
+from visionsplit.wire.transport import channel_options
+
+REQUEST_ID_KEY = "x-request-id"
+# grpc.aio puts this in place of the server's status when a write fails because the server has ended the call.
+_FAILED_WRITE = "Internal error from Core"
+_STATUS_PATIENCE_SECONDS = 2.0
+
+_Request = llm_service_pb2.LlmServiceGenerateRequest
+_Response = llm_service_pb2.LlmServiceGenerateResponse
+_T = TypeVar("_T")
+_Call: TypeAlias = "grpc.aio.StreamStreamCall[_Request, _Response]"
+
+
+class LlmClient:
+    """A connection to the LLM service, made on first use and made again when it is lost."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=channel_options())
+        self._stub = llm_service_pb2_grpc.LlmServiceStub(self._channel)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    def generate(self, *, timeout_seconds: float | None, request_id: str) -> "LlmCall":
+        """Start a call. Leave it with `LlmCall.cancel`, whether it succeeded or not."""
+        metadata = grpc.aio.Metadata((REQUEST_ID_KEY, request_id))
+        return LlmCall(self._stub.Generate(timeout=timeout_seconds, metadata=metadata))
+
+
+class LlmCall:
+    """One generation under way. One task sends, one task reads.
+
+    Raises (every method): the LLM service's own error, by its class; UnavailableError if it cannot be reached.
+    """
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+        self._status: asyncio.Future[grpc.aio.AioRpcError] = asyncio.get_running_loop().create_future()
+        call.add_done_callback(self._record_status)
+
+    def cancel(self) -> None:
+        """Give the call up; nothing happens if it has ended."""
+        self._call.cancel()
+
+    async def send_header(self, header: llm_service_pb2.GenerateHeader) -> None:
+        await self._send(_Request(header=header))
+
+    async def send_image(self, header: vision_tokens_pb2.ImageTokensHeader) -> None:
+        await self._send(_Request(image=header))
+
+    async def send_tokens(self, chunk: vision_tokens_pb2.TokenChunk) -> None:
+        await self._send(_Request(tokens=chunk))
+
+    async def finish_upload(self) -> None:
+        """Say that everything has been sent."""
+        try:
+            await self._call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            raise await self.failure() from None
+
+    async def ended(self) -> None:
+        """Wait until the call has a status, good or bad."""
+        await asyncio.wait({self._status})
+
+    async def events(self) -> AsyncGenerator[generation_pb2.TextDelta | generation_pb2.GenerationSummary, None]:
+        """The text as it comes; the summary ends it."""
+        try:
+            async for response in self._call:
+                if response.WhichOneof("event") == "summary":
+                    yield response.summary
+                    return
+                yield response.delta
+        except grpc.aio.AioRpcError as error:
+            raise _error_of(error) from None
+        raise InternalError("the LLM service ended its answer without a summary")
+
+    async def failure(self) -> VisionSplitError:
+        """Why the call ended before its upload was complete."""
+        try:
+            async with asyncio.timeout(_STATUS_PATIENCE_SECONDS):
+                await self.ended()
+        except TimeoutError:
+            return UnavailableError("the connection to the LLM service was lost during the upload")
+        status = self._status.result()
+        if status.code() is grpc.StatusCode.OK:
+            return InternalError("the LLM service answered before the upload was complete")
+        return _error_of(status)
+
+    async def _send(self, request: _Request) -> None:
+        try:
+            await self._call.write(request)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            raise await self.failure() from None
+
+    def _record_status(self, call: _Call) -> None:
+        """Keep the server's status. gRPC calls this again, with a status of its own making, when a write fails."""
+        details = _now(call.details())
+        code = _now(call.code())
+        of_failed_write = code is grpc.StatusCode.INTERNAL and details == _FAILED_WRITE
+        if not (of_failed_write or self._status.done()):
+            metadata = grpc.aio.Metadata()
+            status = grpc.aio.AioRpcError(code, metadata, _now(call.trailing_metadata()), details)
+            self._status.set_result(status)
+
+
+def _now(accessor: Coroutine[Any, Any, _T]) -> _T:
+    """What an accessor of a finished call gives: declared a coroutine, it has nothing left to wait for."""
+    try:
+        accessor.send(None)
+    except StopIteration as result:
+        value: _T = result.value
+        return value
+    accessor.close()
+    raise InternalError("a finished call to the LLM service has no status")
+
+
+def _error_of(error: grpc.RpcError) -> VisionSplitError:
+    # The stubs give the entries a class of their own; they are pairs.
+    metadata = cast("Iterable[tuple[str, object]]", error.trailing_metadata() or ())
+    named = any(key == ERROR_METADATA_KEY for key, _ in metadata)
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not named:
+        # gRPC's own text holds addresses and is of no use to a caller.
+        return UnavailableError("the LLM service cannot be reached, or the connection to it was lost")
+    return error_from_rpc(error)

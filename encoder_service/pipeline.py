@@ -1,0 +1,190 @@
+"""Images in, events out: decode, cut, encode, keep, in the order in which things become ready."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from visionsplit.errors import InvalidImageError, VisionSplitError
+from visionsplit.grid import TileGrid, UnpadRule
+from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.wire.vision_tokens import Positions
+
+from encoder_service.batching import TileBatcher
+from encoder_service.compression import Composition, Layout
+from encoder_service.encoding import EncodedTiles, ImageJob, SpanResult
+from encoder_service.image import ImageLimits, decode_image
+from encoder_service.tiles import Tiler, Tiles
+
+_RULE = {Layout.SPATIAL: UnpadRule.HUGGING_FACE, Layout.REFERENCE: UnpadRule.REFERENCE}
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image cut into tiles, ready for the device."""
+
+    tiles: Tiles
+    preprocess_seconds: float
+
+
+@dataclass(frozen=True)
+class BudgetsKnown:
+    """Comes first for each image: how many tokens each tile will keep."""
+
+    image_index: int
+    grid: TileGrid
+    budgets: list[int]
+
+
+@dataclass(frozen=True)
+class TokensReady:
+    """Some tiles' kept tokens, at least one."""
+
+    image_index: int
+    features: TokenTensor  # [K, Dv]
+    positions: Positions  # [K, 3]
+
+
+@dataclass(frozen=True)
+class ImageDone:
+    """Comes last for each image."""
+
+    image_index: int
+    grid: TileGrid
+    budgets: list[int]
+    wire_bytes: int  # features, scales and positions
+    preprocess_seconds: float
+    queue_seconds: float
+    encode_seconds: float
+    first_chunk_seconds: float
+    total_seconds: float
+
+
+Event = BudgetsKnown | TokensReady | ImageDone
+
+
+@dataclass
+class _Progress:
+    """What is known of one image under way."""
+
+    image: PreparedImage
+    job: ImageJob
+    first_tokens: float | None = None  # time.monotonic
+    device_start: float | None = None
+    encode_seconds: float = 0.0
+    wire_bytes: int = 0
+
+
+class EncoderPipeline:
+    """The path of an image from bytes to kept tokens. Used from one event loop."""
+
+    def __init__(self, tiler: Tiler, batcher: TileBatcher, limits: ImageLimits, *, threads: int) -> None:
+        self._tiler = tiler
+        self._batcher = batcher
+        self._limits = limits
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
+
+    def close(self) -> None:
+        """End the threads that decode."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    async def prepare(self, images: list[bytes], layout: Layout) -> list[PreparedImage]:
+        """Decode and cut a request's images, in parallel.
+
+        Raises:
+            InvalidImageError: names the image by its index.
+        """
+        loop = asyncio.get_running_loop()
+        rule = _RULE[layout]
+        waiting = [
+            loop.run_in_executor(self._pool, partial(self._prepare, data, index, rule))
+            for index, data in enumerate(images)
+        ]
+        try:
+            return list(await asyncio.gather(*waiting))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    async def encode(
+        self, images: list[PreparedImage], composition: Composition, data_type: DataType, *, call_start: float
+    ) -> AsyncGenerator[Event, None]:
+        """Encode prepared images; the events of different images may interleave, those of one are in order.
+
+        Close the iterator to give up: tiles that have not been encoded then leave the queue.
+
+        Args:
+            images: the images of one request.
+            composition: how to choose tokens.
+            data_type: the tokens' format.
+            call_start: when the call began, seconds of time.monotonic.
+
+        Raises:
+            OverloadedError: the queue is full.
+            InvalidCompressionError: an image would keep no token.
+            InternalError: the device failed.
+        """
+        arrived: asyncio.Queue[tuple[int, SpanResult]] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def deliver(index: int, result: SpanResult) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, (index, result))
+
+        jobs = [
+            ImageJob(image.tiles, composition, data_type, partial(deliver, index)) for index, image in enumerate(images)
+        ]
+        progress = [_Progress(image, job) for image, job in zip(images, jobs, strict=True)]
+        self._batcher.submit(jobs)
+        unfinished = len(jobs)
+        try:
+            while unfinished:
+                index, result = await arrived.get()
+                if isinstance(result, VisionSplitError):
+                    raise result
+                for event in _events(index, result, progress[index], call_start):
+                    yield event
+                unfinished -= result.stop_tile == images[index].tiles.grid.num_tiles
+        finally:
+            for job in jobs:
+                self._batcher.cancel(job)
+
+    def _prepare(self, data: bytes, index: int, rule: UnpadRule) -> PreparedImage:
+        started = time.monotonic()
+        try:
+            tiles = self._tiler.cut(decode_image(data, self._limits), rule)
+        except InvalidImageError as error:
+            raise InvalidImageError(f"image {index}: {error}") from error
+        return PreparedImage(tiles, time.monotonic() - started)
+
+
+def _events(index: int, result: EncodedTiles, progress: _Progress, call_start: float) -> list[Event]:
+    """What one batch's result means for its image."""
+    now = time.monotonic()
+    grid = progress.image.tiles.grid
+    events: list[Event] = []
+    if progress.device_start is None:
+        progress.device_start = result.started
+        events.append(BudgetsKnown(index, grid, result.budgets))
+    progress.encode_seconds += result.seconds
+    if result.features.rows:
+        if progress.first_tokens is None:
+            progress.first_tokens = now
+        progress.wire_bytes += result.features.num_bytes + result.positions.nbytes
+        events.append(TokensReady(index, result.features, result.positions))
+    if result.stop_tile == grid.num_tiles:
+        events.append(
+            ImageDone(
+                index,
+                grid,
+                result.budgets,
+                progress.wire_bytes,
+                preprocess_seconds=progress.image.preprocess_seconds,
+                queue_seconds=progress.device_start - progress.job.queued,
+                encode_seconds=progress.encode_seconds,
+                first_chunk_seconds=(progress.first_tokens or now) - call_start,
+                total_seconds=now - call_start,
+            )
+        )
+    return events

@@ -1,0 +1,87 @@
+"""Requests and events as the protocol's messages, and back."""
+
+from visionsplit.errors import InvalidCompressionError, InvalidRequestError
+from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
+from visionsplit.wire.tensors import DataType
+from visionsplit.wire.vision_tokens import grid_to_proto
+
+from encoder_service.compression import CompressionSpec, Layout
+from encoder_service.pipeline import ImageDone
+
+_LAYOUT = {
+    vision_tokens_pb2.LAYOUT_UNSPECIFIED: Layout.SPATIAL,
+    vision_tokens_pb2.LAYOUT_SPATIAL: Layout.SPATIAL,
+    vision_tokens_pb2.LAYOUT_REFERENCE: Layout.REFERENCE,
+}
+_LAYOUT_NUMBER = {
+    Layout.SPATIAL: vision_tokens_pb2.LAYOUT_SPATIAL,
+    Layout.REFERENCE: vision_tokens_pb2.LAYOUT_REFERENCE,
+}
+
+
+def layout_to_proto(layout: Layout) -> "vision_tokens_pb2.Layout.ValueType":
+    return _LAYOUT_NUMBER[layout]
+
+
+def compression_from_proto(message: vision_tokens_pb2.Compression) -> CompressionSpec:
+    """A request's compression; the names are checked by `compose`.
+
+    Raises:
+        InvalidCompressionError: an unknown layout.
+    """
+    if message.layout not in _LAYOUT:
+        raise InvalidCompressionError(f"unknown layout {message.layout}; there are: spatial, reference")
+    return CompressionSpec(
+        method=message.method,
+        retention_ratio=message.retention_ratio if message.HasField("retention_ratio") else None,
+        layout=_LAYOUT[message.layout],
+        score=message.score if message.HasField("score") else None,
+        budget=message.budget if message.HasField("budget") else None,
+        selection=message.selection if message.HasField("selection") else None,
+        parameters=dict(message.parameters),
+    )
+
+
+def compression_to_proto(spec: CompressionSpec) -> vision_tokens_pb2.Compression:
+    return vision_tokens_pb2.Compression(
+        method=spec.method,
+        retention_ratio=spec.retention_ratio,
+        layout=layout_to_proto(spec.layout),
+        score=spec.score,
+        budget=spec.budget,
+        selection=spec.selection,
+        parameters=spec.parameters,
+    )
+
+
+def data_type_from_proto(number: int, default: DataType) -> DataType:
+    """The tokens' format; 0 asks for the default.
+
+    Raises:
+        InvalidRequestError: an unknown number.
+    """
+    if number == 0:
+        return default
+    try:
+        return DataType(number)
+    except ValueError:
+        known = ", ".join(data_type.name.lower() for data_type in DataType)
+        raise InvalidRequestError(f"unknown data type {number}; there are: {known}") from None
+
+
+def summary_to_proto(done: ImageDone) -> encoder_service_pb2.ImageSummary:
+    return encoder_service_pb2.ImageSummary(
+        image_index=done.image_index,
+        grid=grid_to_proto(done.grid),
+        budgets=done.budgets,
+        tokens_before=sum(done.grid.valid_counts()),
+        tokens_after=sum(done.budgets),
+        wire_bytes=done.wire_bytes,
+        timings=encoder_service_pb2.EncodeTimings(
+            preprocess_seconds=done.preprocess_seconds,
+            queue_seconds=done.queue_seconds,
+            encode_seconds=done.encode_seconds,
+            first_chunk_seconds=done.first_chunk_seconds,
+            total_seconds=done.total_seconds,
+        ),
+    )

@@ -1,0 +1,98 @@
+"""The encoder as a running server: loads, listens, drains, stops."""
+
+import asyncio
+import logging
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from visionsplit.checkpoint import Checkpoint
+from visionsplit.errors import UnavailableError
+from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc
+from visionsplit.wire.status import ErrorInterceptor
+from visionsplit.wire.transport import server_options
+
+from encoder_service.admission import Admission
+from encoder_service.batching import TileBatcher
+from encoder_service.config import EncoderConfig
+from encoder_service.encoding import BatchEncoder
+from encoder_service.info import encoder_info
+from encoder_service.llm_client import LlmClient
+from encoder_service.pipeline import EncoderPipeline
+from encoder_service.service import EncoderService
+from encoder_service.tiles import Tiler
+from encoder_service.vision_tower import VisionTower
+
+_log = logging.getLogger(__name__)
+
+SERVICE_NAME: str = encoder_service_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
+
+
+class EncoderServer:
+    """One encoder service in this process. Started and stopped once, from one event loop."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self._config = config
+        self._health = health.aio.HealthServicer()
+        self._admission = Admission(config.max_calls)
+        self.port = 0  # the real one once `start` has returned
+        self._server: grpc.aio.Server | None = None
+        self._batcher: TileBatcher | None = None
+        self._pipeline: EncoderPipeline | None = None
+        self._llm: LlmClient | None = None
+
+    async def start(self) -> int:
+        """Load the checkpoint, bind the address and begin to serve.
+
+        Returns:
+            The port, chosen by the system if the address asked for port 0.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read or used.
+            UnavailableError: the address cannot be bound.
+        """
+        checkpoint, tiler, tower, info = await asyncio.to_thread(self._load)
+        self._batcher = TileBatcher(BatchEncoder(tower), self._config.batch)
+        self._pipeline = EncoderPipeline(tiler, self._batcher, self._config.image, threads=self._config.image_threads)
+        self._llm = LlmClient(self._config.llm) if self._config.llm is not None else None
+        service = EncoderService(self._config, self._pipeline, info, self._admission, self._llm)
+        self._server = grpc.aio.server(
+            interceptors=[ErrorInterceptor(_log)],
+            options=server_options(max_receive_bytes=self._config.max_request_bytes),
+        )
+        encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self._batcher.start()
+        try:
+            self.port = self._server.add_insecure_port(self._config.listen)
+        except RuntimeError:
+            await self.stop(None)
+            raise UnavailableError(f"cannot listen on {self._config.listen}") from None
+        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        _log.info("serving %s on %s:%d", checkpoint.name, self._config.listen.rpartition(":")[0], self.port)
+        return self.port
+
+    async def stop(self, grace: float | None) -> None:
+        """Report NOT_SERVING, refuse new calls, give those inside `grace` seconds to end, release everything."""
+        await self._health.enter_graceful_shutdown()
+        await self._admission.drain(grace)
+        if self._server is not None:
+            # What is left now has had its time; health watchers alone would never end.
+            await self._server.stop(None)
+        if self._llm is not None:
+            await self._llm.close()
+        if self._batcher is not None:
+            await asyncio.to_thread(self._batcher.stop)
+        if self._pipeline is not None:
+            await asyncio.to_thread(self._pipeline.close)
+
+    def _load(
+        self,
+    ) -> tuple[Checkpoint, Tiler, VisionTower, encoder_service_pb2.GetEncoderInfoResponse]:
+        checkpoint = Checkpoint(self._config.model, revision=self._config.revision)
+        tiler = Tiler(checkpoint)
+        device = self._config.resolve_device()
+        tower = VisionTower.load(checkpoint, dtype=self._config.resolve_dtype(device, checkpoint.dtype), device=device)
+        return checkpoint, tiler, tower, encoder_info(self._config, checkpoint, tiler, tower)

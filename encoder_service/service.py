@@ -1,0 +1,171 @@
+"""EncoderService as the protocol describes it: checks requests, runs the pipeline, relays the LLM service's text."""
+
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc.aio
+from visionsplit.errors import IncompatibleServicesError, InvalidRequestError
+from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc, llm_service_pb2, vision_tokens_pb2
+from visionsplit.wire.messages import refuse_unknown_fields
+from visionsplit.wire.tensors import DataType
+from visionsplit.wire.vision_tokens import grid_to_proto
+
+from encoder_service.admission import Admission
+from encoder_service.compression import Composition, compose
+from encoder_service.config import EncoderConfig
+from encoder_service.llm_client import REQUEST_ID_KEY, LlmClient
+from encoder_service.pipeline import EncoderPipeline, PreparedImage
+from encoder_service.protocol import compression_from_proto, data_type_from_proto, layout_to_proto, summary_to_proto
+from encoder_service.relay import Part, relay, to_parts
+
+_log = logging.getLogger(__name__)
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Request: TypeAlias = encoder_service_pb2.EncodeRequest | encoder_service_pb2.EncoderServiceGenerateRequest
+_EncodeResponse = encoder_service_pb2.EncodeResponse
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The checked part of a request that both calls share."""
+
+    composition: Composition
+    data_type: DataType
+    started: float  # seconds of time.monotonic
+
+
+class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
+    """The servicer. Errors are raised as visionsplit's own; an interceptor gives them their status."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        pipeline: EncoderPipeline,
+        info: encoder_service_pb2.GetEncoderInfoResponse,
+        admission: Admission,
+        llm: LlmClient | None,
+    ) -> None:
+        self._config = config
+        self._pipeline = pipeline
+        self._info = info
+        self._admission = admission
+        self._llm = llm
+
+    async def GetEncoderInfo(  # noqa: N802 - the protocol's name
+        self, request: encoder_service_pb2.GetEncoderInfoRequest, context: _Context
+    ) -> encoder_service_pb2.GetEncoderInfoResponse:
+        refuse_unknown_fields(request)
+        return self._info
+
+    # The stubs expect generators; these are coroutines that write, so that an error can still choose the status.
+
+    async def Encode(  # type: ignore[override]  # noqa: N802 - the protocol's name
+        self, request: encoder_service_pb2.EncodeRequest, context: _Context
+    ) -> None:
+        with self._admission.call():
+            request_id = _request_id(context)
+            wanted = self._check(request)
+            images = await self._pipeline.prepare([request.image.data], wanted.composition.layout)
+            async with AsyncExitStack() as stack:
+                async for part in await self._parts(images, wanted, stack):
+                    await context.write(self._encode_response(part, images[0], wanted))
+            _log_end(request_id, wanted, images)
+
+    async def Generate(  # type: ignore[override]  # noqa: N802 - the protocol's name
+        self, request: encoder_service_pb2.EncoderServiceGenerateRequest, context: _Context
+    ) -> None:
+        with self._admission.call():
+            request_id = _request_id(context)
+            wanted = self._check(request)
+            if self._llm is None:
+                raise IncompatibleServicesError("this encoder has no LLM service; it only encodes")
+            images = await self._pipeline.prepare([image.data for image in request.images], wanted.composition.layout)
+            call = self._llm.generate(timeout_seconds=context.time_remaining(), request_id=request_id)
+            try:
+                async with AsyncExitStack() as stack:
+                    parts = await self._parts(images, wanted, stack)
+                    header = self._generate_header(request, images, wanted)
+                    await relay(call, header, parts, context.write, summary_to_proto)
+            finally:
+                call.cancel()
+            _log_end(request_id, wanted, images)
+
+    def _check(self, request: _Request) -> _Wanted:
+        """Refuse what is wrong before any work.
+
+        Raises:
+            InvalidRequestError: says what and where.
+        """
+        started = time.monotonic()
+        refuse_unknown_fields(request)
+        if isinstance(request, encoder_service_pb2.EncodeRequest):
+            images: Sequence[encoder_service_pb2.Image] = [request.image]
+        else:
+            images = request.images
+        if len(images) > self._config.max_images:
+            raise InvalidRequestError(f"{len(images)} images; a request may have {self._config.max_images}")
+        if request.HasField("compression"):
+            spec = compression_from_proto(request.compression)
+        else:
+            spec = self._config.default_compression
+        data_type = data_type_from_proto(request.data_type, DataType(self._info.default_data_type))
+        return _Wanted(compose(spec), data_type, started)
+
+    async def _parts(self, images: list[PreparedImage], wanted: _Wanted, stack: AsyncExitStack) -> AsyncIterator[Part]:
+        """The messages of a request's images; leaving `stack` gives up what has not been encoded."""
+        if not images:
+            return _nothing()
+        events = self._pipeline.encode(images, wanted.composition, wanted.data_type, call_start=wanted.started)
+        await stack.enter_async_context(aclosing(events))
+        return await stack.enter_async_context(aclosing(to_parts(events, self._config.chunk_bytes)))
+
+    def _encode_response(self, part: Part, image: PreparedImage, wanted: _Wanted) -> _EncodeResponse:
+        if isinstance(part, vision_tokens_pb2.ImageTokensHeader):
+            header = encoder_service_pb2.EncodeHeader(
+                grid=grid_to_proto(image.tiles.grid),
+                tokens=part,
+                format=self._info.format,
+                layout=layout_to_proto(wanted.composition.layout),
+            )
+            return _EncodeResponse(header=header)
+        if isinstance(part, vision_tokens_pb2.TokenChunk):
+            return _EncodeResponse(tokens=part)
+        return _EncodeResponse(summary=summary_to_proto(part))
+
+    def _generate_header(
+        self,
+        request: encoder_service_pb2.EncoderServiceGenerateRequest,
+        images: list[PreparedImage],
+        wanted: _Wanted,
+    ) -> llm_service_pb2.GenerateHeader:
+        return llm_service_pb2.GenerateHeader(
+            prompt=request.prompt if request.HasField("prompt") else None,
+            sampling=request.sampling if request.HasField("sampling") else None,
+            grids=[grid_to_proto(image.tiles.grid) for image in images],
+            format=self._info.format,
+            layout=layout_to_proto(wanted.composition.layout),
+        )
+
+
+async def _nothing() -> AsyncIterator[Part]:
+    """The parts of a request without images."""
+    return
+    yield
+
+
+def _request_id(context: _Context) -> str:
+    """The caller's request id, or a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY:
+            return str(value)
+    return uuid.uuid4().hex
+
+
+def _log_end(request_id: str, wanted: _Wanted, images: list[PreparedImage]) -> None:
+    seconds = time.monotonic() - wanted.started
+    _log.info("request %s: %d images in %.3f s", request_id, len(images), seconds)

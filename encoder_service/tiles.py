@@ -1,0 +1,82 @@
+"""An RGB image to tiles: the thumbnail and the crops, cut and normalised by Hugging Face's image processor."""
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from transformers import LlavaNextImageProcessorPil
+from transformers.image_processing_utils import select_best_resolution
+from visionsplit.checkpoint import Checkpoint, CheckpointError
+from visionsplit.errors import InvalidImageError
+from visionsplit.grid import TileGrid, UnpadRule
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """One image's tiles, thumbnail first."""
+
+    pixels: torch.Tensor  # [T, 3, H, W] float32, CPU
+    grid: TileGrid
+
+
+class Tiler:
+    """Cuts images the way the checkpoint was trained on. Safe to use from several threads."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """
+        Raises:
+            CheckpointError: image processor and vision tower disagree about the size of a tile or the grids.
+        """
+        self._processor: LlavaNextImageProcessorPil = checkpoint.image_processor()
+        vision = checkpoint.config.vision_config
+        self.tile_pixels: int = vision.image_size
+        self.patch_pixels: int = vision.patch_size
+        self.side = self.tile_pixels // self.patch_pixels
+        self._pinpoints: list[list[int]] = [list(point) for point in self._processor.image_grid_pinpoints]
+        self._check(checkpoint)
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """Rows and columns of crops that an image can be cut into."""
+        return [(height // self.tile_pixels, width // self.tile_pixels) for height, width in self._pinpoints]
+
+    def cut(self, image: Image.Image, rule: UnpadRule) -> Tiles:
+        """Cut an RGB image; `rule` decides where its padding ends.
+
+        Raises:
+            InvalidImageError: the image processor cannot cut an image of this shape.
+        """
+        height, width = image.height, image.width
+        grid_height, grid_width = select_best_resolution((height, width), self._pinpoints)
+        grid = TileGrid.for_image(
+            height,
+            width,
+            rows=grid_height // self.tile_pixels,
+            columns=grid_width // self.tile_pixels,
+            side=self.side,
+            rule=rule,
+        )
+        try:
+            pixels = self._processor(image, return_tensors="pt")["pixel_values"][0]  # [T, 3, H, W]
+        except (ValueError, MemoryError) as error:
+            raise InvalidImageError(f"an image of {width} x {height} pixels cannot be cut into tiles") from error
+        expected = (grid.num_tiles, 3, self.tile_pixels, self.tile_pixels)
+        if tuple(pixels.shape) != expected:
+            raise InvalidImageError(
+                f"an image of {width} x {height} pixels was cut into tiles of shape {list(pixels.shape)}, "
+                f"not {list(expected)}"
+            )
+        return Tiles(pixels.to(torch.float32), grid)
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        crop = self._processor.crop_size
+        if (crop["height"], crop["width"]) != (self.tile_pixels, self.tile_pixels):
+            raise CheckpointError(
+                f"the image processor makes tiles of {crop['height']} x {crop['width']} pixels; "
+                f"the vision tower takes {self.tile_pixels} x {self.tile_pixels}"
+            )
+        if self._pinpoints != [list(point) for point in checkpoint.config.image_grid_pinpoints]:
+            raise CheckpointError("the image processor's image_grid_pinpoints differ from the model's")
+        for height, width in self._pinpoints:
+            if height % self.tile_pixels or width % self.tile_pixels:
+                raise CheckpointError(f"grid pinpoint {height} x {width} is not whole tiles of {self.tile_pixels}")

@@ -1,0 +1,114 @@
+"""Images, servers and a stand-in for the LLM service, for the encoder's tests."""
+
+import asyncio
+import io
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+import numpy as np
+from PIL import Image
+from visionsplit.errors import VisionSplitError
+from visionsplit.v1 import (
+    encoder_service_pb2_grpc,
+    generation_pb2,
+    llm_service_pb2,
+    llm_service_pb2_grpc,
+    vision_tokens_pb2,
+)
+from visionsplit.wire.status import ERROR_METADATA_KEY, status_of
+from visionsplit.wire.transport import channel_options
+
+from encoder_service.config import EncoderConfig
+from encoder_service.server import EncoderServer
+
+
+def picture(width, height, seed=0):
+    """A smooth random RGB image."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def file_of(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(width, height, seed=0):
+    return file_of(picture(width, height, seed))
+
+
+def globalcom2(ratio, **fields):
+    return vision_tokens_pb2.Compression(method="globalcom2", retention_ratio=ratio, **fields)
+
+
+@asynccontextmanager
+async def running_encoder(model, **settings):
+    """A real server on a free port, and a stub connected to it."""
+    server = EncoderServer(EncoderConfig(str(model), listen="127.0.0.1:0", **settings))
+    port = await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options()) as channel:
+            yield server, encoder_service_pb2_grpc.EncoderServiceStub(channel)
+    finally:
+        await server.stop(None)
+
+
+class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
+    """Records uploads and answers "one two"; may refuse with `error` after `error_after` messages."""
+
+    def __init__(self, error: VisionSplitError | None = None, error_after: int = 0):
+        self.error, self.error_after = error, error_after
+        self.received: list[llm_service_pb2.LlmServiceGenerateRequest] = []
+        self.metadata: dict[str, str] = {}
+        self.time_remaining: float | None = None
+        self.arrived = asyncio.Event()  # a first message
+        self.cancelled = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def Generate(self, request_iterator, context):  # noqa: N802
+        self.metadata = dict(context.invocation_metadata())
+        self.time_remaining = context.time_remaining()
+        try:
+            if self.error and not self.error_after:
+                await self._refuse(context)
+            async for request in request_iterator:
+                self.received.append(request)
+                self.arrived.set()
+                if self.error and len(self.received) >= self.error_after:
+                    await self._refuse(context)
+            for text in ("one", " two"):
+                await context.write(_delta(text))
+                await self.may_answer.wait()
+            summary = generation_pb2.GenerationSummary(finish_reason=generation_pb2.FINISH_REASON_STOP)
+            await context.write(llm_service_pb2.LlmServiceGenerateResponse(summary=summary))
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    async def _refuse(self, context):
+        metadata = ((ERROR_METADATA_KEY, type(self.error).__name__),)
+        await context.abort(status_of(self.error), str(self.error), trailing_metadata=metadata)
+
+    def parts(self, kind):
+        return [getattr(request, kind) for request in self.received if request.WhichOneof("part") == kind]
+
+
+def _delta(text):
+    return llm_service_pb2.LlmServiceGenerateResponse(delta=generation_pb2.TextDelta(text=text, token_ids=[7]))
+
+
+@asynccontextmanager
+async def running_llm(fake: FakeLlm):
+    """The stand-in on a free port; gives its address."""
+    server = grpc.aio.server()
+    llm_service_pb2_grpc.add_LlmServiceServicer_to_server(fake, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)

@@ -1,0 +1,181 @@
+"""How tiles of different images share the device."""
+
+import asyncio
+import threading
+
+import pytest
+import torch
+from visionsplit.checkpoint import Checkpoint
+from visionsplit.errors import InternalError, InvalidCompressionError, OverloadedError, UnavailableError
+from visionsplit.grid import TileGrid
+from visionsplit.wire.tensors import DataType
+
+from encoder_service.batching import BatchLimits, TileBatcher, TileQueue
+from encoder_service.compression import CompressionSpec, compose
+from encoder_service.encoding import BatchEncoder, ImageJob
+from encoder_service.image import ImageLimits
+from encoder_service.pipeline import BudgetsKnown, EncoderPipeline, ImageDone, TokensReady
+from encoder_service.tiles import Tiler, Tiles
+from encoder_service.vision_tower import VisionTower
+from tests.unit.encoder.helpers import png
+
+GLOBALCOM2 = compose(CompressionSpec("globalcom2", 0.5))
+
+
+def job(rows=2, columns=2):
+    grid = TileGrid.for_image(56 * rows, 56 * columns, rows=rows, columns=columns, side=4)
+    tiles = Tiles(torch.zeros(grid.num_tiles, 3, 56, 56), grid)
+    return ImageJob(tiles, GLOBALCOM2, DataType.FLOAT32, lambda result: None)
+
+
+def queue(tiles, room=100):
+    return TileQueue(BatchLimits(max_batch_tiles=tiles, max_wait_seconds=0, max_queued_tiles=room))
+
+
+def taken(batch):
+    return [(span.job, span.first, span.stop) for span in batch]
+
+
+def test_thumbnails_come_first_then_crops_of_the_oldest():
+    waiting, a, b = queue(4), job(), job(1, 2)
+    waiting.put([a])
+    waiting.put([b])
+    assert taken(waiting.take()) == [(a, 0, 3), (b, 0, 1)]
+    c = job()
+    waiting.put([c])
+    assert taken(waiting.take()) == [(c, 0, 1), (a, 3, 5), (b, 1, 2)]
+    assert taken(waiting.take()) == [(b, 2, 3), (c, 1, 4)]
+    assert taken(waiting.take()) == [(c, 4, 5)]
+
+
+def test_a_removed_image_takes_no_further_place():
+    waiting, a, b = queue(3), job(), job()
+    waiting.put([a, b])
+    assert taken(waiting.take()) == [(a, 0, 2), (b, 0, 1)]
+    waiting.remove(a)
+    waiting.remove(a)
+    assert taken(waiting.take()) == [(b, 1, 4)]
+    assert taken(waiting.take()) == [(b, 4, 5)]
+    waiting.remove(b)
+
+
+def test_the_bound_counts_tiles_and_takes_a_request_whole_or_not():
+    waiting = queue(4, room=12)
+    waiting.put([job(), job()])
+    with pytest.raises(OverloadedError, match="10 tiles are waiting; 3 more exceed the limit of 12"):
+        waiting.put([job(1, 2)])
+    waiting.take()
+    waiting.put([job(1, 2)])
+
+
+def test_an_incomplete_batch_waits_for_company():
+    waiting = TileQueue(BatchLimits(max_batch_tiles=10, max_wait_seconds=60, max_queued_tiles=100))
+    a, b = job(), job()
+    waiting.put([a])
+    batches = []
+    taker = threading.Thread(target=lambda: batches.append(waiting.take()))
+    taker.start()
+    waiting.put([b])
+    taker.join(10)
+    assert taken(batches[0]) == [(a, 0, 5), (b, 0, 5)]
+
+
+def test_a_closed_queue_gives_back_what_waits():
+    waiting, a = queue(2), job()
+    waiting.put([a])
+    assert waiting.close() == [a]
+    assert waiting.take() == []
+    with pytest.raises(UnavailableError):
+        waiting.put([job()])
+
+
+class WatchedEncoder(BatchEncoder):
+    """Counts tiles, can be held before each batch, and can fail."""
+
+    def __init__(self, tower):
+        super().__init__(tower)
+        self.encoded = 0
+        self.batches = 0
+        self.permits = threading.Semaphore(0)
+        self.failures = 0
+
+    def encode(self, spans):
+        self.permits.acquire()
+        self.batches += 1
+        if self.failures:
+            self.failures -= 1
+            raise torch.OutOfMemoryError("no memory")
+        self.encoded += sum(span.stop - span.first for span in spans)
+        return super().encode(spans)
+
+
+@pytest.fixture
+def device(random_checkpoints):
+    checkpoint = Checkpoint(str(random_checkpoints["llama"]))
+    encoder = WatchedEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu")))
+    limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0, max_queued_tiles=100)
+    batcher = TileBatcher(encoder, limits)
+    batcher.start()
+    pipeline = EncoderPipeline(Tiler(checkpoint), batcher, ImageLimits(), threads=2)
+    yield encoder, pipeline
+    encoder.permits.release(1000)
+    batcher.stop()
+    pipeline.close()
+
+
+async def events_of(pipeline, images, composition=GLOBALCOM2):
+    prepared = await pipeline.prepare(images, composition.layout)
+    return pipeline.encode(prepared, composition, DataType.FLOAT32, call_start=0.0)
+
+
+async def test_the_first_tokens_leave_while_later_tiles_wait(device):
+    encoder, pipeline = device
+    events = await events_of(pipeline, [png(200, 200)])
+    encoder.permits.release()
+    assert isinstance(await anext(events), BudgetsKnown)
+    first = await anext(events)
+    assert isinstance(first, TokensReady)
+    assert set(first.positions[:, 0].tolist()) == {0, 1}
+    assert encoder.encoded == 2
+    encoder.permits.release(10)
+    rest = [event async for event in events]
+    assert encoder.encoded == 5
+    assert [sorted(set(event.positions[:, 0].tolist())) for event in rest[:-1]] == [[2, 3], [4]]
+    assert isinstance(rest[-1], ImageDone)
+
+
+async def test_a_closed_stream_costs_no_further_tile(device):
+    encoder, pipeline = device
+    events = await events_of(pipeline, [png(200, 200), png(200, 200, 1)])
+    encoder.permits.release()
+    await anext(events)
+    await events.aclose()
+    encoder.permits.release(10)
+    other = await events_of(pipeline, [png(50, 100, 2)])
+    tiles = [event async for event in other][-1].grid.num_tiles
+    assert encoder.encoded <= 2 + 2 + tiles  # one batch may have been taken before the stream was closed
+
+
+async def test_a_failed_forward_pass_costs_only_its_own_images(device):
+    encoder, pipeline = device
+    encoder.failures = 1
+    first = await events_of(pipeline, [png(200, 200)])
+    encoder.permits.release(20)
+    with pytest.raises(InternalError, match="vision tower failed"):
+        await anext(first)
+    second = await events_of(pipeline, [png(200, 200)])
+    assert isinstance([event async for event in second][-1], ImageDone)
+
+
+async def test_an_image_that_keeps_nothing_fails_alone(device):
+    encoder, pipeline = device
+    encoder.permits.release(50)
+    nothing = await events_of(pipeline, [png(200, 200)], compose(CompressionSpec("globalcom2", 0.001)))
+    other = await events_of(pipeline, [png(200, 200)])
+
+    async def run(events):
+        return [event async for event in events]
+
+    failed, done = await asyncio.gather(run(nothing), run(other), return_exceptions=True)
+    assert isinstance(failed, InvalidCompressionError)
+    assert isinstance(done[-1], ImageDone)

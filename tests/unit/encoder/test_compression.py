@@ -1,0 +1,83 @@
+"""What a request for compression may say."""
+
+import math
+
+import pytest
+import torch
+from visionsplit.errors import InvalidCompressionError
+from visionsplit.grid import TileGrid
+
+from encoder_service.compression import BUDGET, METHODS, SCORE, CompressionSpec, Layout, TowerOutput, compose, select
+
+GRID = TileGrid.for_image(300, 224, rows=2, columns=2, side=8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layout", Layout)
+def test_ratio_one_keeps_every_token_in_raster_order(method, layout):
+    kept = select(torch.randn(5, 64), GRID, CompressionSpec(method, 1.0, layout))
+    assert kept.budgets == GRID.valid_counts()
+    assert kept.ratios is None
+    for tile, positions in enumerate(kept.positions):
+        region = GRID.valid_in_tile(tile)
+        expected = [
+            [tile, row, column]
+            for row in range(region.top, region.bottom)
+            for column in range(region.left, region.right)
+        ]
+        assert positions.tolist() == expected
+
+
+def test_uncompressed_needs_nothing_but_features():
+    assert compose(CompressionSpec("globalcom2", 1.0)).needs == frozenset()
+    assert compose(CompressionSpec("none")).needs == frozenset()
+    assert compose(CompressionSpec("globalcom2", 0.5)).needs == {TowerOutput.CLS_LOGITS}
+
+
+@pytest.mark.parametrize("ratio", [0, -1, 2, 1.0000001, math.nan, math.inf, -math.inf])
+def test_ratio_outside_its_range(ratio):
+    with pytest.raises(InvalidCompressionError, match=r"retention_ratio is .*; it must be in \(0, 1\]"):
+        compose(CompressionSpec("globalcom2", ratio))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (CompressionSpec(""), "unknown method ''; there are: globalcom2, none"),
+        (CompressionSpec("fastest", 0.1), "unknown method 'fastest'; there are: globalcom2, none"),
+        (CompressionSpec("globalcom2", 0.1, score="x"), "unknown score 'x'; there are: " + ", ".join(sorted(SCORE))),
+        (CompressionSpec("globalcom2", 0.1, budget="x"), "unknown budget 'x'; there are: " + ", ".join(sorted(BUDGET))),
+        (CompressionSpec("globalcom2", 0.1, selection="x"), "unknown selection 'x'; there are: top_k"),
+        (CompressionSpec("globalcom2", 0.1, parameters={"beta": 1}), "this composition takes: alpha, tau"),
+        (CompressionSpec("globalcom2", 0.1, budget="uniform", parameters={"tau": 1}), "takes: alpha$"),
+        (CompressionSpec("globalcom2", 0.1, parameters={"tau": 0}), "'tau' is 0; it must be positive"),
+        (CompressionSpec("globalcom2", 0.1, parameters={"tau": math.nan}), "'tau' is nan; a finite number"),
+        (CompressionSpec("globalcom2", 0.1, parameters={"alpha": 1.5}), "'alpha' is 1.5; it must be in"),
+        (CompressionSpec("globalcom2"), "'globalcom2' needs a retention_ratio"),
+        (CompressionSpec("none", 0.5), "'none' keeps every token; retention_ratio 0.5 contradicts it"),
+    ],
+)
+def test_wrong_requests_are_refused_with_what_exists(spec, message):
+    with pytest.raises(InvalidCompressionError, match=message):
+        compose(spec)
+
+
+def test_a_ratio_that_keeps_nothing_is_refused_with_the_numbers():
+    with pytest.raises(InvalidCompressionError, match=r"0.001 keeps none of the image's \d+ tokens"):
+        select(torch.randn(5, 64), GRID, CompressionSpec("globalcom2", 0.001))
+
+
+def test_scores_of_another_grid_are_refused():
+    with pytest.raises(InvalidCompressionError, match=r"\[4, 64\]; the grid needs \[5, 64\]"):
+        select(torch.randn(4, 64), GRID, CompressionSpec("globalcom2", 0.5))
+
+
+def test_parameters_change_the_choice():
+    scores = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)) + 0.2
+    cold = select(scores, GRID, CompressionSpec("globalcom2", 0.3, parameters={"tau": 0.1}))
+    warm = select(scores, GRID, CompressionSpec("globalcom2", 0.3, parameters={"tau": 1e6}))
+    assert cold.budgets != warm.budgets
+    assert warm.ratios == pytest.approx([0.3] * 5, abs=1e-5)
+    local = select(scores, GRID, CompressionSpec("globalcom2", 0.3, parameters={"alpha": 1.0}))
+    named = select(scores, GRID, CompressionSpec("globalcom2", 0.3, score="local"))
+    assert all(map(torch.equal, local.positions, named.positions))

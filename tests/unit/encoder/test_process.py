@@ -1,0 +1,115 @@
+"""The encoder as a process: its command line, its signals, and what it keeps in memory."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from visionsplit.errors import InvalidCompressionError
+from visionsplit.wire.tensors import DataType
+
+from encoder_service.__main__ import build_parser, config_from
+from encoder_service.config import EncoderConfig
+from encoder_service.server import SERVICE_NAME
+from tests.checkpoints import tiny_checkpoint
+from tests.unit.encoder.helpers import running_encoder
+
+
+def config_of(*arguments):
+    return config_from(build_parser().parse_args(["--model", "m", *arguments]))
+
+
+def test_the_command_line_has_the_configurations_defaults():
+    assert config_of() == EncoderConfig(model="m")
+
+
+def test_the_command_line_reaches_the_configuration():
+    config = config_of("--method", "globalcom2", "--retention-ratio", "0.2", "--data-type", "int8", "--max-images", "3")
+    assert config.default_compression.retention_ratio == 0.2
+    assert config.default_data_type is DataType.INT8
+    assert config.max_images == 3
+
+
+@pytest.mark.parametrize("arguments", [("--chunk-bytes", "1"), ("--max-batch-tiles", "0"), ("--max-calls", "-1")])
+def test_settings_out_of_range_are_refused(arguments):
+    with pytest.raises(ValueError, match=arguments[1]):
+        config_of(*arguments)
+
+
+def test_an_unknown_default_method_is_refused_at_the_start():
+    with pytest.raises(InvalidCompressionError):
+        config_of("--method", "best")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_the_process_cleanly(random_checkpoints, number):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "encoder_service", "--model", str(random_checkpoints["llama"]), "--listen", "127.0.0.1:0",
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(60):
+            lines = [await process.stderr.readline()]
+            while b"serving llama on 127.0.0.1:" not in lines[-1]:
+                assert lines[-1], b"".join(lines)
+                lines.append(await process.stderr.readline())
+            process.send_signal(number)
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_health_and_reflection(random_checkpoints):
+    async with (
+        running_encoder(random_checkpoints["llama"]) as (server, _),
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        for name in ("", SERVICE_NAME):
+            reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        reply = await call.read()
+        names = {service.name for service in reply.list_services_response.service}
+        assert {SERVICE_NAME, "grpc.health.v1.Health"} <= names
+        call.cancel()
+
+
+async def test_no_thread_is_left(random_checkpoints):
+    async with running_encoder(random_checkpoints["llama"]) as (_, _stub):
+        pass
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("encoder")]
+
+
+PEAK_MEMORY = """
+import asyncio, resource, sys
+from encoder_service.config import EncoderConfig
+from encoder_service.server import EncoderServer
+
+async def main():
+    server = EncoderServer(EncoderConfig(sys.argv[1], listen="127.0.0.1:0"))
+    await server.start()
+    await server.stop(None)
+
+asyncio.run(main())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_the_language_models_weights_are_never_in_memory(tmp_path, random_checkpoints):
+    """Two checkpoints with the same vision tower; one has 200 MB more of language model."""
+    large = tiny_checkpoint(tmp_path, language={"hidden_size": 1024, "intermediate_size": 8192})
+    assert sum(file.stat().st_size for file in large.glob("*.safetensors")) > 200e6
+
+    def peak_kib(folder):
+        command = [sys.executable, "-c", PEAK_MEMORY, str(folder)]
+        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()[-1])
+
+    assert peak_kib(large) - peak_kib(random_checkpoints["llama"]) < 50 * 1024

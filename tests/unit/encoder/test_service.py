@@ -1,0 +1,306 @@
+"""The encoder service over real sockets."""
+
+import asyncio
+import re
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from visionsplit.errors import PromptTooLongError, UnavailableError
+from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
+from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
+
+from encoder_service.batching import BatchLimits
+from encoder_service.image import ImageLimits
+from encoder_service.server import SERVICE_NAME
+from tests.unit.encoder.helpers import FakeLlm, globalcom2, png, running_encoder, running_llm
+
+EncodeRequest = encoder_service_pb2.EncodeRequest
+GenerateRequest = encoder_service_pb2.EncoderServiceGenerateRequest
+Image = encoder_service_pb2.Image
+
+
+@pytest.fixture
+def model(random_checkpoints):
+    return random_checkpoints["llama"]
+
+
+async def encode(stub, data, compression=None, data_type=tensor_pb2.DATA_TYPE_UNSPECIFIED):
+    """The checked tokens and the summary."""
+    assembler, summary, order = None, None, []
+    request = EncodeRequest(image=Image(data=data), compression=compression, data_type=data_type)
+    async for response in stub.Encode(request):
+        order.append(response.WhichOneof("event"))
+        if order[-1] == "header":
+            header = response.header
+            assembler = TokenAssembler(
+                grid_from_proto(header.grid), header.tokens, feature_size=header.format.feature_size
+            )
+        elif order[-1] == "tokens":
+            assembler.add(response.tokens)
+        else:
+            summary = response.summary
+    assert order[0] == "header"
+    assert order[-1] == "summary"
+    return assembler.finish(), summary
+
+
+async def status_of_call(call):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    named = {key: value for key, value in caught.value.trailing_metadata() or ()}  # noqa: C416 - not a mapping
+    return caught.value.code(), caught.value.details(), named.get("visionsplit-error")
+
+
+async def test_encode_delivers_what_the_summary_says(model):
+    async with running_encoder(model) as (_, stub):
+        tokens, summary = await encode(stub, png(300, 200), globalcom2(0.5))
+        assert tokens.budgets == tuple(summary.budgets)
+        assert summary.tokens_after == tokens.num_tokens == sum(tokens.budgets)
+        assert summary.tokens_before == sum(tokens.grid.valid_counts())
+        assert summary.wire_bytes == tokens.num_bytes
+        timings = summary.timings
+        assert 0 < timings.first_chunk_seconds <= timings.total_seconds
+        assert timings.preprocess_seconds > 0
+        assert timings.encode_seconds > 0
+
+
+async def test_data_types_agree_within_their_precision(model):
+    async with running_encoder(model) as (_, stub):
+        exact, _ = await encode(stub, png(300, 200), globalcom2(0.5))
+        full = exact.features.to_float32()
+        for data_type, tolerance in ((tensor_pb2.DATA_TYPE_FLOAT16, 1e-3), (tensor_pb2.DATA_TYPE_BFLOAT16, 8e-3)):
+            tokens, _ = await encode(stub, png(300, 200), globalcom2(0.5), data_type)
+            np.testing.assert_allclose(tokens.features.to_float32(), full, rtol=tolerance, atol=1e-4)
+            assert np.array_equal(tokens.positions, exact.positions)
+        small, _ = await encode(stub, png(300, 200), globalcom2(0.5), tensor_pb2.DATA_TYPE_INT8)
+        step = np.abs(full).max(axis=1, keepdims=True) / 127
+        assert (np.abs(small.features.to_float32() - full) <= step * 0.501).all()
+
+
+async def test_many_callers_get_what_they_get_alone(model):
+    limits = BatchLimits(max_batch_tiles=7, max_wait_seconds=0.005, max_queued_tiles=1000)
+    async with running_encoder(model, batch=limits) as (_, stub):
+        wanted = [(png(60 + 37 * n, 400 - 11 * n, n), globalcom2((0.1, 0.3, 0.6, 1.0)[n % 4])) for n in range(32)]
+        alone = [await encode(stub, *each) for each in wanted]
+        together = await asyncio.gather(*(encode(stub, *each) for each in wanted))
+        for (one, _), (other, _) in zip(alone, together, strict=True):
+            assert one.budgets == other.budgets
+            assert np.array_equal(one.positions, other.positions)
+            np.testing.assert_allclose(one.features.to_float32(), other.features.to_float32(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message", "error"),
+    [
+        (EncodeRequest(), "image 0: the image has no data", "InvalidImageError"),
+        (EncodeRequest(image=Image(data=b"GIF89a")), "image 0: ", "InvalidImageError"),
+        (EncodeRequest(image=Image(data=png(90, 90)[:-600])), "image 0: ", "InvalidImageError"),
+        (
+            EncodeRequest(image=Image(data=png(1001, 1000))),
+            "1001 x 1000 pixels, more than the 1000000",
+            "InvalidImageError",
+        ),
+        (EncodeRequest(image=Image(data=png(9, 9)), data_type=77), "unknown data type 77", "InvalidRequestError"),
+        *(
+            (
+                EncodeRequest(image=Image(data=png(9, 9)), compression=globalcom2(ratio)),
+                "in \\(0, 1\\]",
+                "InvalidCompressionError",
+            )
+            for ratio in (0, -1, 2, float("nan"))
+        ),
+        (
+            EncodeRequest(image=Image(data=png(9, 9)), compression=globalcom2(0.5, layout=9)),
+            "unknown layout 9",
+            "InvalidCompressionError",
+        ),
+        (EncodeRequest.FromString(b"\xfa\x01\x01x"), "field 31 of visionsplit.v1.EncodeRequest", "InvalidRequestError"),
+    ],
+)
+async def test_bad_requests_leave_the_service_unharmed(model, request_, message, error):
+    async with running_encoder(model, image=ImageLimits(max_pixels=1_000_000)) as (_, stub):
+        code, details, name = await status_of_call(stub.Encode(request_))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert name == error
+        assert re.search(message, details)
+        await encode(stub, png(50, 50))
+
+
+async def test_extreme_strips_are_encoded(model):
+    async with running_encoder(model) as (_, stub):
+        for width, height in ((1, 1), (30000, 20), (20, 30000)):
+            tokens, summary = await encode(stub, png(width, height), globalcom2(0.5))
+            assert summary.budgets[0] == 8
+            assert (tokens.grid.image_width, tokens.grid.image_height) == (width, height)
+
+
+async def test_a_full_queue_refuses(model):
+    limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0, max_queued_tiles=3)
+    async with running_encoder(model, batch=limits) as (_, stub):
+        code, details, _ = await status_of_call(stub.Encode(EncodeRequest(image=Image(data=png(200, 200)))))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "limit of 3" in details
+
+
+async def test_info_names_everything_a_request_may_name(model):
+    async with running_encoder(model) as (_, stub):
+        info = await stub.GetEncoderInfo(encoder_service_pb2.GetEncoderInfoRequest())
+        assert [choice.name for choice in info.methods] == ["none", "globalcom2"]
+        assert dict(info.methods[1].parameters) == {"alpha": 0.5, "tau": 10.0}
+        assert {choice.name for choice in info.scores} == {"local", "global", "global_local"}
+        assert {(grid.rows, grid.columns) for grid in info.grids} == {(2, 2), (1, 2), (2, 1), (1, 3), (3, 1)}
+        assert info.default_data_type == tensor_pb2.DATA_TYPE_FLOAT32
+        assert len(info.format.encoder_fingerprint) == 32
+
+
+async def test_health_turns_not_serving_and_calls_inside_finish(model):
+    fake = FakeLlm()
+    fake.may_answer.clear()
+    async with running_llm(fake) as address, running_encoder(model, llm=address) as (server, stub):
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
+        health = health_pb2_grpc.HealthStub(channel)
+        check = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+        assert (await health.Check(check)).status == health_pb2.HealthCheckResponse.SERVING
+        watch = health.Watch(check)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        call = stub.Generate(GenerateRequest(prompt=generation_pb2.Prompt(text="hi")))
+        await call.read()
+        stopping = asyncio.create_task(server.stop(20))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        code, _, name = await status_of_call(stub.Encode(EncodeRequest(image=Image(data=png(9, 9)))))
+        assert (code, name) == (grpc.StatusCode.UNAVAILABLE, "UnavailableError")
+        await stub.GetEncoderInfo(encoder_service_pb2.GetEncoderInfoRequest())
+        fake.may_answer.set()
+        assert (await call.read()).WhichOneof("event") == "delta"
+        assert (await call.read()).WhichOneof("event") == "summary"
+        assert await call.read() is grpc.aio.EOF
+        await stopping
+        await channel.close()
+
+
+async def generate(stub, request, **options):
+    return [response async for response in stub.Generate(request, **options)]
+
+
+async def test_generate_uploads_and_relays(model):
+    fake = FakeLlm()
+    async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
+        request = GenerateRequest(
+            images=[Image(data=png(200, 200, 1)), Image(data=png(300, 90, 2))],
+            prompt=generation_pb2.Prompt(text="<image><image>compare"),
+            sampling=generation_pb2.Sampling(max_new_tokens=5),
+            compression=globalcom2(0.5, layout=vision_tokens_pb2.LAYOUT_REFERENCE),
+            data_type=tensor_pb2.DATA_TYPE_INT8,
+        )
+        responses = await generate(stub, request, metadata=(("x-request-id", "abc"),), timeout=30)
+        events = [response.WhichOneof("event") for response in responses]
+        assert events == ["image", "image", "delta", "delta", "summary"]
+        assert "".join(response.delta.text for response in responses) == "one two"
+        assert fake.metadata["x-request-id"] == "abc"
+        assert 0 < fake.time_remaining <= 30
+        (header,) = fake.parts("header")
+        assert header.prompt == request.prompt
+        assert header.sampling == request.sampling
+        assert header.layout == vision_tokens_pb2.LAYOUT_REFERENCE
+        received = 0
+        for image in fake.parts("image"):
+            grid = grid_from_proto(header.grids[image.image_index])
+            assembler = TokenAssembler(grid, image, feature_size=header.format.feature_size)
+            for chunk in fake.parts("tokens"):
+                if chunk.image_index == image.image_index:
+                    assembler.add(chunk)
+            received += assembler.finish().num_bytes
+        assert received == sum(response.image.wire_bytes for response in responses)
+
+
+async def test_generate_with_text_alone(model):
+    fake = FakeLlm()
+    async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
+        responses = await generate(stub, GenerateRequest(prompt=generation_pb2.Prompt(text="hi")))
+        assert [response.WhichOneof("event") for response in responses] == ["delta", "delta", "summary"]
+        assert not fake.parts("tokens")
+
+
+@pytest.mark.parametrize("error_after", [0, 1, 2, 3])
+async def test_an_early_refusal_comes_through_as_what_it_is(model, error_after):
+    """However many messages are still on their way when the LLM service says no."""
+    fake = FakeLlm(PromptTooLongError("4096 tokens do not fit"), error_after)
+    limits = BatchLimits(max_batch_tiles=1, max_wait_seconds=0, max_queued_tiles=1000)
+    async with running_llm(fake) as address, running_encoder(model, llm=address, batch=limits) as (_, stub):
+        images = [Image(data=png(200, 200, seed)) for seed in range(8)]
+        for _ in range(5):
+            fake.received.clear()
+            call = stub.Generate(GenerateRequest(images=images, prompt=generation_pb2.Prompt(text="x")))
+            code, details, name = await status_of_call(call)
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+            assert details == "4096 tokens do not fit"
+            assert name == "PromptTooLongError"
+
+
+async def test_a_lost_replica_keeps_its_class(model):
+    fake = FakeLlm(UnavailableError("the replica was lost"), 1)
+    async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
+        call = stub.Generate(GenerateRequest(prompt=generation_pb2.Prompt(text="x")))
+        assert await status_of_call(call) == (grpc.StatusCode.UNAVAILABLE, "the replica was lost", "UnavailableError")
+
+
+async def test_no_llm_service_behind_the_address(model):
+    async with running_encoder(model, llm="127.0.0.1:1") as (_, stub):
+        call = stub.Generate(GenerateRequest(prompt=generation_pb2.Prompt(text="x")))
+        code, details, name = await status_of_call(call)
+        assert (code, name) == (grpc.StatusCode.UNAVAILABLE, "UnavailableError")
+        assert "127.0.0.1" not in details
+
+
+async def test_no_llm_service_configured(model):
+    async with running_encoder(model) as (_, stub):
+        call = stub.Generate(GenerateRequest(prompt=generation_pb2.Prompt(text="x")))
+        code, _, name = await status_of_call(call)
+        assert (code, name) == (grpc.StatusCode.FAILED_PRECONDITION, "IncompatibleServicesError")
+
+
+async def test_too_many_images(model):
+    async with running_encoder(model, max_images=2) as (_, stub):
+        call = stub.Generate(GenerateRequest(images=[Image(data=png(9, 9))] * 3))
+        code, details, _ = await status_of_call(call)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert details == "3 images; a request may have 2"
+
+
+async def test_a_cancelled_call_cancels_the_llm_call(model):
+    fake = FakeLlm()
+    fake.may_answer.clear()
+    async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
+        call = stub.Generate(GenerateRequest(prompt=generation_pb2.Prompt(text="x")))
+        await call.read()
+        call.cancel()
+        await asyncio.wait_for(fake.cancelled.wait(), 10)
+
+
+async def test_a_deadline_ends_the_call_and_the_llm_call(model):
+    fake = FakeLlm()
+    fake.may_answer.clear()
+    async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
+        call = stub.Generate(GenerateRequest(prompt=generation_pb2.Prompt(text="x")), timeout=1)
+        code, _, _ = await status_of_call(call)
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+        await asyncio.wait_for(fake.cancelled.wait(), 10)
+
+
+async def test_the_first_chunk_leaves_before_the_last_tile_is_encoded(model):
+    limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0, max_queued_tiles=1000)
+    async with running_encoder(model, batch=limits) as (_, stub):
+        request = EncodeRequest(image=Image(data=png(200, 200)), compression=globalcom2(0.5))
+        chunks, summary = [], None
+        async for response in stub.Encode(request):
+            if response.WhichOneof("event") == "tokens":
+                tiles = np.frombuffer(response.tokens.positions, "<i4").reshape(-1, 3)[:, 0]
+                chunks.append(sorted(set(tiles.tolist())))
+            elif response.WhichOneof("event") == "summary":
+                summary = response.summary
+        assert chunks == [[0, 1], [2, 3], [4]]
+        assert summary.timings.first_chunk_seconds < summary.timings.total_seconds

@@ -1,0 +1,156 @@
+"""Tiles, features and scores against Hugging Face's own processor and vision tower."""
+
+import math
+
+import pytest
+import torch
+from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+from visionsplit.checkpoint import Checkpoint, CheckpointError
+from visionsplit.grid import UnpadRule
+
+from encoder_service.compression import CompressionSpec, TowerOutput, select
+from encoder_service.tiles import Tiler
+from encoder_service.vision_tower import VisionTower
+from tests.checkpoints import tiny_checkpoint
+from tests.unit.encoder.helpers import picture
+from tests.unit.encoder.reference_globalcom2 import globalcom2
+
+CLS = frozenset({TowerOutput.CLS_LOGITS})
+SIZES = [(1, 1), (3, 3), (1, 7), (56, 56), (57, 112), (300, 200), (200, 300)]
+STRIPS = [(640, 90), (90, 640), (3000, 20), (20, 3000)]
+
+
+def load(folder, dtype=torch.float32):
+    checkpoint = Checkpoint(str(folder))
+    return checkpoint, VisionTower.load(checkpoint, dtype=dtype, device=torch.device("cpu"))
+
+
+def whole_tower(folder):
+    return LlavaNextForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).model.vision_tower
+
+
+def scores_by_head(tower, tiles):
+    """The definition: mean over heads of the scaled query of [CLS] times the keys, in the last layer."""
+    states = tower(tiles, output_hidden_states=True).hidden_states
+    layer = tower.encoder.layers[-1]
+    normed = layer.layer_norm1(states[len(tower.encoder.layers) - 1])
+    heads = layer.self_attn.num_heads
+    batch, length, width = normed.shape
+    query = layer.self_attn.q_proj(normed)[:, 0].view(batch, heads, -1) * (width // heads) ** -0.5
+    key = layer.self_attn.k_proj(normed)[:, 1:].view(batch, length - 1, heads, -1)
+    return torch.einsum("bhd,bphd->bhp", query, key).mean(1)
+
+
+@pytest.mark.parametrize("layer", [-2, -1, 0, 2, [-2, 1], [-4, -2]])
+def test_features_and_scores_equal_the_whole_tower(tmp_path, layer):
+    folder = tiny_checkpoint(tmp_path, model={"vision_feature_layer": layer})
+    _, tower = load(folder)
+    whole = whole_tower(folder)
+    tiles = torch.randn(3, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        states = whole(tiles, output_hidden_states=True).hidden_states
+        chosen = [layer] if isinstance(layer, int) else layer
+        expected = torch.cat([states[index] for index in chosen], dim=-1)[:, 1:]
+        scores = scores_by_head(whole, tiles)
+    encoded = tower(tiles, CLS)
+    assert torch.equal(encoded.features, expected)
+    assert tower.feature_size == expected.shape[-1]
+    torch.testing.assert_close(encoded.outputs[TowerOutput.CLS_LOGITS], scores, rtol=1e-5, atol=1e-6)
+    bare = tower(tiles, frozenset())
+    assert torch.equal(bare.features, expected)
+    assert not bare.outputs
+
+
+def test_half_precision_scores_have_full_precision(random_checkpoints):
+    _, tower = load(random_checkpoints["llama"], torch.bfloat16)
+    encoded = tower(torch.randn(2, 3, 56, 56), CLS)
+    assert encoded.features.dtype is torch.bfloat16
+    assert encoded.outputs[TowerOutput.CLS_LOGITS].dtype is torch.float32
+
+
+def test_nothing_unused_is_held(random_checkpoints):
+    _, tower = load(random_checkpoints["llama"])
+    whole = whole_tower(random_checkpoints["llama"])
+    held = {name for name, _ in tower.named_parameters()}
+    assert not any(name.startswith(("layers.3.", "post_layernorm")) for name in held)
+    assert {name for name in held if name.startswith("score_head")} == {
+        f"score_head.{part}.{kind}" for part in ("layer_norm1", "q_proj", "k_proj") for kind in ("weight", "bias")
+    }
+    assert sum(p.numel() for p in tower.parameters()) < sum(p.numel() for p in whole.parameters())
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES + STRIPS)
+def test_tiles_equal_the_processors(random_checkpoints, width, height):
+    folder = random_checkpoints["llama"]
+    checkpoint = Checkpoint(str(folder))
+    image = picture(width, height)
+    tiles = Tiler(checkpoint).cut(image, UnpadRule.HUGGING_FACE)
+    processed = LlavaNextProcessor.from_pretrained(folder)(images=image, text="<image>", return_tensors="pt")
+    assert torch.equal(tiles.pixels, processed["pixel_values"][0])
+    rows, columns = get_anyres_image_grid_shape((height, width), checkpoint.config.image_grid_pinpoints, 56)
+    assert (tiles.grid.rows, tiles.grid.columns) == (rows, columns)
+    assert processed["image_sizes"].tolist() == [[tiles.grid.image_height, tiles.grid.image_width]]
+
+
+def test_globalcom2_on_a_random_tower(random_checkpoints):
+    """From pixels to kept tokens, with the scores by their definition on the other side."""
+    for text, folder in random_checkpoints.items():
+        checkpoint, tower = load(folder)
+        tiler, whole = Tiler(checkpoint), whole_tower(folder)
+        for seed, (width, height) in enumerate([(200, 200), (300, 180), (90, 260), (500, 140)]):
+            tiles = tiler.cut(picture(width, height, seed), UnpadRule.HUGGING_FACE)
+            grid = tiles.grid
+            kept = select(
+                tower(tiles.pixels, CLS).outputs[TowerOutput.CLS_LOGITS], grid, CompressionSpec("globalcom2", 0.4)
+            )
+            with torch.no_grad():
+                scores = scores_by_head(whole, tiles.pixels)
+            ratios, budgets, tokens = globalcom2(
+                scores,
+                side=grid.side,
+                rows=grid.rows,
+                columns=grid.columns,
+                width=width,
+                height=height,
+                ratio=0.4,
+                reference=False,
+            )
+            assert kept.budgets == budgets, text
+            assert kept.ratios == pytest.approx(ratios, rel=1e-5)
+            assert [{tuple(p) for p in tile.tolist()} for tile in kept.positions] == [set(tile) for tile in tokens]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"vision_feature_select_strategy": "full"}, "'full'"),
+        ({"vision_feature_layer": 9}, "vision_feature_layer is 9; the vision tower has 4 layers"),
+    ],
+)
+def test_towers_that_cannot_be_used_are_refused(tmp_path, model, message):
+    folder = tiny_checkpoint(tmp_path, model=model)
+    with pytest.raises(CheckpointError, match=message):
+        load(folder)
+
+
+def test_another_kind_of_tower_is_refused(random_checkpoints):
+    checkpoint = Checkpoint(str(random_checkpoints["llama"]))
+    checkpoint.config.vision_config.model_type = "siglip_vision_model"
+    with pytest.raises(CheckpointError, match="'siglip_vision_model'; 'clip_vision_model' is needed"):
+        VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def test_the_score_needs_no_map(random_checkpoints):
+    """The scale of the score is that of one head's logit, so 1 / (H sqrt d) over the full width."""
+    _, tower = load(random_checkpoints["llama"])
+    assert tower.score_head._scale == pytest.approx(1 / (4 * math.sqrt(8)))
+
+
+def test_a_tile_is_scored_alike_in_any_company(random_checkpoints):
+    _, tower = load(random_checkpoints["llama"])
+    tiles = torch.randn(9, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    together = tower(tiles, CLS).outputs[TowerOutput.CLS_LOGITS]
+    for first, stop in ((0, 1), (8, 9), (2, 4), (1, 8)):
+        apart = tower(tiles[first:stop], CLS).outputs[TowerOutput.CLS_LOGITS]
+        torch.testing.assert_close(apart, together[first:stop], rtol=1e-5, atol=1e-6)
