@@ -1,0 +1,119 @@
+"""The command line: `python -m llm_service --model M`."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+
+from visionsplit.checkpoint import CheckpointError
+
+from llm_service.config import DTYPES, BackendKind, EngineConfig, Limits, LlmConfig, RayConfig
+from llm_service.server import LlmServer
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llm_service", description="Turns prompts with vision tokens into text.")
+    add = parser.add_argument
+    add("--model", required=True, help="LLaVA-NeXT checkpoint: a folder or a hub id")
+    add("--revision", help="revision of a hub checkpoint")
+    add("--listen", default="127.0.0.1:50052", help="address to serve on (default: %(default)s)")
+    add("--device", help="default: cuda where there is one, else cpu")
+    add("--dtype", choices=sorted(DTYPES), help="default: float32 on a CPU, else the checkpoint's own")
+    add("--backend", choices=[kind.value for kind in BackendKind], default=BackendKind.LOCAL.value)
+    add("--replicas", type=int, default=1, help="replicas, with --backend ray")
+    add("--grace", type=float, default=30.0, help="seconds that running requests get on SIGTERM")
+    add("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    add("--max-images", type=int, default=Limits.max_images, help="of one request")
+    add("--default-max-new-tokens", type=int, default=Limits.default_max_new_tokens)
+    _add_engine_options(parser.add_argument_group("engine, of each replica"))
+    _add_ray_options(parser.add_argument_group("Ray Serve"))
+    return parser
+
+
+def _add_engine_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--page-size", type=int, help="tokens per page of the KV cache (default: 16 on a CPU, 256 on a GPU)")
+    add("--kv-tokens", type=int, help="tokens the KV cache holds (default: 16384 on a CPU, by memory on a GPU)")
+    add("--max-batch-tokens", type=int, help="tokens of one step (default: 512 on a CPU, the library's on a GPU)")
+    add("--max-running", type=int, default=EngineConfig.max_running, help="requests of one step")
+    add("--max-waiting", type=int, default=EngineConfig.max_waiting, help="requests that may wait")
+    add("--slab-tokens", type=int, default=EngineConfig.slab_tokens, help="vision tokens held ready")
+    add("--max-memory-percent", type=float, default=EngineConfig.max_memory_percent, help="as a fraction")
+
+
+def _add_ray_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--ray-address", default=RayConfig.address, help="'local' for a cluster of its own (default), 'auto', host:port"
+    )
+    add("--min-replicas", type=int, help="autoscale between this number and --max-replicas")
+    add("--max-replicas", type=int)
+    add("--cpus-per-replica", type=float, default=RayConfig.num_cpus)
+    add("--gpus-per-replica", type=float, default=RayConfig.num_gpus)
+    add("--max-ongoing-requests", type=int, default=RayConfig.max_ongoing_requests, help="of one replica")
+    add("--max-queued-requests", type=int, default=RayConfig.max_queued_requests)
+
+
+def parse(arguments: list[str] | None = None) -> LlmConfig:
+    """The configuration of a command line; exits with a message when it makes no sense."""
+    options = _parser().parse_args(arguments)
+    return LlmConfig(
+        model=options.model,
+        listen=options.listen,
+        revision=options.revision,
+        device=options.device,
+        dtype=options.dtype,
+        backend=BackendKind(options.backend),
+        replicas=options.replicas,
+        engine=EngineConfig(
+            page_size=options.page_size,
+            kv_tokens=options.kv_tokens,
+            max_batch_tokens=options.max_batch_tokens,
+            max_running=options.max_running,
+            max_waiting=options.max_waiting,
+            slab_tokens=options.slab_tokens,
+            max_memory_percent=options.max_memory_percent,
+        ),
+        ray=RayConfig(
+            address=options.ray_address,
+            min_replicas=options.min_replicas,
+            max_replicas=options.max_replicas,
+            num_cpus=options.cpus_per_replica,
+            num_gpus=options.gpus_per_replica,
+            max_ongoing_requests=options.max_ongoing_requests,
+            max_queued_requests=options.max_queued_requests,
+        ),
+        limits=Limits(max_images=options.max_images, default_max_new_tokens=options.default_max_new_tokens),
+        grace=options.grace,
+        log_level=options.log_level,
+    )
+
+
+async def serve(config: LlmConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    stopping = asyncio.Event()
+    server = LlmServer(config)
+    await server.start()
+    # After the start: Ray installs handlers of its own.
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stopping.set)
+    await stopping.wait()
+    await server.stop(config.grace)
+
+
+def main() -> None:
+    """Entry point of `visionsplit-llm`."""
+    config = parse()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("llm_service", "visionsplit"):
+        logging.getLogger(name).setLevel(config.log_level)
+    try:
+        asyncio.run(serve(config))
+    except CheckpointError as error:
+        sys.exit(f"llm_service: {error}")
+
+
+if __name__ == "__main__":
+    main()

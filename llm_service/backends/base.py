@@ -1,0 +1,34 @@
+"""What the gateway asks of the place where replicas run."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+
+from llm_service.job import Job, TokenEvent
+from llm_service.replica import ReplicaInfo
+
+
+class Backend(ABC):
+    """Runs jobs on replicas."""
+
+    name: str
+
+    @abstractmethod
+    async def start(self) -> ReplicaInfo:
+        """Bring the replicas up and tell what they are."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Take the replicas down; jobs that still run end with UnavailableError."""
+
+    @abstractmethod
+    def generate(self, job: Job) -> AsyncGenerator[TokenEvent, None]:
+        """Run a job. Closing the generator cancels it.
+
+        Raises:
+            VisionSplitError: of `Replica.generate`; also OverloadedError where the queue for a replica is full, and
+                UnavailableError where the replica was lost.
+        """
+
+    @abstractmethod
+    async def num_replicas(self) -> int:
+        """Replicas running now."""

@@ -1,0 +1,41 @@
+"""One replica in the gateway's own process."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from visionsplit.errors import UnavailableError
+
+from llm_service.backends.base import Backend
+from llm_service.config import ReplicaConfig
+from llm_service.job import Job, TokenEvent
+from llm_service.replica import Replica, ReplicaInfo
+
+
+class LocalBackend(Backend):
+    """For one device, and for tests."""
+
+    name = "local"
+
+    def __init__(self, config: ReplicaConfig) -> None:
+        self._config = config
+        self._replica: Replica | None = None
+
+    async def start(self) -> ReplicaInfo:
+        self._replica = await asyncio.to_thread(Replica, self._config)
+        return self._replica.info
+
+    async def stop(self) -> None:
+        if self._replica is not None:
+            await asyncio.to_thread(self._replica.stop)
+            self._replica = None
+
+    async def generate(self, job: Job) -> AsyncGenerator[TokenEvent, None]:
+        if self._replica is None:
+            raise UnavailableError("the service is not running")
+        async with aclosing(self._replica.generate(job)) as events:
+            async for event in events:
+                yield event
+
+    async def num_replicas(self) -> int:
+        return int(self._replica is not None and self._replica.healthy)

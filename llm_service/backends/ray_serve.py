@@ -1,0 +1,190 @@
+"""Replicas on Ray Serve, which restarts and scales them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray import serve
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.config import AutoscalingConfig
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.schema import LoggingConfig
+from visionsplit.errors import InternalError, OverloadedError, UnavailableError, VisionSplitError
+from visionsplit.grid import TileGrid
+from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.wire.vision_tokens import VisionTokens
+
+from llm_service.backends.base import Backend
+from llm_service.config import RayConfig, ReplicaConfig
+from llm_service.job import Job, TokenEvent
+from llm_service.replica import Replica, ReplicaInfo
+
+_log = logging.getLogger(__name__)
+_APPLICATION = "visionsplit-llm"
+_DEPLOYMENT = "LlmReplica"
+_ARRAYS_PER_IMAGE = 3
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _ImageMeta:
+    """An image without its arrays, which travel through the object store."""
+
+    grid: TileGrid
+    budgets: tuple[int, ...]
+    data_type: str
+    columns: int
+
+
+class LlmReplica:
+    """A replica as Ray Serve sees it."""
+
+    def __init__(self, config: ReplicaConfig) -> None:
+        self._replica = Replica(config)
+
+    async def generate(
+        self, job: Job, metas: tuple[_ImageMeta, ...], *arrays: NDArray[Any]
+    ) -> AsyncGenerator[TokenEvent, None]:
+        images = tuple(
+            _unpack(meta, *arrays[index * _ARRAYS_PER_IMAGE : (index + 1) * _ARRAYS_PER_IMAGE])
+            for index, meta in enumerate(metas)
+        )
+        events = self._replica.generate(replace(job, images=images))
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    def describe(self) -> ReplicaInfo:
+        return self._replica.info
+
+    def check_health(self) -> None:
+        """Called by Serve, which replaces a replica that raises."""
+        if not self._replica.healthy:
+            raise RuntimeError("the decoding engine is not running")
+
+    def __del__(self) -> None:
+        # Serve's hook for a replica that goes away; its constructor may have failed.
+        if hasattr(self, "_replica"):
+            self._replica.stop()
+
+
+class RayServeBackend(Backend):
+    """An application of one deployment, without Serve's own proxies."""
+
+    name = "ray"
+
+    def __init__(self, replica: ReplicaConfig, config: RayConfig, *, replicas: int) -> None:
+        self._replica = replica
+        self._config = config
+        self._num_replicas = replicas
+        self._handle: Any = None
+        self._owns_cluster = False
+
+    async def start(self) -> ReplicaInfo:
+        await asyncio.to_thread(self._deploy)
+        info: ReplicaInfo = await self._handle.describe.remote()
+        return info
+
+    async def stop(self) -> None:
+        self._handle = None
+        await asyncio.to_thread(self._tear_down)
+
+    async def generate(self, job: Job) -> AsyncGenerator[TokenEvent, None]:
+        if self._handle is None:
+            raise UnavailableError("the service is not running")
+        metas = tuple(_meta(tokens) for tokens in job.images)
+        arrays = [ray.put(array) for tokens in job.images for array in _arrays(tokens)]
+        stream = self._handle.options(stream=True, method_name="generate").remote(
+            replace(job, images=()), metas, *arrays
+        )
+        try:
+            async for event in stream:
+                yield event
+        except (RayError, BackPressureError, DeploymentUnavailableError, VisionSplitError) as error:
+            raise _translate(error) from error
+        finally:
+            stream.cancel()
+
+    async def num_replicas(self) -> int:
+        status = await asyncio.to_thread(serve.status)
+        application = status.applications.get(_APPLICATION)
+        if application is None:
+            return 0
+        return int(application.deployments[_DEPLOYMENT].replica_states.get("RUNNING", 0))
+
+    def _deploy(self) -> None:
+        if not ray.is_initialized():
+            ray.init(
+                address=self._config.address,
+                include_dashboard=False if self._config.address == "local" else None,
+                log_to_driver=False,
+                logging_level="error",
+                configure_logging=False,
+            )
+            self._owns_cluster = True
+        quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+        serve.start(proxy_location="Disabled", logging_config=quiet)
+        deployment = serve.deployment(LlmReplica, name=_DEPLOYMENT).options(
+            max_ongoing_requests=self._config.max_ongoing_requests,
+            max_queued_requests=self._config.max_queued_requests,
+            health_check_period_s=self._config.health_check_period_s,
+            ray_actor_options={"num_cpus": self._config.num_cpus, "num_gpus": self._config.num_gpus},
+            logging_config=quiet,
+            **self._scale(),
+        )
+        self._handle = serve.run(deployment.bind(self._replica), name=_APPLICATION, route_prefix=None)
+
+    def _scale(self) -> dict[str, Any]:
+        config = self._config
+        if config.min_replicas is None:
+            return {"num_replicas": self._num_replicas}
+        return {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=config.min_replicas,
+                max_replicas=config.max_replicas or self._num_replicas,
+                target_ongoing_requests=config.target_ongoing_requests,
+                upscale_delay_s=config.upscale_delay_s,
+                downscale_delay_s=config.downscale_delay_s,
+            )
+        }
+
+    def _tear_down(self) -> None:
+        serve.delete(_APPLICATION)
+        if self._owns_cluster:
+            serve.shutdown()
+            ray.shutdown()
+
+
+def _meta(tokens: VisionTokens) -> _ImageMeta:
+    return _ImageMeta(tokens.grid, tokens.budgets, tokens.features.data_type.name, tokens.features.columns)
+
+
+def _arrays(tokens: VisionTokens) -> tuple[Bytes, Bytes, NDArray[np.int32]]:
+    features = tokens.features
+    return np.frombuffer(features.data, np.uint8), np.frombuffer(features.scales, np.uint8), tokens.positions
+
+
+def _unpack(meta: _ImageMeta, data: Bytes, scales: Bytes, positions: NDArray[np.int32]) -> VisionTokens:
+    features = TokenTensor(DataType[meta.data_type], len(positions), meta.columns, data.tobytes(), scales.tobytes())
+    return VisionTokens(meta.grid, meta.budgets, features, positions)
+
+
+def _translate(error: Exception) -> VisionSplitError:
+    """The one place that turns Ray's errors into ours."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, VisionSplitError):
+        return cause
+    if isinstance(cause, BackPressureError):
+        return OverloadedError("every replica is busy and the queue is full")
+    if isinstance(cause, RayActorError | DeploymentUnavailableError):
+        return UnavailableError("the replica that served the call was lost")
+    _log.error("a replica failed", exc_info=error)
+    return InternalError("a replica failed; the service's log has the details")

@@ -1,0 +1,143 @@
+"""Gives each request its place: a turn in the queue, rows of the slab, a slot for seen tokens."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+import torch
+from visionsplit.errors import OverloadedError
+
+from llm_service.engines.base import EngineRequest
+from llm_service.engines.sampler import Sampler, SamplingRow
+from llm_service.engines.slab import IdsExhaustedError, Run, SlabAllocator, VirtualEmbedding
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+@dataclass
+class Place:
+    """What a running request holds."""
+
+    token_ids: list[int]  # virtual ids in place of image tokens
+    sampling: SamplingRow
+    runs: list[Run] = field(default_factory=list)
+
+
+class Admission:
+    """Admits requests one after the other, in order of arrival."""
+
+    def __init__(
+        self,
+        *,
+        embedding: VirtualEmbedding,
+        slab: SlabAllocator,
+        sampler: Sampler,
+        image_token_id: int,
+        max_waiting: int,
+        forget_ids: Callable[[], None],
+    ) -> None:
+        """`forget_ids` makes the engine forget what it cached about virtual ids; it blocks."""
+        self._embedding = embedding
+        self._slab = slab
+        self._sampler = sampler
+        self._image_token_id = image_token_id
+        self._max_waiting = max_waiting
+        self._forget_ids = forget_ids
+        self._waiting = 0
+        self._turn = asyncio.Lock()
+        self._released = asyncio.Event()
+
+    async def admit(self, request: EngineRequest) -> Place:
+        """Wait for a place and take it.
+
+        Raises:
+            OverloadedError: too many requests wait already.
+        """
+        if self._waiting >= self._max_waiting:
+            raise OverloadedError(f"{self._waiting} requests are waiting for a replica already")
+        self._waiting += 1
+        place = Place([], SamplingRow(request.sampling))
+        try:
+            async with self._turn:
+                await self._take(request, place)
+        except BaseException:
+            self.release(place)
+            raise
+        finally:
+            self._waiting -= 1
+        return place
+
+    def release(self, place: Place) -> None:
+        """Give a place back, once no step can touch it any more."""
+        for run in place.runs:
+            self._slab.release(run)
+        place.runs.clear()
+        self._sampler.release_slot(place.sampling.slot)
+        place.sampling = SamplingRow(place.sampling.options)
+        self._released.set()
+
+    async def _take(self, request: EngineRequest, place: Place) -> None:
+        for image in request.images:
+            run = self._slab.find(image.key)
+            if run is None:
+                run = await self._allocate(image.key, image.num_tokens)
+                try:
+                    await _to_thread(self._fill, run, image.embed)
+                except BaseException:
+                    self._slab.discard(run)
+                    raise
+            place.runs.append(run)
+        place.token_ids = self._splice(request.token_ids, place.runs)
+        if request.sampling.repetition_penalty != 1:
+            slot = await self._when_free(self._sampler.acquire_slot)
+            place.sampling = SamplingRow(request.sampling, slot)
+            await _to_thread(self._sampler.note_prompt, slot, list(request.token_ids))
+
+    async def _allocate(self, key: bytes, length: int) -> Run:
+        try:
+            return await self._when_free(lambda: self._slab.allocate(key, length))
+        except IdsExhaustedError:
+            await self._when_free(lambda: None if self._slab.in_use else True)
+            await _to_thread(self._forget_ids)
+            self._slab.restart()
+            return await self._when_free(lambda: self._slab.allocate(key, length))
+
+    async def _when_free(self, take: Callable[[], T | None]) -> T:
+        while (taken := take()) is None:
+            self._released.clear()
+            await self._released.wait()
+        return taken
+
+    def _fill(self, run: Run, embed: Callable[[], torch.Tensor]) -> None:
+        embeddings = embed()
+        if embeddings.device.type == "cuda":
+            # The engine computes on streams of its own: its steps must be over before rows change, and the rows be
+            # there before its next step.
+            torch.cuda.synchronize(embeddings.device)
+        self._embedding.write(run.first_id, embeddings)
+        if embeddings.device.type == "cuda":
+            torch.cuda.synchronize(embeddings.device)
+
+    def _splice(self, token_ids: tuple[int, ...], runs: list[Run]) -> list[int]:
+        spliced: list[int] = []
+        images = iter(runs)
+        for token_id in token_ids:
+            if token_id == self._image_token_id:
+                spliced.extend(next(images).ids)
+            else:
+                spliced.append(token_id)
+        return spliced
+
+
+async def _to_thread(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Run in a thread, and wait for its end even when cancelled: what it writes to must not change hands meanwhile."""
+    work: Awaitable[object] = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await work
+        raise

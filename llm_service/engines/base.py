@@ -1,0 +1,61 @@
+"""What a replica asks of a decoding engine."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+import torch
+
+from llm_service.job import SamplingOptions, TokenEvent
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """One image of a request, embedded only where the engine does not have it yet."""
+
+    key: bytes  # equal for equal content, and for nothing else
+    num_tokens: int  # vision tokens and newlines
+    embed: Callable[[], torch.Tensor]  # -> [num_tokens, Dl] in the model's type, on its device
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """Tokens in."""
+
+    token_ids: tuple[int, ...]  # the image token once for each image
+    images: tuple[ImageInput, ...]
+    sampling: SamplingOptions
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.token_ids) - len(self.images) + sum(image.num_tokens for image in self.images)
+
+
+class Engine(ABC):
+    """Decodes many requests together. Its methods belong to one event loop, except where they say otherwise."""
+
+    name: str
+
+    @abstractmethod
+    def start(self) -> None:
+        """Take memory and begin to serve. Blocks; any thread."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End what runs with UnavailableError and release everything. Blocks; any thread."""
+
+    @abstractmethod
+    def generate(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
+        """Tokens of the answer as they come. Closing the generator frees the request's place within one step.
+
+        Raises:
+            PromptTooLongError: the request can never fit.
+            OverloadedError: too many requests are waiting.
+            UnavailableError: the engine is stopping, or could not be brought up again.
+            InternalError: a decoding step failed.
+        """
+
+    @property
+    @abstractmethod
+    def healthy(self) -> bool:
+        """Whether the engine serves, or is about to again."""

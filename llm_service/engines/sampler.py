@@ -1,0 +1,198 @@
+"""Per-request sampling inside the engine's step.
+
+The engine takes the arg max of the scores. Greedy rows keep their scores; sampled rows get Gumbel noise added to their
+filtered scores, whose arg max is a draw from their softmax (Gumbel-max trick). The noise is a hash of the request's
+seed, the token's position and its vocabulary index: no generator with a state, so a seed gives the same text whatever
+else is in the batch, and a captured graph draws anew at every replay.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList
+from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
+from transformers.generation.continuous_batching.requests import FutureRequestState
+
+from llm_service.job import SamplingOptions
+
+SAMPLING_KEY = "sampling"
+_MASK = 0xFFFFFFFF
+# Rows of the argument storage, [row, request] int32; floats and seeds as their bits.
+_TEMPERATURE, _TOP_K, _TOP_P, _PENALTY, _SEED_LOW, _SEED_HIGH, _POSITION, _SLOT = range(8)
+_NO_SLOT = 0
+
+
+@dataclass(frozen=True)
+class SamplingRow:
+    """What the sampler knows of one request."""
+
+    options: SamplingOptions
+    slot: int = _NO_SLOT  # of the seen tokens; 0 where there is no repetition penalty
+
+    @property
+    def active(self) -> bool:
+        return self.options.temperature > 0 or self.slot != _NO_SLOT
+
+
+class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # transformers has no types
+    """Takes the place of the engine's list of logits processors."""
+
+    def __init__(self, *, vocabulary_size: int, slots: int, device: torch.device) -> None:
+        super().__init__(LogitsProcessorList())
+        self.tensors_required = 8
+        self.do_processing = True
+        self.always_process = False  # must be set where a captured graph replays the step
+        self._any_active = False
+        # Slot 0 belongs to requests without a penalty: written to like the others, never read.
+        self._seen = torch.zeros(slots + 1, vocabulary_size, dtype=torch.bool, device=device)
+        self._free_slots = list(range(1, slots + 1))
+        floats = torch.tensor([0.0, 1.0, 1.0]).view(torch.int32).tolist()
+        self._defaults = torch.tensor([floats[0], 0, floats[1], floats[2], 0, 0, 0, _NO_SLOT], dtype=torch.int32)
+
+    def acquire_slot(self) -> int | None:
+        """A place to note seen tokens; None while all are taken."""
+        return self._free_slots.pop() if self._free_slots else None
+
+    def release_slot(self, slot: int) -> None:
+        """Give a place back, once no step can write to it any more."""
+        if slot != _NO_SLOT:
+            self._free_slots.append(slot)
+
+    def note_prompt(self, slot: int, token_ids: list[int]) -> None:
+        """Begin a request's seen tokens with those of its prompt."""
+        self._seen[slot] = False
+        self._seen[slot, torch.tensor(token_ids, device=self._seen.device)] = True
+
+    # The interface of the engine's own list, called by it on its thread.
+
+    def check_kwargs(self, kwargs: dict[str, Any]) -> None:
+        if not isinstance(kwargs.get(SAMPLING_KEY), SamplingRow):
+            raise TypeError(f"every request needs a {SAMPLING_KEY!r}")
+
+    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
+        int32_tensor.copy_(self._defaults[:, None])
+
+    def prepare_tensor_args(
+        self, requests_in_batch: list[FutureRequestState], arg_storage: torch.Tensor
+    ) -> torch.Tensor:
+        """Write the batch's arguments, [8, requests with a new token], into the storage."""
+        states = [request.state for request in requests_in_batch if request.has_new_token]
+        rows: list[SamplingRow] = [state.logit_processor_kwargs.get(SAMPLING_KEY, _GREEDY) for state in states]
+        self._any_active = any(row.active for row in rows)
+        # A padded graph reads columns beyond the batch: a stale slot there would mark another request's tokens.
+        arg_storage.copy_(self._defaults[:, None])
+        if self._any_active:
+            # The offset already counts the tokens of this step, also after an eviction: it is the new token's position.
+            columns = [_column(row, state.position_offset) for row, state in zip(rows, states, strict=True)]
+            arg_storage[:, : len(rows)] = torch.stack(columns, dim=1)
+        return arg_storage
+
+    def __call__(
+        self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: torch.Tensor
+    ) -> torch.Tensor:
+        """Scores whose arg max is the next token.
+
+        Args:
+            input_ids: [requests] the last token of each request's input.
+            scores: [requests, vocabulary] float32.
+            logits_processor_args: [8, at least requests] int32.
+        """
+        if not (self._any_active or self.always_process):
+            return scores
+        arguments = logits_processor_args[:, : len(scores)]
+        scores = self._penalise(input_ids, scores, arguments)
+        return _sample(scores, arguments)
+
+    def _penalise(self, input_ids: torch.Tensor, scores: torch.Tensor, arguments: torch.Tensor) -> torch.Tensor:
+        slots = arguments[_SLOT].long()
+        # A virtual id can only be the last of a prompt; `note_prompt` has marked the image token for it.
+        known = input_ids < scores.shape[1]
+        self._seen[torch.where(known, slots, _NO_SLOT), torch.where(known, input_ids, 0).long()] = True
+        penalty = arguments[_PENALTY].view(torch.float32)[:, None]
+        penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
+        return torch.where(self._seen[slots] & (slots != _NO_SLOT)[:, None], penalised, scores)
+
+
+def gumbel_noise(seed_low: torch.Tensor, seed_high: torch.Tensor, position: torch.Tensor, size: int) -> torch.Tensor:
+    """Gumbel noise that depends on its arguments alone.
+
+    Args:
+        seed_low, seed_high, position: [requests] integers, taken modulo 2**32.
+        size: vocabulary size.
+
+    Returns:
+        [requests, size] float64.
+    """
+    row = _mix(_mix(_mix(seed_low.long() & _MASK) ^ (seed_high.long() & _MASK)) ^ (position.long() & _MASK))
+    index = torch.arange(size, device=row.device, dtype=torch.int64)
+    hashed = _mix(_mix(index + 0x9E3779B9)[None, :] ^ row[:, None])
+    hashed = _mix(hashed + row[:, None])
+    uniform = (hashed.double() + 0.5) / 2**32
+    return -torch.log(-torch.log(uniform))
+
+
+def filter_scores(
+    scores: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor
+) -> torch.Tensor:
+    """Temperature, then top-k, then top-p, with the meaning of Hugging Face's warpers.
+
+    Args:
+        scores: [requests, vocabulary] float32.
+        temperature, top_p: [requests] float32, temperature positive.
+        top_k: [requests], 0 keeps all.
+
+    Returns:
+        [requests, vocabulary], minus infinity where a token is excluded. Each row is shifted so that its maximum is 0,
+        which changes no probability and lets the smallest temperature pass.
+    """
+    size = scores.shape[1]
+    scores = (scores - scores.amax(1, keepdim=True)) / temperature[:, None]
+    ascending, indices = torch.sort(scores, dim=1)
+    keep = torch.where(top_k > 0, top_k.clamp(max=size), size).long()
+    threshold = ascending.gather(1, (size - keep)[:, None])
+    ascending = ascending.masked_fill(ascending < threshold, -torch.inf)
+    cumulative = ascending.softmax(1).cumsum(1)
+    excluded = (cumulative <= 1 - top_p[:, None]) & (top_p < 1)[:, None]
+    excluded[:, -1] = False
+    ascending = ascending.masked_fill(excluded, -torch.inf)
+    return torch.empty_like(scores).scatter_(1, indices, ascending)
+
+
+def _sample(scores: torch.Tensor, arguments: torch.Tensor) -> torch.Tensor:
+    temperature = arguments[_TEMPERATURE].view(torch.float32)
+    sampled = temperature > 0
+    filtered = filter_scores(
+        scores,
+        torch.where(sampled, temperature, 1.0),
+        arguments[_TOP_K],
+        arguments[_TOP_P].view(torch.float32),
+    )
+    noise = gumbel_noise(arguments[_SEED_LOW], arguments[_SEED_HIGH], arguments[_POSITION], scores.shape[1])
+    return torch.where(sampled[:, None], filtered + noise.float(), scores)
+
+
+def _mix(value: torch.Tensor) -> torch.Tensor:
+    """A 32-bit finaliser (avalanche) on int64 tensors: products may wrap, as only their low halves are kept."""
+    value = value & _MASK
+    value = ((value ^ (value >> 16)) * 0x7FEB352D) & _MASK
+    value = ((value ^ (value >> 15)) * 0x846CA68B) & _MASK
+    return value ^ (value >> 16)
+
+
+def _column(row: SamplingRow, position: int) -> torch.Tensor:
+    options = row.options
+    floats = torch.tensor([options.temperature, options.top_p, options.repetition_penalty], dtype=torch.float32)
+    temperature, top_p, penalty = floats.view(torch.int32).tolist()
+    top_k = min(options.top_k, 2**31 - 1)
+    seed_low, seed_high = (_signed(options.seed & _MASK), _signed(options.seed >> 32))
+    return torch.tensor(
+        [temperature, top_k, top_p, penalty, seed_low, seed_high, position, row.slot], dtype=torch.int32
+    )
+
+
+def _signed(word: int) -> int:
+    return word - 2**32 if word >= 2**31 else word
+
+
+_GREEDY = SamplingRow(SamplingOptions(max_new_tokens=1))

@@ -1,0 +1,66 @@
+"""The order in which an image's kept tokens and its newlines enter the language model."""
+
+import enum
+
+import numpy as np
+from numpy.typing import NDArray
+from visionsplit.grid import TileGrid
+from visionsplit.wire.vision_tokens import Positions
+
+Order = NDArray[np.int64]  # [sequence]: rows of the kept tokens; NEWLINE where a newline stands
+NEWLINE = -1
+
+
+class Layout(enum.Enum):
+    """Which order; the protocol says more."""
+
+    SPATIAL = "spatial"  # true canvas positions; without compression this is Hugging Face's own order
+    REFERENCE = "reference"  # the order of GlobalCom2's published code
+
+
+def num_newlines(grid: TileGrid, layout: Layout) -> int:
+    """Newlines of an image, which compression does not change."""
+    return grid.valid.height if layout is Layout.SPATIAL else grid.canvas_height
+
+
+def sequence_order(grid: TileGrid, positions: Positions, layout: Layout) -> Order:
+    """Where each kept token of one image goes.
+
+    Args:
+        grid: how the image was cut.
+        positions: [tokens, 3] tile, row and column of each token, tile after tile.
+        layout: SPATIAL sorts the thumbnail by position and puts crop tokens at their true canvas cells, with a newline
+            after each row of the valid region, kept tokens in it or not. REFERENCE leaves the thumbnail in the order of
+            arrival and writes each crop token into the crop's cells at its index among the crop's valid cells, with a
+            newline after each row of the padded canvas.
+
+    Returns:
+        [tokens + newlines]: indices into the tokens, `NEWLINE` at newlines.
+    """
+    in_thumbnail = positions[:, 0] == 0  # [tokens]
+    thumbnail = np.flatnonzero(in_thumbnail)
+    crops = np.flatnonzero(~in_thumbnail)
+    if layout is Layout.SPATIAL:
+        _, row, column = positions[thumbnail].T
+        thumbnail = thumbnail[np.argsort(row * grid.side + column, kind="stable")]
+        newline_rows = np.arange(grid.valid.top, grid.valid.bottom)
+        tile_row, tile_column = positions[crops, 1], positions[crops, 2]
+    else:
+        newline_rows = np.arange(grid.canvas_height)
+        tile_row, tile_column = _compacted_cells(grid, positions[crops])
+    crop_row, crop_column = np.divmod(positions[crops, 0] - 1, grid.columns)
+    canvas_row = crop_row * grid.side + tile_row  # [crop tokens]
+    canvas_column = crop_column * grid.side + tile_column  # [crop tokens]
+    # One more column than the canvas has: the newline's place at the end of its row.
+    stride = grid.canvas_width + 1
+    places = np.concatenate([canvas_row * stride + canvas_column, newline_rows * stride + grid.canvas_width])
+    sources = np.concatenate([crops, np.full(len(newline_rows), NEWLINE)])
+    return np.concatenate([thumbnail, sources[np.argsort(places, kind="stable")]]).astype(np.int64)
+
+
+def _compacted_cells(grid: TileGrid, positions: Positions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column within the tile when a crop's valid cells are written into it from its first cell on."""
+    regions = [grid.valid_in_tile(tile) for tile in range(grid.num_tiles)]
+    bounds = np.array([(region.top, region.left, region.width) for region in regions], np.int64)[positions[:, 0]]
+    index = (positions[:, 1] - bounds[:, 0]) * bounds[:, 2] + positions[:, 2] - bounds[:, 1]  # [crop tokens]
+    return index // grid.side, index % grid.side

@@ -1,0 +1,238 @@
+"""Receives a request and checks all of it before anything reaches a replica."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from visionsplit.checkpoint import Checkpoint
+from visionsplit.errors import (
+    IncompatibleServicesError,
+    InvalidPromptError,
+    InvalidRequestError,
+    InvalidTokensError,
+    PromptTooLongError,
+)
+from visionsplit.grid import TileGrid, UnpadRule
+from visionsplit.v1 import generation_pb2, llm_service_pb2, vision_tokens_pb2
+from visionsplit.wire.messages import refuse_unknown_fields
+from visionsplit.wire.vision_tokens import TokenAssembler, VisionTokens, grid_from_proto
+
+from llm_service.layout import Layout, num_newlines
+from llm_service.prompt import ChatPrompt, Prompt, PromptEncoder, TextPrompt, Turn
+from llm_service.sampling import Decoding, decoding_from_proto
+
+RequestStream = AsyncIterator[llm_service_pb2.LlmServiceGenerateRequest]
+
+_LAYOUTS = {
+    vision_tokens_pb2.LAYOUT_UNSPECIFIED: Layout.SPATIAL,
+    vision_tokens_pb2.LAYOUT_SPATIAL: Layout.SPATIAL,
+    vision_tokens_pb2.LAYOUT_REFERENCE: Layout.REFERENCE,
+}
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What the service accepts: the checkpoint's facts and the configured limits."""
+
+    feature_size: int
+    encoder_fingerprint: str
+    side: int
+    crop_grids: frozenset[tuple[int, int]]  # rows, columns
+    context_length: int
+    max_images: int
+    default_max_new_tokens: int
+
+    @classmethod
+    def by_checkpoint(cls, checkpoint: Checkpoint, *, max_images: int, default_max_new_tokens: int) -> "Accepted":
+        """Read the facts; hashes the vision tower's weights."""
+        config = checkpoint.config
+        tile = config.vision_config.image_size
+        layers = config.vision_feature_layer
+        return cls(
+            feature_size=config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers)),
+            encoder_fingerprint=checkpoint.encoder_fingerprint(),
+            side=tile // config.vision_config.patch_size,
+            crop_grids=frozenset((height // tile, width // tile) for height, width in config.image_grid_pinpoints),
+            context_length=config.text_config.max_position_embeddings,
+            max_images=max_images,
+            default_max_new_tokens=default_max_new_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens of a prompt by kind."""
+
+    text: int
+    vision: int
+    newlines: int
+
+    @property
+    def prompt(self) -> int:
+        return self.text + self.vision + self.newlines
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A whole, sound request."""
+
+    token_ids: tuple[int, ...]
+    images: tuple[VisionTokens, ...]
+    layout: Layout
+    decoding: Decoding
+    counts: TokenCounts
+
+
+@dataclass
+class _Receiving:
+    """A request of which the header has arrived."""
+
+    token_ids: tuple[int, ...]
+    grids: tuple[TileGrid, ...]
+    layout: Layout
+    decoding: Decoding
+    assemblers: list[TokenAssembler] = field(default_factory=list)
+    vision_tokens: int = 0
+
+    @property
+    def counts(self) -> TokenCounts:
+        newlines = sum(num_newlines(grid, self.layout) for grid in self.grids)
+        return TokenCounts(len(self.token_ids) - len(self.grids), self.vision_tokens, newlines)
+
+
+class UploadReceiver:
+    """Reads request streams."""
+
+    def __init__(self, accepted: Accepted, prompts: PromptEncoder) -> None:
+        self._accepted = accepted
+        self._prompts = prompts
+        # The tokenizer keeps settings between calls, so it serves one at a time.
+        self._tokenizing = asyncio.Lock()
+
+    async def receive(self, stream: RequestStream) -> Upload:
+        """Read until the client closes its side.
+
+        Raises:
+            InvalidRequestError: the first thing that is wrong, by one of its subclasses.
+            IncompatibleServicesError: tokens of another encoder.
+        """
+        receiving: _Receiving | None = None
+        async for message in stream:
+            refuse_unknown_fields(message)
+            part = message.WhichOneof("part")
+            if receiving is None:
+                if part != "header":
+                    raise InvalidRequestError("the first message of a request must be its header")
+                receiving = await self._begin(message.header)
+            elif part == "image":
+                self._add_image(receiving, message.image)
+            elif part == "tokens":
+                self._add_tokens(receiving, message.tokens)
+            else:
+                raise InvalidRequestError("a second header came" if part else "a message is empty")
+        if receiving is None:
+            raise InvalidRequestError("the request ended before its header")
+        return _finish(receiving)
+
+    async def _begin(self, header: llm_service_pb2.GenerateHeader) -> _Receiving:
+        if len(header.grids) > self._accepted.max_images:
+            raise InvalidRequestError(f"{len(header.grids)} images; at most {self._accepted.max_images} are taken")
+        if header.layout not in _LAYOUTS:
+            raise InvalidRequestError(f"layout {header.layout} is not known")
+        if header.grids:
+            self._check_format(header.format if header.HasField("format") else None)
+        grids = tuple(self._check_grid(grid_from_proto(grid), index) for index, grid in enumerate(header.grids))
+        decoding = decoding_from_proto(header.sampling, default_max_new_tokens=self._accepted.default_max_new_tokens)
+        prompt = prompt_from_proto(header.prompt)
+        async with self._tokenizing:
+            token_ids = await asyncio.to_thread(self._prompts.encode, prompt, len(grids))
+        receiving = _Receiving(token_ids, grids, _LAYOUTS[header.layout], decoding)
+        self._check_length(receiving)
+        return receiving
+
+    def _check_format(self, format_: vision_tokens_pb2.VisionFormat | None) -> None:
+        if format_ is None:
+            raise InvalidTokensError("the header has images but no format")
+        if format_.encoder_fingerprint != self._accepted.encoder_fingerprint:
+            raise IncompatibleServicesError(
+                f"the vision tokens come from encoder {format_.encoder_fingerprint[:64]!r}; this service was started "
+                f"from the checkpoint of encoder {self._accepted.encoder_fingerprint!r}"
+            )
+        if format_.feature_size != self._accepted.feature_size:
+            raise InvalidTokensError(f"tokens are {format_.feature_size} wide; {self._accepted.feature_size} is needed")
+
+    def _check_grid(self, grid: TileGrid, image: int) -> TileGrid:
+        if grid.side != self._accepted.side:
+            raise InvalidTokensError(f"image {image}: side is {grid.side} cells; {self._accepted.side} is needed")
+        if (grid.rows, grid.columns) not in self._accepted.crop_grids:
+            raise InvalidTokensError(f"image {image}: the checkpoint has no grid of {grid.rows} x {grid.columns} crops")
+        expected = [
+            TileGrid.for_image(
+                grid.image_height, grid.image_width, rows=grid.rows, columns=grid.columns, side=grid.side, rule=rule
+            )
+            for rule in UnpadRule
+        ]
+        if grid not in expected:
+            raise InvalidTokensError(
+                f"image {image}: valid region {grid.valid} does not follow from {grid.image_height} x "
+                f"{grid.image_width} pixels"
+            )
+        return grid
+
+    def _add_image(self, receiving: _Receiving, header: vision_tokens_pb2.ImageTokensHeader) -> None:
+        index = len(receiving.assemblers)
+        if header.image_index != index or index >= len(receiving.grids):
+            raise InvalidTokensError(
+                f"the tokens header of image {header.image_index} came where that of image {index} of "
+                f"{len(receiving.grids)} was expected"
+            )
+        assembler = TokenAssembler(receiving.grids[index], header, feature_size=self._accepted.feature_size)
+        receiving.assemblers.append(assembler)
+        receiving.vision_tokens += sum(header.budgets)
+        # Before the tokens themselves take memory.
+        self._check_length(receiving)
+
+    def _add_tokens(self, receiving: _Receiving, chunk: vision_tokens_pb2.TokenChunk) -> None:
+        if chunk.image_index >= len(receiving.assemblers):
+            raise InvalidTokensError(f"tokens of image {chunk.image_index} came before their header")
+        receiving.assemblers[chunk.image_index].add(chunk)
+
+    def _check_length(self, receiving: _Receiving) -> None:
+        counts, new = receiving.counts, receiving.decoding.options.max_new_tokens
+        if counts.prompt + new > self._accepted.context_length:
+            raise PromptTooLongError(
+                f"prompt of {counts.prompt} tokens ({counts.text} text, {counts.vision} vision, {counts.newlines} "
+                f"newlines) and {new} new tokens need {counts.prompt + new}; the context holds "
+                f"{self._accepted.context_length}"
+            )
+
+
+def _finish(receiving: _Receiving) -> Upload:
+    if len(receiving.assemblers) < len(receiving.grids):
+        raise InvalidTokensError(f"the upload ended after {len(receiving.assemblers)} of {len(receiving.grids)} images")
+    images = tuple(assembler.finish() for assembler in receiving.assemblers)
+    return Upload(receiving.token_ids, images, receiving.layout, receiving.decoding, receiving.counts)
+
+
+def prompt_from_proto(message: generation_pb2.Prompt) -> Prompt:
+    """The prompt's own form.
+
+    Raises:
+        InvalidPromptError: neither form is given, or a part of a turn is empty.
+    """
+    form = message.WhichOneof("form")
+    if form == "text":
+        return TextPrompt(message.text)
+    if form is None:
+        raise InvalidPromptError("the request has no prompt")
+    return ChatPrompt(tuple(_turn(turn) for turn in message.chat.messages))
+
+
+def _turn(message: generation_pb2.ChatMessage) -> Turn:
+    parts: list[str | None] = []
+    for part in message.parts:
+        kind = part.WhichOneof("content")
+        if kind is None:
+            raise InvalidPromptError(f"a part of a {message.role!r} turn has neither text nor image")
+        parts.append(part.text if kind == "text" else None)
+    return Turn(message.role, tuple(parts))
