@@ -33,10 +33,10 @@ stubs: $(INSTALLED) ## regenerate the protobuf stubs after editing a .proto
 	scripts/generate-stubs.sh
 
 bench-selection: $(INSTALLED) ## what choosing tokens costs beside the vision tower
-	$(BIN)/python benchmarks/selection_cost.py
+	$(BIN)/python -m benchmarks.selection_cost
 
 bench-wire: $(INSTALLED) ## bytes on the wire for a LLaVA-NeXT-7B image
-	$(BIN)/python benchmarks/wire_bytes.py
+	$(BIN)/python -m benchmarks.wire_bytes
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """What choosing the tokens costs beside the vision tower, on the same device.
 
-    python benchmarks/selection_cost.py [--device cuda] [--dtype bfloat16] [--tiles 5] [--threads 2] [--repeats 5]
+    python -m benchmarks.selection_cost [--device cuda] [--dtype bfloat16] [--tiles 5] [--threads 2] [--repeats 5]
 
 Two vision towers with random weights: CLIP ViT-L/14 at 336 pixels (LLaVA-NeXT's) and the shape of the shipped small
 model. Selection is everything between the tower's features and the kept tokens: the [CLS] scores from the last layer's
@@ -21,7 +21,7 @@ from visionsplit.grid import TileGrid
 from encoder_service.compression import CompressionSpec, Plan, TowerOutput, compose
 from encoder_service.vision_tower import VisionTower
 
-_CLIP_L = CLIPVisionConfig(
+CLIP_L = CLIPVisionConfig(
     hidden_size=1024,
     intermediate_size=4096,
     num_hidden_layers=24,
@@ -30,7 +30,7 @@ _CLIP_L = CLIPVisionConfig(
     patch_size=14,
     hidden_act="quick_gelu",
 )
-_MINI = CLIPVisionConfig(
+MINI = CLIPVisionConfig(
     hidden_size=192,
     intermediate_size=768,
     num_hidden_layers=5,
@@ -47,11 +47,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     print(
-        f"{_machine(device)}, {options.dtype}, torch {torch.__version__}; {options.tiles} tiles, globalcom2 at 10%",
+        f"{machine(device)}, {options.dtype}, torch {torch.__version__}; {options.tiles} tiles, globalcom2 at 10%",
         flush=True,
     )
     print(f"{'vision tower':<16}{'tower ms':>12}{'scores ms':>12}{'choice ms':>12}{'share':>9}")
-    for name, config in (("visionsplit-mini", _MINI), ("CLIP-L/14-336", _CLIP_L)):
+    for name, config in (("visionsplit-mini", MINI), ("CLIP-L/14-336", CLIP_L)):
         tower_s, scores_s, choice_s = measure(config, options.tiles, options.repeats, device, dtype)
         share = (scores_s + choice_s) / tower_s
         print(
@@ -64,7 +64,7 @@ def measure(
     config: CLIPVisionConfig, tiles: int, repeats: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, float, float]:
     """Median seconds of the tower without scores, of the scores, and of choosing and gathering."""
-    tower = _random_tower(config, device, dtype)
+    tower = random_tower(config, device, dtype)
     side = config.image_size // config.patch_size
     grid = _grid(tiles, side)
     pixels = torch.randn(tiles, 3, config.image_size, config.image_size, device=device)
@@ -90,21 +90,21 @@ def measure(
 def _median(work: Callable[[], object], repeats: int, device: torch.device) -> float:
     seconds = []
     for round_ in range(1 + repeats):
-        _wait_for(device)
+        wait_for(device)
         started = time.perf_counter()
         work()
-        _wait_for(device)
+        wait_for(device)
         if round_:  # the first loads kernels and fills caches
             seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _random_tower(config: CLIPVisionConfig, device: torch.device, dtype: torch.dtype) -> VisionTower:
+def random_tower(config: CLIPVisionConfig, device: torch.device, dtype: torch.dtype) -> VisionTower:
     torch.manual_seed(0)
     tower = VisionTower(LlavaNextConfig(vision_config=config), dtype=dtype, device=device)
     for parameter in tower.parameters():
@@ -117,7 +117,7 @@ def _grid(tiles: int, side: int) -> TileGrid:
     return TileGrid.for_image(rows * 300, columns * 336, rows=rows, columns=columns, side=side)
 
 
-def _machine(device: torch.device) -> str:
+def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")

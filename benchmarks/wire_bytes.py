@@ -1,6 +1,6 @@
 """Bytes that a full 2 x 2 image of LLaVA-NeXT-7B's shape puts on the wire, cut and uncut.
 
-    python benchmarks/wire_bytes.py [--ratio 0.1]
+    python -m benchmarks.wire_bytes [--ratio 0.1]
 
 Serialised sizes of the very messages that are sent: grid, budgets and token chunks with features, scales and
 positions. Features are random; their values do not change the size. "Uncut" is what a split behind the projector

@@ -20,6 +20,7 @@ from visionsplit.wire.tensors import DataType, TokenTensor
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.backends.base import Backend
+from llm_service.backends.quiet import quiet_ray
 from llm_service.config import RayConfig, ReplicaConfig
 from llm_service.job import Job, TokenEvent
 from llm_service.replica import Replica, ReplicaInfo
@@ -89,6 +90,9 @@ class RayServeBackend(Backend):
         self._owns_cluster = False
 
     async def start(self) -> ReplicaInfo:
+        quiet_ray()
+        # On this thread: elsewhere Ray complains that it cannot install its signal handler.
+        self._connect()
         await asyncio.to_thread(self._deploy)
         info: ReplicaInfo = await self._handle.describe.remote()
         return info
@@ -120,7 +124,7 @@ class RayServeBackend(Backend):
             return 0
         return int(application.deployments[_DEPLOYMENT].replica_states.get("RUNNING", 0))
 
-    def _deploy(self) -> None:
+    def _connect(self) -> None:
         if not ray.is_initialized():
             ray.init(
                 address=self._config.address,
@@ -130,6 +134,8 @@ class RayServeBackend(Backend):
                 configure_logging=False,
             )
             self._owns_cluster = True
+
+    def _deploy(self) -> None:
         quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
         serve.start(proxy_location="Disabled", logging_config=quiet)
         deployment = serve.deployment(LlmReplica, name=_DEPLOYMENT).options(
@@ -159,7 +165,7 @@ class RayServeBackend(Backend):
     def _tear_down(self) -> None:
         serve.delete(_APPLICATION)
         if self._owns_cluster:
-            serve.shutdown()
+            # Serve goes with the cluster; shut down before it, it would make the raylet report lost actors.
             ray.shutdown()
 
 

@@ -24,6 +24,7 @@ class Place:
     token_ids: list[int]  # virtual ids in place of image tokens
     sampling: SamplingRow
     runs: list[Run] = field(default_factory=list)
+    counted: bool = False  # among the requests that run
 
 
 class Admission:
@@ -36,6 +37,7 @@ class Admission:
         slab: SlabAllocator,
         sampler: Sampler,
         image_token_id: int,
+        max_running: int,
         max_waiting: int,
         forget_ids: Callable[[], None],
     ) -> None:
@@ -44,8 +46,10 @@ class Admission:
         self._slab = slab
         self._sampler = sampler
         self._image_token_id = image_token_id
+        self._max_running = max_running
         self._max_waiting = max_waiting
         self._forget_ids = forget_ids
+        self._running = 0
         self._waiting = 0
         self._turn = asyncio.Lock()
         self._released = asyncio.Event()
@@ -72,6 +76,8 @@ class Admission:
 
     def release(self, place: Place) -> None:
         """Give a place back, once no step can touch it any more."""
+        self._running -= place.counted
+        place.counted = False
         for run in place.runs:
             self._slab.release(run)
         place.runs.clear()
@@ -80,6 +86,9 @@ class Admission:
         self._released.set()
 
     async def _take(self, request: EngineRequest, place: Place) -> None:
+        await self._when_free(lambda: True if self._running < self._max_running else None)
+        self._running += 1
+        place.counted = True
         for image in request.images:
             run = self._slab.find(image.key)
             if run is None:

@@ -61,6 +61,8 @@ class ContinuousBatchingEngine(Engine):
             slab=self._slab,
             sampler=self._sampler,
             image_token_id=image_token_id,
+            # One step's worth decodes and the next one's worth is ready to take its places.
+            max_running=2 * config.max_running,
             max_waiting=config.max_waiting,
             forget_ids=self._forget_cached_blocks,
         )

@@ -59,7 +59,7 @@ class WholeModel:
 
     def generate(self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int) -> tuple[int, ...]:
         """The generated token ids of a finished prompt, decoded greedily."""
-        inputs = self.processor(images=list(images) or None, text=prompt, return_tensors="pt")
+        inputs = self.processor(images=list(images) or None, text=prompt, return_tensors="pt").to(self.model.device)
         return self._continue(inputs, max_new_tokens)
 
     def chat(
@@ -79,7 +79,7 @@ class WholeModel:
         ]
         inputs = self.processor.apply_chat_template(
             turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
+        ).to(self.model.device)
         return self._continue(inputs, max_new_tokens)
 
     def _continue(self, inputs: Any, max_new_tokens: int) -> tuple[int, ...]:

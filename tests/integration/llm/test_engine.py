@@ -182,6 +182,17 @@ async def test_a_full_queue_refuses_and_a_small_cache_only_delays(llama: Whole):
         assert all(outcome.token_ids == expected[index % 6] for index, outcome in answered)
 
 
+async def test_requests_beyond_the_places_and_the_queue_are_refused(llama: Whole):
+    async with running(llama, engine=EngineConfig(max_running=1, max_waiting=2)) as (_, caller):
+        outcomes = await together(*(caller.status_or_answer("Hi", max_new_tokens=60) for _ in range(12)))
+        refused = [outcome for outcome in outcomes if outcome is grpc.StatusCode.RESOURCE_EXHAUSTED]
+        answers = [outcome.token_ids for outcome in outcomes if outcome not in refused]
+        assert len(refused) >= 12 - 5  # two have places, two wait, one may have come free meanwhile
+        assert answers
+        expected = llama.generate("Hi", [], max_new_tokens=60)
+        assert all(answer == expected for answer in answers)
+
+
 async def test_evicted_requests_answer_the_same(llama: Whole):
     prompts = [f"Prompt number {index} of some length" for index in range(8)]
     expected = [llama.generate(prompt, [], max_new_tokens=90) for prompt in prompts]

@@ -1,0 +1,59 @@
+"""Whether the two services answer like the whole model on a device: text tokens compared, in float32.
+
+    python -m benchmarks.device_check [--device cuda]
+
+Random checkpoints with each kind of language backbone, and the shipped one. On a GPU the services and the whole model
+may use different kernels, so a near tie can fall either way: a row says how many answers are equal.
+"""
+
+import argparse
+import asyncio
+import tempfile
+from pathlib import Path
+
+import torch
+from visionsplit_client import Compression, Prompt, Sampling
+
+from tests.checkpoints import tiny_checkpoint
+from tests.integration.system import WholeModel, noise_image, running_system
+
+SIZES = [(112, 112), (112, 56), (56, 168), (640, 480), (333, 77), (1, 1)]
+PROMPT = "USER: <image>\nWhat is in the image? ASSISTANT:"
+NEW_TOKENS = 16
+
+
+async def check(checkpoint: Path, device: str) -> int:
+    """How many of the answers equal the whole model's."""
+    whole = WholeModel(checkpoint)
+    whole.model.to(device)
+    equal = 0
+    async with running_system(
+        checkpoint, encoder={"device": torch.device(device)}, llm={"device": device, "dtype": "float32"}
+    ) as system:
+        for width, height in SIZES:
+            image = noise_image(width, height)
+            answer = await system.client.generate(
+                image,
+                Prompt.raw(PROMPT),
+                compression=Compression("none"),
+                data_type="float32",
+                sampling=Sampling(max_new_tokens=NEW_TOKENS),
+            )
+            equal += answer.token_ids == whole.generate([image], PROMPT, NEW_TOKENS)
+    return equal
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description="Whether the services answer like the whole model on a device.")
+    parser.add_argument("--device", default="cuda")
+    device: str = parser.parse_args().device
+    shipped = Path(__file__).parent.parent / "models" / "visionsplit-mini"
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = {text: tiny_checkpoint(Path(folder) / text, text) for text in ("llama", "mistral", "qwen2")}
+        print(f"{device}: answers of {NEW_TOKENS} tokens equal to the whole model's")
+        for name, checkpoint in {**checkpoints, "shipped": shipped}.items():
+            print(f"{name:<10}{await check(checkpoint, device)} of {len(SIZES)}", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
