@@ -1,8 +1,8 @@
 """The encoder's end of `LlmService.Generate`: an upload that may be refused at any moment, then text."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable
-from typing import Any, TypeAlias, TypeVar, cast
+from collections.abc import AsyncGenerator, Iterable
+from typing import TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -10,15 +10,12 @@ from visionsplit.errors import InternalError, UnavailableError, VisionSplitError
 from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
 from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
 from visionsplit.wire.transport import channel_options
+from visionsplit.wire.upload_status import UploadStatus
 
 REQUEST_ID_KEY = "x-request-id"
-# grpc.aio puts this in place of the server's status when a write fails because the server has ended the call.
-_FAILED_WRITE = "Internal error from Core"
-_STATUS_PATIENCE_SECONDS = 2.0
 
 _Request = llm_service_pb2.LlmServiceGenerateRequest
 _Response = llm_service_pb2.LlmServiceGenerateResponse
-_T = TypeVar("_T")
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[_Request, _Response]"
 
 
@@ -46,8 +43,7 @@ class LlmCall:
 
     def __init__(self, call: _Call) -> None:
         self._call = call
-        self._status: asyncio.Future[grpc.aio.AioRpcError] = asyncio.get_running_loop().create_future()
-        call.add_done_callback(self._record_status)
+        self._status = UploadStatus(call)
 
     def cancel(self) -> None:
         """Give the call up; nothing happens if it has ended."""
@@ -71,7 +67,7 @@ class LlmCall:
 
     async def ended(self) -> None:
         """Wait until the call has a status, good or bad."""
-        await asyncio.wait({self._status})
+        await self._status.ended()
 
     async def events(self) -> AsyncGenerator[generation_pb2.TextDelta | generation_pb2.GenerationSummary, None]:
         """The text as it comes; the summary ends it."""
@@ -87,12 +83,9 @@ class LlmCall:
 
     async def failure(self) -> VisionSplitError:
         """Why the call ended before its upload was complete."""
-        try:
-            async with asyncio.timeout(_STATUS_PATIENCE_SECONDS):
-                await self.ended()
-        except TimeoutError:
+        status = await self._status.get()
+        if status is None:
             return UnavailableError("the connection to the LLM service was lost during the upload")
-        status = self._status.result()
         if status.code() is grpc.StatusCode.OK:
             return InternalError("the LLM service answered before the upload was complete")
         return _error_of(status)
@@ -102,27 +95,6 @@ class LlmCall:
             await self._call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             raise await self.failure() from None
-
-    def _record_status(self, call: _Call) -> None:
-        """Keep the server's status. gRPC calls this again, with a status of its own making, when a write fails."""
-        details = _now(call.details())
-        code = _now(call.code())
-        of_failed_write = code is grpc.StatusCode.INTERNAL and details == _FAILED_WRITE
-        if not (of_failed_write or self._status.done()):
-            metadata = grpc.aio.Metadata()
-            status = grpc.aio.AioRpcError(code, metadata, _now(call.trailing_metadata()), details)
-            self._status.set_result(status)
-
-
-def _now(accessor: Coroutine[Any, Any, _T]) -> _T:
-    """What an accessor of a finished call gives: declared a coroutine, it has nothing left to wait for."""
-    try:
-        accessor.send(None)
-    except StopIteration as result:
-        value: _T = result.value
-        return value
-    accessor.close()
-    raise InternalError("a finished call to the LLM service has no status")
 
 
 def _error_of(error: grpc.RpcError) -> VisionSplitError:

@@ -30,14 +30,14 @@ done <"$ready"
 : "${encoder:?the services did not start}"
 at=(--encoder "$encoder" --llm "$llm")
 
-echo; echo "== every vision token"
+echo; echo "== captions with every vision token"
 "$visionsplit" caption "${at[@]}" --ratio 1 models/samples/*.png
-echo; echo "== a quarter of them (globalcom2)"
-"$visionsplit" caption "${at[@]}" --ratio 0.25 models/samples/*.png
-echo; echo "== questions, a quarter of the tokens"
-for question in "Is there a cat in the image?" "What color is the umbrella?" "Where is the umbrella?"; do
-  printf '%s ' "$question"
-  "$visionsplit" ask "${at[@]}" --ratio 0.25 models/samples/sign.png "$question"
+echo; echo "== captions with half of them (GlobalCom2)"
+"$visionsplit" caption "${at[@]}" --ratio 0.5 models/samples/*.png
+echo; echo "== questions about models/samples/sign.png with a tenth of them, in int8"
+for question in "What does the sign say?" "Is there a cat in the image?" "Is there a dog in the image?"; do
+  echo "$question"
+  "$visionsplit" ask "${at[@]}" --ratio 0.1 --data-type int8 models/samples/sign.png "$question" 2>&1 | sed 's/^/  /'
 done
-"$visionsplit" visualize "${at[@]}" --ratios 1,0.5,0.25,0.1 models/samples/sign.png -o "$out/kept-tokens.png"
+"$visionsplit" visualize "${at[@]}" --ratios 1,0.5,0.25,0.1 models/samples/sign.png -o "$out/kept-tokens.png" >/dev/null
 echo; echo "which tokens were kept: $out/kept-tokens.png"

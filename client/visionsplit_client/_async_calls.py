@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import grpc
+import grpc.aio
 from visionsplit.errors import CancelledError
+from visionsplit.wire.upload_status import UploadStatus, is_failed_write
 
 from visionsplit_client._calls import Collector
 from visionsplit_client._retry import Attempts
@@ -23,6 +25,27 @@ class AsyncCall(Protocol[MessageT_co]):
     def __aiter__(self) -> AsyncIterator[MessageT_co]: ...
 
     def cancel(self) -> bool: ...
+
+
+class AsyncUpload(Generic[MessageT]):
+    """A call that also streams its request, with the server's status where grpc.aio would hide it."""
+
+    def __init__(self, call: "grpc.aio.StreamStreamCall[Any, MessageT]") -> None:
+        self._call = call
+        self._status = UploadStatus(call)
+
+    async def __aiter__(self) -> AsyncIterator[MessageT]:
+        try:
+            async for message in self._call:
+                yield message
+        except grpc.RpcError as error:
+            if not is_failed_write(error):
+                raise
+            status = await self._status.get()
+            raise status or error from None
+
+    def cancel(self) -> bool:
+        return self._call.cancel()
 
 
 class AsyncEventStream(Generic[EventT, LastT]):

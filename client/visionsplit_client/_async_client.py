@@ -14,7 +14,7 @@ from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
 
-from visionsplit_client._async_calls import AsyncCall, AsyncEventStream, unary
+from visionsplit_client._async_calls import AsyncCall, AsyncEventStream, AsyncUpload, unary
 from visionsplit_client._base import (
     DEFAULT_ENCODER,
     BaseClient,
@@ -202,8 +202,10 @@ class AsyncClient(BaseClient):
         metadata = request_metadata(collector.request_id)
 
         async def prepare() -> StartGenerateFromTokens:
-            return lambda address, seconds: LlmServiceStub(self._channel(address)).Generate(
-                token_upload(encoded, form, sampling), timeout=seconds, metadata=metadata
+            return lambda address, seconds: AsyncUpload(
+                LlmServiceStub(self._channel(address)).Generate(
+                    token_upload(encoded, form, sampling), timeout=seconds, metadata=metadata
+                )
             )
 
         return AsyncEventStream(self._attempts(self._llm_endpoints(), timeout), prepare, collector)

@@ -118,6 +118,15 @@ async def test_encode_and_ask_about_the_tokens(async_client, services, picture):
     assert [tokens.features for tokens in services.llm.images] == [image.tokens.features] * 2
 
 
+async def test_an_upload_refused_midway_says_why(async_client, services, picture):
+    """The server ends the call while tokens are still being sent, which grpc.aio reports as an error of its own."""
+    image = await async_client.encode(picture, Compression(retention_ratio=0.5))
+    for _ in range(20):
+        services.llm.script.failures = [errors.InvalidPromptError("no placeholder")]
+        with pytest.raises(errors.InvalidPromptError, match="no placeholder"):
+            await async_client.generate_from_tokens([image] * 300, "What?")
+
+
 async def test_info_and_health(async_client, services):
     assert (await async_client.encoder_info()).model == "fake"
     assert (await async_client.llm_info()).backend == "local"
