@@ -1,0 +1,53 @@
+"""The demo and the README's code, run as a newcomer runs them."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+from PIL import Image
+
+from tests.conftest import ROOT
+from tests.integration.system import running_system
+
+
+def test_the_demo_captions_the_samples_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    environment = {**os.environ, "VISIONSPLIT": str(Path(sys.executable).parent / "visionsplit"), "OUT": str(tmp_path)}
+    demo = subprocess.Popen(
+        [ROOT / "scripts" / "demo.sh"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    output, problems = demo.communicate(timeout=240)
+    assert demo.returncode == 0, problems
+    assert "a bird at the top, a white circle at the center" in output
+    assert re.search(r"total +1280 +1280 +0% less", output)
+    assert re.search(r"total +1280 +6\d\d +5\d% less", output)
+    assert "U74" in output.rpartition("What does the sign say?")[2].splitlines()[1]
+    with Image.open(tmp_path / "kept-tokens.png") as picture:
+        assert picture.width > 1000
+    assert "Traceback" not in problems
+    encoder = re.search(r"encoder service: (\S+)", output)
+    assert encoder
+    assert not [line for line in command_lines() if encoder[1] in line]
+
+
+def command_lines() -> list[str]:
+    """Of every process on this machine; those of the demo's services name their address."""
+    return [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+
+
+async def test_the_readmes_code_runs(shipped_checkpoint: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    async with running_system(shipped_checkpoint) as system:
+        code = code.replace("127.0.0.1:50051", system.encoder_address).replace("127.0.0.1:50052", system.llm_address)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        output, problems = await process.communicate()
+    assert process.returncode == 0, problems.decode()
+    lines = output.decode().splitlines()
+    assert "bus" in lines[0]
+    assert "of 320 tokens" in lines[0]
+    assert lines[1:] == ["U74", "yes"]
