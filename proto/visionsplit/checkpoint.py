@@ -92,6 +92,11 @@ class Checkpoint:
         return Path(path)
 
     @property
+    def tensor_names(self) -> frozenset[str]:
+        """Canonical names of all tensors."""
+        return frozenset(self._locations)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type in which the weights are stored; float32 if the configuration does not say."""
         stored = getattr(self.config, "dtype", None)
@@ -140,17 +145,15 @@ class Checkpoint:
 
         Both services compute it, so tokens never meet a language model that was trained on others.
         """
-        digest = hashlib.blake2b(digest_size=16)
         processor = self.image_processor().to_dict()
         settings: dict[str, Any] = {name: processor.get(name) for name in _PROCESSOR_SETTINGS}
         settings["vision_feature_layer"] = self.config.vision_feature_layer
         settings["vision_feature_select_strategy"] = self.config.vision_feature_select_strategy
-        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-        names = sorted(name for name in self._locations if name.startswith("vision_tower."))
-        for name, tensor in self._read(names):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        # A digest for each tensor, put together in order of their names: in which file a tensor lies does not matter.
+        names = [name for name in self._locations if name.startswith("vision_tower.")]
+        tensors = {name: _tensor_digest(tensor) for name, tensor in self._read(names)}
+        facts = json.dumps([settings, sorted(tensors.items())], sort_keys=True, default=str)
+        return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
     def _locate_tensors(self) -> dict[str, _Location]:
         try:
@@ -185,3 +188,9 @@ def _canonical_name(key: str) -> str:
         if pattern.match(key):
             return pattern.sub(replacement, key)
     return key
+
+
+def _tensor_digest(tensor: torch.Tensor) -> str:
+    digest = hashlib.blake2b(f"{tensor.dtype} {list(tensor.shape)} ".encode(), digest_size=16)
+    digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,132 @@
+"""Checkpoints as they are met: old and new tensor names, shards, the hub's cache; and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from visionsplit.checkpoint import Checkpoint, CheckpointError
+
+from encoder_service.vision_tower import VisionTower
+from tests.checkpoints import tiny_checkpoint
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def tower_weights(source: Path | str) -> dict[str, torch.Tensor]:
+    return VisionTower.load(Checkpoint(str(source)), dtype=torch.float32, device=CPU).state_dict()
+
+
+def assert_same_half(source: Path | str, checkpoint: Path) -> None:
+    expected, found = tower_weights(checkpoint), tower_weights(source)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert Checkpoint(str(source)).encoder_fingerprint() == Checkpoint(str(checkpoint)).encoder_fingerprint()
+
+
+def renamed(key: str, style: str) -> str:
+    """A tensor's name as other versions of transformers write it."""
+    if style == "llava-hf":  # the published checkpoints
+        return key.replace("vision_tower.", "vision_tower.vision_model.", 1)
+    key = key.replace("language_model.lm_head", "lm_head")
+    for part in ("language_model.model", "vision_tower", "multi_modal_projector", "image_newline"):
+        key = key.replace(part, f"model.{part}", 1) if key.startswith(part) else key
+    return key.replace("model.language_model.model", "model.language_model")
+
+
+@pytest.mark.parametrize("style", ["llava-hf", "in memory"])
+def test_tensor_names_of_other_versions(checkpoint: Path, copy: Path, style: str) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    other = {renamed(key, style): tensor for key, tensor in tensors.items()}
+    assert set(other) != set(tensors)
+    save_file(other, copy / "model.safetensors")
+    assert_same_half(copy, checkpoint)
+    assert set(Checkpoint(str(copy)).tensor_names) == set(Checkpoint(str(checkpoint)).tensor_names)
+
+
+def test_shards(checkpoint: Path, copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    weight_map = {}
+    for index, key in enumerate(tensors):
+        weight_map[key] = f"model-{index % 3}.safetensors"
+    for name in set(weight_map.values()):
+        save_file({key: tensors[key] for key in tensors if weight_map[key] == name}, copy / name)
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert_same_half(copy, checkpoint)
+
+
+def test_a_hub_id_is_read_from_the_hubs_cache(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0" * 40
+    repository = tmp_path / "models--somebody--llava-next"
+    shutil.copytree(checkpoint, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("transformers.utils.hub.HF_HUB_CACHE", str(tmp_path), raising=False)
+    opened = Checkpoint("somebody/llava-next")
+    assert opened.name == "somebody/llava-next"
+    assert_same_half("somebody/llava-next", checkpoint)
+
+
+def test_the_fingerprint_follows_vision_weights_and_processor(checkpoint: Path, copy: Path) -> None:
+    original = Checkpoint(str(checkpoint)).encoder_fingerprint()
+    tensors = load_file(copy / "model.safetensors")
+    tensors["language_model.lm_head.weight"] += 1
+    save_file(tensors, copy / "model.safetensors")
+    assert Checkpoint(str(copy)).encoder_fingerprint() == original  # the language half does not matter
+    tensors["vision_tower.embeddings.class_embedding"][0] += 1e-3
+    save_file(tensors, copy / "model.safetensors")
+    changed = Checkpoint(str(copy)).encoder_fingerprint()
+    assert changed != original
+    settings = json.loads((copy / "processor_config.json").read_text())
+    settings["image_processor"]["image_mean"][0] += 0.01
+    (copy / "processor_config.json").write_text(json.dumps(settings))
+    assert Checkpoint(str(copy)).encoder_fingerprint() not in (original, changed)
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def test_what_cannot_be_split_is_refused(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no readable config\.json"):
+        Checkpoint(str(tmp_path))
+    edit_config(copy, quantization_config={"quant_method": "awq"})
+    with pytest.raises(CheckpointError, match="quantised"):
+        Checkpoint(str(copy))
+    edit_config(copy, quantization_config=None, model_type="llama")
+    with pytest.raises(CheckpointError, match="'llava_next' is needed"):
+        Checkpoint(str(copy))
+
+
+def test_pickled_weights_are_not_read(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="pickled weights are not read"):
+        Checkpoint(str(copy))
+
+
+def test_a_missing_tensor_and_a_wrong_shape_are_named(copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    taken = tensors.pop("vision_tower.pre_layrnorm.weight")
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match="pre_layrnorm"):
+        tower_weights(copy)
+    save_file({**tensors, "vision_tower.pre_layrnorm.weight": taken[:-1].clone()}, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"shape \[31\], not \[32\]"):
+        tower_weights(copy)
