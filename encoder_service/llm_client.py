@@ -8,11 +8,10 @@ import grpc
 import grpc.aio
 from visionsplit.errors import InternalError, UnavailableError, VisionSplitError
 from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
+from visionsplit.wire.request_id import REQUEST_ID_KEY
 from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
 from visionsplit.wire.transport import channel_options
 from visionsplit.wire.upload_status import UploadStatus
-
-REQUEST_ID_KEY = "x-request-id"
 
 _Request = llm_service_pb2.LlmServiceGenerateRequest
 _Response = llm_service_pb2.LlmServiceGenerateResponse

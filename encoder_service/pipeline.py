@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from visionsplit.errors import InvalidImageError, VisionSplitError
-from visionsplit.grid import TileGrid, UnpadRule
+from visionsplit.grid import Layout, TileGrid, UnpadRule
 from visionsplit.wire.tensors import DataType, TokenTensor
 from visionsplit.wire.vision_tokens import Positions
 
 from encoder_service.batching import TileBatcher
-from encoder_service.compression import Composition, Layout
+from encoder_service.compression import Composition
 from encoder_service.encoding import EncodedTiles, ImageJob, SpanResult
 from encoder_service.image import ImageLimits, decode_image
 from encoder_service.tiles import Tiler, Tiles

@@ -1,40 +1,24 @@
 """Requests and events as the protocol's messages, and back."""
 
-from visionsplit.errors import InvalidCompressionError, InvalidRequestError
+from visionsplit.errors import InvalidRequestError
 from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
 from visionsplit.wire.tensors import DataType
-from visionsplit.wire.vision_tokens import grid_to_proto
+from visionsplit.wire.vision_tokens import grid_to_proto, layout_from_proto, layout_to_proto
 
-from encoder_service.compression import CompressionSpec, Layout
+from encoder_service.compression import CompressionSpec
 from encoder_service.pipeline import ImageDone
-
-_LAYOUT = {
-    vision_tokens_pb2.LAYOUT_UNSPECIFIED: Layout.SPATIAL,
-    vision_tokens_pb2.LAYOUT_SPATIAL: Layout.SPATIAL,
-    vision_tokens_pb2.LAYOUT_REFERENCE: Layout.REFERENCE,
-}
-_LAYOUT_NUMBER = {
-    Layout.SPATIAL: vision_tokens_pb2.LAYOUT_SPATIAL,
-    Layout.REFERENCE: vision_tokens_pb2.LAYOUT_REFERENCE,
-}
-
-
-def layout_to_proto(layout: Layout) -> "vision_tokens_pb2.Layout.ValueType":
-    return _LAYOUT_NUMBER[layout]
 
 
 def compression_from_proto(message: vision_tokens_pb2.Compression) -> CompressionSpec:
     """A request's compression; the names are checked by `compose`.
 
     Raises:
-        InvalidCompressionError: an unknown layout.
+        InvalidRequestError: an unknown layout.
     """
-    if message.layout not in _LAYOUT:
-        raise InvalidCompressionError(f"unknown layout {message.layout}; there are: spatial, reference")
     return CompressionSpec(
         method=message.method,
         retention_ratio=message.retention_ratio if message.HasField("retention_ratio") else None,
-        layout=_LAYOUT[message.layout],
+        layout=layout_from_proto(message.layout),
         score=message.score if message.HasField("score") else None,
         budget=message.budget if message.HasField("budget") else None,
         selection=message.selection if message.HasField("selection") else None,

@@ -2,7 +2,6 @@
 
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -12,15 +11,16 @@ import grpc.aio
 from visionsplit.errors import IncompatibleServicesError, InvalidRequestError
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc, llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.messages import refuse_unknown_fields
+from visionsplit.wire.request_id import request_id_of
 from visionsplit.wire.tensors import DataType
-from visionsplit.wire.vision_tokens import grid_to_proto
+from visionsplit.wire.vision_tokens import grid_to_proto, layout_to_proto
 
 from encoder_service.admission import Admission
 from encoder_service.compression import Composition, compose
 from encoder_service.config import EncoderConfig
-from encoder_service.llm_client import REQUEST_ID_KEY, LlmClient
+from encoder_service.llm_client import LlmClient
 from encoder_service.pipeline import EncoderPipeline, PreparedImage
-from encoder_service.protocol import compression_from_proto, data_type_from_proto, layout_to_proto, summary_to_proto
+from encoder_service.protocol import compression_from_proto, data_type_from_proto, summary_to_proto
 from encoder_service.relay import Part, relay, to_parts
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         self, request: encoder_service_pb2.EncodeRequest, context: _Context
     ) -> None:
         with self._admission.call():
-            request_id = _request_id(context)
+            request_id = request_id_of(context)
             wanted = self._check(request)
             images = await self._pipeline.prepare([request.image.data], wanted.composition.layout)
             async with AsyncExitStack() as stack:
@@ -80,7 +80,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         self, request: encoder_service_pb2.EncoderServiceGenerateRequest, context: _Context
     ) -> None:
         with self._admission.call():
-            request_id = _request_id(context)
+            request_id = request_id_of(context)
             wanted = self._check(request)
             if self._llm is None:
                 raise IncompatibleServicesError("this encoder has no LLM service; it only encodes")
@@ -156,14 +156,6 @@ async def _nothing() -> AsyncIterator[Part]:
     """The parts of a request without images."""
     return
     yield
-
-
-def _request_id(context: _Context) -> str:
-    """The caller's request id, or a new one."""
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY:
-            return str(value)
-    return uuid.uuid4().hex
 
 
 def _log_end(request_id: str, wanted: _Wanted, images: list[PreparedImage]) -> None:

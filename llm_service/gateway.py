@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import visionsplit
 from visionsplit.errors import OverloadedError, UnavailableError, VisionSplitError
 from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
 from visionsplit.wire.messages import refuse_unknown_fields
+from visionsplit.wire.request_id import request_id_of
 
 from llm_service.backends.base import Backend
 from llm_service.config import Limits
@@ -23,8 +23,6 @@ from llm_service.text import Detokenizer, StopStrings
 from llm_service.upload import Accepted, Upload, UploadReceiver
 
 _log = logging.getLogger(__name__)
-_REQUEST_ID_KEY = "x-request-id"
-_MAX_REQUEST_ID = 128
 _DISCARD_SECONDS = 1.0
 
 Request = llm_service_pb2.LlmServiceGenerateRequest
@@ -102,7 +100,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         if self._draining:
             raise UnavailableError("the service is stopping")
         clock = CallClock(time.monotonic())
-        request_id = _request_id(context)
+        request_id = request_id_of(context)
         with self._running():
             upload = await self._receive(request_iterator)
             clock.received = time.monotonic()
@@ -208,10 +206,3 @@ def _usage(upload: Upload, generated: int) -> generation_pb2.Usage:
         generated_tokens=generated,
         wire_bytes=sum(image.num_bytes for image in upload.images),
     )
-
-
-def _request_id(context: GenerateContext) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == _REQUEST_ID_KEY and isinstance(value, str):
-            return value[:_MAX_REQUEST_ID]
-    return uuid.uuid4().hex

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
+from visionsplit.grid import Layout
 from visionsplit.wire.vision_tokens import VisionTokens
-
-from llm_service.layout import Layout
 
 
 @dataclass(frozen=True)

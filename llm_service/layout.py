@@ -1,21 +1,12 @@
 """The order in which an image's kept tokens and its newlines enter the language model."""
 
-import enum
-
 import numpy as np
 from numpy.typing import NDArray
-from visionsplit.grid import TileGrid
+from visionsplit.grid import Layout, TileGrid
 from visionsplit.wire.vision_tokens import Positions
 
 Order = NDArray[np.int64]  # [sequence]: rows of the kept tokens; NEWLINE where a newline stands
 NEWLINE = -1
-
-
-class Layout(enum.Enum):
-    """Which order; the protocol says more."""
-
-    SPATIAL = "spatial"  # true canvas positions; without compression this is Hugging Face's own order
-    REFERENCE = "reference"  # the order of GlobalCom2's published code
 
 
 def num_newlines(grid: TileGrid, layout: Layout) -> int:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from visionsplit.checkpoint import Checkpoint
+from visionsplit.grid import Layout
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.config import ReplicaConfig
 from llm_service.engines.base import Engine, EngineRequest, ImageInput
 from llm_service.engines.continuous_batching import ContinuousBatchingEngine
 from llm_service.job import Job, TokenEvent
-from llm_service.layout import Layout, sequence_order
+from llm_service.layout import sequence_order
 from llm_service.projector import Projector
 from llm_service.text_model import end_of_sequence_ids, load_text_model
 

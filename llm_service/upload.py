@@ -12,22 +12,16 @@ from visionsplit.errors import (
     InvalidTokensError,
     PromptTooLongError,
 )
-from visionsplit.grid import TileGrid, UnpadRule
+from visionsplit.grid import Layout, TileGrid, UnpadRule
 from visionsplit.v1 import generation_pb2, llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.messages import refuse_unknown_fields
-from visionsplit.wire.vision_tokens import TokenAssembler, VisionTokens, grid_from_proto
+from visionsplit.wire.vision_tokens import TokenAssembler, VisionTokens, grid_from_proto, layout_from_proto
 
-from llm_service.layout import Layout, num_newlines
+from llm_service.layout import num_newlines
 from llm_service.prompt import ChatPrompt, Prompt, PromptEncoder, TextPrompt, Turn
 from llm_service.sampling import Decoding, decoding_from_proto
 
 RequestStream = AsyncIterator[llm_service_pb2.LlmServiceGenerateRequest]
-
-_LAYOUTS = {
-    vision_tokens_pb2.LAYOUT_UNSPECIFIED: Layout.SPATIAL,
-    vision_tokens_pb2.LAYOUT_SPATIAL: Layout.SPATIAL,
-    vision_tokens_pb2.LAYOUT_REFERENCE: Layout.REFERENCE,
-}
 
 
 @dataclass(frozen=True)
@@ -137,8 +131,7 @@ class UploadReceiver:
     async def _begin(self, header: llm_service_pb2.GenerateHeader) -> _Receiving:
         if len(header.grids) > self._accepted.max_images:
             raise InvalidRequestError(f"{len(header.grids)} images; at most {self._accepted.max_images} are taken")
-        if header.layout not in _LAYOUTS:
-            raise InvalidRequestError(f"layout {header.layout} is not known")
+        layout = layout_from_proto(header.layout)
         if header.grids:
             self._check_format(header.format if header.HasField("format") else None)
         grids = tuple(self._check_grid(grid_from_proto(grid), index) for index, grid in enumerate(header.grids))
@@ -146,7 +139,7 @@ class UploadReceiver:
         prompt = prompt_from_proto(header.prompt)
         async with self._tokenizing:
             token_ids = await asyncio.to_thread(self._prompts.encode, prompt, len(grids))
-        receiving = _Receiving(token_ids, grids, _LAYOUTS[header.layout], decoding)
+        receiving = _Receiving(token_ids, grids, layout, decoding)
         self._check_length(receiving)
         return receiving
 

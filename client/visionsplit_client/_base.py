@@ -1,12 +1,12 @@
 """What both clients share: configuration, addresses, retries, requests. No input or output happens here."""
 
-import uuid
 from collections.abc import Sequence
 
 import grpc
 from grpc_health.v1 import health_pb2
 from visionsplit.errors import DeadlineError, UnavailableError
 from visionsplit.v1 import generation_pb2
+from visionsplit.wire.request_id import REQUEST_ID_KEY, new_request_id
 
 from visionsplit_client._errors import call_error
 from visionsplit_client._info import HealthStatus
@@ -15,7 +15,6 @@ from visionsplit_client._retry import Attempts, Endpoints
 from visionsplit_client._settings import Limits, Retries, Timeouts, Unset, check_seconds
 
 DEFAULT_ENCODER = "127.0.0.1:50051"
-REQUEST_ID_KEY = "x-request-id"
 
 Metadata = tuple[tuple[str, str], ...]
 TimeoutArgument = float | None | Unset
@@ -66,7 +65,7 @@ class BaseClient:
 
     @staticmethod
     def _new_request_id() -> str:
-        return uuid.uuid4().hex
+        return new_request_id()
 
     def _all_addresses(self) -> list[str]:
         return [*self._encoders.addresses, *(self._llm.addresses if self._llm else ())]

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from visionsplit import grid
 from visionsplit.errors import InvalidSamplingError
 from visionsplit.v1 import generation_pb2, vision_tokens_pb2
+from visionsplit.wire import vision_tokens
 from visionsplit.wire.tensors import DataType
 
 Layout = Literal["spatial", "reference"]
@@ -15,15 +17,6 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 DATA_TYPES: tuple[DataTypeName, ...] = get_args(DataTypeName)
 
 _DEFAULT_RATIO = 0.25
-_LAYOUT_TO_PROTO: dict[str, "vision_tokens_pb2.Layout.ValueType"] = {
-    "spatial": vision_tokens_pb2.LAYOUT_SPATIAL,
-    "reference": vision_tokens_pb2.LAYOUT_REFERENCE,
-}
-_LAYOUT_FROM_PROTO: dict[int, Layout] = {
-    vision_tokens_pb2.LAYOUT_UNSPECIFIED: "spatial",
-    vision_tokens_pb2.LAYOUT_SPATIAL: "spatial",
-    vision_tokens_pb2.LAYOUT_REFERENCE: "reference",
-}
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Compression:
     parameters: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _layout_number(self.layout)
+        layout_to_proto(self.layout)
         if self.retention_ratio is None and self.method != "none":
             object.__setattr__(self, "retention_ratio", _DEFAULT_RATIO)
 
@@ -56,7 +49,7 @@ class Compression:
         return vision_tokens_pb2.Compression(
             method=self.method,
             retention_ratio=self.retention_ratio,
-            layout=_layout_number(self.layout),
+            layout=layout_to_proto(self.layout),
             score=self.score,
             budget=self.budget,
             selection=self.selection,
@@ -113,14 +106,15 @@ class Sampling:
 
 
 def layout_from_proto(number: int) -> Layout:
-    """Raises ValueError for a layout this version does not know."""
-    if number not in _LAYOUT_FROM_PROTO:
-        raise ValueError(f"layout {number} is not known to this version")
-    return _LAYOUT_FROM_PROTO[number]
+    """Raises InvalidRequestError for a layout this version does not know."""
+    return vision_tokens.layout_from_proto(number).value
 
 
-def layout_to_proto(layout: Layout) -> "vision_tokens_pb2.Layout.ValueType":
-    return _layout_number(layout)
+def layout_to_proto(layout: str) -> "vision_tokens_pb2.Layout.ValueType":
+    """Raises ValueError for an unknown name."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r} is unknown; {', '.join(LAYOUTS)} exist")
+    return vision_tokens.layout_to_proto(grid.Layout(layout))
 
 
 def data_type_from_name(name: DataTypeName) -> DataType:
@@ -133,12 +127,6 @@ def data_type_from_name(name: DataTypeName) -> DataType:
 def data_type_name(data_type: DataType) -> DataTypeName:
     names: dict[DataType, DataTypeName] = {data_type_from_name(name): name for name in DATA_TYPES}
     return names[data_type]
-
-
-def _layout_number(layout: str) -> "vision_tokens_pb2.Layout.ValueType":
-    if layout not in _LAYOUT_TO_PROTO:
-        raise ValueError(f"layout {layout!r} is unknown; {', '.join(LAYOUTS)} exist")
-    return _LAYOUT_TO_PROTO[layout]
 
 
 def _check_range(name: str, value: int | None, low: int, high: int) -> None:

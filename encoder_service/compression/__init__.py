@@ -7,7 +7,7 @@ import torch
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.grid import TileGrid
 
-from encoder_service.compression.base import Composition, CompressionSpec, Kept, Layout, TowerOutput
+from encoder_service.compression.base import Composition, CompressionSpec, Kept, TowerOutput
 from encoder_service.compression.methods import BUDGET, METHODS, SCORE, SELECTION, Choice, compose
 from encoder_service.compression.plan import Plan
 
@@ -20,7 +20,6 @@ __all__ = [
     "Composition",
     "CompressionSpec",
     "Kept",
-    "Layout",
     "Plan",
     "TowerOutput",
     "compose",

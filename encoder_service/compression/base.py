@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from visionsplit.grid import Layout
 
 from encoder_service.compression.geometry import Geometry
 
@@ -24,13 +25,6 @@ class TowerOutput(enum.Enum):
     """What a score needs from the vision tower beside the features."""
 
     CLS_LOGITS = "pre-softmax attention of [CLS] to each patch in the last layer, mean over heads"  # [T, P] float32
-
-
-class Layout(enum.Enum):
-    """The order in which kept tokens will enter the language model."""
-
-    SPATIAL = "spatial"
-    REFERENCE = "reference"  # that of GlobalCom2's published code, its quirks included
 
 
 class Score(Protocol):

@@ -4,9 +4,9 @@ import math
 
 import torch
 from visionsplit.errors import InternalError, InvalidCompressionError
-from visionsplit.grid import TileGrid
+from visionsplit.grid import Layout, TileGrid
 
-from encoder_service.compression.base import Composition, Layout
+from encoder_service.compression.base import Composition
 from encoder_service.compression.geometry import canonical, geometry_of
 
 

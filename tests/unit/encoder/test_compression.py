@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from visionsplit.errors import InvalidCompressionError
-from visionsplit.grid import TileGrid
+from visionsplit.grid import Layout, TileGrid
 
-from encoder_service.compression import BUDGET, METHODS, SCORE, CompressionSpec, Layout, TowerOutput, compose, select
+from encoder_service.compression import BUDGET, METHODS, SCORE, CompressionSpec, TowerOutput, compose, select
 
 GRID = TileGrid.for_image(300, 224, rows=2, columns=2, side=8)
 

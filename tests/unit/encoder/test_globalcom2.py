@@ -5,9 +5,9 @@ import random
 
 import pytest
 import torch
-from visionsplit.grid import TileGrid, UnpadRule
+from visionsplit.grid import Layout, TileGrid, UnpadRule
 
-from encoder_service.compression import CompressionSpec, Layout, Plan, compose, select
+from encoder_service.compression import CompressionSpec, Plan, compose, select
 from tests.unit.encoder.reference_globalcom2 import globalcom2
 
 GRIDS = [(1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (3, 3)]

@@ -115,8 +115,8 @@ async def test_many_callers_get_what_they_get_alone(model):
         ),
         (
             EncodeRequest(image=Image(data=png(9, 9)), compression=globalcom2(0.5, layout=9)),
-            "unknown layout 9",
-            "InvalidCompressionError",
+            "layout 9 is not known",
+            "InvalidRequestError",
         ),
         (EncodeRequest.FromString(b"\xfa\x01\x01x"), "field 31 of visionsplit.v1.EncodeRequest", "InvalidRequestError"),
     ],
