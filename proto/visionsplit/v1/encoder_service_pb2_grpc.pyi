@@ -30,12 +30,22 @@ GRPC_VERSION: str
 class EncoderServiceStub:
     """EncoderService cuts images into tiles, runs the vision tower and keeps the tokens worth keeping.
 
-    Every call ends with exactly one status. INVALID_ARGUMENT: the request is wrong, and the message
-    says where. RESOURCE_EXHAUSTED: the queue is full, or a message is larger than the server takes.
-    UNAVAILABLE: the service is draining, or the LLM service cannot be reached; a retry may succeed.
-    INTERNAL: a fault of the service, whose details stay in its log. The trailing metadata entry
-    `visionsplit-error` names the error's class. A field that the server does not know is refused
-    with INVALID_ARGUMENT, since ignoring it would change the answer silently.
+    Every call ends with exactly one status:
+      INVALID_ARGUMENT     the request is wrong, and the message says where; sending it again cannot help
+      FAILED_PRECONDITION  the two services do not belong together
+      RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed; without it:
+                           a message is larger than max_request_bytes, and a retry cannot
+      UNAVAILABLE          draining, or the LLM service or a replica was lost; a retry may succeed
+      DEADLINE_EXCEEDED    the caller's deadline passed; it travels on to the LLM service
+      CANCELLED            the caller cancelled
+      INTERNAL             a fault of the service, whose details stay in its log
+    The trailing metadata entry `visionsplit-error` names the error's class (proto/visionsplit/errors.py).
+    Statuses that gRPC itself gives, such as a passed deadline, come without it.
+
+    A field that the server does not know is refused with INVALID_ARGUMENT, since ignoring it would
+    change the answer silently. The request metadata entry `x-request-id` goes along to the LLM service
+    and into both services' logs; one is made if it is absent. grpc.health.v1 answers for "" and for
+    "visionsplit.v1.EncoderService": NOT_SERVING while draining.
     """
 
     @_typing.overload
@@ -45,7 +55,8 @@ class EncoderServiceStub:
     Encode: _grpc.UnaryStreamMultiCallable[_encoder_service_pb2.EncodeRequest, _encoder_service_pb2.EncodeResponse]
     """Encode turns one image into its kept vision tokens: first the header, with the grid and the
     budgets, then chunks of tokens, the thumbnail's before the crops', each tile's as soon as it is
-    ready, last the summary. A cancelled call leaves the queue before its next tile is encoded.
+    ready, last the summary. A cancelled call leaves the queue before its next tile is encoded. A
+    message of the answer is at most 4 MiB.
     """
     Generate: _grpc.UnaryStreamMultiCallable[_encoder_service_pb2.EncoderServiceGenerateRequest, _encoder_service_pb2.EncoderServiceGenerateResponse]
     """Generate encodes the images, hands their tokens to the LLM service and relays its text. Errors
@@ -59,19 +70,30 @@ class EncoderServiceStub:
 class EncoderServiceAsyncStub(EncoderServiceStub):
     """EncoderService cuts images into tiles, runs the vision tower and keeps the tokens worth keeping.
 
-    Every call ends with exactly one status. INVALID_ARGUMENT: the request is wrong, and the message
-    says where. RESOURCE_EXHAUSTED: the queue is full, or a message is larger than the server takes.
-    UNAVAILABLE: the service is draining, or the LLM service cannot be reached; a retry may succeed.
-    INTERNAL: a fault of the service, whose details stay in its log. The trailing metadata entry
-    `visionsplit-error` names the error's class. A field that the server does not know is refused
-    with INVALID_ARGUMENT, since ignoring it would change the answer silently.
+    Every call ends with exactly one status:
+      INVALID_ARGUMENT     the request is wrong, and the message says where; sending it again cannot help
+      FAILED_PRECONDITION  the two services do not belong together
+      RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed; without it:
+                           a message is larger than max_request_bytes, and a retry cannot
+      UNAVAILABLE          draining, or the LLM service or a replica was lost; a retry may succeed
+      DEADLINE_EXCEEDED    the caller's deadline passed; it travels on to the LLM service
+      CANCELLED            the caller cancelled
+      INTERNAL             a fault of the service, whose details stay in its log
+    The trailing metadata entry `visionsplit-error` names the error's class (proto/visionsplit/errors.py).
+    Statuses that gRPC itself gives, such as a passed deadline, come without it.
+
+    A field that the server does not know is refused with INVALID_ARGUMENT, since ignoring it would
+    change the answer silently. The request metadata entry `x-request-id` goes along to the LLM service
+    and into both services' logs; one is made if it is absent. grpc.health.v1 answers for "" and for
+    "visionsplit.v1.EncoderService": NOT_SERVING while draining.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Encode: _aio.UnaryStreamMultiCallable[_encoder_service_pb2.EncodeRequest, _encoder_service_pb2.EncodeResponse]  # type: ignore[assignment]
     """Encode turns one image into its kept vision tokens: first the header, with the grid and the
     budgets, then chunks of tokens, the thumbnail's before the crops', each tile's as soon as it is
-    ready, last the summary. A cancelled call leaves the queue before its next tile is encoded.
+    ready, last the summary. A cancelled call leaves the queue before its next tile is encoded. A
+    message of the answer is at most 4 MiB.
     """
     Generate: _aio.UnaryStreamMultiCallable[_encoder_service_pb2.EncoderServiceGenerateRequest, _encoder_service_pb2.EncoderServiceGenerateResponse]  # type: ignore[assignment]
     """Generate encodes the images, hands their tokens to the LLM service and relays its text. Errors
@@ -84,12 +106,22 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
 class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
     """EncoderService cuts images into tiles, runs the vision tower and keeps the tokens worth keeping.
 
-    Every call ends with exactly one status. INVALID_ARGUMENT: the request is wrong, and the message
-    says where. RESOURCE_EXHAUSTED: the queue is full, or a message is larger than the server takes.
-    UNAVAILABLE: the service is draining, or the LLM service cannot be reached; a retry may succeed.
-    INTERNAL: a fault of the service, whose details stay in its log. The trailing metadata entry
-    `visionsplit-error` names the error's class. A field that the server does not know is refused
-    with INVALID_ARGUMENT, since ignoring it would change the answer silently.
+    Every call ends with exactly one status:
+      INVALID_ARGUMENT     the request is wrong, and the message says where; sending it again cannot help
+      FAILED_PRECONDITION  the two services do not belong together
+      RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed; without it:
+                           a message is larger than max_request_bytes, and a retry cannot
+      UNAVAILABLE          draining, or the LLM service or a replica was lost; a retry may succeed
+      DEADLINE_EXCEEDED    the caller's deadline passed; it travels on to the LLM service
+      CANCELLED            the caller cancelled
+      INTERNAL             a fault of the service, whose details stay in its log
+    The trailing metadata entry `visionsplit-error` names the error's class (proto/visionsplit/errors.py).
+    Statuses that gRPC itself gives, such as a passed deadline, come without it.
+
+    A field that the server does not know is refused with INVALID_ARGUMENT, since ignoring it would
+    change the answer silently. The request metadata entry `x-request-id` goes along to the LLM service
+    and into both services' logs; one is made if it is absent. grpc.health.v1 answers for "" and for
+    "visionsplit.v1.EncoderService": NOT_SERVING while draining.
     """
 
     @_abc_1.abstractmethod
@@ -100,7 +132,8 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_encoder_service_pb2.EncodeResponse], _abc.AsyncIterator[_encoder_service_pb2.EncodeResponse]]:
         """Encode turns one image into its kept vision tokens: first the header, with the grid and the
         budgets, then chunks of tokens, the thumbnail's before the crops', each tile's as soon as it is
-        ready, last the summary. A cancelled call leaves the queue before its next tile is encoded.
+        ready, last the summary. A cancelled call leaves the queue before its next tile is encoded. A
+        message of the answer is at most 4 MiB.
         """
 
     @_abc_1.abstractmethod

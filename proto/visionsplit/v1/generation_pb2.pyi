@@ -207,7 +207,9 @@ class Sampling(_message.Message):
     seed: _builtins.int
     """Makes sampling repeatable: the same seed and request give the same text, whatever else runs."""
     repetition_penalty: _builtins.float
-    """Divides the positive and multiplies the negative scores of tokens seen before; 1 changes nothing."""
+    """Divides the positive and multiplies the negative scores of tokens seen before, in [0.01, 100]; 1
+    changes nothing. Absent means the checkpoint's own, which is nearly always 1.
+    """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """End the text before the first of these strings; at most 16 of at most 256 characters."""
@@ -252,8 +254,8 @@ Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
 
 @_typing.final
 class TextDelta(_message.Message):
-    """TextDelta is the next piece of the answer. Its text never ends inside a character; so it may be
-    empty while its tokens are not.
+    """TextDelta is the next piece of the answer. Its text never ends inside a character or with what may
+    become a stop string; so it may be empty while its tokens are not.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -338,9 +340,9 @@ class LlmTimings(_message.Message):
     DECODE_SECONDS_FIELD_NUMBER: _builtins.int
     TOTAL_SECONDS_FIELD_NUMBER: _builtins.int
     receive_seconds: _builtins.float
-    """From the call's start to the last token chunk's arrival."""
+    """From the call's start until the upload was whole and checked."""
     queue_seconds: _builtins.float
-    """From there to the engine's first step for this request."""
+    """From the request's arrival in the engine, projector included, to its first step."""
     first_token_seconds: _builtins.float
     """From the call's start to the first generated token."""
     decode_seconds: _builtins.float

@@ -175,7 +175,9 @@ class GetLlmInfoResponse(_message.Message):
     model: _builtins.str
     """Name of the checkpoint: a hub id, or the name of its folder."""
     context_length: _builtins.int
-    """Most tokens of prompt and answer together."""
+    """Most tokens of prompt and answer together: the checkpoint's context, or what a replica's KV cache
+    holds where that is less.
+    """
     image_placeholder: _builtins.str
     """The text that stands for an image in a plain prompt."""
     default_max_new_tokens: _builtins.int

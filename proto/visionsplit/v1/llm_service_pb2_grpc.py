@@ -29,9 +29,11 @@ if _version_not_supported:
 class LlmServiceStub(object):
     """LlmService turns prompts with vision tokens into text.
 
-    Statuses mean the same as in EncoderService. A replica lost in the middle of a stream ends that
-    stream with UNAVAILABLE and no other. Nothing reaches a replica before the whole upload has
-    arrived and was found sound.
+    Statuses and metadata mean the same as in EncoderService. A replica lost in the middle of a stream
+    ends that stream with UNAVAILABLE and no other. Nothing reaches a replica before the whole upload has
+    arrived and was found sound. A message is at most 4 MiB; chunks of 256 KiB to 1 MiB travel best. An
+    upload that stands still for too long ends with DEADLINE_EXCEEDED. grpc.health.v1 answers for "" and
+    for "visionsplit.v1.LlmService": NOT_SERVING while draining, and while no replica works.
     """
 
     def __init__(self, channel):
@@ -55,9 +57,11 @@ class LlmServiceStub(object):
 class LlmServiceServicer(object):
     """LlmService turns prompts with vision tokens into text.
 
-    Statuses mean the same as in EncoderService. A replica lost in the middle of a stream ends that
-    stream with UNAVAILABLE and no other. Nothing reaches a replica before the whole upload has
-    arrived and was found sound.
+    Statuses and metadata mean the same as in EncoderService. A replica lost in the middle of a stream
+    ends that stream with UNAVAILABLE and no other. Nothing reaches a replica before the whole upload has
+    arrived and was found sound. A message is at most 4 MiB; chunks of 256 KiB to 1 MiB travel best. An
+    upload that stands still for too long ends with DEADLINE_EXCEEDED. grpc.health.v1 answers for "" and
+    for "visionsplit.v1.LlmService": NOT_SERVING while draining, and while no replica works.
     """
 
     def Generate(self, request_iterator, context):
@@ -101,9 +105,11 @@ def add_LlmServiceServicer_to_server(servicer, server):
 class LlmService(object):
     """LlmService turns prompts with vision tokens into text.
 
-    Statuses mean the same as in EncoderService. A replica lost in the middle of a stream ends that
-    stream with UNAVAILABLE and no other. Nothing reaches a replica before the whole upload has
-    arrived and was found sound.
+    Statuses and metadata mean the same as in EncoderService. A replica lost in the middle of a stream
+    ends that stream with UNAVAILABLE and no other. Nothing reaches a replica before the whole upload has
+    arrived and was found sound. A message is at most 4 MiB; chunks of 256 KiB to 1 MiB travel best. An
+    upload that stands still for too long ends with DEADLINE_EXCEEDED. grpc.health.v1 answers for "" and
+    for "visionsplit.v1.LlmService": NOT_SERVING while draining, and while no replica works.
     """
 
     @staticmethod

@@ -30,9 +30,11 @@ GRPC_VERSION: str
 class LlmServiceStub:
     """LlmService turns prompts with vision tokens into text.
 
-    Statuses mean the same as in EncoderService. A replica lost in the middle of a stream ends that
-    stream with UNAVAILABLE and no other. Nothing reaches a replica before the whole upload has
-    arrived and was found sound.
+    Statuses and metadata mean the same as in EncoderService. A replica lost in the middle of a stream
+    ends that stream with UNAVAILABLE and no other. Nothing reaches a replica before the whole upload has
+    arrived and was found sound. A message is at most 4 MiB; chunks of 256 KiB to 1 MiB travel best. An
+    upload that stands still for too long ends with DEADLINE_EXCEEDED. grpc.health.v1 answers for "" and
+    for "visionsplit.v1.LlmService": NOT_SERVING while draining, and while no replica works.
     """
 
     @_typing.overload
@@ -52,9 +54,11 @@ class LlmServiceStub:
 class LlmServiceAsyncStub(LlmServiceStub):
     """LlmService turns prompts with vision tokens into text.
 
-    Statuses mean the same as in EncoderService. A replica lost in the middle of a stream ends that
-    stream with UNAVAILABLE and no other. Nothing reaches a replica before the whole upload has
-    arrived and was found sound.
+    Statuses and metadata mean the same as in EncoderService. A replica lost in the middle of a stream
+    ends that stream with UNAVAILABLE and no other. Nothing reaches a replica before the whole upload has
+    arrived and was found sound. A message is at most 4 MiB; chunks of 256 KiB to 1 MiB travel best. An
+    upload that stands still for too long ends with DEADLINE_EXCEEDED. grpc.health.v1 answers for "" and
+    for "visionsplit.v1.LlmService": NOT_SERVING while draining, and while no replica works.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -70,9 +74,11 @@ class LlmServiceAsyncStub(LlmServiceStub):
 class LlmServiceServicer(metaclass=_abc_1.ABCMeta):
     """LlmService turns prompts with vision tokens into text.
 
-    Statuses mean the same as in EncoderService. A replica lost in the middle of a stream ends that
-    stream with UNAVAILABLE and no other. Nothing reaches a replica before the whole upload has
-    arrived and was found sound.
+    Statuses and metadata mean the same as in EncoderService. A replica lost in the middle of a stream
+    ends that stream with UNAVAILABLE and no other. Nothing reaches a replica before the whole upload has
+    arrived and was found sound. A message is at most 4 MiB; chunks of 256 KiB to 1 MiB travel best. An
+    upload that stands still for too long ends with DEADLINE_EXCEEDED. grpc.health.v1 answers for "" and
+    for "visionsplit.v1.LlmService": NOT_SERVING while draining, and while no replica works.
     """
 
     @_abc_1.abstractmethod

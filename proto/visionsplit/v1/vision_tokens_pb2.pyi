@@ -60,7 +60,9 @@ class TileGrid(_message.Message):
 
     The crops side by side form the canvas, rows * side cells high and columns * side cells wide; a
     cell is one vision token. The valid region is the part of the canvas that shows image rather
-    than padding. A grid that contradicts itself is refused with INVALID_ARGUMENT.
+    than padding. The LLM service refuses, with INVALID_ARGUMENT, a grid that contradicts itself, that
+    its checkpoint does not have, or whose valid region does not follow from the image's size by Hugging
+    Face's unpadding or by that of GlobalCom2's published code (they differ by a row in rare cases).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -168,7 +170,10 @@ class Compression(_message.Message):
     """Replaces the method's selection; one of GetEncoderInfoResponse.selections."""
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Numeric parameters of the composition, such as "tau" and "alpha" of globalcom2."""
+        """Numeric parameters of the composition, such as "tau" and "alpha" of globalcom2. The parts that
+        GetEncoderInfoResponse lists name theirs with default values; each has a range, and a value outside
+        it is refused.
+        """
 
     def __init__(
         self,
@@ -236,7 +241,9 @@ Global___VisionFormat: _TypeAlias = VisionFormat  # noqa: Y015
 
 @_typing.final
 class ImageTokensHeader(_message.Message):
-    """ImageTokensHeader comes before the tokens of one image and says how many follow."""
+    """ImageTokensHeader comes before the tokens of one image and says how many follow. Headers come in the
+    order of the images.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -247,7 +254,7 @@ class ImageTokensHeader(_message.Message):
     @_builtins.property
     def budgets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens kept of each tile, thumbnail first: 1 + rows * columns entries. No entry exceeds the
-        tile's number of valid cells; with compression off each equals it.
+        tile's number of valid cells; with compression off each equals it. They must not all be 0.
         """
 
     def __init__(
@@ -269,9 +276,9 @@ class TokenChunk(_message.Message):
     """TokenChunk carries some of one image's kept tokens, tile after tile, each tile's tokens in the
     order in which they were picked. A chunk may hold the tokens of several tiles, or part of a tile.
 
-    Chunks of different images may interleave. A chunk out of order, a token outside the valid region,
-    the same position twice and more or fewer tokens than the header's budgets say are refused with
-    INVALID_ARGUMENT.
+    Chunks of different images may interleave; those of one image have one data type. A chunk out of
+    order, a token outside the valid region, the same position twice and more or fewer tokens than the
+    header's budgets say are refused with INVALID_ARGUMENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
