@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := visionsplit encoder_service llm_service visionsplit_client
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol unit check-python stubs bench-selection bench-wire clean
+.PHONY: help demo test types lint protocol tests breaking check-python stubs bench-selection bench-wire clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -14,7 +14,7 @@ help: ## show this list
 demo: $(INSTALLED) ## start both services, caption the sample images, stop
 	@scripts/demo.sh
 
-test: types lint protocol unit ## everything that CI runs
+test: types lint protocol tests ## everything that CI runs
 
 types: $(INSTALLED) ## check the types (mypy, strict)
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
@@ -26,7 +26,10 @@ lint: $(INSTALLED) ## check the style (ruff)
 protocol: $(INSTALLED) ## check the schema (buf)
 	$(BIN)/buf lint
 
-unit: $(INSTALLED) ## run the tests
+breaking: $(INSTALLED) ## compare the schema with another version: make breaking REF=v0.1.0
+	$(BIN)/buf breaking --against '.git#ref=$(REF)'
+
+tests: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest
 
 stubs: $(INSTALLED) ## regenerate the protobuf stubs after editing a .proto

@@ -1,4 +1,4 @@
-"""The protocol is clean and its committed stubs are what the schema makes."""
+"""The committed stubs are what the schema makes."""
 
 import filecmp
 import subprocess
@@ -6,12 +6,6 @@ import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
-
-
-def test_buf_lint_finds_nothing() -> None:
-    buf = Path(sys.executable).parent / "buf"
-    result = subprocess.run([buf, "lint"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_regenerating_the_stubs_changes_nothing(tmp_path: Path) -> None:

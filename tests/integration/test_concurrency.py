@@ -45,16 +45,20 @@ async def test_a_question_never_gets_another_images_answer(random_checkpoints: d
 
 
 async def test_a_cancelled_call_makes_room_at_once(random_checkpoints: dict[str, Path]) -> None:
-    async with running_system(random_checkpoints["llama"]) as system:
+    """There is room for two: calls that went on after their cancellation would keep the others out."""
+    engine = EngineConfig(max_running=1, max_waiting=1)
+    async with running_system(random_checkpoints["llama"], llm={"engine": engine}) as system:
         before = await ask(system, 0)
-        for caller in range(6):
+        cancelled = 0
+        for caller in range(12):
             task = asyncio.create_task(
                 system.client.generate(noise_image(112, 112, caller), PROMPT, sampling=Sampling(max_new_tokens=700))
             )
-            await asyncio.sleep(0.05 * caller)
+            await asyncio.sleep(0.03 * caller)
             task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            cancelled += isinstance(outcome, asyncio.CancelledError)  # some answers are short
+        assert cancelled >= 6
         async with asyncio.timeout(20):
             assert (await ask(system, 0)).token_ids == before.token_ids
 

@@ -78,8 +78,11 @@ async def test_restart_under_traffic(random_checkpoints: dict[str, Path], which:
 
 async def test_a_lost_llm_service_is_reported_and_found_again(random_checkpoints: dict[str, Path]) -> None:
     model = str(random_checkpoints["llama"])
+    llm = LlmServer(LlmConfig(model=model, listen="127.0.0.1:0", device="cpu"))
+    llm_address = await started(llm)
+    await llm.stop(0)
     encoder = EncoderServer(
-        EncoderConfig(model=model, listen="127.0.0.1:0", llm="127.0.0.1:1", device=torch.device("cpu"))
+        EncoderConfig(model=model, listen="127.0.0.1:0", llm=llm_address, device=torch.device("cpu"))
     )
     address = await started(encoder)
     try:
@@ -87,5 +90,9 @@ async def test_a_lost_llm_service_is_reported_and_found_again(random_checkpoints
             with pytest.raises(UnavailableError, match="LLM service"):
                 await client.generate(IMAGE, PROMPT)
             assert (await client.encode(IMAGE)).tokens.num_tokens  # encoding needs no LLM service
+            llm = LlmServer(LlmConfig(model=model, listen=llm_address, device="cpu"))
+            await llm.start()
+            assert (await client.generate(IMAGE, PROMPT, sampling=Sampling(max_new_tokens=4))).token_ids
     finally:
         await encoder.stop(5)
+        await llm.stop(5)

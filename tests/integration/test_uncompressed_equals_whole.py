@@ -34,8 +34,7 @@ async def test_every_size_of_image(random_checkpoints: dict[str, Path], text: st
 
 
 @pytest.mark.parametrize("text", ["llama", "mistral", "qwen2"])
-@pytest.mark.parametrize("data_type", ["float32"])
-async def test_several_images_and_none(random_checkpoints: dict[str, Path], text: str, data_type: str) -> None:
+async def test_several_images_and_none(random_checkpoints: dict[str, Path], text: str) -> None:
     whole = WholeModel(random_checkpoints[text])
     images = [noise_image(*size, seed=index) for index, size in enumerate([(112, 112), (300, 90), (60, 200)])]
     prompts = [
@@ -46,9 +45,7 @@ async def test_several_images_and_none(random_checkpoints: dict[str, Path], text
     ]
     async with running_system(random_checkpoints[text]) as system:
         for pictures, prompt in prompts:
-            answer = await system.client.generate(
-                pictures, Prompt.raw(prompt), compression=NONE, data_type=data_type, sampling=SAMPLING
-            )
+            answer = await system.client.generate(pictures, Prompt.raw(prompt), compression=NONE, sampling=SAMPLING)
             assert answer.token_ids == whole.generate(pictures, prompt, 16), prompt
 
 
