@@ -3,21 +3,22 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
 
 import torch
-from visionsplit.checkpoint import CheckpointError
 from visionsplit.errors import VisionSplitError
 from visionsplit.wire.tensors import DataType
 
 from encoder_service.batching import BatchLimits
 from encoder_service.compression import CompressionSpec
-from encoder_service.config import EncoderConfig
+from encoder_service.config import ConfigError, EncoderConfig, device_of
 from encoder_service.image import ImageLimits
 from encoder_service.server import EncoderServer
 
+_log = logging.getLogger("encoder_service")  # __name__ is '__main__' here
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -30,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--revision", help="revision of a hub id")
     add("--listen", default=default.listen, help="address to serve on")
     add("--llm", help="address of the LLM service; without it the service only encodes")
-    add("--device", type=torch.device, help="cpu, cuda or cuda:N; a GPU if there is one")
+    add("--device", help="cpu, cuda or cuda:N; a GPU if there is one")
     add("--dtype", choices=_DTYPES, help="float32 on the CPU, the checkpoint's type on a GPU")
     add("--max-batch-tiles", type=int, default=default.batch.max_batch_tiles, help="tiles per forward pass")
     add("--max-batch-wait-ms", type=float, default=default.batch.max_wait_seconds * 1000, help="wait for more tiles")
@@ -53,14 +54,14 @@ def config_from(options: argparse.Namespace) -> EncoderConfig:
     """The configuration behind a command line.
 
     Raises:
-        ValueError, InvalidCompressionError: a setting out of its range.
+        ConfigError, InvalidCompressionError: a setting out of its range.
     """
     return EncoderConfig(
         model=options.model,
         revision=options.revision,
         listen=options.listen,
         llm=options.llm,
-        device=options.device,
+        device=device_of(options.device) if options.device is not None else None,
         dtype=_DTYPES[options.dtype] if options.dtype else None,
         batch=BatchLimits(options.max_batch_tiles, options.max_batch_wait_ms / 1000, options.max_queued_tiles),
         image=ImageLimits(max_pixels=options.max_image_pixels),
@@ -76,34 +77,41 @@ def config_from(options: argparse.Namespace) -> EncoderConfig:
 
 
 async def serve(config: EncoderConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
-    told = asyncio.Event()
+    """Serve until SIGTERM or SIGINT, then drain; such a signal during the start ends the process there and then."""
     loop = asyncio.get_running_loop()
+    told: asyncio.Future[int] = loop.create_future()
+
+    def tell(number: int) -> None:
+        if not told.done():
+            told.set_result(number)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, tell, number)
     server = EncoderServer(config)
-    await server.start()
-    await told.wait()
+    starting = asyncio.ensure_future(server.start())
+    await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        _log.info("told to stop while starting")
+        # A thread that reads a checkpoint cannot be told to stop, and Python would wait for it. No call is inside yet.
+        logging.shutdown()
+        os._exit(128 + told.result())
+    await starting
+    await told
     await server.stop(config.grace_seconds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the process's exit status."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     for name in ("encoder_service", "visionsplit"):
         logging.getLogger(name).setLevel(options.log_level)
     try:
-        config = config_from(options)
-    except (ValueError, VisionSplitError) as error:
-        parser.error(str(error))
-    try:
-        asyncio.run(serve(config))
-    except (CheckpointError, VisionSplitError) as error:
-        logging.getLogger("encoder_service").error("cannot serve: %s", error)
+        asyncio.run(serve(config_from(options)))
+    except (ConfigError, VisionSplitError) as error:
+        _log.error("cannot serve: %s", error)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Many images, one device: a bounded queue of tiles and the thread that owns the device."""
+"""Many images, one device: a queue of tiles and the thread that owns the device."""
 
 import logging
 import threading
@@ -6,9 +6,10 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from visionsplit.errors import InternalError, OverloadedError, UnavailableError, VisionSplitError
+from visionsplit.errors import InternalError, UnavailableError, VisionSplitError
 
-from encoder_service.encoding import BatchEncoder, ImageJob, SpanResult, TileSpan
+from encoder_service.encoding import BatchEncoder
+from encoder_service.jobs import ImageJob, SpanResult, TileSpan
 
 _log = logging.getLogger(__name__)
 
@@ -19,14 +20,15 @@ class BatchLimits:
 
     max_batch_tiles: int
     max_wait_seconds: float  # how long an incomplete batch waits for more tiles
-    max_queued_tiles: int
+    max_queued_tiles: int  # of all images between decoding and the device; `TileRoom` keeps to it
 
 
 class TileQueue:
     """Images whose tiles wait for the device, in order of arrival. Safe to use from several threads.
 
     A batch takes the waiting thumbnails first, since their tokens go out first and their scores decide the budgets,
-    then crops, oldest image first. Crops cannot starve: the queue is bounded, and each image has one thumbnail.
+    then crops, oldest image first. Crops cannot starve: images are let in up to a bound before they come here
+    (`admission.TileRoom`), and each has one thumbnail.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
@@ -37,21 +39,15 @@ class TileQueue:
         self._closed = False
 
     def put(self, jobs: list[ImageJob]) -> None:
-        """Add images that belong together: all of them or none.
+        """Add images.
 
         Raises:
-            OverloadedError: the queue would outgrow its bound.
             UnavailableError: the queue is closed.
         """
-        tiles = sum(job.tiles.grid.num_tiles for job in jobs)
+        tiles = sum(job.image.grid.num_tiles for job in jobs)
         with self._changed:
             if self._closed:
                 raise UnavailableError("the encoder is stopping")
-            if self._queued_tiles + tiles > self._limits.max_queued_tiles:
-                raise OverloadedError(
-                    f"{self._queued_tiles} tiles are waiting; {tiles} more exceed the limit of "
-                    f"{self._limits.max_queued_tiles}"
-                )
             self._jobs.extend(jobs)
             self._queued_tiles += tiles
             self._changed.notify()
@@ -61,7 +57,7 @@ class TileQueue:
         with self._changed:
             if job in self._jobs:
                 self._jobs.remove(job)
-                self._queued_tiles -= job.tiles.grid.num_tiles - job.next_tile
+                self._queued_tiles -= job.image.grid.num_tiles - job.next_tile
 
     def take(self) -> list[TileSpan]:
         """The next batch, as soon as it is full or has waited long enough; empty once the queue is closed."""
@@ -96,14 +92,14 @@ class TileQueue:
         for job in self._jobs:
             if room and (job.next_tile > 0 or job in taken):
                 already = taken.get(job, 0)
-                more = min(job.tiles.grid.num_tiles - job.next_tile - already, room)
+                more = min(job.image.grid.num_tiles - job.next_tile - already, room)
                 taken[job] = already + more
                 room -= more
         spans = [TileSpan(job, job.next_tile, job.next_tile + count) for job, count in taken.items()]
         for span in spans:
             span.job.next_tile = span.stop
             self._queued_tiles -= span.stop - span.first
-        self._jobs = deque(job for job in self._jobs if job.next_tile < job.tiles.grid.num_tiles)
+        self._jobs = deque(job for job in self._jobs if job.next_tile < job.image.grid.num_tiles)
         return spans
 
 
@@ -126,7 +122,7 @@ class TileBatcher:
             self._thread.join()
 
     def submit(self, jobs: list[ImageJob]) -> None:
-        """Queue images that belong together. Raises what `TileQueue.put` raises."""
+        """Queue images. Raises what `TileQueue.put` raises."""
         self._queue.put(jobs)
 
     def cancel(self, job: ImageJob) -> None:

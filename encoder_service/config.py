@@ -1,5 +1,6 @@
 """How an encoder service is set up. Read once at the edge, passed down whole."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +21,24 @@ _DATA_TYPE_OF = {
     torch.float16: DataType.FLOAT16,
     torch.bfloat16: DataType.BFLOAT16,
 }
+_DEVICE_TYPES = ("cpu", "cuda")
+_DEVICES = "cpu, cuda or cuda:N"
+
+
+def device_of(text: str) -> torch.device:
+    """The device that a command line names.
+
+    Raises:
+        ConfigError: there is no such kind of device.
+    """
+    try:
+        return torch.device(text)
+    except RuntimeError:
+        raise ConfigError(f"device is {text!r}; {_DEVICES} is needed") from None
+
+
+class ConfigError(ValueError):
+    """A setting that is out of its range, or that this machine or the checkpoint cannot honour."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +46,7 @@ class EncoderConfig:
     """Settings of one encoder service.
 
     Raises:
-        ValueError: a setting out of its range.
+        ConfigError: a setting out of its range.
         InvalidCompressionError: the default compression names something that does not exist.
     """
 
@@ -53,11 +72,19 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         compose(self.default_compression)
         if not MIN_CHUNK_BYTES <= self.chunk_bytes <= MAX_CHUNK_BYTES:
-            raise ValueError(f"chunk_bytes is {self.chunk_bytes}; {MIN_CHUNK_BYTES} to {MAX_CHUNK_BYTES} are allowed")
+            raise ConfigError(f"chunk_bytes is {self.chunk_bytes}; {MIN_CHUNK_BYTES} to {MAX_CHUNK_BYTES} are allowed")
         if not 0 < self.max_request_bytes <= MAX_IMAGE_REQUEST_BYTES:
-            raise ValueError(
+            raise ConfigError(
                 f"max_request_bytes is {self.max_request_bytes}; 1 to {MAX_IMAGE_REQUEST_BYTES} are allowed"
             )
+        host, _, port = self.listen.rpartition(":")
+        if not (host and port.isascii() and port.isdecimal() and int(port) <= 65535):
+            raise ConfigError(f"listen is {self.listen!r}; host:port is needed, such as 127.0.0.1:50051")
+        if self.device is not None and self.device.type not in _DEVICE_TYPES:
+            raise ConfigError(f"device is {str(self.device)!r}; {_DEVICES} is needed")
+        for name, seconds in (("max_batch_wait", self.batch.max_wait_seconds), ("grace", self.grace_seconds)):
+            if not (math.isfinite(seconds) and seconds >= 0):
+                raise ConfigError(f"{name} is {seconds} seconds; a finite number from 0 on is needed")
         positive = {
             "image_threads": self.image_threads,
             "max_images": self.max_images,
@@ -68,13 +95,30 @@ class EncoderConfig:
         }
         for name, value in positive.items():
             if value < 1:
-                raise ValueError(f"{name} is {value}; at least 1 is needed")
+                raise ConfigError(f"{name} is {value}; at least 1 is needed")
 
     def resolve_device(self) -> torch.device:
-        """The device to use on this machine."""
-        if self.device is not None:
-            return self.device
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        """The device to use on this machine.
+
+        Raises:
+            ConfigError: the machine has no such device.
+        """
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if self.device is None:
+            return torch.device("cuda" if gpus else "cpu")
+        if self.device.type == "cuda" and (self.device.index or 0) >= gpus:
+            raise ConfigError(f"device is {str(self.device)!r}; PyTorch finds {gpus} CUDA devices on this machine")
+        return self.device
+
+    def check_room_for_image(self, most_tiles: int) -> None:
+        """
+        Raises:
+            ConfigError: an image of `most_tiles` could never be let in.
+        """
+        if self.batch.max_queued_tiles < most_tiles:
+            raise ConfigError(
+                f"max_queued_tiles is {self.batch.max_queued_tiles}; one image of this checkpoint takes {most_tiles}"
+            )
 
     def resolve_dtype(self, device: torch.device, stored: torch.dtype) -> torch.dtype:
         """The vision tower's type on a device, for a checkpoint stored in another."""

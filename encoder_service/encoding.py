@@ -4,56 +4,16 @@ Tiles of different images share the forward pass; from the scores on, each image
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from visionsplit.errors import VisionSplitError
-from visionsplit.wire.tensors import DataType, TokenTensor
-from visionsplit.wire.vision_tokens import Positions
 
-from encoder_service.compression import Composition, Plan, TowerOutput
-from encoder_service.tiles import Tiles
+from encoder_service.compression import Plan, TowerOutput
+from encoder_service.jobs import EncodedTiles, ImageJob, SpanResult, TileSpan
 from encoder_service.tokens_out import PackedTokens, pack, to_host, to_token_tensor
 from encoder_service.vision_tower import TileFeatures, VisionTower
-
-
-@dataclass(frozen=True)
-class EncodedTiles:
-    """The kept tokens of some consecutive tiles of one image."""
-
-    stop_tile: int  # one past the last of these tiles
-    budgets: list[int]  # of the whole image, thumbnail first
-    features: TokenTensor  # [K, Dv]; K may be 0
-    positions: Positions  # [K, 3]
-    started: float  # when the forward pass began, seconds of time.monotonic
-    seconds: float  # the forward pass with scores, selection and packing
-
-
-SpanResult = EncodedTiles | VisionSplitError
-
-
-@dataclass(eq=False)
-class ImageJob:
-    """One image waiting for the device. Compared by identity."""
-
-    tiles: Tiles
-    composition: Composition
-    data_type: DataType
-    deliver: Callable[[SpanResult], None]  # called on the device's thread
-    queued: float = field(default_factory=time.monotonic)
-    next_tile: int = 0  # the first tile that has not been taken from the queue
-    plan: Plan | None = None  # made on the device's thread
-
-
-@dataclass(frozen=True)
-class TileSpan:
-    """Consecutive tiles of one image, to be encoded together."""
-
-    job: ImageJob
-    first: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -96,7 +56,7 @@ class BatchEncoder:
 
     def _upload(self, spans: list[TileSpan]) -> torch.Tensor:
         """The batch's pixels on the device, [B, 3, H, W]."""
-        parts = [span.job.tiles.pixels[span.first : span.stop] for span in spans]
+        parts = [span.job.image.pixels[span.first : span.stop] for span in spans]
         pixels = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self._tower.device.type != "cuda":
             return pixels
@@ -109,12 +69,12 @@ class BatchEncoder:
         scores = None if logits is None else logits[slot:stop]  # [t, P]
         plan = job.plan
         if plan is None:
-            plan = Plan(job.composition, job.tiles.grid, self._tower.device)
+            plan = Plan(job.composition, job.image.grid, self._tower.device)
             job.plan = plan
             plan.start(None if scores is None else scores[0])
         numbers = plan.choose(span.first, span.stop, scores)  # [K]
         rows = encoded.features[slot:stop].reshape(-1, encoded.features.shape[-1])  # [t * P, Dv]
-        kept = rows.index_select(0, numbers - span.first * job.tiles.grid.cells_per_tile)  # [K, Dv]
+        kept = rows.index_select(0, numbers - span.first * job.image.grid.cells_per_tile)  # [K, Dv]
         return _Chosen(span, plan, numbers, pack(kept, job.data_type))
 
     def _collect(self, chosen: list[_Chosen], started: float) -> list[tuple[ImageJob, SpanResult]]:

@@ -1,15 +1,31 @@
 """Image bytes to an upright RGB image, with the size known before a pixel is decoded."""
 
 import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from visionsplit.errors import InvalidImageError
+
+from encoder_service.pixels import to_rgb
+
+_log = logging.getLogger(__name__)
 
 # Pillow's names. Formats that run other programs or interpret vector drawings stay out.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-_WHITE = (255, 255, 255, 255)
+
+# What undoes each EXIF orientation; 1, and whatever the standard does not know, needs nothing.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -20,21 +36,45 @@ class ImageLimits:
     formats: tuple[str, ...] = IMAGE_FORMATS
 
 
+def read_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
+    """Width and height as a file's header announces them, before any orientation. No pixel is decoded.
+
+    Raises:
+        InvalidImageError: no data, an unknown format, too many pixels, or a broken header.
+    """
+    with _refusing(data, limits):
+        return _open(data, limits).size
+
+
 def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
     """Decode a file's first frame, turn it upright by its EXIF orientation and lay it over white.
 
     Returns:
-        An image of mode RGB. Grey of more than 8 bits is scaled down, not clipped.
+        An image of mode RGB; `pixels.to_rgb` says how other modes become one.
 
     Raises:
         InvalidImageError: no data, an unknown format, too many pixels, or a file that is cut off or broken.
     """
+    with _refusing(data, limits):
+        image = _open(data, limits)
+        # Before the orientation is asked for: Pillow turns TIFFs by itself as it loads them, and a PNG's EXIF may
+        # follow its pixels.
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        rgb = to_rgb(image)
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+@contextmanager
+def _refusing(data: bytes, limits: ImageLimits) -> Iterator[None]:
+    """Turn whatever a decoder raises into InvalidImageError.
+
+    At a stranger's bytes the bytes are at fault: Pillow's plugins raise a dozen kinds.
+    """
     if not data:
         raise InvalidImageError("the image has no data")
     try:
-        image = _open(data, limits)
-        # Whatever a decoder raises at a stranger's bytes, the bytes are at fault: Pillow's plugins raise a dozen kinds.
-        return _to_rgb(ImageOps.exif_transpose(image))
+        yield
     except InvalidImageError:
         raise
     except UnidentifiedImageError as error:
@@ -56,26 +96,15 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode[0] in "IF":
-        return _wide_grey_to_8_bit(image).convert("RGB")
-    if image.has_transparency_data:
-        above = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", above.size, _WHITE), above).convert("RGB")
-    return image.convert("RGB")
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none.
 
-
-def _wide_grey_to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits as mode L.
-
-    Integers from 0 to 65535 are 16-bit samples, whatever the mode they were read into. Other values have no agreed
-    white, so they are stretched from the image's own darkest to its own brightest.
+    Cameras and editors write EXIF that contradicts itself in tags nobody needs here; only this one is read, and one
+    that cannot be read does not spoil a sound picture.
     """
-    values = np.asarray(image).astype(np.float64)  # [height, width]
-    if not np.isfinite(values).all():
-        raise InvalidImageError("the image has pixels that are NaN or infinite")
-    low, high = float(values.min()), float(values.max())
-    if image.mode[0] == "I" and low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
-    scaled = (values - low) * (255.0 / max(high - low, np.finfo(np.float64).tiny))
-    return Image.fromarray(np.round(scaled).astype(np.uint8))
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception as error:  # as many kinds as decoders raise
+        _log.debug("an image's EXIF cannot be read: %s", error)
+        return 1
+    return value if isinstance(value, int) else 1

@@ -7,7 +7,7 @@ from visionsplit import __version__
 from visionsplit.checkpoint import Checkpoint
 from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
 
-from encoder_service.compression import BUDGET, METHODS, SCORE, SELECTION, Choice
+from encoder_service.compression import BUDGETS, METHODS, SCORES, SELECTIONS, Choice
 from encoder_service.config import EncoderConfig
 from encoder_service.protocol import compression_to_proto
 from encoder_service.tiles import Tiler
@@ -28,9 +28,9 @@ def encoder_info(
         patch_pixels=tiler.patch_pixels,
         grids=[encoder_service_pb2.GridShape(rows=rows, columns=columns) for rows, columns in tiler.grids],
         methods=_choices(METHODS.values()),
-        scores=_choices(SCORE.values()),
-        budgets=_choices(BUDGET.values()),
-        selections=_choices(SELECTION.values()),
+        scores=_choices(SCORES.values()),
+        budgets=_choices(BUDGETS.values()),
+        selections=_choices(SELECTIONS.values()),
         default_compression=compression_to_proto(config.default_compression),
         default_data_type=config.resolve_data_type(tower.dtype).value,
         image_formats=config.image.formats,
@@ -45,7 +45,9 @@ def encoder_info(
 def _choices(choices: Iterable[Choice]) -> list[encoder_service_pb2.NamedChoice]:
     return [
         encoder_service_pb2.NamedChoice(
-            name=choice.name, description=choice.description, parameters=dict(choice.parameters)
+            name=choice.name,
+            description=choice.description,
+            parameters={name: parameter.default for name, parameter in choice.parameters.items()},
         )
         for choice in choices
     ]

@@ -2,31 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from visionsplit.errors import InvalidImageError, VisionSplitError
 from visionsplit.grid import Layout, TileGrid, UnpadRule
 from visionsplit.wire.tensors import DataType, TokenTensor
 from visionsplit.wire.vision_tokens import Positions
 
+from encoder_service.admission import Place, TileRoom
 from encoder_service.batching import TileBatcher
 from encoder_service.compression import Composition
-from encoder_service.encoding import EncodedTiles, ImageJob, SpanResult
-from encoder_service.image import ImageLimits, decode_image
-from encoder_service.tiles import Tiler, Tiles
+from encoder_service.image import ImageLimits, decode_image, read_size
+from encoder_service.jobs import EncodedTiles, ImageJob, PreparedImage, SpanResult
+from encoder_service.tiles import Tiler
 
+_T = TypeVar("_T")
 _RULE = {Layout.SPATIAL: UnpadRule.HUGGING_FACE, Layout.REFERENCE: UnpadRule.REFERENCE}
-
-
-@dataclass(frozen=True)
-class PreparedImage:
-    """An image cut into tiles, ready for the device."""
-
-    tiles: Tiles
-    preprocess_seconds: float
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,6 @@ Event = BudgetsKnown | TokensReady | ImageDone
 class _Progress:
     """What is known of one image under way."""
 
-    image: PreparedImage
     job: ImageJob
     first_tokens: float | None = None  # time.monotonic
     device_start: float | None = None
@@ -80,33 +75,45 @@ class _Progress:
 class EncoderPipeline:
     """The path of an image from bytes to kept tokens. Used from one event loop."""
 
-    def __init__(self, tiler: Tiler, batcher: TileBatcher, limits: ImageLimits, *, threads: int) -> None:
+    def __init__(
+        self, tiler: Tiler, batcher: TileBatcher, limits: ImageLimits, *, threads: int, max_tiles: int
+    ) -> None:
         self._tiler = tiler
         self._batcher = batcher
         self._limits = limits
+        self._room = TileRoom(max_tiles)
+        # Headers have a thread of their own: a request that is refused must not wait for others' images.
+        self._headers = ThreadPoolExecutor(1, thread_name_prefix="encoder-header")
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
 
     def close(self) -> None:
         """End the threads that decode."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._headers, self._pool):
+            pool.shutdown(wait=True, cancel_futures=True)
 
-    async def prepare(self, images: list[bytes], layout: Layout) -> list[PreparedImage]:
-        """Decode and cut a request's images, in parallel.
+    @asynccontextmanager
+    async def prepared(self, images: list[bytes], layout: Layout) -> AsyncIterator[list[PreparedImage]]:
+        """A request's images, decoded and cut in parallel; leaving gives up the room that they still take.
+
+        The room is reserved by the files' headers, before any pixel is decoded.
 
         Raises:
             InvalidImageError: names the image by its index.
+            OverloadedError: there is no room for so many tiles.
         """
-        loop = asyncio.get_running_loop()
-        rule = _RULE[layout]
-        waiting = [
-            loop.run_in_executor(self._pool, partial(self._prepare, data, index, rule))
-            for index, data in enumerate(images)
-        ]
+        tiles = await _run_all(self._headers, [partial(self._count_tiles, *image) for image in enumerate(images)])
+        places = self._room.reserve(tiles)
         try:
-            return list(await asyncio.gather(*waiting))
+            yield await _run_all(
+                self._pool,
+                [
+                    partial(self._prepare, index, data, place, _RULE[layout])
+                    for index, (data, place) in enumerate(zip(images, places, strict=True))
+                ],
+            )
         finally:
-            for future in waiting:
-                future.cancel()
+            for place in places:
+                place.leave()
 
     async def encode(
         self, images: list[PreparedImage], composition: Composition, data_type: DataType, *, call_start: float
@@ -122,7 +129,6 @@ class EncoderPipeline:
             call_start: when the call began, seconds of time.monotonic.
 
         Raises:
-            OverloadedError: the queue is full.
             InvalidCompressionError: an image would keep no token.
             InternalError: the device failed.
         """
@@ -132,10 +138,8 @@ class EncoderPipeline:
         def deliver(index: int, result: SpanResult) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, (index, result))
 
-        jobs = [
-            ImageJob(image.tiles, composition, data_type, partial(deliver, index)) for index, image in enumerate(images)
-        ]
-        progress = [_Progress(image, job) for image, job in zip(images, jobs, strict=True)]
+        jobs = [ImageJob(image, composition, data_type, partial(deliver, index)) for index, image in enumerate(images)]
+        progress = [_Progress(job) for job in jobs]
         self._batcher.submit(jobs)
         unfinished = len(jobs)
         try:
@@ -143,26 +147,49 @@ class EncoderPipeline:
                 index, result = await arrived.get()
                 if isinstance(result, VisionSplitError):
                     raise result
+                if result.stop_tile == images[index].grid.num_tiles:
+                    images[index].release()
+                    unfinished -= 1
                 for event in _events(index, result, progress[index], call_start):
                     yield event
-                unfinished -= result.stop_tile == images[index].tiles.grid.num_tiles
         finally:
             for job in jobs:
                 self._batcher.cancel(job)
 
-    def _prepare(self, data: bytes, index: int, rule: UnpadRule) -> PreparedImage:
+    def _count_tiles(self, index: int, data: bytes) -> int:
+        with _naming(index):
+            return self._tiler.most_tiles(*read_size(data, self._limits))
+
+    def _prepare(self, index: int, data: bytes, place: Place, rule: UnpadRule) -> PreparedImage:
         started = time.monotonic()
-        try:
+        with _naming(index):
             tiles = self._tiler.cut(decode_image(data, self._limits), rule)
-        except InvalidImageError as error:
-            raise InvalidImageError(f"image {index}: {error}") from error
-        return PreparedImage(tiles, time.monotonic() - started)
+        return PreparedImage(tiles.pixels, tiles.grid, time.monotonic() - started, place)
+
+
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    try:
+        yield
+    except InvalidImageError as error:
+        raise InvalidImageError(f"image {index}: {error}") from error
+
+
+async def _run_all(pool: ThreadPoolExecutor, tasks: list[Callable[[], _T]]) -> list[_T]:
+    """The tasks' results in order; when one fails, those that have not begun never do."""
+    loop = asyncio.get_running_loop()
+    waiting = [loop.run_in_executor(pool, task) for task in tasks]
+    try:
+        return list(await asyncio.gather(*waiting))
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _events(index: int, result: EncodedTiles, progress: _Progress, call_start: float) -> list[Event]:
     """What one batch's result means for its image."""
     now = time.monotonic()
-    grid = progress.image.tiles.grid
+    grid = progress.job.image.grid
     events: list[Event] = []
     if progress.device_start is None:
         progress.device_start = result.started
@@ -180,7 +207,7 @@ def _events(index: int, result: EncodedTiles, progress: _Progress, call_start: f
                 grid,
                 result.budgets,
                 progress.wire_bytes,
-                preprocess_seconds=progress.image.preprocess_seconds,
+                preprocess_seconds=progress.job.image.preprocess_seconds,
                 queue_seconds=progress.device_start - progress.job.queued,
                 encode_seconds=progress.encode_seconds,
                 first_chunk_seconds=(progress.first_tokens or now) - call_start,

@@ -48,12 +48,19 @@ class EncoderServer:
             The port, chosen by the system if the address asked for port 0.
 
         Raises:
+            ConfigError: this machine or the checkpoint cannot honour a setting.
             CheckpointError: the checkpoint cannot be read or used.
             UnavailableError: the address cannot be bound.
         """
         checkpoint, tiler, tower, info = await asyncio.to_thread(self._load)
         self._batcher = TileBatcher(BatchEncoder(tower), self._config.batch)
-        self._pipeline = EncoderPipeline(tiler, self._batcher, self._config.image, threads=self._config.image_threads)
+        self._pipeline = EncoderPipeline(
+            tiler,
+            self._batcher,
+            self._config.image,
+            threads=self._config.image_threads,
+            max_tiles=self._config.batch.max_queued_tiles,
+        )
         self._llm = LlmClient(self._config.llm) if self._config.llm is not None else None
         service = EncoderService(self._config, self._pipeline, info, self._admission, self._llm)
         self._server = grpc.aio.server(
@@ -91,8 +98,9 @@ class EncoderServer:
     def _load(
         self,
     ) -> tuple[Checkpoint, Tiler, VisionTower, encoder_service_pb2.GetEncoderInfoResponse]:
+        device = self._config.resolve_device()
         checkpoint = Checkpoint(self._config.model, revision=self._config.revision)
         tiler = Tiler(checkpoint)
-        device = self._config.resolve_device()
+        self._config.check_room_for_image(tiler.max_tiles)
         tower = VisionTower.load(checkpoint, dtype=self._config.resolve_dtype(device, checkpoint.dtype), device=device)
         return checkpoint, tiler, tower, encoder_info(self._config, checkpoint, tiler, tower)

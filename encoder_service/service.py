@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import grpc.aio
 from visionsplit.errors import IncompatibleServicesError, InvalidRequestError
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc, llm_service_pb2, vision_tokens_pb2
+from visionsplit.wire.call_log import log_call
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
 from visionsplit.wire.tensors import DataType
@@ -18,8 +19,9 @@ from visionsplit.wire.vision_tokens import grid_to_proto, layout_to_proto
 from encoder_service.admission import Admission
 from encoder_service.compression import Composition, compose
 from encoder_service.config import EncoderConfig
+from encoder_service.jobs import PreparedImage
 from encoder_service.llm_client import LlmClient
-from encoder_service.pipeline import EncoderPipeline, PreparedImage
+from encoder_service.pipeline import EncoderPipeline
 from encoder_service.protocol import compression_from_proto, data_type_from_proto, summary_to_proto
 from encoder_service.relay import Part, relay, to_parts
 
@@ -67,33 +69,28 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
     async def Encode(  # type: ignore[override]  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.EncodeRequest, context: _Context
     ) -> None:
-        with self._admission.call():
-            request_id = request_id_of(context)
+        with log_call(_log, request_id_of(context)), self._admission.call():
             wanted = self._check(request)
-            images = await self._pipeline.prepare([request.image.data], wanted.composition.layout)
             async with AsyncExitStack() as stack:
+                images = await self._prepared([request.image], wanted, stack)
                 async for part in await self._parts(images, wanted, stack):
                     await context.write(self._encode_response(part, images[0], wanted))
-            _log_end(request_id, wanted, images)
 
     async def Generate(  # type: ignore[override]  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.EncoderServiceGenerateRequest, context: _Context
     ) -> None:
-        with self._admission.call():
-            request_id = request_id_of(context)
+        request_id = request_id_of(context)
+        with log_call(_log, request_id), self._admission.call():
             wanted = self._check(request)
             if self._llm is None:
                 raise IncompatibleServicesError("this encoder has no LLM service; it only encodes")
-            images = await self._pipeline.prepare([image.data for image in request.images], wanted.composition.layout)
-            call = self._llm.generate(timeout_seconds=context.time_remaining(), request_id=request_id)
-            try:
-                async with AsyncExitStack() as stack:
-                    parts = await self._parts(images, wanted, stack)
-                    header = self._generate_header(request, images, wanted)
-                    await relay(call, header, parts, context.write, summary_to_proto)
-            finally:
-                call.cancel()
-            _log_end(request_id, wanted, images)
+            async with AsyncExitStack() as stack:
+                images = await self._prepared(request.images, wanted, stack)
+                call = self._llm.generate(timeout_seconds=context.time_remaining(), request_id=request_id)
+                stack.callback(call.cancel)
+                parts = await self._parts(images, wanted, stack)
+                header = self._generate_header(request, images, wanted)
+                await relay(call, header, parts, context.write, summary_to_proto)
 
     def _check(self, request: _Request) -> _Wanted:
         """Refuse what is wrong before any work.
@@ -116,6 +113,13 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         data_type = data_type_from_proto(request.data_type, DataType(self._info.default_data_type))
         return _Wanted(compose(spec), data_type, started)
 
+    async def _prepared(
+        self, images: Sequence[encoder_service_pb2.Image], wanted: _Wanted, stack: AsyncExitStack
+    ) -> list[PreparedImage]:
+        """The images in tiles; leaving `stack` gives up the room that they take."""
+        files = [image.data for image in images]
+        return await stack.enter_async_context(self._pipeline.prepared(files, wanted.composition.layout))
+
     async def _parts(self, images: list[PreparedImage], wanted: _Wanted, stack: AsyncExitStack) -> AsyncIterator[Part]:
         """The messages of a request's images; leaving `stack` gives up what has not been encoded."""
         if not images:
@@ -127,7 +131,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
     def _encode_response(self, part: Part, image: PreparedImage, wanted: _Wanted) -> _EncodeResponse:
         if isinstance(part, vision_tokens_pb2.ImageTokensHeader):
             header = encoder_service_pb2.EncodeHeader(
-                grid=grid_to_proto(image.tiles.grid),
+                grid=grid_to_proto(image.grid),
                 tokens=part,
                 format=self._info.format,
                 layout=layout_to_proto(wanted.composition.layout),
@@ -146,7 +150,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         return llm_service_pb2.GenerateHeader(
             prompt=request.prompt if request.HasField("prompt") else None,
             sampling=request.sampling if request.HasField("sampling") else None,
-            grids=[grid_to_proto(image.tiles.grid) for image in images],
+            grids=[grid_to_proto(image.grid) for image in images],
             format=self._info.format,
             layout=layout_to_proto(wanted.composition.layout),
         )
@@ -156,8 +160,3 @@ async def _nothing() -> AsyncIterator[Part]:
     """The parts of a request without images."""
     return
     yield
-
-
-def _log_end(request_id: str, wanted: _Wanted, images: list[PreparedImage]) -> None:
-    seconds = time.monotonic() - wanted.started
-    _log.info("request %s: %d images in %.3f s", request_id, len(images), seconds)

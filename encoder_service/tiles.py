@@ -40,6 +40,17 @@ class Tiler:
         """Rows and columns of crops that an image can be cut into."""
         return [(height // self.tile_pixels, width // self.tile_pixels) for height, width in self._pinpoints]
 
+    @property
+    def max_tiles(self) -> int:
+        """How many tiles an image makes at most, whatever its size."""
+        return 1 + max(rows * columns for rows, columns in self.grids)
+
+    def most_tiles(self, width: int, height: int) -> int:
+        """How many tiles an image of this size makes at most, upright or on its side."""
+        canvases = [select_best_resolution(size, self._pinpoints) for size in ((height, width), (width, height))]
+        area: int = max(canvas_height * canvas_width for canvas_height, canvas_width in canvases)
+        return 1 + area // self.tile_pixels**2
+
     def cut(self, image: Image.Image, rule: UnpadRule) -> Tiles:
         """Cut an RGB image; `rule` decides where its padding ends.
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from visionsplit.errors import InternalError
+from visionsplit.errors import InternalError, InvalidRequestError
 from visionsplit.wire.tensors import DataType, TokenTensor
 
 _TORCH_TYPE = {
@@ -13,6 +13,8 @@ _TORCH_TYPE = {
     DataType.BFLOAT16: torch.bfloat16,
     DataType.INT8: torch.int8,
 }
+# What a caller whose features overflow a format may ask for instead.
+_WIDER = {DataType.FLOAT16: "bfloat16 or float32", DataType.BFLOAT16: "float32"}
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,16 @@ class PackedTokens:
 
     data_type: DataType
     elements: torch.Tensor  # [K, Dv] in the wire's type
-    scales: torch.Tensor | None  # [K] float32, INT8 only
+    finite: torch.Tensor  # [] bool, whether all features were finite before their conversion
+    scales: torch.Tensor | None = None  # [K] float32, INT8 only
 
     @property
     def tensors(self) -> list[torch.Tensor]:
-        return [self.elements] if self.scales is None else [self.elements, self.scales]
+        return [self.elements, self.finite] if self.scales is None else [self.elements, self.finite, self.scales]
 
     def with_tensors(self, tensors: list[torch.Tensor]) -> "PackedTokens":
         """The same tokens in other memory, from copies of `tensors`."""
-        return PackedTokens(self.data_type, tensors[0], tensors[1] if len(tensors) > 1 else None)
+        return PackedTokens(self.data_type, *tensors)
 
 
 def pack(features: torch.Tensor, data_type: DataType) -> PackedTokens:
@@ -37,13 +40,14 @@ def pack(features: torch.Tensor, data_type: DataType) -> PackedTokens:
 
     INT8 is symmetric per token: scale = max |x| / 127, element = round(x / scale), to even on a tie.
     """
+    finite = torch.isfinite(features).all()
     if data_type is not DataType.INT8:
-        return PackedTokens(data_type, features.to(_TORCH_TYPE[data_type]), None)
+        return PackedTokens(data_type, features.to(_TORCH_TYPE[data_type]), finite)
     wide = features.float()
     scales = wide.abs().amax(dim=1) / 127  # [K]
     divisors = torch.where(scales > 0, scales, torch.ones_like(scales))
     elements = torch.round(wide / divisors[:, None]).clamp_(-127, 127).to(torch.int8)
-    return PackedTokens(data_type, elements, scales)
+    return PackedTokens(data_type, elements, finite, scales)
 
 
 def to_host(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -61,11 +65,16 @@ def to_token_tensor(packed: PackedTokens) -> TokenTensor:
     """The wire's tensor of packed tokens that are on the CPU.
 
     Raises:
-        InternalError: a value is NaN or infinite, in the vision tower's output or by overflow of the data type.
+        InternalError: a value of the vision tower's is NaN or infinite.
+        InvalidRequestError: a value is too large for the data type.
     """
-    checked = packed.elements if packed.scales is None else packed.scales
-    if not torch.isfinite(checked).all():
-        raise InternalError(f"the vision tower's features do not fit {packed.data_type.name.lower()}")
+    if not packed.finite:
+        raise InternalError("the vision tower's features are not finite")
+    if packed.scales is None and not torch.isfinite(packed.elements).all():
+        data_type = packed.data_type
+        raise InvalidRequestError(
+            f"the image's features do not fit {data_type.name.lower()}; ask for {_WIDER[data_type]}"
+        )
     rows, columns = packed.elements.shape
     scales = b"" if packed.scales is None else _bytes(packed.scales)
     return TokenTensor(packed.data_type, rows, columns, _bytes(packed.elements), scales)

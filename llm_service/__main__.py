@@ -5,8 +5,9 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Callable
 
-from visionsplit.checkpoint import CheckpointError
+from visionsplit.errors import VisionSplitError
 
 from llm_service.config import DTYPES, BackendKind, EngineConfig, Limits, LlmConfig, RayConfig
 from llm_service.server import LlmServer
@@ -26,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     add("--max-images", type=int, default=Limits.max_images, help="of one request")
     add("--default-max-new-tokens", type=int, default=Limits.default_max_new_tokens)
+    add("--upload-idle", type=float, default=Limits.upload_idle_seconds, help="seconds an upload may be silent")
     _add_engine_options(parser.add_argument_group("engine, of each replica"))
     _add_ray_options(parser.add_argument_group("Ray Serve"))
     return parser
@@ -39,7 +41,12 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     add("--max-running", type=int, default=EngineConfig.max_running, help="requests of one step")
     add("--max-waiting", type=int, default=EngineConfig.max_waiting, help="requests that may wait")
     add("--slab-tokens", type=int, default=EngineConfig.slab_tokens, help="vision tokens held ready")
-    add("--max-memory-percent", type=float, default=EngineConfig.max_memory_percent, help="as a fraction")
+    add(
+        "--memory-fraction",
+        type=float,
+        default=EngineConfig.memory_fraction,
+        help="of the GPU memory left beside the weights, for the KV cache (default: %(default)s)",
+    )
 
 
 def _add_ray_options(group: argparse._ArgumentGroup) -> None:
@@ -47,6 +54,7 @@ def _add_ray_options(group: argparse._ArgumentGroup) -> None:
     add(
         "--ray-address", default=RayConfig.address, help="'local' for a cluster of its own (default), 'auto', host:port"
     )
+    add("--ray-application", help="name on the cluster (default: made of the model and the address)")
     add("--min-replicas", type=int, help="autoscale between this number and --max-replicas")
     add("--max-replicas", type=int)
     add("--cpus-per-replica", type=float, default=RayConfig.num_cpus)
@@ -56,7 +64,11 @@ def _add_ray_options(group: argparse._ArgumentGroup) -> None:
 
 
 def parse(arguments: list[str] | None = None) -> LlmConfig:
-    """The configuration of a command line; exits with a message when it makes no sense."""
+    """The configuration of a command line.
+
+    Raises:
+        ValueError: a setting makes no sense.
+    """
     options = _parser().parse_args(arguments)
     return LlmConfig(
         model=options.model,
@@ -73,10 +85,11 @@ def parse(arguments: list[str] | None = None) -> LlmConfig:
             max_running=options.max_running,
             max_waiting=options.max_waiting,
             slab_tokens=options.slab_tokens,
-            max_memory_percent=options.max_memory_percent,
+            memory_fraction=options.memory_fraction,
         ),
         ray=RayConfig(
             address=options.ray_address,
+            application=options.ray_application,
             min_replicas=options.min_replicas,
             max_replicas=options.max_replicas,
             num_cpus=options.cpus_per_replica,
@@ -84,7 +97,11 @@ def parse(arguments: list[str] | None = None) -> LlmConfig:
             max_ongoing_requests=options.max_ongoing_requests,
             max_queued_requests=options.max_queued_requests,
         ),
-        limits=Limits(max_images=options.max_images, default_max_new_tokens=options.default_max_new_tokens),
+        limits=Limits(
+            max_images=options.max_images,
+            default_max_new_tokens=options.default_max_new_tokens,
+            upload_idle_seconds=options.upload_idle,
+        ),
         grace=options.grace,
         log_level=options.log_level,
     )
@@ -92,28 +109,42 @@ def parse(arguments: list[str] | None = None) -> LlmConfig:
 
 async def serve(config: LlmConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
-    stopping = asyncio.Event()
+    told = asyncio.Event()
+    _on_signals(told.set)
     server = LlmServer(config)
     await server.start()
-    # After the start: Ray installs handlers of its own.
-    loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stopping.set)
-    await stopping.wait()
+    # Again: Ray has installed handlers of its own meanwhile.
+    _on_signals(told.set)
+    await told.wait()
     await server.stop(config.grace)
 
 
-def main() -> None:
-    """Entry point of `visionsplit-llm`."""
-    config = parse()
+def _on_signals(callback: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, callback)
+
+
+def main() -> int:
+    """Entry point of `visionsplit-llm`; returns the process's exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        config = parse()
+    except ValueError as error:
+        return _fail(error)
     for name in ("llm_service", "visionsplit"):
         logging.getLogger(name).setLevel(config.log_level)
     try:
         asyncio.run(serve(config))
-    except CheckpointError as error:
-        sys.exit(f"llm_service: {error}")
+    except VisionSplitError as error:
+        return _fail(error)
+    return 0
+
+
+def _fail(error: Exception) -> int:
+    print(f"llm_service: {error}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

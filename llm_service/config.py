@@ -1,9 +1,13 @@
-"""The service's configuration: read once by `__main__`, passed down whole."""
+"""The service's configuration: read once by `__main__`, passed down whole. What makes no sense raises ValueError."""
 
 import enum
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import torch
+from visionsplit.errors import UnavailableError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class BackendKind(enum.Enum):
@@ -18,26 +22,33 @@ class EngineConfig:
     """Sizes of a replica's decoding engine. `None` means: as fits the device, see `for_device`."""
 
     page_size: int | None = None  # tokens per page of the KV cache
-    kv_tokens: int | None = None  # tokens the KV cache holds; on a GPU, None takes max_memory_percent of what is free
+    kv_tokens: int | None = None  # tokens the KV cache holds; on a GPU, None takes memory_fraction of what is free
     max_batch_tokens: int | None = None  # tokens of one step; longer prompts are prefilled in pieces
     max_running: int = 64  # requests of one step
     max_waiting: int = 128  # requests admitted beside those; more are refused
     slab_tokens: int = 32768  # vision tokens and newlines held for running requests and for reuse
-    max_memory_percent: float = 0.8  # of the memory that is free once the weights are loaded, as a fraction
+    memory_fraction: float = 0.8  # of the memory that is free once the weights are loaded
     max_virtual_id: int = 2**31 - 1  # ids above the vocabulary stand for vision tokens; the engine's ids are int32
+
+    def __post_init__(self) -> None:
+        for name in ("page_size", "kv_tokens", "max_batch_tokens"):
+            if (value := getattr(self, name)) is not None:
+                _at_least(name, value, 1)
+        for name in ("max_running", "max_waiting", "slab_tokens"):
+            _at_least(name, getattr(self, name), 1)
+        if not 0 < self.memory_fraction <= 1:
+            raise ValueError(f"memory_fraction is {self.memory_fraction}; a number in (0, 1] is needed")
+        if not 0 < self.max_virtual_id < 2**31:
+            raise ValueError(f"max_virtual_id is {self.max_virtual_id}; 1 to {2**31 - 1} is possible")
 
     def for_device(self, device: torch.device) -> "EngineConfig":
         """The sizes to use on a device: small on a CPU, so that start-up is quick; on a GPU the library's own."""
         small = device.type == "cpu"
-        return EngineConfig(
+        return replace(
+            self,
             page_size=self.page_size or (16 if small else 256),
             kv_tokens=self.kv_tokens or (16384 if small else None),
             max_batch_tokens=self.max_batch_tokens or (512 if small else None),
-            max_running=self.max_running,
-            max_waiting=self.max_waiting,
-            slab_tokens=self.slab_tokens,
-            max_memory_percent=self.max_memory_percent,
-            max_virtual_id=self.max_virtual_id,
         )
 
     @property
@@ -53,6 +64,7 @@ class RayConfig:
     """How Ray Serve runs the replicas. Serve's own defaults are set for many small requests, not for this."""
 
     address: str = "local"  # "local" starts a cluster of this process's own; "auto" or host:port joins one
+    application: str | None = None  # its name on the cluster; None: made of the model and the address
     min_replicas: int | None = None  # None: a fixed number; else autoscale between this and max_replicas
     max_replicas: int | None = None
     target_ongoing_requests: int = 16
@@ -64,6 +76,21 @@ class RayConfig:
     num_gpus: float = 0.0  # of one replica
     health_check_period_s: float = 5.0
 
+    def __post_init__(self) -> None:
+        if (self.min_replicas is None) != (self.max_replicas is None):
+            raise ValueError("min_replicas and max_replicas go together: give both or neither")
+        if self.min_replicas is not None and self.max_replicas is not None:
+            _at_least("min_replicas", self.min_replicas, 1)
+            _at_least("max_replicas", self.max_replicas, self.min_replicas)
+        if self.application is not None and not self.application.strip():
+            raise ValueError("the Ray application's name is empty")
+        for name in ("target_ongoing_requests", "max_ongoing_requests", "max_queued_requests"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("num_cpus", "num_gpus", "upscale_delay_s", "downscale_delay_s"):
+            _at_least(name, getattr(self, name), 0)
+        if not self.health_check_period_s > 0:
+            raise ValueError(f"health_check_period_s is {self.health_check_period_s}; more than 0 is needed")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -73,6 +100,15 @@ class Limits:
     max_uploads: int = 128  # requests being received at one time
     max_prompt_characters: int = 1_000_000
     default_max_new_tokens: int = 256
+    # Silence after which an upload is given up. The encoder sends tokens as its batches come out of the device, so its
+    # longest silence is a full queue of tiles ahead of a request's next one: tens of seconds on a busy CPU.
+    upload_idle_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_images", "max_uploads", "max_prompt_characters", "default_max_new_tokens"):
+            _at_least(name, getattr(self, name), 1)
+        if not (self.upload_idle_seconds > 0 and math.isfinite(self.upload_idle_seconds)):
+            raise ValueError(f"upload_idle_seconds is {self.upload_idle_seconds}; more than 0 is needed")
 
 
 @dataclass(frozen=True)
@@ -86,9 +122,18 @@ class ReplicaConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def torch_device(self) -> torch.device:
-        if self.device is not None:
-            return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        """The device of this machine.
+
+        Raises:
+            UnavailableError: this machine does not have it.
+        """
+        available = torch.cuda.is_available()
+        device = torch.device(self.device or ("cuda" if available else "cpu"))
+        if device.type == "cuda" and not (available and (device.index or 0) < torch.cuda.device_count()):
+            raise UnavailableError(
+                f"device {self.device!r} is not there: this process sees {torch.cuda.device_count()} CUDA devices"
+            )
+        return device
 
     def torch_dtype(self, stored: torch.dtype) -> torch.dtype:
         """The type of weights and activations, given the type in which the checkpoint stores them."""
@@ -114,9 +159,35 @@ class LlmConfig:
     grace: float = 30.0  # seconds that running requests get when the service stops
     log_level: str = "INFO"
 
+    def __post_init__(self) -> None:
+        host, separator, port = self.listen.rpartition(":")
+        if not (separator and host and port.isdecimal() and int(port) < 2**16):
+            raise ValueError(f"listen address {self.listen!r} is not host:port")
+        if self.device is not None:
+            _check_device(self.device)
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(sorted(DTYPES))}")
+        _at_least("replicas", self.replicas, 1)
+        if self.backend is BackendKind.LOCAL and (self.replicas > 1 or self.ray.min_replicas is not None):
+            raise ValueError("the local backend has one replica; several need the ray backend")
+        if self.ray.min_replicas is not None and self.replicas > 1:
+            raise ValueError("replicas is a fixed number; with min_replicas and max_replicas leave it out")
+        _at_least("grace", self.grace, 0)
+
     @property
     def replica(self) -> ReplicaConfig:
         return ReplicaConfig(self.model, self.revision, self.device, self.dtype, self.engine)
 
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"{name} is {value}; at least {least} is needed")
+
+
+def _check_device(name: str) -> None:
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise ValueError(f"{name!r} is not a device; cpu, cuda or cuda:N is possible") from None
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} is not supported; cpu, cuda or cuda:N is possible")

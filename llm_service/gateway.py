@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import grpc.aio
 import visionsplit
-from visionsplit.errors import OverloadedError, UnavailableError, VisionSplitError
+from visionsplit.errors import CancelledError, OverloadedError, UnavailableError, VisionSplitError
 from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
+from visionsplit.wire.call_log import log_call
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
 
 from llm_service.backends.base import Backend
-from llm_service.config import Limits
 from llm_service.job import Job, TokenEvent
 from llm_service.prompt import PromptEncoder
 from llm_service.replica import ReplicaInfo
@@ -23,6 +23,7 @@ from llm_service.text import Detokenizer, StopStrings
 from llm_service.upload import Accepted, Upload, UploadReceiver
 
 _log = logging.getLogger(__name__)
+
 _DISCARD_SECONDS = 1.0
 
 Request = llm_service_pb2.LlmServiceGenerateRequest
@@ -69,7 +70,6 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         accepted: Accepted,
         prompts: PromptEncoder,
         end_ids: tuple[int, ...],
-        limits: Limits,
     ) -> None:
         self._model = model
         self._backend = backend
@@ -77,7 +77,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         self._accepted = accepted
         self._prompts = prompts
         self._end_ids = frozenset(end_ids)
-        self._limits = limits
+        self._limits = accepted.limits
         self._receiver = UploadReceiver(accepted, prompts)
         self._uploads = 0
         self._calls = 0
@@ -97,16 +97,16 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
     async def Generate(  # type: ignore[override]  # noqa: N802
         self, request_iterator: AsyncIterator[Request], context: GenerateContext
     ) -> None:
-        if self._draining:
-            raise UnavailableError("the service is stopping")
         clock = CallClock(time.monotonic())
         request_id = request_id_of(context)
-        with self._running():
+        with self._running(), log_call(_log, request_id) as record:
+            if self._draining:
+                raise UnavailableError("the service is stopping")
             upload = await self._receive(request_iterator)
             clock.received = time.monotonic()
-            _log.debug("request %s: %d prompt tokens", request_id, upload.counts.prompt)
             job = Job(request_id, upload.token_ids, upload.images, upload.layout, upload.decoding.options)
-            await self._answer(job, upload, clock, context)
+            generated = await self._answer(job, upload, clock, context)
+            record.outcome = f"done, {upload.counts.prompt} prompt tokens, {generated} generated"
 
     async def GetLlmInfo(  # noqa: N802
         self,
@@ -140,7 +140,8 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
             await _discard(stream)
             raise
 
-    async def _answer(self, job: Job, upload: Upload, clock: CallClock, context: GenerateContext) -> None:
+    async def _answer(self, job: Job, upload: Upload, clock: CallClock, context: GenerateContext) -> int:
+        """Send the answer; returns the number of its tokens."""
         detokenizer = Detokenizer(self._prompts.tokenizer)
         stop = StopStrings(upload.decoding.stop)
         generated, ended = 0, False
@@ -154,7 +155,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
                     text += stop.add(detokenizer.finish())
                     text += stop.finish()
                 delta = generation_pb2.TextDelta(text=text, token_ids=event.token_ids)
-                await context.write(Response(delta=delta))
+                await _send(context, Response(delta=delta))
                 if stop.reached:
                     break
         stopped = ended or stop.reached
@@ -163,7 +164,8 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
             usage=_usage(upload, generated),
             timings=clock.timings(),
         )
-        await context.write(Response(summary=summary))
+        await _send(context, Response(summary=summary))
+        return generated
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -185,6 +187,14 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
             yield
         finally:
             self._uploads -= 1
+
+
+async def _send(context: GenerateContext, response: Response) -> None:
+    try:
+        await context.write(response)
+    except grpc.aio.InternalError as error:
+        # All that grpc says when the call has ended in the middle of a write.
+        raise CancelledError("the caller went away") from error
 
 
 async def _discard(stream: AsyncIterator[Request]) -> None:

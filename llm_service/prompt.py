@@ -41,9 +41,9 @@ class PromptEncoder:
         """Load the tokenizer; no weights.
 
         Raises:
-            CheckpointError: the tokenizer's image token is not the configuration's.
+            CheckpointError: no processor or tokenizer, or its image token is not the configuration's.
         """
-        self._processor = LlavaNextProcessor.from_pretrained(checkpoint.source, revision=checkpoint.revision)
+        self._processor = _load_processor(checkpoint)
         self.tokenizer = self._processor.tokenizer
         self.placeholder: str = self._processor.image_token
         self.image_token_id: int = self._processor.image_token_id
@@ -99,6 +99,20 @@ class PromptEncoder:
         # As the processor does when it renders and tokenises in one go.
         bos = self.tokenizer.bos_token
         return text, bos is None or not text.startswith(bos)
+
+
+def _load_processor(checkpoint: Checkpoint) -> LlavaNextProcessor:
+    try:
+        processor: LlavaNextProcessor = LlavaNextProcessor.from_pretrained(
+            checkpoint.source, revision=checkpoint.revision
+        )
+    # What the library raises depends on which of the files is missing or damaged.
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name!r} has no usable processor and tokenizer: {reason}"
+        ) from error
+    return processor
 
 
 def _content(part: str | None) -> dict[str, Any]:

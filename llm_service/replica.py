@@ -14,10 +14,11 @@ from visionsplit.wire.vision_tokens import VisionTokens
 from llm_service.config import ReplicaConfig
 from llm_service.engines.base import Engine, EngineRequest, ImageInput
 from llm_service.engines.continuous_batching import ContinuousBatchingEngine
+from llm_service.generation_settings import GenerationSettings
 from llm_service.job import Job, TokenEvent
 from llm_service.layout import sequence_order
 from llm_service.projector import Projector
-from llm_service.text_model import end_of_sequence_ids, load_text_model
+from llm_service.text_model import load_text_model
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class ReplicaInfo:
 
     engine: str
     device: str
+    context_length: int  # most tokens of prompt and answer together
 
 
 class Replica:
@@ -44,10 +46,10 @@ class Replica:
             load_text_model(checkpoint, device=device, dtype=dtype),
             config.engine,
             image_token_id=checkpoint.config.image_token_id,
-            end_ids=end_of_sequence_ids(checkpoint),
+            end_ids=GenerationSettings.of(checkpoint).end_ids,
         )
-        self.info = ReplicaInfo(self._engine.name, str(device))
         self._engine.start()
+        self.info = ReplicaInfo(self._engine.name, str(device), self._engine.context_length)
 
     def stop(self) -> None:
         """End what runs with UnavailableError and release everything. Blocks."""
@@ -66,7 +68,7 @@ class Replica:
 
     def _prepare(self, job: Job) -> EngineRequest:
         images = tuple(self._image(tokens, job.layout) for tokens in job.images)
-        return EngineRequest(job.token_ids, images, job.sampling)
+        return EngineRequest(job.request_id, job.token_ids, images, job.sampling)
 
     def _image(self, tokens: VisionTokens, layout: Layout) -> ImageInput:
         order = sequence_order(tokens.grid, tokens.positions, layout)

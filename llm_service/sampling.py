@@ -11,6 +11,7 @@ from llm_service.job import SamplingOptions
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
+PENALTY_RANGE = (0.01, 100.0)  # beyond it a score leaves float32's range, or every seen token is alike
 
 
 @dataclass(frozen=True)
@@ -21,20 +22,23 @@ class Decoding:
     stop: tuple[str, ...]
 
 
-def decoding_from_proto(message: generation_pb2.Sampling, *, default_max_new_tokens: int) -> Decoding:
+def decoding_from_proto(
+    message: generation_pb2.Sampling, *, default_max_new_tokens: int, default_repetition_penalty: float
+) -> Decoding:
     """Check the ranges and fill in what is absent. Without a seed one is drawn.
 
     Raises:
         InvalidSamplingError: names the option, its value and its range.
     """
-    temperature, top_p, penalty = message.temperature, 1.0, 1.0
+    temperature, top_p, penalty = message.temperature, 1.0, default_repetition_penalty
     if message.HasField("top_p"):
         top_p = message.top_p
     if message.HasField("repetition_penalty"):
         penalty = message.repetition_penalty
     _require(math.isfinite(temperature) and temperature >= 0, f"temperature {temperature} is not 0 or more")
     _require(0 < top_p <= 1, f"top_p {top_p} is not in (0, 1]")
-    _require(math.isfinite(penalty) and penalty > 0, f"repetition_penalty {penalty} is not greater than 0")
+    lowest, highest = PENALTY_RANGE
+    _require(lowest <= penalty <= highest, f"repetition_penalty {penalty} is not in [{lowest:g}, {highest:g}]")
     _require(len(message.stop) <= MAX_STOP_STRINGS, f"{len(message.stop)} stop strings; at most {MAX_STOP_STRINGS}")
     for stop in message.stop:
         _require(

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from visionsplit.checkpoint import Checkpoint
+from visionsplit.errors import UnavailableError
 from visionsplit.v1 import llm_service_pb2, llm_service_pb2_grpc
 from visionsplit.wire.status import ErrorInterceptor
 from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, server_options
@@ -15,11 +17,12 @@ from llm_service.backends import make_backend
 from llm_service.backends.base import Backend
 from llm_service.config import LlmConfig
 from llm_service.gateway import LlmGateway
+from llm_service.generation_settings import GenerationSettings
 from llm_service.prompt import PromptEncoder
-from llm_service.text_model import end_of_sequence_ids
 from llm_service.upload import Accepted
 
 _log = logging.getLogger(__name__)
+_HEALTH_PERIOD_SECONDS = 1.0
 SERVICE_NAME = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
 
 
@@ -32,6 +35,7 @@ class LlmServer:
         self._server: grpc.aio.Server | None = None
         self._gateway: LlmGateway | None = None
         self._health = health.aio.HealthServicer()
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Load, bind and serve.
@@ -40,8 +44,9 @@ class LlmServer:
             The port.
 
         Raises:
-            CheckpointError: the checkpoint cannot be read.
-            RuntimeError: the address cannot be bound.
+            CheckpointError: the checkpoint cannot be read or used.
+            UnavailableError: the address cannot be bound.
+            ValueError: the device is not there.
         """
         self._backend = make_backend(self._config)
         try:
@@ -50,13 +55,19 @@ class LlmServer:
         except BaseException:
             await self.stop(None)
             raise
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        await self._set_health(serving=True)
+        self._watch = asyncio.create_task(self._follow_health(self._backend))
         _log.info("serving %s on %s", self._config.model, _with_port(self._config.listen, port))
         return port
 
     async def stop(self, grace: float | None) -> None:
         """Refuse new requests, let running ones end for `grace` seconds, then cancel them and release everything."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+            self._watch = None
+        await self._set_health(serving=False)
         if self._gateway is not None:
             self._gateway.drain()
             if grace:
@@ -73,20 +84,18 @@ class LlmServer:
         config = self._config
         checkpoint = await asyncio.to_thread(Checkpoint, config.model, revision=config.revision)
         prompts = await asyncio.to_thread(PromptEncoder, checkpoint, max_characters=config.limits.max_prompt_characters)
+        settings = await asyncio.to_thread(GenerationSettings.of, checkpoint)
+        replica = await backend.start()
         accepted = await asyncio.to_thread(
-            Accepted.by_checkpoint,
-            checkpoint,
-            max_images=config.limits.max_images,
-            default_max_new_tokens=config.limits.default_max_new_tokens,
+            Accepted.by_checkpoint, checkpoint, settings, config.limits, context_length=replica.context_length
         )
         return LlmGateway(
             model=checkpoint.name,
             backend=backend,
-            replica=await backend.start(),
+            replica=replica,
             accepted=accepted,
             prompts=prompts,
-            end_ids=end_of_sequence_ids(checkpoint),
-            limits=config.limits,
+            end_ids=settings.end_ids,
         )
 
     async def _serve(self, gateway: LlmGateway) -> tuple[grpc.aio.Server, int]:
@@ -97,11 +106,29 @@ class LlmServer:
         llm_service_pb2_grpc.add_LlmServiceServicer_to_server(gateway, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        port = server.add_insecure_port(self._config.listen)
+        try:
+            port = server.add_insecure_port(self._config.listen)
+        except RuntimeError:
+            raise UnavailableError(f"cannot listen on {self._config.listen}") from None
         await server.start()
         return server, port
 
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    async def _follow_health(self, backend: Backend) -> None:
+        """Serving is what has a healthy replica, now and again."""
+        serving = True
+        while True:
+            await asyncio.sleep(_HEALTH_PERIOD_SECONDS)
+            healthy = await backend.num_replicas() > 0
+            if healthy is not serving:
+                _log.log(
+                    logging.INFO if healthy else logging.ERROR,
+                    "serving again" if healthy else "not serving: no replica is healthy",
+                )
+                await self._set_health(serving=healthy)
+                serving = healthy
+
+    async def _set_health(self, *, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", SERVICE_NAME):
             await self._health.set(service, status)
 

@@ -1,7 +1,6 @@
 """Loads a checkpoint's language model, and nothing of its vision half."""
 
 import copy
-import json
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -26,17 +25,3 @@ def load_text_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torc
         model, lambda name: f"language_model.{name}", unused=lambda name: tied and name == "lm_head.weight"
     )
     return model.requires_grad_(False).eval()
-
-
-def end_of_sequence_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """The ids that end an answer: of generation_config.json, else of the text model's configuration; maybe none."""
-    try:
-        settings = json.loads(checkpoint.file("generation_config.json").read_text())
-    except OSError:
-        settings = {}
-    ids = settings.get("eos_token_id")
-    if ids is None:
-        ids = checkpoint.config.text_config.eos_token_id
-    if ids is None:
-        return ()
-    return (ids,) if isinstance(ids, int) else tuple(ids)

@@ -6,19 +6,22 @@ from dataclasses import dataclass, field
 
 from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import (
+    DeadlineError,
     IncompatibleServicesError,
-    InvalidPromptError,
     InvalidRequestError,
     InvalidTokensError,
     PromptTooLongError,
 )
 from visionsplit.grid import Layout, TileGrid, UnpadRule
-from visionsplit.v1 import generation_pb2, llm_service_pb2, vision_tokens_pb2
+from visionsplit.v1 import llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.vision_tokens import TokenAssembler, VisionTokens, grid_from_proto, layout_from_proto
 
+from llm_service.config import Limits
+from llm_service.conversation import prompt_from_proto
+from llm_service.generation_settings import GenerationSettings
 from llm_service.layout import num_newlines
-from llm_service.prompt import ChatPrompt, Prompt, PromptEncoder, TextPrompt, Turn
+from llm_service.prompt import PromptEncoder
 from llm_service.sampling import Decoding, decoding_from_proto
 
 RequestStream = AsyncIterator[llm_service_pb2.LlmServiceGenerateRequest]
@@ -32,12 +35,14 @@ class Accepted:
     encoder_fingerprint: str
     side: int
     crop_grids: frozenset[tuple[int, int]]  # rows, columns
-    context_length: int
-    max_images: int
-    default_max_new_tokens: int
+    context_length: int  # tokens of prompt and answer together that a replica can hold
+    limits: Limits
+    default_repetition_penalty: float
 
     @classmethod
-    def by_checkpoint(cls, checkpoint: Checkpoint, *, max_images: int, default_max_new_tokens: int) -> "Accepted":
+    def by_checkpoint(
+        cls, checkpoint: Checkpoint, settings: GenerationSettings, limits: Limits, *, context_length: int
+    ) -> "Accepted":
         """Read the facts; hashes the vision tower's weights."""
         config = checkpoint.config
         tile = config.vision_config.image_size
@@ -47,9 +52,9 @@ class Accepted:
             encoder_fingerprint=checkpoint.encoder_fingerprint(),
             side=tile // config.vision_config.patch_size,
             crop_grids=frozenset((height // tile, width // tile) for height, width in config.image_grid_pinpoints),
-            context_length=config.text_config.max_position_embeddings,
-            max_images=max_images,
-            default_max_new_tokens=default_max_new_tokens,
+            context_length=context_length,
+            limits=limits,
+            default_repetition_penalty=settings.repetition_penalty,
         )
 
 
@@ -109,9 +114,10 @@ class UploadReceiver:
         Raises:
             InvalidRequestError: the first thing that is wrong, by one of its subclasses.
             IncompatibleServicesError: tokens of another encoder.
+            DeadlineError: the client fell silent.
         """
         receiving: _Receiving | None = None
-        async for message in stream:
+        while (message := await self._next_of(stream)) is not None:
             refuse_unknown_fields(message)
             part = message.WhichOneof("part")
             if receiving is None:
@@ -128,14 +134,28 @@ class UploadReceiver:
             raise InvalidRequestError("the request ended before its header")
         return _finish(receiving)
 
+    async def _next_of(self, stream: RequestStream) -> llm_service_pb2.LlmServiceGenerateRequest | None:
+        """The next message; None once the client has closed its side."""
+        idle = self._accepted.limits.upload_idle_seconds
+        try:
+            async with asyncio.timeout(idle):
+                return await anext(stream, None)
+        except TimeoutError:
+            raise DeadlineError(f"the upload is not complete and nothing more came for {idle:g} seconds") from None
+
     async def _begin(self, header: llm_service_pb2.GenerateHeader) -> _Receiving:
-        if len(header.grids) > self._accepted.max_images:
-            raise InvalidRequestError(f"{len(header.grids)} images; at most {self._accepted.max_images} are taken")
+        limits = self._accepted.limits
+        if len(header.grids) > limits.max_images:
+            raise InvalidRequestError(f"{len(header.grids)} images; at most {limits.max_images} are taken")
         layout = layout_from_proto(header.layout)
         if header.grids:
             self._check_format(header.format if header.HasField("format") else None)
         grids = tuple(self._check_grid(grid_from_proto(grid), index) for index, grid in enumerate(header.grids))
-        decoding = decoding_from_proto(header.sampling, default_max_new_tokens=self._accepted.default_max_new_tokens)
+        decoding = decoding_from_proto(
+            header.sampling,
+            default_max_new_tokens=limits.default_max_new_tokens,
+            default_repetition_penalty=self._accepted.default_repetition_penalty,
+        )
         prompt = prompt_from_proto(header.prompt)
         async with self._tokenizing:
             token_ids = await asyncio.to_thread(self._prompts.encode, prompt, len(grids))
@@ -195,7 +215,7 @@ class UploadReceiver:
         if counts.prompt + new > self._accepted.context_length:
             raise PromptTooLongError(
                 f"prompt of {counts.prompt} tokens ({counts.text} text, {counts.vision} vision, {counts.newlines} "
-                f"newlines) and {new} new tokens need {counts.prompt + new}; the context holds "
+                f"newlines) and {new} new tokens need {counts.prompt + new}; a replica holds "
                 f"{self._accepted.context_length}"
             )
 
@@ -205,27 +225,3 @@ def _finish(receiving: _Receiving) -> Upload:
         raise InvalidTokensError(f"the upload ended after {len(receiving.assemblers)} of {len(receiving.grids)} images")
     images = tuple(assembler.finish() for assembler in receiving.assemblers)
     return Upload(receiving.token_ids, images, receiving.layout, receiving.decoding, receiving.counts)
-
-
-def prompt_from_proto(message: generation_pb2.Prompt) -> Prompt:
-    """The prompt's own form.
-
-    Raises:
-        InvalidPromptError: neither form is given, or a part of a turn is empty.
-    """
-    form = message.WhichOneof("form")
-    if form == "text":
-        return TextPrompt(message.text)
-    if form is None:
-        raise InvalidPromptError("the request has no prompt")
-    return ChatPrompt(tuple(_turn(turn) for turn in message.chat.messages))
-
-
-def _turn(message: generation_pb2.ChatMessage) -> Turn:
-    parts: list[str | None] = []
-    for part in message.parts:
-        kind = part.WhichOneof("content")
-        if kind is None:
-            raise InvalidPromptError(f"a part of a {message.role!r} turn has neither text nor image")
-        parts.append(part.text if kind == "text" else None)
-    return Turn(message.role, tuple(parts))

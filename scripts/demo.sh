@@ -12,14 +12,21 @@ mkfifo "$ready"
 "$visionsplit" up --backend ray --replicas "$replicas" --encoder 127.0.0.1:0 --llm 127.0.0.1:0 --quiet >"$ready" &
 services=$!
 stop() {
+  status=$?
   rm -f "$ready"
-  kill -INT "$services" 2>/dev/null || true
-  wait "$services" || { echo "the services did not stop cleanly" >&2; exit 1; }
+  # Not SIGINT: a shell starts its background jobs with that ignored, until they take it over themselves.
+  kill -TERM "$services" 2>/dev/null || true
+  if ! wait "$services" && [ "$status" -eq 0 ]; then
+    echo "the services did not stop cleanly" >&2
+    status=1
+  fi
+  exit "$status"
 }
 trap stop EXIT
 
 echo "starting an encoder service and $replicas Ray replicas of the LLM service ..."
 # The addresses come once both services are healthy; nothing comes if they could not be started.
+encoder="" llm=""
 while IFS= read -r line; do
   echo "$line"
   case $line in
@@ -27,7 +34,7 @@ while IFS= read -r line; do
     "encoder service: "*) encoder=${line#*: }; break ;;
   esac
 done <"$ready"
-: "${encoder:?the services did not start}"
+[ -n "$encoder" ] || exit 1 # `up` has said why
 at=(--encoder "$encoder" --llm "$llm")
 
 echo; echo "== captions with every vision token"

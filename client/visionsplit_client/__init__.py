@@ -3,7 +3,7 @@
 from visionsplit_client import Client, Compression
 
 with Client("127.0.0.1:50051") as client:
-    answer = client.generate("photo.jpg", "What is this?", compression=Compression(retention_ratio=0.1))
+    answer = client.generate("photo.jpg", "What is this?", compression=Compression("globalcom2", 0.1))
     print(answer.text, answer.usage.vision_tokens, "of", answer.usage.vision_tokens_before)
 """
 

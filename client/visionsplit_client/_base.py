@@ -8,6 +8,7 @@ from visionsplit.errors import DeadlineError, UnavailableError
 from visionsplit.v1 import generation_pb2
 from visionsplit.wire.request_id import REQUEST_ID_KEY, new_request_id
 
+from visionsplit_client._addresses import check_address
 from visionsplit_client._errors import call_error
 from visionsplit_client._info import HealthStatus
 from visionsplit_client._prompts import MessageLike, Prompt, prompt_to_proto
@@ -31,8 +32,10 @@ class BaseClient:
         retries: Retries,
         limits: Limits,
     ) -> None:
-        self._encoders = Endpoints([encoders] if isinstance(encoders, str) else encoders)
-        self._llm = None if llm is None else Endpoints([llm])
+        self._encoders = Endpoints([encoders] if isinstance(encoders, str) else encoders, "an encoder service")
+        self._llm = None if llm is None else Endpoints([llm], "an LLM service")
+        for address in self._all_addresses():
+            check_address(address)
         self._timeouts = timeout if isinstance(timeout, Timeouts) else Timeouts(call=timeout)
         self._retries = retries
         self._limits = limits
@@ -82,7 +85,7 @@ def health_from_proto(message: health_pb2.HealthCheckResponse) -> HealthStatus:
 
 def health_from_error(error: grpc.RpcError, address: str, timeout: float) -> HealthStatus:
     """UNREACHABLE for a service that does not answer; raises any other error."""
-    failure = call_error(error, address, timeout)
+    failure = call_error(error, address, timeout, "a service with a health check")
     if isinstance(failure, UnavailableError | DeadlineError):
         return HealthStatus.UNREACHABLE
     raise failure from error

@@ -47,12 +47,16 @@ class Client(BaseClient):
     covers its retries and replaces the client's; None waits for ever. Reading the pictures does not count.
 
     Args:
-        encoders: address of the encoder service, or several, which are used in turn.
+        encoders: address of the encoder service, or several, which are used in turn: HOST:PORT, [IPV6]:PORT,
+            unix:PATH or dns:NAME:PORT.
         llm: address of the LLM service; only `generate_from_tokens`, `stream_from_tokens` and `llm_info` need it.
         timeout: seconds for each call, or `Timeouts`.
         retries: how a call that found its service unavailable is repeated.
         limits: what is not read into memory.
         transport: opens the connections; `GrpcTransport(credentials)` encrypts them.
+
+    Raises:
+        ValueError: an address of another form, or given twice.
     """
 
     def __init__(

@@ -4,6 +4,7 @@
     ├── (all errors of the services)       with the class that the service raised
     ├── UnavailableError                   also: no connection; the text names the address
     ├── DeadlineError                      the call's timeout passed
+    ├── IncompatibleServicesError          also: the address belongs to another service; the text names it
     └── ImageFetchError                    a picture behind an http(s) URL could not be fetched
 
 Mistakes on this side keep Python's own classes: a missing file is FileNotFoundError, an object that is no picture
@@ -13,7 +14,7 @@ TypeError, a wrong option ValueError.
 from collections.abc import Iterable
 
 import grpc
-from visionsplit.errors import DeadlineError, UnavailableError, VisionSplitError
+from visionsplit.errors import DeadlineError, IncompatibleServicesError, UnavailableError, VisionSplitError
 from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
 
 
@@ -21,12 +22,18 @@ class ImageFetchError(VisionSplitError):
     """A picture behind a URL could not be fetched: no answer, an HTTP error, too large, or too slow."""
 
 
-def call_error(error: grpc.RpcError, address: str, timeout: float | None) -> VisionSplitError:
-    """The error behind a failed call. What the service did not say itself is told with its address."""
+def call_error(error: grpc.RpcError, address: str, timeout: float | None, service: str) -> VisionSplitError:
+    """The error behind a failed call. What the service did not say itself is told with its address.
+
+    Args:
+        service: what the caller takes the address for, such as "an encoder service".
+    """
     failure = error_from_rpc(error)
     metadata: Iterable[tuple[str, str | bytes]] = error.trailing_metadata() or ()  # type: ignore[assignment]
     if any(key == ERROR_METADATA_KEY for key, _ in metadata):
         return failure
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return IncompatibleServicesError(f"{address} is not {service}: it does not know the call")
     if isinstance(failure, UnavailableError):
         return UnavailableError(f"the service at {address} cannot be reached: {failure}")
     if isinstance(failure, DeadlineError) and timeout is not None:

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from visionsplit.errors import InvalidImageError
 
 from visionsplit_client._errors import ImageFetchError
@@ -20,6 +20,17 @@ ImageSource = str | Path | bytes | bytearray | memoryview | Image.Image
 _READ_BYTES = 1 << 16
 # What PNG stores without loss; other modes are converted to RGB first.
 _PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
+
+# EXIF 2.3, tag 0x0112: where the stored picture's first row and column belong, and what turns it upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def as_sources(images: ImageSource | Sequence[ImageSource] | None) -> list[ImageSource]:
@@ -57,6 +68,25 @@ def read_image(source: ImageSource, *, limits: Limits, timeouts: Timeouts) -> by
         raise InvalidImageError("the picture has no bytes")
     _check_size("the picture", len(data), limits)
     return data
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture with its EXIF orientation applied.
+
+    Only that tag is read: `ImageOps.exif_transpose` writes all others anew, which fails on odd ones.
+    """
+    image.load()  # only then is the tag final: PNG may have it at its end, and Pillow turns TIFF files itself
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The tag's value; 1, which turns nothing, without one or if the EXIF cannot be read, as for the encoder."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # broken EXIF raises many kinds, and does not spoil a sound picture
+        return 1
+    return value if isinstance(value, int) else 1
 
 
 def _read_location(location: str, limits: Limits, timeouts: Timeouts) -> bytes:
@@ -115,13 +145,13 @@ def _fetch(url: str, limits: Limits, timeout: float | None) -> bytes:
 
 def _png(image: Image.Image) -> bytes:
     """The picture without loss, upright: its EXIF orientation is applied, as it would be for its file."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode not in _PNG_MODES:
-        if upright.mode == "F":
+    turned = upright(image)
+    if turned.mode not in _PNG_MODES:
+        if turned.mode == "F":
             raise ValueError("a Pillow image of mode F has no fixed range; convert it to mode L or RGB first")
-        upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+        turned = turned.convert("RGBA" if turned.has_transparency_data else "RGB")
     buffer = io.BytesIO()
-    upright.save(buffer, format="PNG", compress_level=1)
+    turned.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 

@@ -16,19 +16,17 @@ DataTypeName = Literal["float32", "float16", "bfloat16", "int8"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 DATA_TYPES: tuple[DataTypeName, ...] = get_args(DataTypeName)
 
-_DEFAULT_RATIO = 0.25
-
 
 @dataclass(frozen=True)
 class Compression:
     """Which vision tokens an image keeps. `Client.encoder_info()` lists the names that the encoder knows.
 
-    The method sets score, budget and selection; those given here replace its own. The encoder refuses unknown names
-    and a ratio outside (0, 1] with `InvalidCompressionError`.
+    The method sets score, budget and selection; those given here replace its own. Nothing is made up on this side:
+    the encoder refuses unknown names and a missing ratio or one outside (0, 1] with `InvalidCompressionError`.
     """
 
     method: str = "globalcom2"
-    retention_ratio: float | None = None  # share of the tokens to keep, 1 keeps all; None: 0.25, or none for "none"
+    retention_ratio: float | None = None  # share of the tokens to keep, in (0, 1]; only "none" does without
     layout: Layout = "spatial"
     score: str | None = None  # what a token is worth
     budget: str | None = None  # how many each tile keeps
@@ -37,8 +35,6 @@ class Compression:
 
     def __post_init__(self) -> None:
         layout_to_proto(self.layout)
-        if self.retention_ratio is None and self.method != "none":
-            object.__setattr__(self, "retention_ratio", _DEFAULT_RATIO)
 
     @classmethod
     def none(cls, layout: Layout = "spatial") -> "Compression":

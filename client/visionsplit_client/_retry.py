@@ -27,11 +27,12 @@ class _Endpoint:
 class Endpoints:
     """Equal services at several addresses, used in turn. Those that failed lately come last. Thread-safe."""
 
-    def __init__(self, addresses: Sequence[str], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, addresses: Sequence[str], service: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         if not addresses:
             raise ValueError("at least one address is needed")
         if len(set(addresses)) != len(addresses):
             raise ValueError("an address is given twice")
+        self.service = service  # what is expected there, with its article
         self._endpoints = [_Endpoint(address) for address in addresses]
         self._clock = clock
         self._lock = threading.Lock()
@@ -125,7 +126,7 @@ class Attempts:
         Raises:
             VisionSplitError: there is no next try.
         """
-        error = call_error(rpc_error, self.address, self._timeout)
+        error = call_error(rpc_error, self.address, self._timeout, self._endpoints.service)
         if not isinstance(error, UnavailableError):
             raise error from rpc_error
         self._endpoints.failed(self.address)

@@ -7,19 +7,23 @@ import torch
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.grid import TileGrid
 
-from encoder_service.compression.base import Composition, CompressionSpec, Kept, TowerOutput
-from encoder_service.compression.methods import BUDGET, METHODS, SCORE, SELECTION, Choice, compose
+from encoder_service.compression.base import Composition, CompressionSpec, Kept, Parameter, TowerOutput
+from encoder_service.compression.budgets import BUDGETS
+from encoder_service.compression.methods import METHODS, Choice, compose
 from encoder_service.compression.plan import Plan
+from encoder_service.compression.scores import SCORES
+from encoder_service.compression.selections import SELECTIONS
 
 __all__ = [
-    "BUDGET",
+    "BUDGETS",
     "METHODS",
-    "SCORE",
-    "SELECTION",
+    "SCORES",
+    "SELECTIONS",
     "Choice",
     "Composition",
     "CompressionSpec",
     "Kept",
+    "Parameter",
     "Plan",
     "TowerOutput",
     "compose",

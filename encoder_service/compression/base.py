@@ -9,6 +9,7 @@
 """
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,7 +19,32 @@ from visionsplit.grid import Layout
 
 from encoder_service.compression.geometry import Geometry
 
-Parameters = Mapping[str, float]
+Parameters = Mapping[str, float]  # values, by name
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A number that a request may set."""
+
+    default: float
+    minimum: float
+    maximum: float
+    above_minimum: bool = False  # the minimum itself is not allowed
+
+    def allows(self, value: float) -> bool:
+        """Whether a value is finite and in range."""
+        if not math.isfinite(value) or (self.above_minimum and value == self.minimum):
+            return False
+        return self.minimum <= value <= self.maximum
+
+    def __str__(self) -> str:
+        """The range as an interval."""
+        opening = "(" if self.above_minimum else "["
+        closing = ")" if math.isinf(self.maximum) else "]"
+        return f"{opening}{self.minimum:g}, {self.maximum:g}{closing}"
+
+
+Declared = Mapping[str, Parameter]  # by name
 
 
 class TowerOutput(enum.Enum):
@@ -32,7 +58,7 @@ class Score(Protocol):
 
     name: str
     description: str
-    parameters: Parameters  # names with default values
+    parameters: Declared
     needs: frozenset[TowerOutput]
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
@@ -54,7 +80,7 @@ class Budget(Protocol):
 
     name: str
     description: str
-    parameters: Parameters
+    parameters: Declared
 
     def ratios(
         self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
@@ -68,7 +94,7 @@ class Selection(Protocol):
 
     name: str
     description: str
-    parameters: Parameters
+    parameters: Declared
 
     def order(self, worth: torch.Tensor) -> torch.Tensor:
         """Indices [t, P] int64 that put each tile's tokens, worth [t, P], into the order of picking.

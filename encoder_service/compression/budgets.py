@@ -5,14 +5,16 @@ the truncation and the clip (without redistribution) of the published code.
 """
 
 import math
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
 
-from encoder_service.compression.base import Parameters
+from encoder_service.compression.base import Budget, Declared, Parameter, Parameters
 from encoder_service.compression.geometry import Geometry
 
 _EPSILON = 1e-8  # of the published code; it decides between 359 and 360 tokens where the softmax saturates
+_TAU = Parameter(10.0, minimum=0, maximum=math.inf, above_minimum=True)
 
 
 class UniformBudget:
@@ -20,7 +22,7 @@ class UniformBudget:
 
     name = "uniform"
     description = "Every crop keeps retention_ratio of its tokens (GlobalCom2's ablation, uniform)."
-    parameters: Parameters = MappingProxyType({})
+    parameters: Declared = MappingProxyType({})
 
     def ratios(
         self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
@@ -33,7 +35,7 @@ class SoftmaxSumBudget:
 
     name = "softmax_sum"
     description = "Softmax at temperature tau over each crop's sum of thumbnail scores (GlobalCom2)."
-    parameters: Parameters = MappingProxyType({"tau": 10.0})
+    parameters: Declared = MappingProxyType({"tau": _TAU})
 
     def ratios(
         self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
@@ -47,7 +49,7 @@ class SoftmaxMaxBudget:
 
     name = "softmax_max"
     description = "Softmax at temperature tau over each crop's highest thumbnail score (GlobalCom2's ablation)."
-    parameters: Parameters = MappingProxyType({"tau": 10.0})
+    parameters: Declared = MappingProxyType({"tau": _TAU})
 
     def ratios(
         self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
@@ -64,7 +66,7 @@ class TopKCountBudget:
 
     name = "top_k_count"
     description = "Softmax at temperature tau over the thumbnail's kept tokens in each crop (GlobalCom2's ablation)."
-    parameters: Parameters = MappingProxyType({"tau": 10.0})
+    parameters: Declared = MappingProxyType({"tau": _TAU})
 
     def ratios(
         self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
@@ -95,4 +97,6 @@ def _sum(values: list[float]) -> float:
     return total
 
 
-BUDGETS = (SoftmaxSumBudget(), SoftmaxMaxBudget(), TopKCountBudget(), UniformBudget())
+BUDGETS: Mapping[str, Budget] = {
+    budget.name: budget for budget in (SoftmaxSumBudget(), SoftmaxMaxBudget(), TopKCountBudget(), UniformBudget())
+}

@@ -1,13 +1,12 @@
 """The table of methods, and how a request's names become a checked composition."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from visionsplit.errors import InvalidCompressionError
 
-from encoder_service.compression.base import Budget, Composition, CompressionSpec, Parameters, Score, Selection
+from encoder_service.compression.base import Composition, CompressionSpec, Declared, Parameters
 from encoder_service.compression.budgets import BUDGETS
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
@@ -21,7 +20,7 @@ class Choice(Protocol):
     @property
     def description(self) -> str: ...
     @property
-    def parameters(self) -> Parameters: ...
+    def parameters(self) -> Declared: ...
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,16 @@ class Method:
     default_ratio: float | None = None  # used when a request gives none; None makes the ratio mandatory
 
     @property
-    def parameters(self) -> Parameters:
-        """Every parameter of the three parts with its default value."""
-        parts: tuple[Choice, ...] = (SCORE[self.score], BUDGET[self.budget], SELECTION[self.selection])
-        return {name: value for part in parts for name, value in part.parameters.items()}
+    def parameters(self) -> Declared:
+        """Every parameter of the three parts."""
+        parts: tuple[Choice, ...] = (SCORES[self.score], BUDGETS[self.budget], SELECTIONS[self.selection])
+        return {name: parameter for part in parts for name, parameter in part.parameters.items()}
 
 
-SCORE: Mapping[str, Score] = {score.name: score for score in SCORES}
-BUDGET: Mapping[str, Budget] = {budget.name: budget for budget in BUDGETS}
-SELECTION: Mapping[str, Selection] = {selection.name: selection for selection in SELECTIONS}
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
-        Method("none", "Keeps every token.", "global_local", "uniform", "top_k", default_ratio=1.0),
+        Method("none", "Keeps every token.", "local", "uniform", "top_k", default_ratio=1.0),
         Method(
             "globalcom2",
             "The thumbnail decides how many tokens each crop keeps, and with the crop which (arXiv 2501.05179).",
@@ -59,6 +55,7 @@ METHODS: Mapping[str, Method] = {
     )
 }
 
+_QUOTED_LENGTH = 64  # characters
 _T = TypeVar("_T")
 
 
@@ -76,9 +73,9 @@ def compose(spec: CompressionSpec) -> Composition:
         budget=method.budget if spec.budget is None else spec.budget,
         selection=method.selection if spec.selection is None else spec.selection,
     )
-    score = _look_up("score", chosen.score, SCORE)
-    budget = _look_up("budget", chosen.budget, BUDGET)
-    selection = _look_up("selection", chosen.selection, SELECTION)
+    score = _look_up("score", chosen.score, SCORES)
+    budget = _look_up("budget", chosen.budget, BUDGETS)
+    selection = _look_up("selection", chosen.selection, SELECTIONS)
     return Composition(
         retention_ratio=_ratio(spec, method),
         layout=spec.layout,
@@ -91,7 +88,7 @@ def compose(spec: CompressionSpec) -> Composition:
 
 def _look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:
     if name not in table:
-        raise InvalidCompressionError(f"unknown {kind} {name!r}; there are: {_listed(table)}")
+        raise InvalidCompressionError(f"unknown {kind} {_quoted(name)}; there are: {_listed(table)}")
     return table[name]
 
 
@@ -110,15 +107,17 @@ def _parameters(given: Parameters, method: Method) -> Parameters:
     known = method.parameters
     for name, value in given.items():
         if name not in known:
-            raise InvalidCompressionError(f"unknown parameter {name!r}; this composition takes: {_listed(known)}")
-        if not math.isfinite(value):
-            raise InvalidCompressionError(f"parameter {name!r} is {value}; a finite number is needed")
-    merged = {**known, **given}
-    if merged.get("tau", 1.0) <= 0:
-        raise InvalidCompressionError(f"parameter 'tau' is {merged['tau']}; it must be positive")
-    if not 0 <= merged.get("alpha", 0.0) <= 1:
-        raise InvalidCompressionError(f"parameter 'alpha' is {merged['alpha']}; it must be in [0, 1]")
-    return merged
+            raise InvalidCompressionError(
+                f"unknown parameter {_quoted(name)}; this composition takes: {_listed(known)}"
+            )
+        if not known[name].allows(value):
+            raise InvalidCompressionError(f"parameter {name!r} is {value}; it must be in {known[name]}")
+    return {name: parameter.default for name, parameter in known.items()} | dict(given)
+
+
+def _quoted(name: str) -> str:
+    """A caller's word in an error, cut to a readable length."""
+    return repr(name if len(name) <= _QUOTED_LENGTH else f"{name[:_QUOTED_LENGTH]}…")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -4,12 +4,13 @@ Source: GlobalCom2 (arXiv 2501.05179), section "token score" and the ablation on
 published code. All take the [CLS] logits of the last layer.
 """
 
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
 from torch.nn import functional
 
-from encoder_service.compression.base import Parameters, TowerOutput
+from encoder_service.compression.base import Declared, Parameter, Parameters, Score, TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 _CLS = frozenset({TowerOutput.CLS_LOGITS})
@@ -20,7 +21,7 @@ class LocalScore:
 
     name = "local"
     description = "[CLS] logits of the crop itself (GlobalCom2's ablation, local only)."
-    parameters: Parameters = MappingProxyType({})
+    parameters: Declared = MappingProxyType({})
     needs = _CLS
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
@@ -37,7 +38,7 @@ class GlobalScore:
 
     name = "global"
     description = "[CLS] logits of the thumbnail, resized to the crops (GlobalCom2's ablation, global only)."
-    parameters: Parameters = MappingProxyType({})
+    parameters: Declared = MappingProxyType({})
     needs = _CLS
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
@@ -54,7 +55,7 @@ class GlobalLocalScore:
 
     name = "global_local"
     description = "alpha * local + (1 - alpha) * global, each of unit length per crop (GlobalCom2)."
-    parameters: Parameters = MappingProxyType({"alpha": 0.5})
+    parameters: Declared = MappingProxyType({"alpha": Parameter(0.5, minimum=0, maximum=1)})
     needs = _CLS
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
@@ -90,4 +91,4 @@ def _unit_rows(values: torch.Tensor, padding: torch.Tensor | None) -> torch.Tens
     return values / lengths.clamp_min_(1e-12)
 
 
-SCORES = (GlobalLocalScore(), LocalScore(), GlobalScore())
+SCORES: Mapping[str, Score] = {score.name: score for score in (GlobalLocalScore(), LocalScore(), GlobalScore())}

@@ -1,6 +1,7 @@
 """Where replicas run, behind one interface."""
 
 import os
+import uuid
 
 from llm_service.backends.base import Backend
 from llm_service.backends.local import LocalBackend
@@ -18,4 +19,14 @@ def make_backend(config: LlmConfig) -> Backend:
         os.environ.setdefault(name, value)
     from llm_service.backends.ray_serve import RayServeBackend
 
-    return RayServeBackend(config.replica, config.ray, replicas=config.replicas)
+    return RayServeBackend(config.replica, config.ray, replicas=config.replicas, application=_application(config))
+
+
+def _application(config: LlmConfig) -> str:
+    """A name on the cluster: its own for every address, and the same again when the service starts again there."""
+    if config.ray.application is not None:
+        return config.ray.application
+    model = config.model.rstrip("/").rpartition("/")[2]
+    host, _, port = config.listen.rpartition(":")
+    # A port that the system is to choose tells services apart no more.
+    return "-".join(("visionsplit-llm", model, host, port if int(port) else uuid.uuid4().hex[:8]))

@@ -31,4 +31,4 @@ class Backend(ABC):
 
     @abstractmethod
     async def num_replicas(self) -> int:
-        """Replicas running now."""
+        """Healthy replicas now; 0 also where nobody can tell."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.schema import LoggingConfig
 from visionsplit.errors import InternalError, OverloadedError, UnavailableError, VisionSplitError
 from visionsplit.grid import TileGrid
@@ -26,7 +26,6 @@ from llm_service.job import Job, TokenEvent
 from llm_service.replica import Replica, ReplicaInfo
 
 _log = logging.getLogger(__name__)
-_APPLICATION = "visionsplit-llm"
 _DEPLOYMENT = "LlmReplica"
 _ARRAYS_PER_IMAGE = 3
 
@@ -82,10 +81,13 @@ class RayServeBackend(Backend):
 
     name = "ray"
 
-    def __init__(self, replica: ReplicaConfig, config: RayConfig, *, replicas: int) -> None:
+    def __init__(self, replica: ReplicaConfig, config: RayConfig, *, replicas: int, application: str) -> None:
+        """`application` names this service on the cluster, where it must be the only one of that name."""
         self._replica = replica
         self._config = config
         self._num_replicas = replicas
+        self._application = application
+        self._deployed = False
         self._handle: Any = None
         self._owns_cluster = False
 
@@ -118,11 +120,14 @@ class RayServeBackend(Backend):
             stream.cancel()
 
     async def num_replicas(self) -> int:
-        status = await asyncio.to_thread(serve.status)
-        application = status.applications.get(_APPLICATION)
-        if application is None:
+        try:
+            status = await asyncio.to_thread(serve.status)
+        except (RayError, RayServeException, ConnectionError) as error:
+            _log.warning("Ray Serve does not answer: %s", error)
             return 0
-        return int(application.deployments[_DEPLOYMENT].replica_states.get("RUNNING", 0))
+        application = status.applications.get(self._application)
+        deployment = application.deployments.get(_DEPLOYMENT) if application is not None else None
+        return int(deployment.replica_states.get("RUNNING", 0)) if deployment is not None else 0
 
     def _connect(self) -> None:
         if not ray.is_initialized():
@@ -146,7 +151,12 @@ class RayServeBackend(Backend):
             logging_config=quiet,
             **self._scale(),
         )
-        self._handle = serve.run(deployment.bind(self._replica), name=_APPLICATION, route_prefix=None)
+        self._deployed = True
+        try:
+            self._handle = serve.run(deployment.bind(self._replica), name=self._application, route_prefix=None)
+        except RuntimeError as error:
+            _log.debug("the deployment failed", exc_info=True)
+            raise UnavailableError(f"Ray Serve could not bring the replicas up: {_last_line(error)}") from error
 
     def _scale(self) -> dict[str, Any]:
         config = self._config
@@ -163,10 +173,16 @@ class RayServeBackend(Backend):
         }
 
     def _tear_down(self) -> None:
-        serve.delete(_APPLICATION)
+        if self._deployed:
+            serve.delete(self._application)
         if self._owns_cluster:
             # Serve goes with the cluster; shut down before it, it would make the raylet report lost actors.
             ray.shutdown()
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _meta(tokens: VisionTokens) -> _ImageMeta:

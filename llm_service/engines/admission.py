@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from visionsplit.errors import OverloadedError
 
-from llm_service.engines.base import EngineRequest
+from llm_service.engines.base import EngineRequest, ImageInput
 from llm_service.engines.sampler import Sampler, SamplingRow
 from llm_service.engines.slab import IdsExhaustedError, Run, SlabAllocator, VirtualEmbedding
 
@@ -89,30 +89,27 @@ class Admission:
         await self._when_free(lambda: True if self._running < self._max_running else None)
         self._running += 1
         place.counted = True
-        for image in request.images:
-            run = self._slab.find(image.key)
-            if run is None:
-                run = await self._allocate(image.key, image.num_tokens)
-                try:
-                    await _to_thread(self._fill, run, image.embed)
-                except BaseException:
-                    self._slab.discard(run)
-                    raise
-            place.runs.append(run)
+        place.runs = await self._rows_for(request.images)
+        for run, image in zip(place.runs, request.images, strict=True):
+            if not run.filled:
+                await _to_thread(self._fill, run, image.embed)
+                run.filled = True
         place.token_ids = self._splice(request.token_ids, place.runs)
         if request.sampling.repetition_penalty != 1:
             slot = await self._when_free(self._sampler.acquire_slot)
             place.sampling = SamplingRow(request.sampling, slot)
             await _to_thread(self._sampler.note_prompt, slot, list(request.token_ids))
 
-    async def _allocate(self, key: bytes, length: int) -> Run:
+    async def _rows_for(self, images: tuple[ImageInput, ...]) -> list[Run]:
+        """Runs for all images at once: while it waits here, a request holds no rows."""
+        wanted = [(image.key, image.num_tokens) for image in images]
         try:
-            return await self._when_free(lambda: self._slab.allocate(key, length))
+            return await self._when_free(lambda: self._slab.place(wanted))
         except IdsExhaustedError:
             await self._when_free(lambda: None if self._slab.in_use else True)
             await _to_thread(self._forget_ids)
             self._slab.restart()
-            return await self._when_free(lambda: self._slab.allocate(key, length))
+            return await self._when_free(lambda: self._slab.place(wanted))
 
     async def _when_free(self, take: Callable[[], T | None]) -> T:
         while (taken := take()) is None:

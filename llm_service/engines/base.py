@@ -22,6 +22,7 @@ class ImageInput:
 class EngineRequest:
     """Tokens in."""
 
+    request_id: str  # the caller's, for logs; need not be unique
     token_ids: tuple[int, ...]  # the image token once for each image
     images: tuple[ImageInput, ...]
     sampling: SamplingOptions
@@ -54,6 +55,11 @@ class Engine(ABC):
             UnavailableError: the engine is stopping, or could not be brought up again.
             InternalError: a decoding step failed.
         """
+
+    @property
+    @abstractmethod
+    def context_length(self) -> int:
+        """Most tokens of prompt and answer together that a request can have: the model's bound or the cache's."""
 
     @property
     @abstractmethod

@@ -1,33 +1,30 @@
-"""The transformers library's continuous batching, fed with virtual ids.
-
-Its manager owns a thread that schedules, runs and samples. Three of its parts are replaced before it starts: the logits
-processors by `Sampler`, the output router by `SinkRouter` and the queue of cancellations by `CancelQueue`.
-"""
+"""The transformers library's continuous batching, fed with virtual ids."""
 
 import asyncio
 import gc
+import itertools
 import logging
 import threading
 import time
-import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 
 import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
-from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
-from transformers.generation.continuous_batching.model_runner import infer_max_single_request_tokens
+from transformers import PreTrainedModel
 from visionsplit.errors import InternalError, PromptTooLongError, UnavailableError, VisionSplitError
 
 from llm_service.config import EngineConfig
 from llm_service.engines.admission import Admission, Place
 from llm_service.engines.base import Engine, EngineRequest
-from llm_service.engines.delivery import CancelQueue, Sink, SinkRouter, post
+from llm_service.engines.delivery import Sink, SinkRouter, post
+from llm_service.engines.manager import RunningManager, start_manager
 from llm_service.engines.sampler import SAMPLING_KEY, Sampler
 from llm_service.engines.slab import SlabAllocator, VirtualEmbedding
 from llm_service.job import TokenEvent
 
 _log = logging.getLogger(__name__)
+_FIRST_RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 30.0
 
 
 class ContinuousBatchingEngine(Engine):
@@ -48,11 +45,12 @@ class ContinuousBatchingEngine(Engine):
         self._config = config.for_device(model.device)
         self._end_ids = end_ids
         self._context: int = model.config.max_position_embeddings
-        embedding = VirtualEmbedding(model.get_input_embeddings(), rows=config.slab_tokens)
+        table = model.get_input_embeddings()
+        # A row without an id of its own could not be used.
+        rows = min(config.slab_tokens, config.max_virtual_id - table.num_embeddings + 1)
+        embedding = VirtualEmbedding(table, rows=rows)
         model.set_input_embeddings(embedding)
-        self._slab = SlabAllocator(
-            first_id=embedding.vocabulary_size, rows=config.slab_tokens, max_id=config.max_virtual_id
-        )
+        self._slab = SlabAllocator(first_id=embedding.vocabulary_size, rows=rows, max_id=config.max_virtual_id)
         self._sampler = Sampler(
             vocabulary_size=model.config.vocab_size, slots=2 * config.max_running, device=model.device
         )
@@ -67,12 +65,11 @@ class ContinuousBatchingEngine(Engine):
             forget_ids=self._forget_cached_blocks,
         )
         self._router = SinkRouter()
-        self._manager: ContinuousBatchingManager | None = None
-        self._thread: threading.Thread | None = None
-        self._cancellations = CancelQueue()
+        self._running: RunningManager | None = None  # None while there is none, or it is being replaced
         self._capacity = 0
+        self._numbers = itertools.count()
         self._state_lock = threading.Lock()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._broken = False
         self._supervisor: threading.Thread | None = None
 
@@ -83,37 +80,42 @@ class ContinuousBatchingEngine(Engine):
 
     def stop(self) -> None:
         with self._state_lock:
-            self._stopping = True
-            manager = self._manager
-        if manager is not None:
-            manager.stop(block=True, hard_stop=True)
+            self._stopping.set()
+            running = self._running
+        if running is not None:
+            running.stop()
         if self._supervisor is not None:
             self._supervisor.join()
 
     @property
     def healthy(self) -> bool:
-        return not (self._broken or self._stopping)
+        return not (self._broken or self._stopping.is_set())
+
+    @property
+    def context_length(self) -> int:
+        return min(self._context, self._capacity)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
         arrived = time.perf_counter()
         self._check_size(request)
         place = await self._admission.admit(request)
-        request_id = uuid.uuid4().hex
+        # A caller may use its request id twice.
+        request_id = f"{request.request_id}#{next(self._numbers)}"
+        # Once, as soon as decoding is over: a caller that reads slowly, or not at all, holds nobody back.
+        release = _Once(partial(self._release_after_steps, place))
         try:
-            manager = await self._running_manager()
-            sink = self._router.open(request_id, arrived=arrived)
-            self._submit(manager, request_id, request, place)
+            running = await self._running_manager()
+            sink = self._router.open(request_id, arrived=arrived, on_end=release)
+            self._submit(running, request_id, request, place)
             async for event in _events(sink):
                 yield event
         finally:
-            if self._router.close(request_id) and (manager := self._manager) is not None:
-                manager.cancel_request(request_id)
-            self._release_after_steps(place)
+            if self._router.close(request_id) and (current := self._running) is not None:
+                current.manager.cancel_request(request_id)
+            release()
 
-    def _submit(
-        self, manager: ContinuousBatchingManager, request_id: str, request: EngineRequest, place: Place
-    ) -> None:
-        accepted = manager.add_request(
+    def _submit(self, running: RunningManager, request_id: str, request: EngineRequest, place: Place) -> None:
+        accepted = running.manager.add_request(
             place.token_ids,
             request_id=request_id,
             max_new_tokens=request.sampling.max_new_tokens,
@@ -122,15 +124,15 @@ class ContinuousBatchingEngine(Engine):
             **{SAMPLING_KEY: place.sampling},
         )
         if accepted is None:
-            raise UnavailableError("the decoding engine is stopping")
+            raise UnavailableError("the decoding engine has stopped")
 
     def _check_size(self, request: EngineRequest) -> None:
         """Refuse what can never run: a request too large for the cache would end the manager's thread."""
         prompt, new = request.num_prompt_tokens, request.sampling.max_new_tokens
-        limit = min(self._context, self._capacity)
-        if prompt + new > limit:
+        if prompt + new > self.context_length:
             raise PromptTooLongError(
-                f"prompt of {prompt} tokens and {new} new tokens need {prompt + new}; this replica holds {limit}"
+                f"prompt of {prompt} tokens and {new} new tokens need {prompt + new}; "
+                f"this replica holds {self.context_length}"
             )
         vision = sum({image.key: image.num_tokens for image in request.images}.values())
         if vision > self._slab.rows:
@@ -138,88 +140,94 @@ class ContinuousBatchingEngine(Engine):
                 f"the images take {vision} vision tokens and newlines; this replica holds {self._slab.rows}"
             )
 
-    async def _running_manager(self) -> ContinuousBatchingManager:
+    async def _running_manager(self) -> RunningManager:
         """The manager, waiting for it while it is being replaced."""
         while self.healthy:
-            if (manager := self._manager) is not None:
-                return manager
+            if (running := self._running) is not None:
+                return running
             await asyncio.sleep(0.01)
         raise UnavailableError("the decoding engine is not running")
 
     def _release_after_steps(self, place: Place) -> None:
         """Give the place back when no step can read its rows any more."""
         release = partial(post, asyncio.get_running_loop(), partial(self._admission.release, place))
-        self._cancellations.after_steps(release)
-        if (manager := self._manager) is None or not manager.is_running():
-            self._cancellations.release_all()
+        running = self._running
+        if running is None:
+            release()
+            return
+        running.cancellations.after_steps(release)
+        if running.manager.is_running():
+            running.cancellations.wake()
         else:
-            self._cancellations.wake()
+            running.cancellations.release_all()
 
     def _forget_cached_blocks(self) -> None:
-        manager = self._manager
-        if manager is None or manager.batch_processor is None:
+        running = self._running
+        if running is None or running.manager.batch_processor is None:
             return  # a new manager has an empty cache
-        with manager.pause():
-            manager.batch_processor.cache.evict_cached_blocks()
+        with running.manager.pause():
+            running.manager.batch_processor.cache.evict_cached_blocks()
 
     def _start_manager(self) -> None:
-        config = self._config
-        manager = self._model.init_continuous_batching(
-            GenerationConfig(do_sample=False, eos_token_id=list(self._end_ids) or -1),
-            ContinuousBatchingConfig(
-                page_size=config.page_size,
-                num_blocks=config.num_blocks,
-                max_batch_tokens=config.max_batch_tokens,
-                max_requests_per_batch=config.max_running,
-                max_memory_percent=config.max_memory_percent,
-                auto_switch_to_flash=self._model.device.type == "cuda",
-            ),
+        running = start_manager(
+            self._model, self._config, end_ids=self._end_ids, router=self._router, sampler=self._sampler
         )
-        cancellations = CancelQueue()
-        # A cancellation, of no request, wakes the manager's loop up.
-        cancellations.wake = partial(manager.cancel_request, "")
-        manager.cancel_queue = cancellations
-        manager.output_router = self._router
-        manager.logit_processor = self._sampler
-        self._sampler.always_process = any(manager.continuous_batching_config.cuda_graph_booleans)
-        manager.warmup()
-        self._capacity = infer_max_single_request_tokens(manager.batch_processor.cache)
-        manager.start()
         with self._state_lock:
-            # The manager forgets its thread when it stops; the supervisor waits for it.
-            self._thread = manager._generation_thread
-            self._cancellations, self._manager = cancellations, manager
+            self._running, self._capacity, self._broken = running, running.capacity, False
+            stopped_meanwhile = self._stopping.is_set()
+        if stopped_meanwhile:
+            running.stop()
 
     def _supervise(self) -> None:
         """Waits for the manager's thread to end, and replaces it unless the engine is being stopped."""
-        while (manager := self._manager) is not None and self._thread is not None:
-            self._thread.join()
+        while (running := self._running) is not None:
+            running.thread.join()
             with self._state_lock:
-                self._manager = None
+                self._running = None
+            stopping = self._stopping.is_set()
             error: VisionSplitError = (
                 UnavailableError("the service is stopping")
-                if self._stopping
+                if stopping
                 else InternalError("a decoding step failed; the service's log has the details")
             )
             self._router.fail_all(error)
-            self._cancellations.release_all()
-            if self._stopping:
+            running.cancellations.release_all()
+            if stopping:
                 return
-            self._replace(manager)
+            _log.error("decoding failed (%s); starting anew", running.manager.background_thread_status.fatal_error)
+            running.manager.stop(block=True)
+            del running
+            self._replace()
 
-    def _replace(self, manager: ContinuousBatchingManager) -> None:
-        _log.error("decoding failed (%s); starting anew", manager.background_thread_status.fatal_error)
-        manager.stop(block=True)
-        del manager
-        gc.collect()
-        if self._model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        try:
-            self._start_manager()
-        except Exception:
-            _log.exception("the decoding engine could not be started again")
-            self._broken = True
-            self._router.fail_all(UnavailableError("the decoding engine is not running"))
+    def _replace(self) -> None:
+        """Start a new manager, again and again until one starts or the engine is stopped."""
+        delay = _FIRST_RETRY_SECONDS
+        while not self._stopping.is_set():
+            gc.collect()
+            if self._model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            try:
+                self._start_manager()
+                return
+            except Exception:
+                _log.exception("the decoding engine could not be started again; the next attempt is in %g s", delay)
+                self._broken = True
+                self._router.fail_all(UnavailableError("the decoding engine is not running"))
+            self._stopping.wait(delay)
+            delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
+
+
+class _Once:
+    """A call that happens the first time only. Belongs to one event loop."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._done = False
+
+    def __call__(self) -> None:
+        if not self._done:
+            self._done = True
+            self._call()
 
 
 async def _events(sink: Sink) -> AsyncGenerator[TokenEvent, None]:

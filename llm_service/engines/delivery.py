@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestState, RequestStatus
 from visionsplit.errors import InternalError, VisionSplitError
@@ -21,6 +22,7 @@ class Sink:
 
     arrived: float  # time.perf_counter() when the job reached the engine
     loop: asyncio.AbstractEventLoop
+    on_end: Callable[[], None]  # called on the loop once decoding has ended, whether or not anybody reads the events
     events: "asyncio.Queue[TokenEvent | VisionSplitError]" = field(default_factory=asyncio.Queue)
     sent: int = 0  # tokens delivered; written by the engine's thread alone
 
@@ -32,9 +34,9 @@ class SinkRouter:
         self._sinks: dict[str, Sink] = {}
         self._lock = threading.Lock()
 
-    def open(self, request_id: str, *, arrived: float) -> Sink:
+    def open(self, request_id: str, *, arrived: float, on_end: Callable[[], None]) -> Sink:
         """A sink on the running event loop."""
-        sink = Sink(arrived, asyncio.get_running_loop())
+        sink = Sink(arrived, asyncio.get_running_loop(), on_end)
         with self._lock:
             self._sinks[request_id] = sink
         return sink
@@ -121,7 +123,9 @@ def post(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
 
 
 def _post(sink: Sink, event: TokenEvent | VisionSplitError) -> None:
-    post(sink.loop, lambda: sink.events.put_nowait(event))
+    post(sink.loop, partial(sink.events.put_nowait, event))
+    if isinstance(event, VisionSplitError) or event.finished:
+        post(sink.loop, sink.on_end)
 
 
 def _event(sink: Sink, output: GenerationOutput) -> TokenEvent | VisionSplitError:

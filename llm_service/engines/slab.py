@@ -6,6 +6,7 @@ a reused id would answer about another image. Rows are reused: row = (id - vocab
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +63,7 @@ class Run:
     first_id: int
     length: int
     users: int = 0
+    filled: bool = False  # whether the embeddings are there; set by who wrote them
 
     @property
     def ids(self) -> range:
@@ -72,7 +74,9 @@ class SlabAllocator:
     """Hands out runs of ids. Images in use keep their rows; others keep them until the ring comes round."""
 
     def __init__(self, *, first_id: int, rows: int, max_id: int) -> None:
-        """Ids go from `first_id` to `max_id`, both included, and map to `rows` rows."""
+        """Ids go from `first_id` to `max_id`, both included, and map to `rows` rows; there are as many ids at least."""
+        if max_id - first_id + 1 < rows:
+            raise ValueError(f"{rows} rows have only the {max_id - first_id + 1} ids from {first_id} to {max_id}")
         self._first_id = first_id
         self._rows = rows
         self._max_id = max_id
@@ -87,48 +91,75 @@ class SlabAllocator:
     def in_use(self) -> bool:
         return any(run.users for run in self._runs.values())
 
-    def find(self, key: bytes) -> Run | None:
-        """The run of known content, with one more user."""
-        run = self._runs.get(key)
-        if run is not None:
-            run.users += 1
-        return run
+    def place(self, images: Sequence[tuple[bytes, int]]) -> list[Run] | None:
+        """Runs for all images of a request, each with one more user; None, and nothing taken, while there is no room.
 
-    def allocate(self, key: bytes, length: int) -> Run | None:
-        """A new run with one user; None while running requests leave no room.
+        A request that waits holds no rows, so nobody waits for rows that the waiting hold. With nothing in use, images
+        that fit the slab are always placed.
+
+        Args:
+            images: content key and number of rows of each image; content may come twice.
 
         Raises:
-            IdsExhaustedError: see there.
+            IdsExhaustedError: see there; nothing is taken.
             ValueError: the slab is too small whatever runs.
         """
-        if length > self._rows:
-            raise ValueError(f"{length} rows of {self._rows}")
-        first_id = self._free_start(length)
-        if first_id is None:
-            return None
-        if first_id + length - 1 > self._max_id:
-            raise IdsExhaustedError
-        run = Run(key, first_id, length, users=1)
-        for other in [other for other in self._runs.values() if self._overlap(first_id, length, other)]:
-            del self._runs[other.key]
-        self._runs[key] = run
-        self._next_id = first_id + length
-        return run
+        needed = sum(dict(images).values())
+        if needed > self._rows:
+            raise ValueError(f"{needed} rows of {self._rows}")
+        runs = self._place_or_undo(images)
+        if runs is None and not self.in_use:
+            # Known content, kept where it is, cuts the ring into gaps that are too small: without it there is one gap.
+            self._runs.clear()
+            runs = self._place_or_undo(images)
+        return runs
 
     def release(self, run: Run) -> None:
-        """One user less. The content stays findable until its rows are needed."""
+        """One user less. Content that was filled in stays findable until its rows are needed."""
         run.users -= 1
-
-    def discard(self, run: Run) -> None:
-        """Forget a run whose rows were never filled."""
-        run.users = 0
-        if self._runs.get(run.key) is run:
+        if not run.users and not run.filled and self._runs.get(run.key) is run:
             del self._runs[run.key]
 
     def restart(self) -> None:
         """Begin again with the first id."""
         self._runs.clear()
         self._next_id = self._first_id
+
+    def _place_or_undo(self, images: Sequence[tuple[bytes, int]]) -> list[Run] | None:
+        runs_before, next_id_before = self._runs.copy(), self._next_id
+        taken: list[Run] = []
+        try:
+            for key, length in images:
+                run = self._runs.get(key) or self._allocate(key, length)
+                if run is None:
+                    break
+                run.users += 1
+                taken.append(run)
+            else:
+                return taken
+        except IdsExhaustedError:
+            self._undo(taken, runs_before, next_id_before)
+            raise
+        self._undo(taken, runs_before, next_id_before)
+        return None
+
+    def _undo(self, taken: list[Run], runs: OrderedDict[bytes, Run], next_id: int) -> None:
+        for run in taken:
+            run.users -= 1
+        self._runs, self._next_id = runs, next_id
+
+    def _allocate(self, key: bytes, length: int) -> Run | None:
+        """A new run, forgetting the unused content in its way; None while content in use leaves no room."""
+        first_id = self._free_start(length)
+        if first_id is None:
+            return None
+        if first_id + length - 1 > self._max_id:
+            raise IdsExhaustedError
+        for other in [other for other in self._runs.values() if self._overlap(first_id, length, other)]:
+            del self._runs[other.key]
+        run = self._runs[key] = Run(key, first_id, length)
+        self._next_id = first_id + length
+        return run
 
     def _free_start(self, length: int) -> int | None:
         """The next id from which `length` rows are free of images in use; None if one turn of the ring finds none."""

@@ -9,12 +9,14 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from transformers import LlavaNextConfig, LlavaNextImageProcessorPil
 from transformers.utils import cached_file
 
@@ -22,6 +24,7 @@ from visionsplit.errors import VisionSplitError
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_LFS_POINTER = b"version https://git-lfs"  # what a clone without git-lfs has in place of a large file
 
 # Applied in order, first match wins, after a leading "model." is gone.
 _CANONICAL = (
@@ -68,16 +71,16 @@ class Checkpoint:
         """
         self.source = name_or_path
         self.revision = revision
-        self.name = Path(name_or_path).name if Path(name_or_path).exists() else name_or_path
-        try:
-            config = json.loads(self.file("config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"no readable config.json in checkpoint {self.name!r}: {error}") from error
+        self.name = _name_of(name_or_path)
+        config = self._read_json("config.json")
         if config.get("model_type") != "llava_next":
             raise CheckpointError(f"checkpoint {self.name!r} is {config.get('model_type')!r}; 'llava_next' is needed")
         if config.get("quantization_config"):
             raise CheckpointError(f"checkpoint {self.name!r} is quantised; visionsplit loads plain weights only")
-        self.config = LlavaNextConfig.from_dict(config)
+        try:
+            self.config = LlavaNextConfig.from_dict(config)
+        except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+            raise CheckpointError(f"config.json of checkpoint {self.name!r} is damaged: {_line(error)}") from error
         self._locations = self._locate_tensors()
 
     def file(self, name: str) -> Path:
@@ -106,12 +109,12 @@ class Checkpoint:
         """The checkpoint's image processor. Always Pillow's, so that every machine cuts an image alike.
 
         Raises:
-            CheckpointError: the checkpoint has none.
+            CheckpointError: the checkpoint has none, or a damaged one.
         """
         try:
             return LlavaNextImageProcessorPil.from_pretrained(self.source, revision=self.revision)
-        except OSError as error:
-            raise CheckpointError(f"checkpoint {self.name!r} has no image processor") from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"checkpoint {self.name!r} has no readable image processor") from error
 
     def load_into(
         self, module: torch.nn.Module, tensor_name: Callable[[str], str], *, unused: Callable[[str], bool] | None = None
@@ -124,7 +127,7 @@ class Checkpoint:
             unused: state dict names that may be missing from the checkpoint, because another tensor is tied to them.
 
         Raises:
-            CheckpointError: a tensor is missing or has another shape.
+            CheckpointError: a tensor is missing or has another shape, or a file of weights is damaged.
         """
         wanted: dict[str, list[torch.Tensor]] = {}
         for name, target in module.state_dict(keep_vars=True).items():
@@ -155,21 +158,46 @@ class Checkpoint:
         facts = json.dumps([settings, sorted(tensors.items())], sort_keys=True, default=str)
         return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
-    def _locate_tensors(self) -> dict[str, _Location]:
+    def _read_json(self, name: str) -> dict[str, Any]:
         try:
-            file_of: dict[str, str] = json.loads(self.file(_INDEX).read_text())["weight_map"]
-        except OSError:
-            file_of = self._tensors_of_single_file()
-        return {_canonical_name(key): _Location(file, key) for key, file in file_of.items()}
-
-    def _tensors_of_single_file(self) -> dict[str, str]:
-        try:
-            with safe_open(self.file(_SINGLE), framework="pt") as handle:
-                return dict.fromkeys(handle.keys(), _SINGLE)
+            content = json.loads(self.file(name).read_text())
         except OSError as error:
+            raise CheckpointError(self._why_missing(name)) from error
+        except ValueError as error:
+            raise self._damaged(name) from error
+        if not isinstance(content, dict):
+            raise self._damaged(name)
+        return content
+
+    def _why_missing(self, name: str) -> str:
+        folder = Path(self.source)
+        if self.source and folder.is_dir():
+            return f"checkpoint {self.name!r} has no file {name}"
+        if self.source and folder.exists():
+            return f"{self.name!r} is a file; a checkpoint is a folder or a hub id"
+        if _is_path(self.source):
+            return f"there is no folder {self.name!r}"
+        return f"there is no folder {self.name!r}, and no such checkpoint on the hub or the hub cannot be reached"
+
+    def _locate_tensors(self) -> dict[str, _Location]:
+        if self._has(_INDEX):
+            file_of = self._read_json(_INDEX).get("weight_map")
+            if not isinstance(file_of, dict):
+                raise self._damaged(_INDEX)
+        elif self._has(_SINGLE):
+            with self._weights(_SINGLE) as handle:
+                file_of = dict.fromkeys(handle.keys(), _SINGLE)
+        else:
             raise CheckpointError(
                 f"checkpoint {self.name!r} has neither {_INDEX} nor {_SINGLE}; pickled weights are not read"
-            ) from error
+            )
+        return {_canonical_name(key): _Location(file, key) for key, file in file_of.items()}
+
+    def _has(self, name: str) -> bool:
+        try:
+            return self.file(name).is_file()
+        except OSError:
+            return False
 
     def _read(self, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """The named tensors on the CPU, file by file, each mapped from disk and not kept."""
@@ -177,9 +205,49 @@ class Checkpoint:
         for name in names:
             by_file.setdefault(self._locations[name].file, []).append(name)
         for file, members in by_file.items():
-            with safe_open(self.file(file), framework="pt") as handle:
+            with self._weights(file) as handle:
                 for name in members:
                     yield name, handle.get_tensor(self._locations[name].key)
+
+    @contextmanager
+    def _weights(self, name: str) -> Iterator[Any]:
+        """An open safetensors file.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        try:
+            with safe_open(self.file(name), framework="pt") as handle:
+                yield handle
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {self.name!r} has no readable file {name}") from error
+        except SafetensorError as error:
+            raise self._damaged(name) from error
+
+    def _damaged(self, name: str) -> CheckpointError:
+        """What to say of a file that is there and cannot be understood."""
+        with self.file(name).open("rb") as stream:
+            if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                return CheckpointError(
+                    f"{name} of checkpoint {self.name!r} is a git-lfs pointer and not the file; run git lfs pull"
+                )
+        return CheckpointError(f"{name} of checkpoint {self.name!r} is damaged or incomplete")
+
+
+def _is_path(source: str) -> bool:
+    """Whether a checkpoint's name can only be a path: a hub id has one slash at most and begins with a word."""
+    return source.count("/") > 1 or source.startswith(("/", ".", "~"))
+
+
+def _name_of(source: str) -> str:
+    """What a checkpoint is called in logs and errors: its folder without the way there, or its hub id."""
+    path = Path(source)
+    return path.resolve().name if source and (path.exists() or _is_path(source)) else source
+
+
+def _line(error: Exception) -> str:
+    """An error's text as one line."""
+    return " ".join(str(error).split())
 
 
 def _canonical_name(key: str) -> str:

@@ -8,7 +8,7 @@
     │   │   └── PromptTooLongError     prompt and answer do not fit the context
     │   ├── InvalidSamplingError       a decoding option out of range or not supported
     │   └── InvalidTokensError         an upload of vision tokens that contradicts itself
-    ├── IncompatibleServicesError      the two halves come from different checkpoints
+    ├── IncompatibleServicesError      the services do not belong together
     ├── OverloadedError                a queue is full, or a message is too large
     ├── UnavailableError               draining, not reachable, or a replica was lost; a retry may help
     ├── DeadlineError                  the caller's deadline passed
@@ -69,7 +69,8 @@ class InvalidTokensError(InvalidRequestError):
 
 
 class IncompatibleServicesError(VisionSplitError):
-    """The vision tokens come from another vision tower or image processor than the LLM service expects."""
+    """The services do not belong together: tokens of another vision tower or image processor than the LLM service
+    expects, no LLM service behind the encoder, or an address that belongs to another service."""
 
 
 class OverloadedError(VisionSplitError):

@@ -31,7 +31,7 @@ FORBIDDEN = {
 # Only these may see grpc or the generated messages.
 GRPC_MODULES = {
     "encoder_service": {"service.py", "server.py", "llm_client.py", "relay.py", "protocol.py", "info.py"},
-    "llm_service": {"gateway.py", "server.py", "upload.py", "sampling.py"},
+    "llm_service": {"gateway.py", "server.py", "upload.py", "sampling.py", "conversation.py"},
 }
 
 

@@ -105,7 +105,7 @@ def edit_config(folder: Path, **changes: object) -> None:
 
 
 def test_what_cannot_be_split_is_refused(copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no readable config\.json"):
+    with pytest.raises(CheckpointError, match=r"has no file config\.json"):
         Checkpoint(str(tmp_path))
     edit_config(copy, quantization_config={"quant_method": "awq"})
     with pytest.raises(CheckpointError, match="quantised"):
@@ -130,3 +130,76 @@ def test_a_missing_tensor_and_a_wrong_shape_are_named(copy: Path) -> None:
     save_file({**tensors, "vision_tower.pre_layrnorm.weight": taken[:-1].clone()}, copy / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"shape \[31\], not \[32\]"):
         tower_weights(copy)
+
+
+def without_folders(text: str) -> str:
+    """The text itself, once it is known to be one line without a path."""
+    assert "\n" not in text
+    assert "/tmp" not in text
+    return text
+
+
+def test_a_damaged_file_is_named(copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    whole = weights.read_bytes()
+    for content, says in (
+        (whole[: len(whole) // 2], "model.safetensors of checkpoint 'copy' is damaged or incomplete"),
+        (b"", "model.safetensors of checkpoint 'copy' is damaged or incomplete"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "run git lfs pull"),
+    ):
+        weights.write_bytes(content)
+        with pytest.raises(CheckpointError, match=says) as caught:
+            Checkpoint(str(copy))
+        without_folders(str(caught.value))
+
+
+def test_a_damaged_or_missing_shard_is_named(copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    weight_map = dict.fromkeys(tensors, "model-1.safetensors")
+    index = copy / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=r"'copy' has no readable file model-1\.safetensors"):
+        tower_weights(copy)
+    (copy / "model-1.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model-1\.safetensors of checkpoint 'copy' is damaged or incomplete"):
+        tower_weights(copy)
+    for content in ("[]", "{", "{}", '{"weight_map": 3}'):
+        index.write_text(content)
+        with pytest.raises(CheckpointError, match=r"index\.json of checkpoint 'copy' is damaged"):
+            Checkpoint(str(copy))
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"model_type": "llava_next", "vision_config": 7}'])
+def test_a_damaged_configuration_is_refused(copy: Path, content: str) -> None:
+    (copy / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json of checkpoint 'copy' is damaged") as caught:
+        Checkpoint(str(copy))
+    without_folders(str(caught.value))
+
+
+def test_a_damaged_image_processor_is_refused(copy: Path) -> None:
+    settings = copy / "processor_config.json"
+    for content in ("{", "[]", ""):
+        settings.write_text(content)
+        with pytest.raises(CheckpointError, match="checkpoint 'copy' has no readable image processor"):
+            Checkpoint(str(copy)).image_processor()
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "file.bin").write_bytes(b"")
+    for name, says in (
+        (str(tmp_path / "nowhere"), "^there is no folder 'nowhere'$"),
+        ("./a/b", "^there is no folder 'b'$"),
+        ("models/nowhere", "^there is no folder 'models/nowhere', and no such checkpoint on the hub"),
+        (str(tmp_path / "file.bin"), "^'file.bin' is a file; a checkpoint is a folder or a hub id$"),
+        ("", "^there is no folder ''"),
+    ):
+        with pytest.raises(CheckpointError, match=says) as caught:
+            Checkpoint(name)
+        without_folders(str(caught.value))
+
+
+def test_a_folder_is_called_by_its_own_name(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy)
+    assert {Checkpoint(name).name for name in (".", "../copy", str(copy), f"{copy}/")} == {"copy"}

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from visionsplit_client._calls import EventStream
@@ -25,7 +26,7 @@ def add_parser(commands: _options.Subparsers) -> None:
     _options.add_connection(parser)
     _options.add_compression(parser)
     _options.add_sampling(parser)
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         _report.print_json(generation)
     else:
         print()
-        _print_cost(generation)
+        _print_cost(generation, args.tokens or args.images)
     return 0
 
 
@@ -62,10 +63,11 @@ def _start(client: Client, args: argparse.Namespace) -> EventStream[GenerationEv
     )
 
 
-def _print_cost(generation: Generation) -> None:
+def _print_cost(generation: Generation, names: Sequence[str]) -> None:
     """On stderr, so that stdout holds the answer alone."""
     for image in generation.images:
-        print(f"image {image.index + 1}: {_report.cost(image)}", file=sys.stderr)
+        name = f"{names[image.index]}: " if len(names) > 1 else ""
+        print(f"{name}{_report.cost(image)}", file=sys.stderr)
     print(
         f"first token after {generation.time_to_first_token_seconds:.2f} s, "
         f"{generation.usage.generated_tokens} tokens in {generation.total_seconds:.2f} s",

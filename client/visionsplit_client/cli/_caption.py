@@ -2,12 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from visionsplit.errors import VisionSplitError
 
 from visionsplit_client._client import Client
+from visionsplit_client._options import Compression
 from visionsplit_client._results import Generation
 from visionsplit_client.cli import _options, _report
 
@@ -18,7 +19,7 @@ DEFAULT_PROMPT = "Describe the image."
 class _Captioned:
     image: str
     generation: Generation | None
-    error: str | None
+    error: dict[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -45,35 +46,36 @@ def add_parser(commands: _options.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     results = []
+    compression = _options.compression_from(args)
     with _options.client_from(args) as client:
         for image in args.images:
-            result = _caption(client, image, args)
+            result = _caption(client, image, compression, args)
             results.append(result)
             if result.error is not None:
-                print(f"visionsplit: {image}: {result.error}", file=sys.stderr)
+                print(f"visionsplit: {result.error['message']}", file=sys.stderr)
             elif not args.json:
                 _print_one(result)
     if args.json:
         _report.print_json({"images": results, "totals": _totals(results)})
     elif any(result.generation for result in results):
-        print(_table(results))
+        _print_totals(results, compression)
     return 1 if any(result.error is not None for result in results) else 0
 
 
-def _caption(client: Client, image: str, args: argparse.Namespace) -> _Captioned:
+def _caption(client: Client, image: str, compression: Compression | None, args: argparse.Namespace) -> _Captioned:
     """One image's failure is its own; the others go on."""
     try:
         generation = client.generate(
             image,
             args.prompt,
-            compression=_options.compression_from(args),
+            compression=compression,
             data_type=args.data_type,
             sampling=_options.sampling_from(args),
         )
-    except OSError as error:
-        return _Captioned(image, None, error.strerror or str(error))
-    except (VisionSplitError, ValueError) as error:
-        return _Captioned(image, None, str(error))
+    except (VisionSplitError, OSError, ValueError) as error:
+        text = _report.message(error, [image])
+        named = text if text.startswith(f"{image}: ") else f"{image}: {text}"
+        return _Captioned(image, None, _report.failure(error, named))
     return _Captioned(image, generation, None)
 
 
@@ -85,11 +87,24 @@ def _print_one(result: _Captioned) -> None:
     print(f"  {_report.cost(generation.images[0])}, {generation.total_seconds:.2f} s\n", flush=True)
 
 
-def _table(results: Sequence[_Captioned]) -> str:
-    header = ["image", "tokens", "kept", "saved", "bytes", "sent", "saved", "time"]
+def _print_totals(results: Sequence[_Captioned], compression: Compression | None) -> None:
+    """The table, with what was saved unless nothing was meant to be: the encoder's default may be to keep all."""
+    totals = _totals(results)
+    if compression is not None or totals.tokens_after < totals.tokens_before:
+        print(_table(["image", "tokens", "kept", "saved", "bytes", "sent", "saved", "time"], _cells, results))
+    else:
+        print(_table(["image", "tokens", "bytes", "time"], _plain_cells, results))
+        print("every vision token was kept; --ratio 0.25 keeps a quarter of them", file=sys.stderr)
+
+
+def _table(header: Sequence[str], cells: Callable[[_Totals], Sequence[str]], results: Sequence[_Captioned]) -> str:
     failed = [*["-"] * (len(header) - 2), "failed"]
-    rows = [[one.image, *(_cells(_totals([one])) if one.error is None else failed)] for one in results]
-    return _report.table(header, rows, totals=["total", *_cells(_totals(results))])
+    rows = [[one.image, *(cells(_totals([one])) if one.error is None else failed)] for one in results]
+    return _report.table(header, rows, totals=["total", *cells(_totals(results))])
+
+
+def _plain_cells(totals: _Totals) -> list[str]:
+    return [str(totals.tokens_after), _report.size(totals.wire_bytes), f"{totals.total_seconds:.2f} s"]
 
 
 def _cells(totals: _Totals) -> list[str]:

@@ -16,6 +16,7 @@ _BORDER = (255, 184, 28)
 _CHIP = (18, 20, 24, 205)
 _PRUNED_BRIGHTNESS = 0.22
 _MAX_CROPS_SIZE = (640, 480)  # pixels of the crops' picture, at most
+_MIN_CROPS_SIDE = 24  # pixels; a thin strip is drawn thicker than it is
 _THUMBNAIL_SIZE = 240
 _MARGIN, _GAP, _HEADER, _LABEL = 24, 20, 34, 24
 
@@ -61,7 +62,7 @@ def kept_masks(tokens: VisionTokens) -> tuple[Mask, Mask]:
 def _draw_panel(image: Image.Image, panel: Panel) -> Image.Image:
     grid = panel.tokens.grid
     scale = min(_MAX_CROPS_SIZE[0] / image.width, _MAX_CROPS_SIZE[1] / image.height)
-    crops_size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+    crops_size = (max(round(image.width * scale), _MIN_CROPS_SIDE), max(round(image.height * scale), _MIN_CROPS_SIDE))
     title_font = ImageFont.load_default(22)
     width = 2 * _MARGIN + max(_THUMBNAIL_SIZE + _GAP + crops_size[0], round(title_font.getlength(panel.title)))
     height = 2 * _MARGIN + _HEADER + _LABEL + max(_THUMBNAIL_SIZE, crops_size[1])
@@ -76,6 +77,9 @@ def _draw_panel(image: Image.Image, panel: Panel) -> Image.Image:
     _draw_border(draw, (_MARGIN, top, _MARGIN + _THUMBNAIL_SIZE, top + _THUMBNAIL_SIZE))
 
     left = _MARGIN + _THUMBNAIL_SIZE + _GAP
+    if not grid.valid.area:
+        _draw_label(draw, (left, top), f"{grid.rows} x {grid.columns} crops: no crop tokens")
+        return sheet
     _draw_label(draw, (left, top), f"{grid.rows} x {grid.columns} crops")
     sheet.paste(_dim(image.resize(crops_size), crops_mask), (left, top))
     for tile, box in _crop_boxes(grid, crops_size).items():

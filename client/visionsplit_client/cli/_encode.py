@@ -17,6 +17,7 @@ def add_parser(commands: _options.Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _options.check_folder(args)
     with _options.client_from(args) as client:
         image = client.encode(args.image, _options.compression_from(args), data_type=args.data_type)
     image.save(args.output)

@@ -1,16 +1,28 @@
-"""`visionsplit info`: what both services run, offer and accept."""
+"""`visionsplit info`: what both services run, offer and accept.
+
+Done once an encoder service answers: applications need no more, and the LLM service is often out of reach by design.
+"""
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 from visionsplit.errors import VisionSplitError
 
-from visionsplit_client._info import EncoderInfo, LlmInfo
+from visionsplit_client._base import DEFAULT_ENCODER
+from visionsplit_client._info import EncoderInfo, HealthStatus, LlmInfo
 from visionsplit_client.cli import _options, _report
 
 InfoT = TypeVar("InfoT")
+
+
+@dataclass(frozen=True)
+class _Service:
+    service: str  # "encoder service"
+    address: str
+    health: HealthStatus
 
 
 def add_parser(commands: _options.Subparsers) -> None:
@@ -22,23 +34,33 @@ def add_parser(commands: _options.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with _options.client_from(args) as client:
-        health = client.health()
-        encoder = _or_none(client.encoder_info)
-        llm = _or_none(client.llm_info)
+        services = _services(args, client.health())
+        encoder = _or_none(client.encoder_info, services, "encoder service")
+        llm = _or_none(client.llm_info, services, "LLM service")
     if args.json:
-        _report.print_json({"health": health, "encoder": encoder, "llm": llm})
+        _report.print_json({"services": services, "encoder": encoder, "llm": llm})
     else:
-        for address, status in health.items():
-            print(f"{address}  {status.value}")
+        width = max(len(one.address) for one in services)
+        for one in services:
+            print(f"{one.service:<15}  {one.address:<{width}}  {one.health.value}")
         if encoder is not None:
             _print_encoder(encoder)
         if llm is not None:
             _print_llm(llm)
-    return 0 if encoder is not None and llm is not None else 1
+    if all(one.health is HealthStatus.UNREACHABLE for one in services if one.service == "encoder service"):
+        print("visionsplit: no encoder service can be reached", file=sys.stderr)
+    return 0 if encoder is not None else 1
 
 
-def _or_none(ask: Callable[[], InfoT]) -> InfoT | None:
-    """One service's failure must not hide what the other says."""
+def _services(args: argparse.Namespace, health: Mapping[str, HealthStatus]) -> list[_Service]:
+    encoders = [_Service("encoder service", address, health[address]) for address in args.encoder or [DEFAULT_ENCODER]]
+    return [*encoders, _Service("LLM service", args.llm, health[args.llm])]
+
+
+def _or_none(ask: Callable[[], InfoT], services: list[_Service], name: str) -> InfoT | None:
+    """One service's failure must not hide what the other says. Nobody is asked where nobody can be reached."""
+    if all(one.health is HealthStatus.UNREACHABLE for one in services if one.service == name):
+        return None
     try:
         return ask()
     except VisionSplitError as error:

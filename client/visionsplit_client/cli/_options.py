@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client._client import Client
@@ -33,10 +33,15 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="for each call, retries included (default: %(default)g)",
     )
+    parser.set_defaults(parser=parser)  # for what only turns out to be wrong once all options are known
 
 
 def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> None:
-    group = parser.add_argument_group("compression (without any of these, the encoder's default)")
+    group = parser.add_argument_group(
+        "compression",
+        "Without any of these, the encoder's default. "
+        + (f"--ratio alone means {_METHOD}; every method but none needs a ratio." if ratio else ""),
+    )
     group.add_argument("--method", "--compression", metavar="NAME", help=f"such as none or {_METHOD}; see info")
     if ratio:
         group.add_argument("--ratio", type=float, metavar="SHARE", help="share of the vision tokens to keep, in (0, 1]")
@@ -71,7 +76,24 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def client_from(args: argparse.Namespace) -> Client:
-    return Client(args.encoder or DEFAULT_ENCODER, llm=args.llm, timeout=args.timeout)
+    """A wrong address is a wrong usage."""
+    try:
+        return Client(args.encoder or DEFAULT_ENCODER, llm=args.llm, timeout=args.timeout)
+    except ValueError as error:
+        usage_error(args, str(error))
+
+
+def check_folder(args: argparse.Namespace) -> None:
+    """Refuse an output file whose folder does not exist, before any work is done for it."""
+    folder = args.output.parent
+    if not folder.is_dir():
+        usage_error(args, f"cannot write {args.output}: there is no folder {folder}")
+
+
+def usage_error(args: argparse.Namespace, message: str) -> NoReturn:
+    """End with exit code 2 and one line."""
+    parser: argparse.ArgumentParser = args.parser
+    parser.error(message)
 
 
 def compression_from(args: argparse.Namespace, *, ratio: float | None = None) -> Compression | None:
@@ -80,6 +102,10 @@ def compression_from(args: argparse.Namespace, *, ratio: float | None = None) ->
     parts = (args.method, ratio, args.layout, args.score, args.budget, args.selection)
     if all(part is None for part in parts) and not args.parameter:
         return None
+    if ratio is None and args.method != "none":
+        usage_error(
+            args, "the compression options need --ratio, the share of the vision tokens to keep (or --method none)"
+        )
     return Compression(
         method=args.method or _METHOD,
         retention_ratio=ratio,

@@ -9,6 +9,23 @@ from typing import Any
 from visionsplit_client._results import ImageSummary
 
 
+def message(error: Exception, images: Sequence[str] = ()) -> str:
+    """One line on a failure. A service counts a call's images from 0; here they go by the names the user gave."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    text = str(error)
+    for index, image in enumerate(images):
+        about = f"image {index}: "
+        if text.startswith(about):
+            return f"{image}: {text.removeprefix(about)}"
+    return text
+
+
+def failure(error: Exception, text: str) -> dict[str, str]:
+    """The form of a failure in JSON."""
+    return {"class": type(error).__name__, "message": text}
+
+
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever has a JSON form
     print(json.dumps(document, indent=2, default=_to_json, ensure_ascii=False), flush=True)
 
@@ -28,6 +45,8 @@ def percent_less(after: float, before: float) -> str:
 
 def cost(image: ImageSummary) -> str:
     """One line on what an image cost."""
+    if image.tokens_after == image.tokens_before:
+        return f"{image.tokens_before} vision tokens, {size(image.wire_bytes)} on the wire"
     return (
         f"{image.tokens_before} -> {image.tokens_after} vision tokens, "
         f"{size(image.wire_bytes_before)} -> {size(image.wire_bytes)} on the wire"

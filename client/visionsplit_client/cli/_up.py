@@ -1,8 +1,8 @@
 """`visionsplit up`: both services on this machine, until Ctrl-C."""
 
 import argparse
+import shlex
 import signal
-import socket
 import sys
 import threading
 import time
@@ -14,13 +14,16 @@ from types import FrameType
 from visionsplit.errors import VisionSplitError
 
 import visionsplit_client
+from visionsplit_client._addresses import split_host_port
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client._client import Client
 from visionsplit_client._info import HealthStatus
 from visionsplit_client._settings import Retries
 from visionsplit_client.cli import _options
+from visionsplit_client.cli._ports import free_addresses
 from visionsplit_client.cli._processes import Service, describe_exit
 
+_DTYPES = ("float32", "float16", "bfloat16")  # that both services take
 _WATCH_SECONDS = 0.2
 # A service that has drained still has to leave; Ray takes some seconds for that.
 _EXIT_SECONDS = 15.0
@@ -39,23 +42,38 @@ def add_parser(commands: _options.Subparsers) -> None:
         required=shipped is None,
         help="LLaVA-NeXT checkpoint: a folder or a hub id (default: the one in this checkout)",
     )
-    parser.add_argument("--encoder", default=DEFAULT_ENCODER, metavar="HOST:PORT", help="listen here (%(default)s)")
-    parser.add_argument("--llm", default=_options.DEFAULT_LLM, metavar="HOST:PORT", help="listen here (%(default)s)")
+    for option, default in (("--encoder", DEFAULT_ENCODER), ("--llm", _options.DEFAULT_LLM)):
+        parser.add_argument(
+            option,
+            type=_address,
+            default=default,
+            metavar="HOST:PORT",
+            help="listen here; port 0 takes a free one (%(default)s)",
+        )
     parser.add_argument("--backend", choices=("local", "ray"), default="local", help="of the LLM service (%(default)s)")
     parser.add_argument("--replicas", type=int, default=1, help="of the LLM service, with --backend ray (%(default)s)")
     parser.add_argument("--device", help="of both services (default: cuda where there is one, else cpu)")
-    parser.add_argument("--dtype", help="of both services")
+    parser.add_argument("--dtype", choices=_DTYPES, help="of both services")
+    for service in ("llm", "encoder"):
+        parser.add_argument(
+            f"--{service}-args",
+            type=shlex.split,
+            default=[],
+            metavar="OPTIONS",
+            help=f'further options, as python -m {service}_service --help lists them: --{service}-args="--grace 60"',
+        )
     parser.add_argument("--grace", type=_options.positive_seconds, default=10.0, help="seconds to drain (%(default)g)")
     parser.add_argument(
         "--start-timeout", type=_options.positive_seconds, default=600.0, help="seconds to become healthy (%(default)g)"
     )
     parser.add_argument("--quiet", action="store_true", help="no log lines but warnings, and no hints")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """0 after Ctrl-C or SIGTERM, which is how it is meant to end; 1 if a service does not start or ends on its own."""
-    args.encoder, args.llm = _free_address(args.encoder), _free_address(args.llm)
+    _check(args)
+    args.encoder, args.llm = free_addresses([args.encoder, args.llm])
     llm, encoder = _services(args)
     with _stop_signals() as stop:
         try:
@@ -76,6 +94,29 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    """End with a wrong usage what both services would fail of, each with its own words."""
+    if args.encoder == args.llm and split_host_port(args.llm)[1] != 0:
+        _options.usage_error(args, f"both services cannot listen on {args.llm}")
+    if _is_path(args.model) and not Path(args.model).is_dir():
+        _options.usage_error(args, f"there is no folder {args.model}")
+
+
+def _is_path(model: str) -> bool:
+    """Whether this can be no hub id, which is a name or OWNER/NAME."""
+    parts = Path(model).parts
+    beside_a_folder = len(parts) == 2 and Path(parts[0]).is_dir()
+    return model.startswith((".", "/")) or len(parts) > 2 or beside_a_folder
+
+
+def _address(text: str) -> str:
+    try:
+        split_host_port(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def _services(args: argparse.Namespace) -> tuple[Service, Service]:
     shared = ["--model", args.model, "--grace", f"{args.grace:g}"]
     shared += ["--log-level", "WARNING" if args.quiet else "INFO"]
@@ -84,8 +125,8 @@ def _services(args: argparse.Namespace) -> tuple[Service, Service]:
             shared += [f"--{option}", getattr(args, option)]
     python = [sys.executable, "-P", "-m"]  # -P: a folder here of the same name is not the service
     replicas = ["--backend", args.backend, "--replicas", str(args.replicas)]
-    llm = [*python, "llm_service", "--listen", args.llm, *replicas, *shared]
-    encoder = [*python, "encoder_service", "--listen", args.encoder, "--llm", args.llm, *shared]
+    llm = [*python, "llm_service", "--listen", args.llm, *replicas, *shared, *args.llm_args]
+    encoder = [*python, "encoder_service", "--listen", args.encoder, "--llm", args.llm, *shared, *args.encoder_args]
     return Service("LLM service", args.llm, llm), Service("encoder service", args.encoder, encoder)
 
 
@@ -116,27 +157,6 @@ def _announce(args: argparse.Namespace, llm: Service, encoder: Service) -> None:
         option = "" if encoder.address == DEFAULT_ENCODER else f" --encoder {encoder.address}"
         print(f'ready; try: visionsplit ask{option} IMAGE "What is this?"   (Ctrl-C stops both)')
     sys.stdout.flush()
-
-
-def _free_address(address: str) -> str:
-    """The address, with a free port in place of 0.
-
-    Another server there would answer our health checks, so it is looked for before ours are started.
-
-    Raises:
-        VisionSplitError: the address is no HOST:PORT, or taken.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise _Failed(f"{address!r} is no address of the form HOST:PORT")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), int(port)))
-        except OSError as error:
-            raise _Failed(f"cannot listen on {address}: {error.strerror}") from error
-        return f"{host}:{probe.getsockname()[1]}"
 
 
 def _shipped_model() -> str | None:

@@ -32,8 +32,9 @@ class EncoderServiceStub(object):
     Every call ends with exactly one status:
     INVALID_ARGUMENT     the request is wrong, and the message says where; sending it again cannot help
     FAILED_PRECONDITION  the two services do not belong together
-    RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed; without it:
-    a message is larger than max_request_bytes, and a retry cannot
+    RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed, or the
+    request alone is larger than the queue, as the message says; without it: a
+    message is larger than max_request_bytes, and a retry cannot help
     UNAVAILABLE          draining, or the LLM service or a replica was lost; a retry may succeed
     DEADLINE_EXCEEDED    the caller's deadline passed; it travels on to the LLM service
     CANCELLED            the caller cancelled
@@ -76,8 +77,9 @@ class EncoderServiceServicer(object):
     Every call ends with exactly one status:
     INVALID_ARGUMENT     the request is wrong, and the message says where; sending it again cannot help
     FAILED_PRECONDITION  the two services do not belong together
-    RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed; without it:
-    a message is larger than max_request_bytes, and a retry cannot
+    RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed, or the
+    request alone is larger than the queue, as the message says; without it: a
+    message is larger than max_request_bytes, and a retry cannot help
     UNAVAILABLE          draining, or the LLM service or a replica was lost; a retry may succeed
     DEADLINE_EXCEEDED    the caller's deadline passed; it travels on to the LLM service
     CANCELLED            the caller cancelled
@@ -149,8 +151,9 @@ class EncoderService(object):
     Every call ends with exactly one status:
     INVALID_ARGUMENT     the request is wrong, and the message says where; sending it again cannot help
     FAILED_PRECONDITION  the two services do not belong together
-    RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed; without it:
-    a message is larger than max_request_bytes, and a retry cannot
+    RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed, or the
+    request alone is larger than the queue, as the message says; without it: a
+    message is larger than max_request_bytes, and a retry cannot help
     UNAVAILABLE          draining, or the LLM service or a replica was lost; a retry may succeed
     DEADLINE_EXCEEDED    the caller's deadline passed; it travels on to the LLM service
     CANCELLED            the caller cancelled

@@ -1,7 +1,9 @@
 """Errors to gRPC statuses and back: the only place that knows both."""
 
 import logging
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import accumulate
 from typing import Any
 
 import grpc
@@ -10,6 +12,11 @@ import grpc.aio
 from visionsplit import errors
 
 ERROR_METADATA_KEY = "visionsplit-error"
+
+# As it travels. gRPC limits all of a call's trailing metadata, to 8 KiB unless both ends agree on more, and replaces a
+# status that is larger by one of its own.
+_MAX_DETAILS_BYTES = 4096
+_ELLIPSIS = "…"
 
 # Looked up along an error's class hierarchy, so a subclass inherits its base's status.
 _STATUS_OF: dict[type[errors.VisionSplitError], grpc.StatusCode] = {
@@ -72,7 +79,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 await _abort(context, error)
             except grpc.aio.AbortError:
                 raise
-            except Exception:
+            except Exception as error:
+                # A write that was under way when the caller left fails in gRPC's own way.
+                if isinstance(error, grpc.aio.InternalError) or context.done():
+                    self._log.debug("%s: the caller left", method, exc_info=True)
+                    return None
                 self._log.exception("%s failed", method)
                 await _abort(context, errors.InternalError("internal error; the service's log has the details"))
             return None  # not reached: abort raises
@@ -82,4 +93,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.VisionSplitError) -> None:
     metadata = ((ERROR_METADATA_KEY, type(error).__name__),)
-    await context.abort(status_of(error), str(error), trailing_metadata=metadata)
+    await context.abort(status_of(error), _shortened(str(error)), trailing_metadata=metadata)
+
+
+def _shortened(details: str) -> str:
+    """A status's text, cut to what may travel."""
+    ends = list(accumulate(map(_encoded_size, details[: _MAX_DETAILS_BYTES + 1])))
+    if not ends or ends[-1] <= _MAX_DETAILS_BYTES:
+        return details
+    return details[: bisect_right(ends, _MAX_DETAILS_BYTES - _encoded_size(_ELLIPSIS))] + _ELLIPSIS
+
+
+def _encoded_size(character: str) -> int:
+    """Bytes of one character in a status's text: those of printable ASCII but % stand for themselves, others as %XX."""
+    return 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode("utf-8", "replace"))

@@ -34,6 +34,7 @@ _EXPONENT: dict[DataType, tuple[np.dtype[np.unsignedinteger], int]] = {
     DataType.FLOAT16: (np.dtype("<u2"), 0x7C00),
     DataType.BFLOAT16: (np.dtype("<u2"), 0x7F80),
 }
+_LARGEST_SCALE = np.finfo(np.float32).max / np.float32(128)  # an element reaches -128
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,10 @@ def _check_values(tensor: TokenTensor) -> None:
         scales = np.frombuffer(tensor.scales, "<f4")
         if not (np.isfinite(scales).all() and (scales >= 0).all()):
             raise InvalidTokensError("int8 tensor has a scale that is negative, NaN or infinite")
+        if (scales > _LARGEST_SCALE).any():
+            raise InvalidTokensError(
+                f"int8 tensor has a scale above {_LARGEST_SCALE:.7g}; its values would be infinite"
+            )
         return
     dtype, exponent = _EXPONENT[tensor.data_type]
     if ((np.frombuffer(tensor.data, dtype) & exponent) == exponent).any():

@@ -106,7 +106,7 @@ async def test_same_features_in_another_layout_is_another_image(llama_caller: Ca
 async def test_a_cancelled_request_stops(llama: Whole, after: int):
     async with running(llama) as (server, caller):
         engine = engine_of(server)
-        active = engine._manager.batch_processor.scheduler.active_requests
+        active = engine._running.manager.batch_processor.scheduler.active_requests
         tokens = llama.tokens(picture(112, 90))
         call = caller.call(caller.upload(ASK, [tokens], max_new_tokens=900))
         for _ in range(after):

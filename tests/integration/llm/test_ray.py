@@ -40,6 +40,20 @@ async def ray_caller(cluster, llama: Whole):
         yield caller
 
 
+async def test_two_services_on_one_cluster(cluster, llama: Whole, wholes: dict[str, Whole]):
+    """Each has an application of its own, and takes only that away."""
+    ray_config, other = RayConfig(num_cpus=0.5), wholes["qwen2"]
+    async with running(llama, backend=BackendKind.RAY, ray=ray_config) as (_, caller):
+        async with running(other, backend=BackendKind.RAY, ray=ray_config) as (_, other_caller):
+            answers = await together(
+                caller.generate("Hi", max_new_tokens=6), other_caller.generate("Hi", max_new_tokens=6)
+            )
+            expected = [whole.generate("Hi", [], max_new_tokens=6) for whole in (llama, other)]
+            assert [answer.token_ids for answer in answers] == expected
+        assert (await caller.generate("Hi", max_new_tokens=6)).token_ids == expected[0]
+        assert (await caller.stub.GetLlmInfo(llm_service_pb2.GetLlmInfoRequest())).replicas == 1
+
+
 def replicas() -> list[psutil.Process]:
     return [child for child in psutil.Process().children(recursive=True) if "LlmReplica" in " ".join(child.cmdline())]
 

@@ -1,14 +1,18 @@
 """Health, reflection, information, draining, and the command line."""
 
 import asyncio
+import logging
 import signal
 import sys
+from contextlib import suppress
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from visionsplit.v1 import llm_service_pb2
 
+from llm_service.config import EngineConfig
 from tests.integration.llm.support import Caller, Whole, collect, picture, running
 
 SERVICE = "visionsplit.v1.LlmService"
@@ -22,6 +26,48 @@ async def test_information(llama_caller: Caller, llama: Whole):
     assert info.format.feature_size == llama.feature_size
     assert (info.context_length, info.image_placeholder, info.backend) == (1024, "<image>", "local")
     assert (info.replicas, info.device, info.model) == (1, "cpu", llama.path.name)
+
+
+async def test_information_is_what_can_be_served(llama: Whole):
+    """The cache is smaller than the model's context: its size is what counts."""
+    async with running(llama, engine=EngineConfig(kv_tokens=320)) as (_, caller):
+        info = await caller.stub.GetLlmInfo(llm_service_pb2.GetLlmInfoRequest())
+        assert info.context_length <= 320
+        prompt = "Hi"
+        used = (await caller.generate(prompt, max_new_tokens=1)).summary.usage.prompt_tokens
+        assert info.max_new_tokens == info.context_length - 1
+        longest = await caller.generate(prompt, max_new_tokens=info.context_length - used)
+        assert longest.token_ids == llama.generate(prompt, [], max_new_tokens=info.context_length - used)
+        status, details, name = await caller.status_of(
+            caller.upload(prompt, max_new_tokens=info.context_length - used + 1)
+        )
+        assert (status, name) == (grpc.StatusCode.INVALID_ARGUMENT, "PromptTooLongError")
+        assert str(info.context_length) in details
+
+
+async def test_every_call_leaves_one_line_and_no_prompt(llama_caller: Caller, caplog: pytest.LogCaptureFixture):
+    def lines(request_id: str) -> list[str]:
+        return [record.getMessage() for record in caplog.records if request_id in record.getMessage()]
+
+    caplog.set_level(logging.INFO, logger="llm_service")
+    for request_id, options in (("fine-1", {"max_new_tokens": 3}), ("wrong-1", {"top_p": 2.0})):
+        call = llama_caller.call(llama_caller.upload("my secret", **options), metadata=[("x-request-id", request_id)])
+        with suppress(grpc.aio.AioRpcError):
+            await collect(call)
+    held = llama_caller.call(
+        llama_caller.upload("my secret", max_new_tokens=900), metadata=[("x-request-id", "left-1")]
+    )
+    await held.read()
+    held.cancel()
+    async with asyncio.timeout(5):
+        while not lines("left-1"):  # noqa: ASYNC110 - the server learns of it a moment later
+            await asyncio.sleep(0.01)
+    assert [line for line in lines("fine-1") if "done" in line and "3 generated" in line] == lines("fine-1")
+    assert len(lines("fine-1")) == len(lines("wrong-1")) == len(lines("left-1")) == 1
+    assert "InvalidSamplingError" in lines("wrong-1")[0]
+    assert "top_p 2" in lines("wrong-1")[0]
+    assert "given up" in lines("left-1")[0]
+    assert "secret" not in caplog.text
 
 
 async def test_health_and_reflection(llama_caller: Caller):
@@ -89,12 +135,3 @@ async def test_the_command_line_serves_and_sigterm_ends_it(llama: Whole):
         if process.returncode is None:
             process.kill()
             await process.wait()
-
-
-async def test_a_missing_checkpoint_is_said_in_one_line(tmp_path):
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "llm_service", "--model", str(tmp_path)), stderr=asyncio.subprocess.PIPE
-    )
-    _, errors = await process.communicate()
-    assert process.returncode == 1
-    assert "Traceback" not in errors.decode()

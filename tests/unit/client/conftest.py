@@ -34,6 +34,12 @@ def client(services: Services) -> Iterator[Client]:
 
 
 @pytest.fixture
+def where(services: Services) -> list[str]:
+    """The tool's options for the services."""
+    return ["--encoder", services.encoder_address, "--llm", services.llm_address]
+
+
+@pytest.fixture
 def picture(tmp_path: Path) -> Path:
     path = tmp_path / "picture.png"
     image = Image.new("RGB", (500, 300), (200, 40, 40))

@@ -130,7 +130,7 @@ class FakeEncoder(encoder_service_pb2_grpc.EncoderServiceServicer):
         self.script.begin(request, context)
         for index, image in enumerate(request.images):
             if image.data == b"not an image":
-                abort(context, errors.InvalidImageError(f"image {index} cannot be decoded"))
+                abort(context, errors.InvalidImageError(f"image {index}: cannot be decoded"))
             header, positions = self._header(request.compression)
             yield encoder_service_pb2.EncoderServiceGenerateResponse(
                 image=self._summary(index, header, positions, 24 * len(positions))

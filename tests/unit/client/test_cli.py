@@ -6,25 +6,14 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
 from visionsplit import errors
-from visionsplit.grid import TileGrid
-from visionsplit.wire.tensors import DataType
-from visionsplit.wire.vision_tokens import VisionTokens
 from visionsplit_client import EncodedImage
 from visionsplit_client.cli import main
-from visionsplit_client.cli._drawing import kept_masks
 
-from tests.unit.client.fakes import GRID, WORDS, fake_features, kept_positions
+from tests.unit.client.fakes import GRID, WORDS
 
 ANSWER = "".join(WORDS)
-
-
-@pytest.fixture
-def where(services):
-    return ["--encoder", services.encoder_address, "--llm", services.llm_address]
 
 
 def test_caption_prints_captions_and_totals(where, picture, capsys):
@@ -43,7 +32,7 @@ def test_one_bad_image_does_not_stop_the_others(where, picture, tmp_path, capsys
     assert main(["caption", str(bad), "missing.png", str(picture), *where]) == 1
     out, err = capsys.readouterr()
     assert out.count(ANSWER) == 1
-    assert f"{bad}: image 0 cannot be decoded" in err
+    assert f"visionsplit: {bad}: cannot be decoded" in err
     assert "missing.png: No such file" in err
     assert "Traceback" not in err
 
@@ -55,7 +44,7 @@ def test_caption_json(where, picture, capsys):
     assert good["generation"]["text"] == ANSWER
     assert good["error"] is None
     assert bad["generation"] is None
-    assert "No such file" in bad["error"]
+    assert bad["error"] == {"class": "FileNotFoundError", "message": "missing.png: No such file or directory"}
     assert document["totals"]["images"] == 1
     assert document["totals"]["failed"] == 1
 
@@ -104,19 +93,60 @@ def test_encode_and_ask_about_the_tokens(where, picture, services, tmp_path, cap
     assert services.llm.images[0].features == stored.tokens.features
 
 
-def test_info(where, capsys):
-    assert main(["info", *where]) == 0
-    assert "globalcom2 tau=10" in capsys.readouterr().out
-    assert main(["info", "--json", *where]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["encoder"]["default_compression"]["method"] == "none"
-    assert set(document["health"].values()) == {"serving"}
-
-
 def test_a_failed_call_is_one_line_and_exit_code_1(where, picture, services, capsys):
     services.encoder.script.failures = [errors.PromptTooLongError("5000 tokens do not fit")]
     assert main(["ask", str(picture), "?", *where]) == 1
     assert capsys.readouterr().err == "visionsplit: 5000 tokens do not fit\n"
+
+
+@pytest.mark.parametrize("command", [["ask", "?"], ["encode", "-o", "tokens.safetensors"]], ids=lambda words: words[0])
+def test_a_failed_call_is_json_where_json_is_asked_for(
+    command, where, picture, services, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    services.encoder.script.failures = [errors.InvalidImageError("image 0: not an image")]
+    assert main([command[0], str(picture), *command[1:], "--json", *where]) == 1
+    expected = {"error": {"class": "InvalidImageError", "message": f"{picture}: not an image"}}
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_several_images_go_by_their_names(where, picture, services, tmp_path, capsys):
+    other = tmp_path / "other.png"
+    other.write_bytes(picture.read_bytes())
+    assert main(["ask", str(picture), str(other), "?", *where]) == 0
+    err = capsys.readouterr().err.splitlines()
+    assert err[0].startswith(f"{picture}: 224 vision tokens, ")
+    assert err[1].startswith(f"{other}: 224 vision tokens, ")
+    services.encoder.script.failures = [errors.InvalidImageError("image 1: cut off")]
+    assert main(["ask", str(picture), str(other), "?", *where]) == 1
+    assert capsys.readouterr().err == f"visionsplit: {other}: cut off\n"
+
+
+def test_one_image_needs_no_name(where, picture, capsys):
+    assert main(["ask", str(picture), "?", "--ratio", "0.5", *where]) == 0
+    assert " -> " in capsys.readouterr().err.splitlines()[0]
+    main(["ask", str(picture), "?", *where])
+    assert capsys.readouterr().err.splitlines()[0].startswith("224 vision tokens, ")
+
+
+def test_a_ratio_alone_means_globalcom2(where, picture, services):
+    assert main(["caption", str(picture), "--ratio", "0.5", *where]) == 0
+    assert main(["caption", str(picture), "--method", "none", "--layout", "reference", *where]) == 0
+    first, second = (request.compression for request in services.encoder.script.requests)
+    assert (first.method, first.retention_ratio) == ("globalcom2", 0.5)
+    assert (second.method, second.HasField("retention_ratio")) == ("none", False)
+
+
+def test_nothing_saved_is_no_table_of_savings_but_a_hint(where, picture, capsys):
+    assert main(["caption", str(picture), *where]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1].split()[:2] == ["total", str(sum(GRID.valid_counts()))]
+    assert "% less" not in out
+    assert "--ratio 0.25" in err
+    assert main(["caption", str(picture), "--ratio", "1", *where]) == 0
+    out, err = capsys.readouterr()
+    assert "0% less" in out
+    assert err == ""
 
 
 @pytest.mark.parametrize(
@@ -130,7 +160,11 @@ def test_a_failed_call_is_one_line_and_exit_code_1(where, picture, services, cap
         ["ask", "a.png", "?", "--timeout", "-1"],
         ["ask", "a.png", "?", "--tokens", "b.safetensors"],
         ["ask", "--tokens", "b.safetensors", "--ratio", "0.5", "?"],
-        ["visualize", "a.png", "-o", "b.png", "--ratios", "1,x"],
+        ["ask", "a.png", "?", "--layout", "reference"],
+        ["ask", "a.png", "?", "--score", "local"],
+        ["ask", "a.png", "?", "--parameter", "tau=5"],
+        ["caption", "a.png", "--method", "globalcom2"],
+        ["encode", "a.png", "-o", "no-such-folder/tokens.safetensors"],
     ],
     ids=" ".join,
 )
@@ -159,48 +193,3 @@ def test_interrupt_is_exit_code_130_and_cancels_the_call(where, picture, service
     assert err == ""
     while services.encoder.script.cancelled != 1:
         time.sleep(0.01)
-
-
-class TestVisualize:
-    @pytest.fixture
-    def sheet(self, where, tmp_path):
-        """Panels of a plain white picture, so that brightness shows what was kept."""
-        source, output = tmp_path / "white.png", tmp_path / "panels.png"
-        Image.new("RGB", (500, 300), "white").save(source)
-        assert main(["visualize", str(source), "-o", str(output), "--ratios", "1,0.25", *where]) == 0
-        return np.asarray(Image.open(output).convert("L"))
-
-    def test_bright_area_follows_the_ratio(self, sheet):
-        left, right = np.split(sheet, 2, axis=1)
-        bright = [(half == 255).sum() for half in (left, right)]
-        assert bright[0] > 200_000
-        assert bright[1] / bright[0] == pytest.approx(0.25, abs=0.04)
-
-    def test_kept_cells_lie_where_their_positions_say(self, sheet):
-        # The scripted encoder keeps the first cells of each tile: the upper rows of each crop are bright.
-        panel = np.split(sheet, 2, axis=1)[1]
-        rows, columns = np.where(panel == 255)
-        crops = columns > 24 + 240 + 10
-        height = rows[crops].max() - rows[crops].min()
-        upper = rows[crops] - rows[crops].min() < height * 0.3
-        lower = rows[crops] - rows[crops].min() > height * 0.7
-        assert upper.any()
-        assert lower.any()
-        middle = ~upper & ~lower
-        assert middle.mean() < 0.1
-
-
-def test_masks_undo_the_tiling():
-
-    grid = TileGrid.for_image(300, 500, rows=2, columns=2, side=8)
-    budgets, positions = kept_positions(grid, 1.0)
-    tokens = VisionTokens(grid, tuple(budgets), fake_features(len(positions), DataType.FLOAT32), positions)
-    thumbnail, canvas = kept_masks(tokens)
-    assert thumbnail.all()
-    assert canvas.shape == (grid.valid.height, grid.valid.width)
-    assert canvas.all()
-    chosen = [(0, 2, 3), (4, 1, 5)]
-    only = VisionTokens(grid, (1, 0, 0, 0, 1), fake_features(2, DataType.FLOAT32), np.array(chosen, np.int32))
-    thumbnail, canvas = kept_masks(only)
-    assert np.argwhere(thumbnail).tolist() == [[2, 3]]
-    assert np.argwhere(canvas).tolist() == [[8 + 1 - grid.valid.top, 8 + 5]]

@@ -34,17 +34,17 @@ def clock():
 
 
 def attempts(clock, addresses=("a",), timeout=None, **retries) -> Attempts:
-    endpoints = Endpoints(addresses, clock=clock)
+    endpoints = Endpoints(addresses, "a service", clock=clock)
     return Attempts(endpoints, Retries(**retries), timeout, clock=clock, rng=lambda: 0.0)
 
 
 def test_round_robin(clock):
-    endpoints = Endpoints(["a", "b", "c"], clock=clock)
+    endpoints = Endpoints(["a", "b", "c"], "a service", clock=clock)
     assert [endpoints.pick() for _ in range(5)] == ["a", "b", "c", "a", "b"]
 
 
 def test_a_failing_address_is_left_out_and_tried_again_later(clock):
-    endpoints = Endpoints(["a", "b"], clock=clock)
+    endpoints = Endpoints(["a", "b"], "a service", clock=clock)
     endpoints.failed("a")
     assert [endpoints.pick() for _ in range(3)] == ["b", "b", "b"]
     clock.now += 0.6
@@ -57,7 +57,7 @@ def test_a_failing_address_is_left_out_and_tried_again_later(clock):
 
 
 def test_if_all_fail_the_one_due_soonest_is_taken(clock):
-    endpoints = Endpoints(["a", "b"], clock=clock)
+    endpoints = Endpoints(["a", "b"], "a service", clock=clock)
     endpoints.failed("b")
     endpoints.failed("b")
     endpoints.failed("a")
@@ -77,7 +77,7 @@ def test_delays_grow_up_to_their_limit(clock):
 
 
 def test_jitter_leaves_out_at_most_half(clock):
-    endpoints = Endpoints(["a"], clock=clock)
+    endpoints = Endpoints(["a"], "a service", clock=clock)
     tries = Attempts(endpoints, Retries(initial_delay=0.2), None, clock=clock, rng=lambda: 0.999)
     tries.begin()
     assert 0.1 <= tries.failed(Failure(), repeatable=True) < 0.11
@@ -136,8 +136,8 @@ def test_time_is_shared_by_all_tries(clock):
         lambda: Retries(initial_delay=-1),
         lambda: Timeouts(call=0),
         lambda: Timeouts(fetch=float("nan")),
-        lambda: Endpoints([]),
-        lambda: Endpoints(["a", "a"]),
+        lambda: Endpoints([], "a service"),
+        lambda: Endpoints(["a", "a"], "a service"),
     ],
 )
 def test_wrong_settings_are_refused(make):

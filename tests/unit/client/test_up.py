@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from visionsplit_client.cli import main
+from visionsplit_client.cli._ports import free_addresses
+from visionsplit_client.cli._processes import Service
 
 SERVICE = """
     import argparse, os, pathlib, signal, subprocess, sys, threading
@@ -82,22 +84,26 @@ def wait_for_line(process: subprocess.Popen, text: str) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_both_serve_and_stop_in_order(environment, tmp_path, number):
-    process = start(environment, "--backend", "ray", "--replicas", "2", "--device", "cpu")
+    extra = ["--llm-args=--page-size 16", "--encoder-args=--max-calls 8 --method globalcom2"]
+    process = start(environment, "--backend", "ray", "--replicas", "2", "--device", "cpu", *extra)
     llm, encoder = (line.rpartition(": ")[2] for line in wait_for_line(process, "ready"))
     running = pids(tmp_path)
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
     assert process.returncode == 0
     assert (tmp_path / "stopped").read_text().split() == ["encoder_service", "llm_service"]
     assert not any(alive(pid) for pid in running)
     arguments = (tmp_path / "encoder_service.arguments").read_text()
+    assert arguments.endswith("--max-calls 8 --method globalcom2")
     assert f"--listen {encoder} --llm {llm} --model some-model" in arguments
-    assert "--backend ray --replicas 2" in (tmp_path / "llm_service.arguments").read_text()
+    arguments = (tmp_path / "llm_service.arguments").read_text()
+    assert "--backend ray --replicas 2" in arguments
+    assert arguments.endswith("--page-size 16")
 
 
 def test_a_service_that_cannot_start_is_reported_and_the_other_stopped(environment, tmp_path):
     process = start(environment | {"FAKE_CRASH": "llm_service"}, "--quiet")
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "the LLM service ended with exit code 3" in err
     assert out == ""
@@ -112,7 +118,7 @@ def test_a_service_that_dies_later_is_reported(environment, tmp_path):
     wait_for_line(process, "ready")
     running = pids(tmp_path)
     os.kill(running[0], signal.SIGKILL)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "the encoder service ended with signal SIGKILL" in err
     assert not any(alive(pid) for pid in running)
@@ -124,7 +130,7 @@ def test_services_end_even_if_up_is_killed(environment, tmp_path):
     wait_for_line(process, "ready")
     services = pids(tmp_path)
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
     while alive(services[0]) or alive(services[2]):
         time.sleep(0.02)
     for child in (services[1], services[3]):  # the stand-ins leave their own children behind
@@ -140,7 +146,40 @@ def test_a_taken_address_is_refused_before_anything_starts(capsys):
     assert capsys.readouterr().err == f"visionsplit: cannot listen on {address}: Address already in use\n"
 
 
-@pytest.mark.parametrize("address", ["localhost", ":50051", "host:port", "host:99999"])
-def test_a_wrong_address_is_refused(address, capsys):
-    assert main(["up", "--encoder", address, "--model", "m"]) == 1
-    assert "HOST:PORT" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--encoder", "localhost"],
+        ["--encoder", ":50051"],
+        ["--llm", "host:port"],
+        ["--llm", "host:99999"],
+        ["--llm", "unix:/run/llm"],
+        ["--dtype", "int4"],
+        ["--encoder", "127.0.0.1:7000", "--llm", "127.0.0.1:7000"],
+        ["--model", "./no-such-folder"],
+        ["--model", "tests/no-such-folder"],
+        ["--model", "/no-such-folder"],
+        ["--llm-args", "'"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_seen_before_anything_starts(options, capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[3])
+    monkeypatch.setattr(Service, "start", lambda service: pytest.fail(f"the {service.name} was started"))
+    with pytest.raises(SystemExit) as ended:
+        main(["up", "--model", "m", *options])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert options[-1] in line
+
+
+def test_free_ports_differ():
+    assert len(set(free_addresses(["127.0.0.1:0", "127.0.0.1:0"]))) == 2
+
+
+def test_other_names_of_one_address_are_seen(capsys):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert main(["up", "--encoder", f"127.0.0.1:{port}", "--llm", f"localhost:{port}", "--model", "m"]) == 1
+    assert "Address already in use" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import grpc
 import grpc.aio
 import numpy as np
+import pytest
 from PIL import Image
 from visionsplit.errors import VisionSplitError
 from visionsplit.v1 import (
@@ -20,7 +21,10 @@ from visionsplit.wire.status import ERROR_METADATA_KEY, status_of
 from visionsplit.wire.transport import channel_options
 
 from encoder_service.config import EncoderConfig
+from encoder_service.image import ImageLimits, decode_image
 from encoder_service.server import EncoderServer
+
+IMAGE_LIMITS = ImageLimits()
 
 
 def picture(width, height, seed=0):
@@ -36,12 +40,28 @@ def file_of(image, kind="PNG", **options):
     return buffer.getvalue()
 
 
+def pixels_of(data):
+    """What a file decodes to, [height, width, 3]."""
+    image = decode_image(data, IMAGE_LIMITS)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
 def png(width, height, seed=0):
     return file_of(picture(width, height, seed))
 
 
 def globalcom2(ratio, **fields):
     return vision_tokens_pb2.Compression(method="globalcom2", retention_ratio=ratio, **fields)
+
+
+async def status_of_call(call):
+    """Code, text and error class of a call that fails."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    named = {key: value for key, value in caught.value.trailing_metadata() or ()}  # noqa: C416 - not a mapping
+    return caught.value.code(), caught.value.details(), named.get("visionsplit-error")
 
 
 @asynccontextmanager

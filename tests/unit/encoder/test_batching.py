@@ -2,34 +2,45 @@
 
 import asyncio
 import threading
+from contextlib import AsyncExitStack, aclosing
 
 import pytest
 import torch
 from visionsplit.checkpoint import Checkpoint
-from visionsplit.errors import InternalError, InvalidCompressionError, OverloadedError, UnavailableError
-from visionsplit.grid import TileGrid
+from visionsplit.errors import (
+    InternalError,
+    InvalidCompressionError,
+    InvalidImageError,
+    OverloadedError,
+    UnavailableError,
+)
+from visionsplit.grid import Layout, TileGrid
 from visionsplit.wire.tensors import DataType
 
+from encoder_service.admission import TileRoom
 from encoder_service.batching import BatchLimits, TileBatcher, TileQueue
 from encoder_service.compression import CompressionSpec, compose
-from encoder_service.encoding import BatchEncoder, ImageJob
-from encoder_service.image import ImageLimits
+from encoder_service.encoding import BatchEncoder
+from encoder_service.image import ImageLimits, decode_image
+from encoder_service.jobs import ImageJob, PreparedImage
 from encoder_service.pipeline import BudgetsKnown, EncoderPipeline, ImageDone, TokensReady
-from encoder_service.tiles import Tiler, Tiles
+from encoder_service.tiles import Tiler
 from encoder_service.vision_tower import VisionTower
 from tests.unit.encoder.helpers import png
 
+ROOM = 12  # tiles
 GLOBALCOM2 = compose(CompressionSpec("globalcom2", 0.5))
 
 
 def job(rows=2, columns=2):
     grid = TileGrid.for_image(56 * rows, 56 * columns, rows=rows, columns=columns, side=4)
-    tiles = Tiles(torch.zeros(grid.num_tiles, 3, 56, 56), grid)
-    return ImageJob(tiles, GLOBALCOM2, DataType.FLOAT32, lambda result: None)
+    (place,) = TileRoom(100).reserve([grid.num_tiles])
+    image = PreparedImage(torch.zeros(grid.num_tiles, 3, 56, 56), grid, 0.0, place)
+    return ImageJob(image, GLOBALCOM2, DataType.FLOAT32, lambda result: None)
 
 
-def queue(tiles, room=100):
-    return TileQueue(BatchLimits(max_batch_tiles=tiles, max_wait_seconds=0, max_queued_tiles=room))
+def queue(tiles):
+    return TileQueue(BatchLimits(max_batch_tiles=tiles, max_wait_seconds=0, max_queued_tiles=100))
 
 
 def taken(batch):
@@ -57,15 +68,6 @@ def test_a_removed_image_takes_no_further_place():
     assert taken(waiting.take()) == [(b, 1, 4)]
     assert taken(waiting.take()) == [(b, 4, 5)]
     waiting.remove(b)
-
-
-def test_the_bound_counts_tiles_and_takes_a_request_whole_or_not():
-    waiting = queue(4, room=12)
-    waiting.put([job(), job()])
-    with pytest.raises(OverloadedError, match="10 tiles are waiting; 3 more exceed the limit of 12"):
-        waiting.put([job(1, 2)])
-    waiting.take()
-    waiting.put([job(1, 2)])
 
 
 def test_an_incomplete_batch_waits_for_company():
@@ -113,10 +115,10 @@ class WatchedEncoder(BatchEncoder):
 def device(random_checkpoints):
     checkpoint = Checkpoint(str(random_checkpoints["llama"]))
     encoder = WatchedEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu")))
-    limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0, max_queued_tiles=100)
+    limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0, max_queued_tiles=ROOM)
     batcher = TileBatcher(encoder, limits)
     batcher.start()
-    pipeline = EncoderPipeline(Tiler(checkpoint), batcher, ImageLimits(), threads=2)
+    pipeline = EncoderPipeline(Tiler(checkpoint), batcher, ImageLimits(), threads=2, max_tiles=ROOM)
     yield encoder, pipeline
     encoder.permits.release(1000)
     batcher.stop()
@@ -124,13 +126,17 @@ def device(random_checkpoints):
 
 
 async def events_of(pipeline, images, composition=GLOBALCOM2):
-    prepared = await pipeline.prepare(images, composition.layout)
-    return pipeline.encode(prepared, composition, DataType.FLOAT32, call_start=0.0)
+    async with (
+        pipeline.prepared(images, composition.layout) as prepared,
+        aclosing(pipeline.encode(prepared, composition, DataType.FLOAT32, call_start=0.0)) as events,
+    ):
+        async for event in events:
+            yield event
 
 
 async def test_the_first_tokens_leave_while_later_tiles_wait(device):
     encoder, pipeline = device
-    events = await events_of(pipeline, [png(200, 200)])
+    events = events_of(pipeline, [png(200, 200)])
     encoder.permits.release()
     assert isinstance(await anext(events), BudgetsKnown)
     first = await anext(events)
@@ -146,12 +152,12 @@ async def test_the_first_tokens_leave_while_later_tiles_wait(device):
 
 async def test_a_closed_stream_costs_no_further_tile(device):
     encoder, pipeline = device
-    events = await events_of(pipeline, [png(200, 200), png(200, 200, 1)])
+    events = events_of(pipeline, [png(200, 200), png(200, 200, 1)])
     encoder.permits.release()
     await anext(events)
     await events.aclose()
     encoder.permits.release(10)
-    other = await events_of(pipeline, [png(50, 100, 2)])
+    other = events_of(pipeline, [png(50, 100, 2)])
     tiles = [event async for event in other][-1].grid.num_tiles
     assert encoder.encoded <= 2 + 2 + tiles  # one batch may have been taken before the stream was closed
 
@@ -159,19 +165,19 @@ async def test_a_closed_stream_costs_no_further_tile(device):
 async def test_a_failed_forward_pass_costs_only_its_own_images(device):
     encoder, pipeline = device
     encoder.failures = 1
-    first = await events_of(pipeline, [png(200, 200)])
+    first = events_of(pipeline, [png(200, 200)])
     encoder.permits.release(20)
     with pytest.raises(InternalError, match="vision tower failed"):
         await anext(first)
-    second = await events_of(pipeline, [png(200, 200)])
+    second = events_of(pipeline, [png(200, 200)])
     assert isinstance([event async for event in second][-1], ImageDone)
 
 
 async def test_an_image_that_keeps_nothing_fails_alone(device):
     encoder, pipeline = device
     encoder.permits.release(50)
-    nothing = await events_of(pipeline, [png(200, 200)], compose(CompressionSpec("globalcom2", 0.001)))
-    other = await events_of(pipeline, [png(200, 200)])
+    nothing = events_of(pipeline, [png(200, 200)], compose(CompressionSpec("globalcom2", 0.001)))
+    other = events_of(pipeline, [png(200, 200)])
 
     async def run(events):
         return [event async for event in events]
@@ -179,3 +185,61 @@ async def test_an_image_that_keeps_nothing_fails_alone(device):
     failed, done = await asyncio.gather(run(nothing), run(other), return_exceptions=True)
     assert isinstance(failed, InvalidCompressionError)
     assert isinstance(done[-1], ImageDone)
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """The sizes of the images that have been decoded."""
+    sizes = []
+
+    def recorded(data, limits):
+        image = decode_image(data, limits)
+        sizes.append(image.size)
+        return image
+
+    monkeypatch.setattr("encoder_service.pipeline.decode_image", recorded)
+    return sizes
+
+
+async def test_what_has_no_room_is_refused_before_it_is_decoded(device, cut):
+    encoder, pipeline = device
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(pipeline.prepared([png(200, 200), png(200, 200)], Layout.SPATIAL))
+        with pytest.raises(OverloadedError, match="10 tiles are waiting; 4 more exceed the limit of 12"):
+            await stack.enter_async_context(pipeline.prepared([png(50, 120)], Layout.SPATIAL))
+        assert cut == [(200, 200)] * 2
+    with pytest.raises(OverloadedError, match="make 15 tiles; this encoder's limit is 12"):
+        await anext(events_of(pipeline, [png(200, 200)] * 3))
+    assert cut == [(200, 200)] * 2
+    encoder.permits.release(10)
+    assert isinstance([event async for event in events_of(pipeline, [png(200, 200)] * 2)][-1], ImageDone)
+
+
+async def test_every_end_gives_the_room_back(device):
+    encoder, pipeline = device
+    full = [png(200, 200), png(200, 200)]
+    for bad in ([png(200, 200), b"no image"], [png(200, 200), png(200, 200)[:-600]]):
+        with pytest.raises(InvalidImageError, match="image 1"):
+            await anext(events_of(pipeline, bad))
+    waiting = asyncio.create_task(anext(events_of(pipeline, full)))
+    await asyncio.sleep(0.2)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    encoder.permits.release(50)
+    assert isinstance([event async for event in events_of(pipeline, full)][-1], ImageDone)
+    encoder.failures = 1
+    with pytest.raises(InternalError):
+        await anext(events_of(pipeline, full))
+    assert isinstance([event async for event in events_of(pipeline, full)][-1], ImageDone)
+
+
+async def test_an_encoded_image_takes_no_more_room_while_its_answer_is_awaited(device):
+    encoder, pipeline = device
+    encoder.permits.release(50)
+    async with pipeline.prepared([png(200, 200), png(200, 200)], Layout.SPATIAL) as prepared:
+        assert [image.pixels.shape[0] for image in prepared] == [5, 5]
+        async with aclosing(pipeline.encode(prepared, GLOBALCOM2, DataType.FLOAT32, call_start=0.0)) as events:
+            async for _ in events:
+                pass
+        assert [image.pixels.numel() for image in prepared] == [0, 0]
+        assert isinstance([event async for event in events_of(pipeline, [png(200, 200)] * 2)][-1], ImageDone)

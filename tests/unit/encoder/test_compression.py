@@ -1,13 +1,24 @@
 """What a request for compression may say."""
 
 import math
+from types import MappingProxyType
 
 import pytest
 import torch
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.grid import Layout, TileGrid
 
-from encoder_service.compression import BUDGET, METHODS, SCORE, CompressionSpec, TowerOutput, compose, select
+from encoder_service.compression import (
+    BUDGETS,
+    METHODS,
+    SCORES,
+    SELECTIONS,
+    CompressionSpec,
+    Parameter,
+    TowerOutput,
+    compose,
+    select,
+)
 
 GRID = TileGrid.for_image(300, 224, rows=2, columns=2, side=8)
 
@@ -45,14 +56,22 @@ def test_ratio_outside_its_range(ratio):
     [
         (CompressionSpec(""), "unknown method ''; there are: globalcom2, none"),
         (CompressionSpec("fastest", 0.1), "unknown method 'fastest'; there are: globalcom2, none"),
-        (CompressionSpec("globalcom2", 0.1, score="x"), "unknown score 'x'; there are: " + ", ".join(sorted(SCORE))),
-        (CompressionSpec("globalcom2", 0.1, budget="x"), "unknown budget 'x'; there are: " + ", ".join(sorted(BUDGET))),
+        (CompressionSpec("globalcom2", 0.1, score="x"), "unknown score 'x'; there are: " + ", ".join(sorted(SCORES))),
+        (
+            CompressionSpec("globalcom2", 0.1, budget="x"),
+            "unknown budget 'x'; there are: " + ", ".join(sorted(BUDGETS)),
+        ),
         (CompressionSpec("globalcom2", 0.1, selection="x"), "unknown selection 'x'; there are: top_k"),
         (CompressionSpec("globalcom2", 0.1, parameters={"beta": 1}), "this composition takes: alpha, tau"),
         (CompressionSpec("globalcom2", 0.1, budget="uniform", parameters={"tau": 1}), "takes: alpha$"),
-        (CompressionSpec("globalcom2", 0.1, parameters={"tau": 0}), "'tau' is 0; it must be positive"),
-        (CompressionSpec("globalcom2", 0.1, parameters={"tau": math.nan}), "'tau' is nan; a finite number"),
-        (CompressionSpec("globalcom2", 0.1, parameters={"alpha": 1.5}), "'alpha' is 1.5; it must be in"),
+        (CompressionSpec("globalcom2", 0.1, parameters={"tau": 0}), r"'tau' is 0; it must be in \(0, inf\)"),
+        (CompressionSpec("globalcom2", 0.1, parameters={"tau": math.nan}), "'tau' is nan; it must be in"),
+        (CompressionSpec("globalcom2", 0.1, parameters={"alpha": 1.5}), r"'alpha' is 1.5; it must be in \[0, 1\]"),
+        (CompressionSpec("x" * 65, 0.1), "unknown method 'x{64}…'; there are"),
+        (CompressionSpec("globalcom2", 0.1, score="x" * 9999), "unknown score 'x{64}…'; there are"),
+        (CompressionSpec("globalcom2", 0.1, parameters={"x" * 9999: 1}), "unknown parameter 'x{64}…'; this"),
+        (CompressionSpec("globalcom2", 0.1, parameters={"tau": math.inf}), "'tau' is inf; it must be in"),
+        (CompressionSpec("none", parameters={"alpha": 0.5}), "unknown parameter 'alpha'; this composition takes: none"),
         (CompressionSpec("globalcom2"), "'globalcom2' needs a retention_ratio"),
         (CompressionSpec("none", 0.5), "'none' keeps every token; retention_ratio 0.5 contradicts it"),
     ],
@@ -81,3 +100,24 @@ def test_parameters_change_the_choice():
     local = select(scores, GRID, CompressionSpec("globalcom2", 0.3, parameters={"alpha": 1.0}))
     named = select(scores, GRID, CompressionSpec("globalcom2", 0.3, score="local"))
     assert all(map(torch.equal, local.positions, named.positions))
+
+
+def test_a_new_parts_parameters_are_checked_from_its_table(monkeypatch):
+    class Stepwise:
+        name = "stepwise"
+        description = "Every n-th token."
+        parameters = MappingProxyType({"step": Parameter(2, minimum=1, maximum=8)})
+
+        def order(self, worth):
+            raise NotImplementedError
+
+    monkeypatch.setitem(SELECTIONS, "stepwise", Stepwise())
+
+    def spec(**parameters):
+        return CompressionSpec("globalcom2", 0.1, selection="stepwise", parameters=parameters)
+
+    assert compose(spec()).parameters == {"step": 2, "alpha": 0.5, "tau": 10.0}
+    assert compose(spec(step=8)).parameters["step"] == 8
+    for value in (0.5, 9, math.nan):
+        with pytest.raises(InvalidCompressionError, match=rf"'step' is {value}; it must be in \[1, 8\]"):
+            compose(spec(step=value))

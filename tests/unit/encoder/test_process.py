@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from visionsplit.errors import InvalidCompressionError
 from visionsplit.wire.tensors import DataType
 
 from encoder_service.__main__ import build_parser, config_from
-from encoder_service.config import EncoderConfig
+from encoder_service.config import ConfigError, EncoderConfig
 from encoder_service.server import SERVICE_NAME
 from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import running_encoder
@@ -35,9 +36,26 @@ def test_the_command_line_reaches_the_configuration():
     assert config.max_images == 3
 
 
-@pytest.mark.parametrize("arguments", [("--chunk-bytes", "1"), ("--max-batch-tiles", "0"), ("--max-calls", "-1")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--chunk-bytes", "1"),
+        ("--max-batch-tiles", "0"),
+        ("--max-calls", "-1"),
+        ("--max-batch-wait-ms", "nan"),
+        ("--max-batch-wait-ms", "-1"),
+        ("--grace", "-1"),
+        ("--grace", "nan"),
+        ("--device", "foo"),
+        ("--device", "mps"),
+        ("--listen", "nonsense"),
+        ("--listen", "127.0.0.1:http"),
+        ("--listen", "127.0.0.1:99999"),
+    ],
+)
 def test_settings_out_of_range_are_refused(arguments):
-    with pytest.raises(ValueError, match=arguments[1]):
+    name = arguments[0].strip("-").removesuffix("-ms").replace("-", "_")
+    with pytest.raises(ConfigError, match=f"{name} is "):
         config_of(*arguments)
 
 
@@ -66,6 +84,68 @@ async def test_a_signal_ends_the_process_cleanly(random_checkpoints, number):
             await process.wait()
 
 
+@pytest.fixture
+def taken_port():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+async def ended(*arguments):
+    """Exit status and log of an encoder that cannot start."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "encoder_service", *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(60):
+        _, log = await process.communicate()
+    return process.returncode, log.decode()
+
+
+async def test_what_keeps_the_encoder_from_serving_is_said_in_a_line(random_checkpoints, taken_port):
+    model = str(random_checkpoints["llama"])
+    cases = {
+        ("--model", model, "--device", "foo"): "device is 'foo'; cpu, cuda or cuda:N is needed",
+        ("--model", model, "--device", "cuda:99"): "device is 'cuda:99'; PyTorch finds",
+        ("--model", model, "--listen", "nonsense"): "listen is 'nonsense'; host:port is needed",
+        ("--model", model, "--listen", f"127.0.0.1:{taken_port}"): f"cannot listen on 127.0.0.1:{taken_port}",
+        ("--model", model, "--max-queued-tiles", "4"): "max_queued_tiles is 4; one image of this checkpoint takes 5",
+        ("--model", "/no/such/folder"): "there is no folder 'folder'",
+    }
+    for arguments, (status, log) in zip(cases, await asyncio.gather(*(ended(*case) for case in cases)), strict=True):
+        assert status == 1, log
+        assert f"encoder_service: cannot serve: {cases[arguments]}" in log
+        assert "Traceback" not in log
+
+
+SLOW_START = """
+import sys, time
+from encoder_service import server
+from encoder_service.__main__ import main
+
+def load(self):
+    print("loading", flush=True)
+    time.sleep(300)
+
+server.EncoderServer._load = load
+sys.exit(main(["--model", "m"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_during_the_start_ends_the_process_at_once(number):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SLOW_START, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(60):
+        await process.stdout.readline()
+        process.send_signal(number)
+        _, log = await process.communicate()
+    assert process.returncode == 128 + number
+    assert b"told to stop while starting" in log
+    assert b"Traceback" not in log
+
+
 async def test_health_and_reflection(random_checkpoints):
     async with (
         running_encoder(random_checkpoints["llama"]) as (server, _),
@@ -90,7 +170,7 @@ async def test_no_thread_is_left(random_checkpoints):
 
 PEAK_MEMORY = """
 import asyncio, resource, sys
-from encoder_service.config import EncoderConfig
+from encoder_service.config import ConfigError, EncoderConfig
 from encoder_service.server import EncoderServer
 
 async def main():

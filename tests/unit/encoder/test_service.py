@@ -8,14 +8,16 @@ import grpc.aio
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from visionsplit.errors import PromptTooLongError, UnavailableError
-from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
+from safetensors.torch import load_file, save_file
+from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from encoder_service.batching import BatchLimits
+from encoder_service.config import ConfigError, EncoderConfig
 from encoder_service.image import ImageLimits
-from encoder_service.server import SERVICE_NAME
-from tests.unit.encoder.helpers import FakeLlm, globalcom2, png, running_encoder, running_llm
+from encoder_service.server import SERVICE_NAME, EncoderServer
+from tests.checkpoints import tiny_checkpoint
+from tests.unit.encoder.helpers import FakeLlm, globalcom2, png, running_encoder, running_llm, status_of_call
 
 EncodeRequest = encoder_service_pb2.EncodeRequest
 GenerateRequest = encoder_service_pb2.EncoderServiceGenerateRequest
@@ -47,14 +49,6 @@ async def encode(stub, data, compression=None, data_type=tensor_pb2.DATA_TYPE_UN
     return assembler.finish(), summary
 
 
-async def status_of_call(call):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in call:
-            pass
-    named = {key: value for key, value in caught.value.trailing_metadata() or ()}  # noqa: C416 - not a mapping
-    return caught.value.code(), caught.value.details(), named.get("visionsplit-error")
-
-
 async def test_encode_delivers_what_the_summary_says(model):
     async with running_encoder(model) as (_, stub):
         tokens, summary = await encode(stub, png(300, 200), globalcom2(0.5))
@@ -79,6 +73,40 @@ async def test_data_types_agree_within_their_precision(model):
         small, _ = await encode(stub, png(300, 200), globalcom2(0.5), tensor_pb2.DATA_TYPE_INT8)
         step = np.abs(full).max(axis=1, keepdims=True) / 127
         assert (np.abs(small.features.to_float32() - full) <= step * 0.501).all()
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory):
+    """Makes checkpoints whose features are large, by a factor on one layer's weights."""
+
+    def make(factor):
+        folder = tiny_checkpoint(tmp_path_factory.mktemp("scaled"))
+        tensors = load_file(folder / "model.safetensors")
+        (name,) = (name for name in tensors if "vision" in name and name.endswith("layers.1.mlp.fc2.weight"))
+        tensors[name] *= factor
+        save_file(tensors, folder / "model.safetensors")
+        return folder
+
+    return make
+
+
+async def test_features_too_large_for_the_asked_type_are_the_callers_matter(scaled):
+    async with running_encoder(scaled(1e6)) as (_, stub):
+        request = EncodeRequest(image=Image(data=png(90, 90)), data_type=tensor_pb2.DATA_TYPE_FLOAT16)
+        code, details, name = await status_of_call(stub.Encode(request))
+        assert (code, name) == (grpc.StatusCode.INVALID_ARGUMENT, "InvalidRequestError")
+        assert details == "the image's features do not fit float16; ask for bfloat16 or float32"
+        for data_type in (tensor_pb2.DATA_TYPE_FLOAT32, tensor_pb2.DATA_TYPE_BFLOAT16, tensor_pb2.DATA_TYPE_INT8):
+            await encode(stub, png(90, 90), data_type=data_type)
+
+
+async def test_features_that_are_no_numbers_are_the_services_fault(scaled):
+    async with running_encoder(scaled(float("nan"))) as (_, stub):
+        for data_type in tensor_pb2.DataType.values():
+            request = EncodeRequest(image=Image(data=png(90, 90)), data_type=data_type)
+            code, details, _ = await status_of_call(stub.Encode(request))
+            assert code is grpc.StatusCode.INTERNAL
+            assert details == "the vision tower's features are not finite"
 
 
 async def test_many_callers_get_what_they_get_alone(model):
@@ -138,19 +166,48 @@ async def test_extreme_strips_are_encoded(model):
             assert (tokens.grid.image_width, tokens.grid.image_height) == (width, height)
 
 
-async def test_a_full_queue_refuses(model):
-    limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0, max_queued_tiles=3)
+async def test_a_request_beyond_the_bound_is_refused(model):
+    limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0, max_queued_tiles=9)
+    async with running_encoder(model, batch=limits, llm="127.0.0.1:1") as (_, stub):
+        request = GenerateRequest(images=[Image(data=png(200, 200))] * 2, prompt=generation_pb2.Prompt(text="x"))
+        code, details, name = await status_of_call(stub.Generate(request))
+        assert (code, name) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OverloadedError")
+        assert details == "the request's images make 10 tiles; this encoder's limit is 9"
+        await encode(stub, png(200, 200))
+
+
+async def test_an_encoder_without_room_for_one_image_does_not_start(model):
+    limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0, max_queued_tiles=4)
+    with pytest.raises(ConfigError, match="max_queued_tiles is 4; one image of this checkpoint takes 5"):
+        await EncoderServer(EncoderConfig(str(model), listen="127.0.0.1:0", batch=limits)).start()
+
+
+async def test_room_for_few_still_answers_many_in_the_end(model):
+    """Those who are refused come again; nothing that was refused or answered keeps its room."""
+    limits = BatchLimits(max_batch_tiles=4, max_wait_seconds=0, max_queued_tiles=12)
+
+    async def until_answered(stub, data):
+        refusals = 0
+        while True:
+            try:
+                return await encode(stub, data), refusals
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
+                refusals += 1
+                await asyncio.sleep(0.01 * refusals)
+
     async with running_encoder(model, batch=limits) as (_, stub):
-        code, details, _ = await status_of_call(stub.Encode(EncodeRequest(image=Image(data=png(200, 200)))))
-        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "limit of 3" in details
+        answers = await asyncio.gather(*(until_answered(stub, png(200, 200, seed)) for seed in range(16)))
+        assert sum(refusals for _, refusals in answers)
+        assert all(sum(tokens.budgets) == 80 for (tokens, _), _ in answers)
 
 
 async def test_info_names_everything_a_request_may_name(model):
     async with running_encoder(model) as (_, stub):
         info = await stub.GetEncoderInfo(encoder_service_pb2.GetEncoderInfoRequest())
         assert [choice.name for choice in info.methods] == ["none", "globalcom2"]
-        assert dict(info.methods[1].parameters) == {"alpha": 0.5, "tau": 10.0}
+        assert [dict(method.parameters) for method in info.methods] == [{}, {"alpha": 0.5, "tau": 10.0}]
         assert {choice.name for choice in info.scores} == {"local", "global", "global_local"}
         assert {(grid.rows, grid.columns) for grid in info.grids} == {(2, 2), (1, 2), (2, 1), (1, 3), (3, 1)}
         assert info.default_data_type == tensor_pb2.DATA_TYPE_FLOAT32
@@ -180,115 +237,6 @@ async def test_health_turns_not_serving_and_calls_inside_finish(model):
         assert await call.read() is grpc.aio.EOF
         await stopping
         await channel.close()
-
-
-async def generate(stub, request, **options):
-    return [response async for response in stub.Generate(request, **options)]
-
-
-async def test_generate_uploads_and_relays(model):
-    fake = FakeLlm()
-    async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
-        request = GenerateRequest(
-            images=[Image(data=png(200, 200, 1)), Image(data=png(300, 90, 2))],
-            prompt=generation_pb2.Prompt(text="<image><image>compare"),
-            sampling=generation_pb2.Sampling(max_new_tokens=5),
-            compression=globalcom2(0.5, layout=vision_tokens_pb2.LAYOUT_REFERENCE),
-            data_type=tensor_pb2.DATA_TYPE_INT8,
-        )
-        responses = await generate(stub, request, metadata=(("x-request-id", "abc"),), timeout=30)
-        events = [response.WhichOneof("event") for response in responses]
-        assert events == ["image", "image", "delta", "delta", "summary"]
-        assert "".join(response.delta.text for response in responses) == "one two"
-        assert fake.metadata["x-request-id"] == "abc"
-        assert 0 < fake.time_remaining <= 30
-        (header,) = fake.parts("header")
-        assert header.prompt == request.prompt
-        assert header.sampling == request.sampling
-        assert header.layout == vision_tokens_pb2.LAYOUT_REFERENCE
-        received = 0
-        for image in fake.parts("image"):
-            grid = grid_from_proto(header.grids[image.image_index])
-            assembler = TokenAssembler(grid, image, feature_size=header.format.feature_size)
-            for chunk in fake.parts("tokens"):
-                if chunk.image_index == image.image_index:
-                    assembler.add(chunk)
-            received += assembler.finish().num_bytes
-        assert received == sum(response.image.wire_bytes for response in responses)
-
-
-async def test_generate_with_text_alone(model):
-    fake = FakeLlm()
-    async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
-        responses = await generate(stub, GenerateRequest(prompt=generation_pb2.Prompt(text="hi")))
-        assert [response.WhichOneof("event") for response in responses] == ["delta", "delta", "summary"]
-        assert not fake.parts("tokens")
-
-
-@pytest.mark.parametrize("error_after", [0, 1, 2, 3])
-async def test_an_early_refusal_comes_through_as_what_it_is(model, error_after):
-    """However many messages are still on their way when the LLM service says no."""
-    fake = FakeLlm(PromptTooLongError("4096 tokens do not fit"), error_after)
-    limits = BatchLimits(max_batch_tiles=1, max_wait_seconds=0, max_queued_tiles=1000)
-    async with running_llm(fake) as address, running_encoder(model, llm=address, batch=limits) as (_, stub):
-        images = [Image(data=png(200, 200, seed)) for seed in range(8)]
-        for _ in range(5):
-            fake.received.clear()
-            call = stub.Generate(GenerateRequest(images=images, prompt=generation_pb2.Prompt(text="x")))
-            code, details, name = await status_of_call(call)
-            assert code is grpc.StatusCode.INVALID_ARGUMENT
-            assert details == "4096 tokens do not fit"
-            assert name == "PromptTooLongError"
-
-
-async def test_a_lost_replica_keeps_its_class(model):
-    fake = FakeLlm(UnavailableError("the replica was lost"), 1)
-    async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
-        call = stub.Generate(GenerateRequest(prompt=generation_pb2.Prompt(text="x")))
-        assert await status_of_call(call) == (grpc.StatusCode.UNAVAILABLE, "the replica was lost", "UnavailableError")
-
-
-async def test_no_llm_service_behind_the_address(model):
-    async with running_encoder(model, llm="127.0.0.1:1") as (_, stub):
-        call = stub.Generate(GenerateRequest(prompt=generation_pb2.Prompt(text="x")))
-        code, details, name = await status_of_call(call)
-        assert (code, name) == (grpc.StatusCode.UNAVAILABLE, "UnavailableError")
-        assert "127.0.0.1" not in details
-
-
-async def test_no_llm_service_configured(model):
-    async with running_encoder(model) as (_, stub):
-        call = stub.Generate(GenerateRequest(prompt=generation_pb2.Prompt(text="x")))
-        code, _, name = await status_of_call(call)
-        assert (code, name) == (grpc.StatusCode.FAILED_PRECONDITION, "IncompatibleServicesError")
-
-
-async def test_too_many_images(model):
-    async with running_encoder(model, max_images=2) as (_, stub):
-        call = stub.Generate(GenerateRequest(images=[Image(data=png(9, 9))] * 3))
-        code, details, _ = await status_of_call(call)
-        assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert details == "3 images; a request may have 2"
-
-
-async def test_a_cancelled_call_cancels_the_llm_call(model):
-    fake = FakeLlm()
-    fake.may_answer.clear()
-    async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
-        call = stub.Generate(GenerateRequest(prompt=generation_pb2.Prompt(text="x")))
-        await call.read()
-        call.cancel()
-        await asyncio.wait_for(fake.cancelled.wait(), 10)
-
-
-async def test_a_deadline_ends_the_call_and_the_llm_call(model):
-    fake = FakeLlm()
-    fake.may_answer.clear()
-    async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
-        call = stub.Generate(GenerateRequest(prompt=generation_pb2.Prompt(text="x")), timeout=1)
-        code, _, _ = await status_of_call(call)
-        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-        await asyncio.wait_for(fake.cancelled.wait(), 10)
 
 
 async def test_the_first_chunk_leaves_before_the_last_tile_is_encoded(model):

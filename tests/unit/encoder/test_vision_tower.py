@@ -1,7 +1,5 @@
 """Tiles, features and scores against Hugging Face's own processor and vision tower."""
 
-import math
-
 import pytest
 import torch
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
@@ -93,6 +91,20 @@ def test_tiles_equal_the_processors(random_checkpoints, width, height):
     assert processed["image_sizes"].tolist() == [[tiles.grid.image_height, tiles.grid.image_width]]
 
 
+@pytest.mark.parametrize("pinpoints", [[[112, 112], [56, 112], [112, 56]], [[112, 56], [56, 168]]])
+def test_a_size_alone_says_how_many_tiles_an_image_makes_at_most(tmp_path, pinpoints):
+    """On its side too, since the header does not say how a camera was held."""
+    tiler = Tiler(Checkpoint(str(tiny_checkpoint(tmp_path, pinpoints=pinpoints))))
+    assert tiler.max_tiles == 1 + max(rows * columns for rows, columns in tiler.grids)
+    for width, height in SIZES:
+        most = tiler.most_tiles(width, height)
+        counts = [
+            tiler.cut(picture(*size), UnpadRule.HUGGING_FACE).grid.num_tiles
+            for size in ((width, height), (height, width))
+        ]
+        assert most == max(counts)
+
+
 def test_globalcom2_on_a_random_tower(random_checkpoints):
     """From pixels to kept tokens, with the scores by their definition on the other side."""
     for text, folder in random_checkpoints.items():
@@ -141,16 +153,13 @@ def test_another_kind_of_tower_is_refused(random_checkpoints):
         VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
 
 
-def test_the_score_needs_no_map(random_checkpoints):
-    """The scale of the score is that of one head's logit, so 1 / (H sqrt d) over the full width."""
-    _, tower = load(random_checkpoints["llama"])
-    assert tower.score_head._scale == pytest.approx(1 / (4 * math.sqrt(8)))
-
-
 def test_a_tile_is_scored_alike_in_any_company(random_checkpoints):
+    """To the last bit: the same layer input, alone or among others, at any place of a batch."""
     _, tower = load(random_checkpoints["llama"])
-    tiles = torch.randn(9, 3, 56, 56, generator=torch.Generator().manual_seed(0))
-    together = tower(tiles, CLS).outputs[TowerOutput.CLS_LOGITS]
-    for first, stop in ((0, 1), (8, 9), (2, 4), (1, 8)):
-        apart = tower(tiles[first:stop], CLS).outputs[TowerOutput.CLS_LOGITS]
-        torch.testing.assert_close(apart, together[first:stop], rtol=1e-5, atol=1e-6)
+    states = torch.randn(9, 17, 32, generator=torch.Generator().manual_seed(0))  # [B, 1 + P, D]
+    with torch.inference_mode():
+        alone = torch.cat([tower.score_head(state[None]) for state in states])
+        for size in range(1, 9):
+            for first in range(10 - size):
+                batch = tower.score_head(states[first : first + size])
+                assert torch.equal(batch, alone[first : first + size]), (size, first)

@@ -48,7 +48,7 @@ def test_a_value_that_is_not_finite_is_refused(data_type: DataType, bad: float) 
         TokenTensor.from_proto(TokenTensor(data_type, 1, 2, data).to_proto())
 
 
-@pytest.mark.parametrize("scale", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize("scale", [-1.0, np.nan, np.inf, 3e38, 2.7e36])
 def test_a_bad_int8_scale_is_refused(scale: float) -> None:
     message = TokenTensor(DataType.INT8, 1, 2, b"\x01\x02", np.array([scale], "<f4").tobytes()).to_proto()
     with pytest.raises(InvalidTokensError, match="scale"):

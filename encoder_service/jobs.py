@@ -1,0 +1,66 @@
+"""What passes between the calls and the device: images in, spans of their tiles through, kept tokens out."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from visionsplit.errors import VisionSplitError
+from visionsplit.grid import TileGrid
+from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.wire.vision_tokens import Positions
+
+from encoder_service.admission import Place
+from encoder_service.compression import Composition, Plan
+
+
+@dataclass(eq=False)
+class PreparedImage:
+    """An image cut into tiles, with the place that it holds. Compared by identity."""
+
+    pixels: torch.Tensor  # [T, 3, H, W] float32, CPU; [0] once it is not needed any more
+    grid: TileGrid
+    preprocess_seconds: float
+    place: Place
+
+    def release(self) -> None:
+        """Let go of the pixels and of the place, once the last tile has been encoded."""
+        self.pixels = self.pixels.new_empty(0)
+        self.place.leave()
+
+
+@dataclass(frozen=True)
+class EncodedTiles:
+    """The kept tokens of some consecutive tiles of one image."""
+
+    stop_tile: int  # one past the last of these tiles
+    budgets: list[int]  # of the whole image, thumbnail first
+    features: TokenTensor  # [K, Dv]; K may be 0
+    positions: Positions  # [K, 3]
+    started: float  # when the forward pass began, seconds of time.monotonic
+    seconds: float  # the forward pass with scores, selection and packing
+
+
+SpanResult = EncodedTiles | VisionSplitError
+
+
+@dataclass(eq=False)
+class ImageJob:
+    """One image waiting for the device. Compared by identity."""
+
+    image: PreparedImage
+    composition: Composition
+    data_type: DataType
+    deliver: Callable[[SpanResult], None]  # called on the device's thread
+    queued: float = field(default_factory=time.monotonic)
+    next_tile: int = 0  # the first tile that has not been taken from the queue
+    plan: Plan | None = None  # made on the device's thread
+
+
+@dataclass(frozen=True)
+class TileSpan:
+    """Consecutive tiles of one image, to be encoded together."""
+
+    job: ImageJob
+    first: int
+    stop: int

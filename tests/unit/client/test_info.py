@@ -1,0 +1,58 @@
+"""`visionsplit info` with one or both services there."""
+
+import json
+import socket
+
+import pytest
+from visionsplit_client.cli import main
+
+
+@pytest.fixture
+def nobody():
+    """An address where nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_both(where, services, capsys):
+    assert main(["info", *where]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[:2] == [
+        f"encoder service  {services.encoder_address}  serving",
+        f"LLM service      {services.llm_address}  serving",
+    ]
+    assert "globalcom2 tau=10" in out
+
+
+def test_json(where, services, capsys):
+    assert main(["info", "--json", *where]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (
+        document["encoder"]["default_compression"] | {"method": "none", "retention_ratio": None}
+        == (document["encoder"]["default_compression"])
+    )
+    assert document["services"][1] == {"service": "LLM service", "address": services.llm_address, "health": "serving"}
+
+
+def test_the_encoder_alone_is_a_whole_deployment(services, nobody, capsys):
+    assert main(["info", "--encoder", services.encoder_address, "--llm", nobody]) == 0
+    out, err = capsys.readouterr()
+    assert f"LLM service      {nobody}  unreachable" in out
+    assert "globalcom2" in out
+    assert err == ""
+
+
+def test_no_encoder_is_a_failure(services, nobody, capsys):
+    assert main(["info", "--encoder", nobody, "--llm", services.llm_address]) == 1
+    out, err = capsys.readouterr()
+    assert f"encoder service  {nobody}  unreachable" in out
+    assert "context of 2048 tokens" in out
+    assert err == "visionsplit: no encoder service can be reached\n"
+
+
+def test_swapped_addresses_are_named(services, capsys):
+    assert main(["info", "--encoder", services.llm_address, "--llm", services.encoder_address]) == 1
+    err = capsys.readouterr().err
+    assert f"{services.llm_address} is not an encoder service" in err
+    assert f"{services.encoder_address} is not an LLM service" in err

@@ -1,0 +1,62 @@
+"""Settings that make no sense are refused where they are written down, with their name and value."""
+
+import pytest
+
+from llm_service.__main__ import parse
+from llm_service.config import BackendKind, EngineConfig, Limits, LlmConfig, RayConfig
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: EngineConfig(page_size=0),
+        lambda: EngineConfig(kv_tokens=0),
+        lambda: EngineConfig(max_batch_tokens=-1),
+        lambda: EngineConfig(max_running=0),
+        lambda: EngineConfig(max_waiting=0),
+        lambda: EngineConfig(slab_tokens=0),
+        lambda: EngineConfig(memory_fraction=0.0),
+        lambda: EngineConfig(memory_fraction=80.0),
+        lambda: EngineConfig(memory_fraction=float("nan")),
+        lambda: EngineConfig(max_virtual_id=2**31),
+        lambda: Limits(max_images=0),
+        lambda: Limits(max_uploads=0),
+        lambda: Limits(default_max_new_tokens=0),
+        lambda: Limits(upload_idle_seconds=0.0),
+        lambda: RayConfig(max_replicas=2),
+        lambda: RayConfig(min_replicas=2),
+        lambda: RayConfig(min_replicas=0, max_replicas=2),
+        lambda: RayConfig(min_replicas=3, max_replicas=2),
+        lambda: RayConfig(num_gpus=-1),
+        lambda: RayConfig(max_ongoing_requests=0),
+        lambda: RayConfig(application=" "),
+        lambda: LlmConfig("m", replicas=0, backend=BackendKind.RAY),
+        lambda: LlmConfig("m", replicas=2),
+        lambda: LlmConfig("m", ray=RayConfig(min_replicas=1, max_replicas=2)),
+        lambda: LlmConfig("m", backend=BackendKind.RAY, replicas=2, ray=RayConfig(min_replicas=1, max_replicas=2)),
+        lambda: LlmConfig("m", listen="50052"),
+        lambda: LlmConfig("m", listen="127.0.0.1:"),
+        lambda: LlmConfig("m", listen="127.0.0.1:65536"),
+        lambda: LlmConfig("m", device="gpu"),
+        lambda: LlmConfig("m", device="meta"),
+        lambda: LlmConfig("m", dtype="int8"),
+        lambda: LlmConfig("m", grace=-1),
+    ],
+)
+def test_refused(make):
+    with pytest.raises(ValueError, match=r"\w+ .*"):
+        make()
+
+
+def test_the_text_names_setting_and_value():
+    with pytest.raises(ValueError, match=r"memory_fraction is 80.0; .*\(0, 1\]"):
+        EngineConfig(memory_fraction=80.0)
+
+
+def test_the_command_line_reaches_every_part():
+    engine = ["--memory-fraction", "0.5", "--kv-tokens", "64"]
+    ray = ["--backend", "ray", "--replicas", "3", "--ray-application", "a"]
+    config = parse(["--model", "m", *engine, *ray, "--upload-idle", "7", "--max-images", "2"])
+    assert (config.replicas, config.engine.memory_fraction, config.engine.kv_tokens) == (3, 0.5, 64)
+    assert (config.ray.application, config.limits.upload_idle_seconds, config.limits.max_images) == ("a", 7, 2)
+    assert parse(["--model", "m"]) == LlmConfig("m")

@@ -1,0 +1,121 @@
+"""Errors as statuses over a real socket: whole, bounded, and silent when nobody listens."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from visionsplit.errors import InvalidCompressionError, InvalidRequestError
+from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc, tensor_pb2, vision_tokens_pb2
+from visionsplit.wire.status import ErrorInterceptor, error_from_rpc
+
+LOG = logging.getLogger("tests.status")
+Request = encoder_service_pb2.EncodeRequest
+Response = encoder_service_pb2.EncodeResponse
+Handler = Callable[[Any], Awaitable[None]]
+
+
+class Service(encoder_service_pb2_grpc.EncoderServiceServicer):
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def Encode(self, request: Request, context: Any) -> None:  # noqa: N802
+        await self._handler(context)
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[encoder_service_pb2_grpc.EncoderServiceStub]:
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(LOG)])
+    encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(Service(handler), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield encoder_service_pb2_grpc.EncoderServiceStub(channel)
+    finally:
+        await server.stop(None)
+
+
+async def failure_of(stub: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in stub.Encode(Request()):
+            pass
+    return caught.value
+
+
+@pytest.mark.parametrize("letter", ["x", "%", "\n", "é", "字", "🙂"])
+@pytest.mark.parametrize("length", [1000, 5000, 20_000, 100_000])
+async def test_a_text_of_any_length_keeps_its_status(letter: str, length: int) -> None:
+    text = "unknown method " + letter * length
+
+    async def fail(context: Any) -> None:
+        raise InvalidCompressionError(text)
+
+    async with serving(fail) as stub:
+        error = await failure_of(stub)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert isinstance(error_from_rpc(error), InvalidCompressionError)
+    details = error.details()
+    if details != text:
+        assert details.endswith("…")
+        assert text.startswith(details[:-1])
+        assert len(details) > 300
+    else:
+        assert length == 1000
+
+
+async def test_a_short_text_is_left_alone() -> None:
+    text = "100% of 字 " * 100
+
+    async def fail(context: Any) -> None:
+        raise InvalidRequestError(text)
+
+    async with serving(fail) as stub:
+        assert (await failure_of(stub)).details() == text
+
+
+async def test_an_unexpected_error_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(context: Any) -> None:
+        raise RuntimeError("secret")
+
+    async with serving(fail) as stub:
+        error = await failure_of(stub)
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in (error.details() or "")
+    assert [record.levelname for record in caplog.records if record.name == LOG.name] == ["ERROR"]
+
+
+async def test_a_caller_that_leaves_during_a_write_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """The caller reads nothing, so the service is blocked in a write when the connection goes."""
+    blocked, over = asyncio.Event(), asyncio.Event()
+    chunk = vision_tokens_pb2.TokenChunk(features=tensor_pb2.Tensor(data=bytes(1 << 20)))
+
+    async def write_on(context: Any) -> None:
+        try:
+            while True:
+                writing = asyncio.ensure_future(context.write(Response(tokens=chunk)))
+                done, _ = await asyncio.wait({writing}, timeout=0.5)
+                if not done:
+                    blocked.set()
+                await writing
+        except asyncio.CancelledError:
+            # As where the cancellation comes too late: the write's own failure is what the handler sees.
+            await writing
+            raise
+        finally:
+            over.set()
+
+    with caplog.at_level(logging.DEBUG, LOG.name):
+        async with serving(write_on) as stub:
+            call = stub.Encode(Request())
+            await call.read()
+            await asyncio.wait_for(blocked.wait(), 20)
+            call.cancel()
+            await asyncio.wait_for(over.wait(), 20)
+            await asyncio.sleep(0.2)
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+    assert any("the caller left" in record.getMessage() for record in caplog.records if record.name == LOG.name)
