@@ -118,7 +118,12 @@ class LlmServer:
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_SECONDS)
-            healthy = await backend.num_replicas() > 0
+            try:
+                healthy = await backend.num_replicas() > 0
+            except Exception:  # a watch that ended would leave health as it was, for ever
+                if serving:
+                    _log.exception("the replicas cannot be counted")
+                healthy = False
             if healthy is not serving:
                 _log.log(
                     logging.INFO if healthy else logging.ERROR,

@@ -56,3 +56,21 @@ async def test_stopping_does_not_wait_for_an_engine_that_cannot_start(llama: Who
             monkeypatch.setattr(continuous_batching, "start_manager", never)
             server._backend._replica._engine._model.model.layers[0].register_forward_pre_hook(never)
             assert (await caller.status_of(caller.upload("Hi", max_new_tokens=4)))[0] is grpc.StatusCode.INTERNAL
+
+
+async def test_replicas_that_cannot_be_counted_are_not_serving(llama: Whole, monkeypatch: pytest.MonkeyPatch):
+    """Whatever goes wrong in the counting, health says so, comes back, and the service still stops."""
+    async with asyncio.timeout(30), running(llama) as (server, caller):
+        watch = health_pb2_grpc.HealthStub(caller.channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+
+        async def unknown() -> int:
+            raise RuntimeError("nobody knows")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(server._backend, "num_replicas", unknown)
+            assert (await watch.read()).status == NOT_SERVING
+        assert (await watch.read()).status == SERVING
+        monkeypatch.setattr(server._backend, "num_replicas", unknown)
+        assert (await watch.read()).status == NOT_SERVING
+        watch.cancel()
