@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-import torch
+from visionsplit.checkpoint import DTYPES
 from visionsplit.errors import VisionSplitError
 from visionsplit.wire.tensors import DataType
 
@@ -19,7 +19,6 @@ from encoder_service.image import ImageLimits
 from encoder_service.server import EncoderServer
 
 _log = logging.getLogger("encoder_service")  # __name__ is '__main__' here
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--listen", default=default.listen, help="address to serve on")
     add("--llm", help="address of the LLM service; without it the service only encodes")
     add("--device", help="cpu, cuda or cuda:N; a GPU if there is one")
-    add("--dtype", choices=_DTYPES, help="float32 on the CPU, the checkpoint's type on a GPU")
+    add("--dtype", choices=DTYPES, help="float32 on the CPU, the checkpoint's type on a GPU")
     add("--max-batch-tiles", type=int, default=default.batch.max_batch_tiles, help="tiles per forward pass")
     add("--max-batch-wait-ms", type=float, default=default.batch.max_wait_seconds * 1000, help="wait for more tiles")
     add("--max-queued-tiles", type=int, default=default.batch.max_queued_tiles, help="tiles waiting for the device")
@@ -62,7 +61,7 @@ def config_from(options: argparse.Namespace) -> EncoderConfig:
         listen=options.listen,
         llm=options.llm,
         device=device_of(options.device) if options.device is not None else None,
-        dtype=_DTYPES[options.dtype] if options.dtype else None,
+        dtype=DTYPES[options.dtype] if options.dtype else None,
         batch=BatchLimits(options.max_batch_tiles, options.max_batch_wait_ms / 1000, options.max_queued_tiles),
         image=ImageLimits(max_pixels=options.max_image_pixels),
         image_threads=options.image_threads,

@@ -120,12 +120,6 @@ class EncoderConfig:
                 f"max_queued_tiles is {self.batch.max_queued_tiles}; one image of this checkpoint takes {most_tiles}"
             )
 
-    def resolve_dtype(self, device: torch.device, stored: torch.dtype) -> torch.dtype:
-        """The vision tower's type on a device, for a checkpoint stored in another."""
-        if self.dtype is not None:
-            return self.dtype
-        return stored if device.type == "cuda" else torch.float32
-
     def resolve_data_type(self, dtype: torch.dtype) -> DataType:
         """The wire format for requests that name none."""
         return self.default_data_type or _DATA_TYPE_OF[dtype]

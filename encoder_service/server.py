@@ -102,5 +102,6 @@ class EncoderServer:
         checkpoint = Checkpoint(self._config.model, revision=self._config.revision)
         tiler = Tiler(checkpoint)
         self._config.check_room_for_image(tiler.max_tiles)
-        tower = VisionTower.load(checkpoint, dtype=self._config.resolve_dtype(device, checkpoint.dtype), device=device)
+        dtype = self._config.dtype or checkpoint.dtype_on(device)
+        tower = VisionTower.load(checkpoint, dtype=dtype, device=device)
         return checkpoint, tiler, tower, encoder_info(self._config, checkpoint, tiler, tower)

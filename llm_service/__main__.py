@@ -7,9 +7,10 @@ import signal
 import sys
 from collections.abc import Callable
 
+from visionsplit.checkpoint import DTYPES
 from visionsplit.errors import VisionSplitError
 
-from llm_service.config import DTYPES, BackendKind, EngineConfig, Limits, LlmConfig, RayConfig
+from llm_service.config import BackendKind, EngineConfig, Limits, LlmConfig, RayConfig
 from llm_service.server import LlmServer
 
 

@@ -5,9 +5,8 @@ import math
 from dataclasses import dataclass, field, replace
 
 import torch
+from visionsplit.checkpoint import DTYPES
 from visionsplit.errors import UnavailableError
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class BackendKind(enum.Enum):
@@ -134,12 +133,6 @@ class ReplicaConfig:
                 f"device {self.device!r} is not there: this process sees {torch.cuda.device_count()} CUDA devices"
             )
         return device
-
-    def torch_dtype(self, stored: torch.dtype) -> torch.dtype:
-        """The type of weights and activations, given the type in which the checkpoint stores them."""
-        if self.dtype is not None:
-            return DTYPES[self.dtype]
-        return torch.float32 if self.torch_device().type == "cpu" else stored
 
 
 @dataclass(frozen=True)

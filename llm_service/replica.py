@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
-from visionsplit.checkpoint import Checkpoint
+from visionsplit.checkpoint import DTYPES, Checkpoint
 from visionsplit.grid import Layout
 from visionsplit.wire.vision_tokens import VisionTokens
 
@@ -40,7 +40,8 @@ class Replica:
             CheckpointError: the checkpoint cannot be read.
         """
         checkpoint = Checkpoint(config.model, revision=config.revision)
-        device, dtype = config.torch_device(), config.torch_dtype(checkpoint.dtype)
+        device = config.torch_device()
+        dtype = DTYPES[config.dtype] if config.dtype is not None else checkpoint.dtype_on(device)
         self._projector = Projector(checkpoint, device=device, dtype=dtype)
         self._engine: Engine = ContinuousBatchingEngine(
             load_text_model(checkpoint, device=device, dtype=dtype),

@@ -22,6 +22,9 @@ from transformers.utils import cached_file
 
 from visionsplit.errors import VisionSplitError
 
+# The types of weights and activations that a service may be asked for, by name.
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _LFS_POINTER = b"version https://git-lfs"  # what a clone without git-lfs has in place of a large file
@@ -104,6 +107,10 @@ class Checkpoint:
         """The type in which the weights are stored; float32 if the configuration does not say."""
         stored = getattr(self.config, "dtype", None)
         return stored if isinstance(stored, torch.dtype) else torch.float32
+
+    def dtype_on(self, device: torch.device) -> torch.dtype:
+        """The type to compute in where none is asked for: float32 on a CPU, the stored one on a GPU."""
+        return torch.float32 if device.type == "cpu" else self.dtype
 
     def image_processor(self) -> LlavaNextImageProcessorPil:
         """The checkpoint's image processor. Always Pillow's, so that every machine cuts an image alike.
