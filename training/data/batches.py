@@ -1,0 +1,189 @@
+"""Batches: scenes by number, drawn, cut and asked about on the processor's cores."""
+
+import dataclasses
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from training.data.prompts import PromptBuilder
+from training.data.tiles import CutImage, best_grid, cut
+from training.dialogue.held_out import GRIDS
+from training.model.checkpoint import Architecture
+from training.scenes.lots import Canvas, draw_scene
+from training.scenes.render import character_centres, render
+from training.scenes.scene import Scene
+from training.scenes.vocabulary import CHARACTERS, COLOURS, KINDS
+
+LABEL, PRICE = len(KINDS), len(KINDS) + 1  # boards that hang under an object, numbered after the kinds
+NUM_KINDS = len(KINDS) + 2
+_MOST_BOXES = 16
+_MOST_CHARACTERS = 64
+_KIND = {kind: number for number, kind in enumerate(KINDS)}
+_COLOUR = {colour: number for number, colour in enumerate(COLOURS)}
+_CHARACTER = {character: number for number, character in enumerate(CHARACTERS)}
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """What a batch holds."""
+
+    tiles: int = 840  # of all images together; all grids divide it evenly
+    suffix_tokens: int = 224
+    pairs: float = 0.12  # share of batches that show two images in one prompt
+    uneven_positions: float = 0.5  # share of prompts whose vision tokens advance the position unevenly
+    split: str = "train"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one grid, as tensors; B images, T tiles each, Q = B or B / 2 sequences."""
+
+    rows: int
+    columns: int
+    tiles: torch.Tensor  # [B, T, 3, H, W] uint8
+    boxes: torch.Tensor  # [B, M, 4] float32: left, top, right, bottom in pixels of the fitted image
+    kinds: torch.Tensor  # [B, M] int64, -1 for none
+    colours: torch.Tensor  # [B, M] int64, -1 for none
+    characters: torch.Tensor  # [B, C] int64, -1 for none
+    centres: torch.Tensor  # [B, C, 2] float32: x, y in pixels of the fitted image
+    fitted: torch.Tensor  # [B, 2] float32: width, height of the fitted image, pixels
+    offset: torch.Tensor  # [B, 2] float32: left, top of the fitted image on the canvas, pixels
+    prefix_ids: torch.Tensor  # [Q, L] int64, padded at the end
+    prefix_rows: torch.Tensor  # [Q, L] int64: rows of the sequence's vision tokens, -1 newline, -2 text or padding
+    prefix_positions: torch.Tensor  # [Q, L] float32
+    prefix_lengths: torch.Tensor  # [Q] int64
+    ids: torch.Tensor  # [Q, S] int64; for the rest see `prompts.Suffix`
+    labels: torch.Tensor  # [Q, S] int64
+    question: torch.Tensor  # [Q, S] int64
+    topic: torch.Tensor  # [Q, S] int64
+    offsets: torch.Tensor  # [Q, S] int64
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in pinned memory; the data loader calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Batch(**{k: change(v) if isinstance(v, torch.Tensor) else v for k, v in values.items()})
+
+
+class Batches(Dataset[Batch]):
+    """Batch number n, always the same one."""
+
+    def __init__(
+        self, architecture: Architecture, tokenizer: PreTrainedTokenizerBase, config: BatchConfig, count: int
+    ) -> None:
+        self._architecture = architecture
+        self._prompts = PromptBuilder(tokenizer, config.suffix_tokens, config.uneven_positions)
+        self._config = config
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> Batch:
+        config = self._config
+        seed = f"{config.split}/{number}"
+        lots = random.Random(seed)
+        canvas = Canvas(*lots.choice(GRIDS), self._architecture.tile)
+        images = config.tiles // (1 + canvas.rows * canvas.columns)
+        shown = 2 if lots.random() < config.pairs else 1
+        images -= images % shown
+        scenes, cuts = zip(*(self._image(f"{seed}/{i}", canvas) for i in range(images)), strict=True)
+        groups = [slice(i, i + shown) for i in range(0, images, shown)]
+        suffixes = [self._prompts.suffix(scenes[group], lots) for group in groups]
+        ids, rows, positions, lengths = self._prefixes([cuts[group] for group in groups], lots)
+        boxes, kinds, colours = _item_tables(scenes, cuts)
+        characters, centres = _character_tables(scenes, cuts)
+        return Batch(
+            rows=canvas.rows,
+            columns=canvas.columns,
+            tiles=torch.from_numpy(np.stack([each.tiles for each in cuts])),
+            boxes=boxes,
+            kinds=kinds,
+            colours=colours,
+            characters=characters,
+            centres=centres,
+            fitted=torch.tensor([each.fitted for each in cuts], dtype=torch.float32),
+            offset=torch.tensor([each.offset for each in cuts], dtype=torch.float32),
+            prefix_ids=ids,
+            prefix_rows=rows,
+            prefix_positions=positions,
+            prefix_lengths=lengths,
+            ids=_stack([each.ids for each in suffixes]),
+            labels=_stack([each.labels for each in suffixes]),
+            question=_stack([each.question for each in suffixes]),
+            topic=_stack([each.topic for each in suffixes]),
+            offsets=_stack([each.offsets for each in suffixes]),
+        )
+
+    def _image(self, seed: str, canvas: Canvas) -> tuple[Scene, CutImage]:
+        """A scene that is cut into the canvas's own grid."""
+        for attempt in range(20):
+            scene = draw_scene(f"{seed}/{attempt}", canvas)
+            if best_grid(scene.width, scene.height, self._architecture) == (canvas.rows, canvas.columns):
+                return scene, cut(render(scene), self._architecture)
+        raise RuntimeError(f"no scene fits a grid of {canvas.rows} x {canvas.columns} crops")
+
+    def _prefixes(
+        self, groups: list[tuple[CutImage, ...]], lots: random.Random
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Token ids, rows of vision tokens, positions, all padded to the longest; and lengths."""
+        prefixes = [self._prompts.prefix([each.grid for each in group], lots) for group in groups]
+        lengths = torch.tensor([len(prefix.ids) for prefix in prefixes])
+        ids = torch.zeros(len(prefixes), int(lengths.max()), dtype=torch.int64)
+        rows, positions = torch.full_like(ids, -2), torch.zeros_like(ids, dtype=torch.float32)
+        for number, prefix in enumerate(prefixes):
+            length = len(prefix.ids)
+            ids[number, :length] = torch.from_numpy(prefix.ids)
+            positions[number, :length] = torch.from_numpy(prefix.positions)
+            shown = torch.from_numpy(prefix.ids == self._prompts.image_id)
+            rows[number, :length][shown] = torch.from_numpy(prefix.rows)
+        return ids, rows, positions, lengths
+
+
+def _stack(arrays: list[NDArray[np.int64]]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(arrays))
+
+
+def _item_tables(
+    scenes: tuple[Scene, ...], cuts: tuple[CutImage, ...]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    boxes = torch.zeros(len(scenes), _MOST_BOXES, 4)
+    kinds = torch.full((len(scenes), _MOST_BOXES), -1)
+    colours = torch.full((len(scenes), _MOST_BOXES), -1)
+    for number, (scene, cut_image) in enumerate(zip(scenes, cuts, strict=True)):
+        found = []
+        for item in scene.items:
+            found.append((item.box, _KIND[item.kind], -1 if item.colour is None else _COLOUR[item.colour]))
+            found += [(item.label.box, LABEL, -1)] if item.label is not None else []
+            found += [(item.price.box, PRICE, -1)] if item.price is not None else []
+        across, down = cut_image.fitted[0] / scene.width, cut_image.fitted[1] / scene.height
+        for index, (box, kind, colour) in enumerate(found[:_MOST_BOXES]):
+            boxes[number, index] = torch.tensor(
+                [box.left * across, box.top * down, box.right * across, box.bottom * down]
+            )
+            kinds[number, index], colours[number, index] = kind, colour
+    return boxes, kinds, colours
+
+
+def _character_tables(scenes: tuple[Scene, ...], cuts: tuple[CutImage, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    characters = torch.full((len(scenes), _MOST_CHARACTERS), -1)
+    centres = torch.zeros(len(scenes), _MOST_CHARACTERS, 2)
+    for number, (scene, cut_image) in enumerate(zip(scenes, cuts, strict=True)):
+        across, down = cut_image.fitted[0] / scene.width, cut_image.fitted[1] / scene.height
+        found = [each for item in scene.items for printed in item.prints for each in character_centres(printed)]
+        for index, (character, x, y) in enumerate(found[:_MOST_CHARACTERS]):
+            characters[number, index] = _CHARACTER[character]
+            centres[number, index] = torch.tensor([x * across, y * down])
+    return characters, centres

@@ -1,0 +1,81 @@
+"""What teaches the vision tower: heads that read tiles and patches, dropped once training is over.
+
+A loss on characters as early as the second layer is decisive: without it a tower this small stays blind to print.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from training.data.batches import NUM_KINDS
+from training.learning.targets import SLOTS, UNKNOWN, TowerTargets
+from training.scenes.vocabulary import CHARACTERS, COLOURS
+
+EARLY = 2  # index of the hidden state that the early character head reads
+
+
+@dataclass(frozen=True)
+class TowerLosses:
+    """Scalars."""
+
+    tile: torch.Tensor  # what [CLS] says about the tile
+    patch_kinds: torch.Tensor
+    patch_colours: torch.Tensor
+    early_characters: torch.Tensor
+    characters: torch.Tensor
+
+    def total(self) -> torch.Tensor:
+        return self.tile + self.patch_kinds + self.patch_colours + self.early_characters + self.characters
+
+
+class TowerHeads(nn.Module):
+    """Linear read-outs of the tower's hidden states."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.tile = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, NUM_KINDS + len(COLOURS) + len(CHARACTERS)))
+        self.patch_norm = nn.LayerNorm(width)
+        self.patch_kinds = nn.Linear(width, NUM_KINDS + 1)
+        self.patch_colours = nn.Linear(width, len(COLOURS))
+        self.characters = nn.Linear(width, SLOTS * (len(CHARACTERS) + 1))
+        self.early_characters = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, SLOTS * (len(CHARACTERS) + 1)))
+        nn.init.constant_(self.tile[1].bias, -3.0)  # almost nothing is in a tile
+
+    def forward(self, states: tuple[torch.Tensor, ...], targets: TowerTargets) -> TowerLosses:
+        """Losses from all hidden states, each [B * T, 1 + P, D]."""
+        wanted = torch.cat([targets.kinds, targets.colours, targets.characters], 2).flatten(0, 1)  # [B * T, classes]
+        features = self.patch_norm(states[-2][:, 1:])  # [B * T, P, D]
+        slots = targets.patch_characters.flatten(0, 1)  # [B * T, P, SLOTS]
+        return TowerLosses(
+            tile=_presence_loss(self.tile(states[-1][:, 0]), wanted),
+            patch_kinds=_balanced_loss(self.patch_kinds(features), targets.patch_kinds.flatten(0, 1), NUM_KINDS),
+            patch_colours=functional.cross_entropy(
+                self.patch_colours(features).flatten(0, -2).float(),
+                targets.patch_colours.flatten(),
+                ignore_index=UNKNOWN,
+            ),
+            early_characters=_character_loss(self.early_characters(states[EARLY][:, 1:]), slots),
+            characters=_character_loss(self.characters(features), slots),
+        )
+
+
+def _presence_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy, summed over the classes that are known, mean over tiles."""
+    losses = functional.binary_cross_entropy_with_logits(logits.float(), wanted.clamp(min=0), reduction="none")
+    return losses.masked_fill(wanted < 0, 0).sum(1).mean() / 4
+
+
+def _balanced_loss(logits: torch.Tensor, wanted: torch.Tensor, background: int) -> torch.Tensor:
+    """Cross-entropy where the background counts as much as all else together."""
+    losses = functional.cross_entropy(
+        logits.flatten(0, -2).float(), wanted.flatten(), ignore_index=UNKNOWN, reduction="none"
+    )
+    known, empty = wanted.flatten() != UNKNOWN, wanted.flatten() == background
+    shown = known & ~empty
+    return (losses * shown).sum() / shown.sum().clamp(min=1) + (losses * empty).sum() / empty.sum().clamp(min=1)
+
+
+def _character_loss(logits: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    return _balanced_loss(logits.unflatten(-1, (SLOTS, len(CHARACTERS) + 1)), slots, len(CHARACTERS))
