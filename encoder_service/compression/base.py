@@ -96,7 +96,7 @@ class Selection(Protocol):
     description: str
     parameters: Declared
 
-    def order(self, worth: torch.Tensor) -> torch.Tensor:
+    def order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Indices [t, P] int64 that put each tile's tokens, worth [t, P], into the order of picking.
 
         Cells worth minus infinity come last. A prefix of the order is the choice for a smaller budget.

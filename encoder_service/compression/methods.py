@@ -52,6 +52,10 @@ METHODS: Mapping[str, Method] = {
             "softmax_sum",
             "top_k",
         ),
+        Method(
+            "uniform", "Evenly spread tokens, the same share of every tile (a baseline).", "local", "uniform", "even"
+        ),
+        Method("random", "Tokens by lot, the same share of every tile (a baseline).", "local", "uniform", "random"),
     )
 }
 

@@ -70,7 +70,7 @@ class Plan:
         numbers = self._geometry.numbers[first_tile:stop_tile]  # [t, P]
         if scores is not None and not self._composition.keeps_everything:
             worth = self._worth(first_tile, stop_tile, scores)
-            numbers = numbers.gather(1, self._composition.selection.order(worth))
+            numbers = numbers.gather(1, self._composition.selection.order(worth, self._composition.parameters))
         budgets = self.budgets[first_tile:stop_tile]
         return torch.cat([row[:budget] for row, budget in zip(numbers.unbind(), budgets, strict=True)])
 

@@ -54,14 +54,14 @@ def test_ratio_outside_its_range(ratio):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (CompressionSpec(""), "unknown method ''; there are: globalcom2, none"),
-        (CompressionSpec("fastest", 0.1), "unknown method 'fastest'; there are: globalcom2, none"),
+        (CompressionSpec(""), "unknown method ''; there are: globalcom2, none, random, uniform"),
+        (CompressionSpec("fastest", 0.1), "unknown method 'fastest'; there are: globalcom2, none, random, uniform"),
         (CompressionSpec("globalcom2", 0.1, score="x"), "unknown score 'x'; there are: " + ", ".join(sorted(SCORES))),
         (
             CompressionSpec("globalcom2", 0.1, budget="x"),
             "unknown budget 'x'; there are: " + ", ".join(sorted(BUDGETS)),
         ),
-        (CompressionSpec("globalcom2", 0.1, selection="x"), "unknown selection 'x'; there are: top_k"),
+        (CompressionSpec("globalcom2", 0.1, selection="x"), "unknown selection 'x'; there are: even, random"),
         (CompressionSpec("globalcom2", 0.1, parameters={"beta": 1}), "this composition takes: alpha, tau"),
         (CompressionSpec("globalcom2", 0.1, budget="uniform", parameters={"tau": 1}), "takes: alpha$"),
         (CompressionSpec("globalcom2", 0.1, parameters={"tau": 0}), r"'tau' is 0; it must be in \(0, inf\)"),
@@ -108,7 +108,7 @@ def test_a_new_parts_parameters_are_checked_from_its_table(monkeypatch):
         description = "Every n-th token."
         parameters = MappingProxyType({"step": Parameter(2, minimum=1, maximum=8)})
 
-        def order(self, worth):
+        def order(self, worth, parameters):
             raise NotImplementedError
 
     monkeypatch.setitem(SELECTIONS, "stepwise", Stepwise())
@@ -121,3 +121,56 @@ def test_a_new_parts_parameters_are_checked_from_its_table(monkeypatch):
     for value in (0.5, 9, math.nan):
         with pytest.raises(InvalidCompressionError, match=rf"'step' is {value}; it must be in \[1, 8\]"):
             compose(spec(step=value))
+
+
+BASELINES = ["uniform", "random"]
+
+
+@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5, 0.9])
+def test_a_baseline_keeps_the_same_share_of_every_tile_and_only_valid_cells(method, ratio):
+    kept = select(torch.randn(5, 64), GRID, CompressionSpec(method, ratio))
+    assert kept.budgets == [int(count * ratio) for count in GRID.valid_counts()]
+    for tile, positions in enumerate(kept.positions):
+        region = GRID.valid_in_tile(tile)
+        assert len(set(map(tuple, positions.tolist()))) == kept.budgets[tile]
+        assert ((positions[:, 1] >= region.top) & (positions[:, 1] < region.bottom)).all()
+        assert ((positions[:, 2] >= region.left) & (positions[:, 2] < region.right)).all()
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_a_baselines_smaller_choice_is_a_prefix_of_a_larger_one(method):
+    scores = torch.randn(5, 64)
+    small, large = (select(scores, GRID, CompressionSpec(method, ratio)) for ratio in (0.2, 0.6))
+    for fewer, more in zip(small.positions, large.positions, strict=True):
+        assert torch.equal(fewer, more[: len(fewer)])
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.1, 0.3, 0.5])
+def test_uniform_leaves_no_wide_gap(ratio):
+    grid = TileGrid.for_image(336, 336, rows=2, columns=2, side=24)
+    kept = select(torch.randn(5, 576), grid, CompressionSpec("uniform", ratio))
+    for positions in kept.positions:
+        cells = (positions[:, 1] * 24 + positions[:, 2]).sort().values
+        assert cells.diff().max() <= 2.7 / ratio  # the golden ratio's largest step is below phi squared times the mean
+    assert torch.equal(kept.positions[1][:, 1:], kept.positions[2][:, 1:])
+
+
+def test_random_is_even_handed_repeatable_and_follows_its_seed():
+    grid = TileGrid.for_image(336, 336, rows=2, columns=2, side=24)
+    counts = torch.zeros(576)
+    for image in range(200):
+        scores = torch.randn(5, 576, generator=torch.Generator().manual_seed(image))
+        kept = select(scores, grid, CompressionSpec("random", 0.1))
+        again = select(scores, grid, CompressionSpec("random", 0.1))
+        other = select(scores, grid, CompressionSpec("random", 0.1, parameters={"seed": 1}))
+        assert all(map(torch.equal, kept.positions, again.positions))
+        assert not any(map(torch.equal, kept.positions, other.positions))
+        picked = torch.cat(kept.positions)
+        counts += torch.bincount(picked[:, 1] * 24 + picked[:, 2], minlength=576)
+        # Whatever a token is worth, its chance is the same.
+        worth = scores.flatten()[picked[:, 0] * 576 + picked[:, 1] * 24 + picked[:, 2]]
+        assert abs(worth.mean()) < 0.35
+    expected = counts.sum() / 576  # about 99 with a standard deviation of 9.4
+    assert counts.min() > expected - 5 * 9.4
+    assert counts.max() < expected + 5 * 9.4

@@ -206,8 +206,13 @@ async def test_room_for_few_still_answers_many_in_the_end(model):
 async def test_info_names_everything_a_request_may_name(model):
     async with running_encoder(model) as (_, stub):
         info = await stub.GetEncoderInfo(encoder_service_pb2.GetEncoderInfoRequest())
-        assert [choice.name for choice in info.methods] == ["none", "globalcom2"]
-        assert [dict(method.parameters) for method in info.methods] == [{}, {"alpha": 0.5, "tau": 10.0}]
+        assert [choice.name for choice in info.methods] == ["none", "globalcom2", "uniform", "random"]
+        assert [dict(method.parameters) for method in info.methods] == [
+            {},
+            {"alpha": 0.5, "tau": 10.0},
+            {},
+            {"seed": 0.0},
+        ]
         assert {choice.name for choice in info.scores} == {"local", "global", "global_local"}
         assert {(grid.rows, grid.columns) for grid in info.grids} == {(2, 2), (1, 2), (2, 1), (1, 3), (3, 1)}
         assert info.default_data_type == tensor_pb2.DATA_TYPE_FLOAT32
