@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := visionsplit encoder_service llm_service visionsplit_client
+PACKAGES := visionsplit encoder_service llm_service visionsplit_client training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol tests breaking check-python stubs bench-selection bench-wire clean
+.PHONY: help demo test types lint protocol tests breaking check-python stubs bench-selection bench-wire eval clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ bench-selection: $(INSTALLED) ## what choosing tokens costs beside the vision to
 
 bench-wire: $(INSTALLED) ## bytes on the wire for a LLaVA-NeXT-7B image
 	$(BIN)/python -m benchmarks.wire_bytes
+
+eval: $(INSTALLED) ## score the shipped model under every compression: make eval ARGS="--images 100 --out out/eval"
+	$(BIN)/python -m training.evaluation $(ARGS)
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

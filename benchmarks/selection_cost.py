@@ -30,15 +30,7 @@ CLIP_L = CLIPVisionConfig(
     patch_size=14,
     hidden_act="quick_gelu",
 )
-MINI = CLIPVisionConfig(
-    hidden_size=192,
-    intermediate_size=768,
-    num_hidden_layers=5,
-    num_attention_heads=6,
-    image_size=112,
-    patch_size=14,
-    hidden_act="gelu",
-)
+SHIPPED = Path(__file__).parent.parent / "models" / "visionsplit-mini"
 _METHOD = compose(CompressionSpec("globalcom2", 0.1))
 
 
@@ -50,8 +42,9 @@ def main() -> None:
         f"{machine(device)}, {options.dtype}, torch {torch.__version__}; {options.tiles} tiles, globalcom2 at 10%",
         flush=True,
     )
+    shipped = LlavaNextConfig.from_pretrained(SHIPPED).vision_config
     print(f"{'vision tower':<16}{'tower ms':>12}{'scores ms':>12}{'choice ms':>12}{'share':>9}")
-    for name, config in (("visionsplit-mini", MINI), ("CLIP-L/14-336", CLIP_L)):
+    for name, config in (("visionsplit-mini", shipped), ("CLIP-L/14-336", CLIP_L)):
         tower_s, scores_s, choice_s = measure(config, options.tiles, options.repeats, device, dtype)
         share = (scores_s + choice_s) / tower_s
         print(

@@ -8,15 +8,20 @@ import pytest
 
 from tests.conftest import ROOT
 
+_HEAVY = ("torch", "transformers", "tokenizers", "visionsplit")
+_SERVICES = ("encoder_service", "llm_service", "visionsplit_client")
+_LEARNING = ("training.model", "training.learning", "training.evaluation")
+
 # folder -> module prefixes it must not import
 FORBIDDEN = {
-    "proto/visionsplit/wire": ["encoder_service", "llm_service", "visionsplit_client", "torch", "transformers", "ray"],
+    "proto/visionsplit": ["encoder_service", "llm_service", "visionsplit_client", "training"],
+    "proto/visionsplit/wire": ["torch", "transformers", "ray"],
     "proto/visionsplit/grid.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
     "proto/visionsplit/errors.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
     "proto/visionsplit/checkpoint.py": ["visionsplit.wire", "visionsplit.v1", "grpc", "ray"],
-    "encoder_service": ["llm_service", "visionsplit_client", "ray"],
-    "llm_service": ["encoder_service", "visionsplit_client"],
-    "client/visionsplit_client": ["encoder_service", "llm_service", "torch", "transformers", "ray"],
+    "encoder_service": ["llm_service", "visionsplit_client", "training", "ray"],
+    "llm_service": ["encoder_service", "visionsplit_client", "training"],
+    "client/visionsplit_client": ["encoder_service", "llm_service", "training", "torch", "transformers", "ray"],
     "encoder_service/compression": [
         "visionsplit.wire",
         "visionsplit.v1",
@@ -27,6 +32,11 @@ FORBIDDEN = {
     ],
     "encoder_service/vision_tower.py": ["grpc", "ray", "visionsplit.v1"],
     "llm_service/engines": ["grpc", "ray", "visionsplit.v1"],
+    "training/scenes": [*_HEAVY, *_SERVICES, "training.dialogue", "training.data", *_LEARNING],
+    "training/dialogue": [*_HEAVY, *_SERVICES, "training.data", *_LEARNING],
+    "training/data": [*_SERVICES, "training.learning", "training.evaluation"],
+    "training/model": [*_SERVICES, "training.data", "training.learning", "training.evaluation"],
+    "training/learning": [*_SERVICES, "training.evaluation"],
 }
 # Only these may see grpc or the generated messages.
 GRPC_MODULES = {

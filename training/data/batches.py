@@ -2,8 +2,9 @@
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from training.data.prompts import PromptBuilder
+from training.data.prompts import PromptBuilder, Views
 from training.data.tiles import CutImage, best_grid, cut
 from training.dialogue.held_out import GRIDS
 from training.model.checkpoint import Architecture
@@ -36,7 +37,10 @@ class BatchConfig:
     tiles: int = 840  # of all images together; all grids divide it evenly
     suffix_tokens: int = 224
     pairs: float = 0.12  # share of batches that show two images in one prompt
+    thumbnails_only: float = 0.0  # share of batches that show thumbnails alone
+    crops_only: float = 0.0  # share of batches that show crops alone
     uneven_positions: float = 0.5  # share of prompts whose vision tokens advance the position unevenly
+    shuffled_thumbnails: float = 0.0  # share of images whose thumbnail's tokens come in random order
     split: str = "train"
 
 
@@ -44,7 +48,7 @@ class BatchConfig:
 class Batch:
     """Images of one grid, as tensors; B images, T tiles each, Q = B or B / 2 sequences."""
 
-    rows: int
+    rows: int  # of crops; 0 where thumbnails are shown alone
     columns: int
     tiles: torch.Tensor  # [B, T, 3, H, W] uint8
     boxes: torch.Tensor  # [B, M, 4] float32: left, top, right, bottom in pixels of the fitted image
@@ -74,7 +78,8 @@ class Batch:
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Batch(**{k: change(v) if isinstance(v, torch.Tensor) else v for k, v in values.items()})
+        changed: dict[str, Any] = {name: change(v) for name, v in values.items() if isinstance(v, torch.Tensor)}
+        return dataclasses.replace(self, **changed)
 
 
 class Batches(Dataset[Batch]):
@@ -84,31 +89,35 @@ class Batches(Dataset[Batch]):
         self, architecture: Architecture, tokenizer: PreTrainedTokenizerBase, config: BatchConfig, count: int
     ) -> None:
         self._architecture = architecture
-        self._prompts = PromptBuilder(tokenizer, config.suffix_tokens, config.uneven_positions)
+        self._prompts = PromptBuilder(
+            tokenizer,
+            config.suffix_tokens,
+            uneven_positions=config.uneven_positions,
+            shuffled_thumbnails=config.shuffled_thumbnails,
+        )
         self._config = config
         self._count = count
 
     def __len__(self) -> int:
         return self._count
 
+    def scenes(self, number: int) -> tuple[Scene, ...]:
+        """What a batch shows, one scene for each image."""
+        return tuple(scene for scene, _ in self._images(self._plan(number)))
+
     def __getitem__(self, number: int) -> Batch:
-        config = self._config
-        seed = f"{config.split}/{number}"
-        lots = random.Random(seed)
-        canvas = Canvas(*lots.choice(GRIDS), self._architecture.tile)
-        images = config.tiles // (1 + canvas.rows * canvas.columns)
-        shown = 2 if lots.random() < config.pairs else 1
-        images -= images % shown
-        scenes, cuts = zip(*(self._image(f"{seed}/{i}", canvas) for i in range(images)), strict=True)
-        groups = [slice(i, i + shown) for i in range(0, images, shown)]
-        suffixes = [self._prompts.suffix(scenes[group], lots) for group in groups]
-        ids, rows, positions, lengths = self._prefixes([cuts[group] for group in groups], lots)
+        plan = self._plan(number)
+        lots, views, shown = plan.lots, plan.views, plan.shown
+        scenes, cuts = zip(*self._images(plan), strict=True)
+        groups = [slice(i, i + shown) for i in range(0, plan.images, shown)]
+        suffixes = [self._prompts.suffix(scenes[group], lots, views) for group in groups]
+        ids, rows, positions, lengths = self._prefixes([cuts[group] for group in groups], lots, views)
         boxes, kinds, colours = _item_tables(scenes, cuts)
         characters, centres = _character_tables(scenes, cuts)
         return Batch(
-            rows=canvas.rows,
-            columns=canvas.columns,
-            tiles=torch.from_numpy(np.stack([each.tiles for each in cuts])),
+            rows=plan.rows,
+            columns=plan.columns,
+            tiles=torch.from_numpy(np.stack([each.tiles[: plan.tiles] for each in cuts])),
             boxes=boxes,
             kinds=kinds,
             colours=colours,
@@ -127,6 +136,20 @@ class Batches(Dataset[Batch]):
             offsets=_stack([each.offsets for each in suffixes]),
         )
 
+    def _plan(self, number: int) -> "_Plan":
+        config = self._config
+        seed = f"{config.split}/{number}"
+        lots = random.Random(seed)
+        canvas = Canvas(*lots.choice(GRIDS), self._architecture.tile)
+        views = _draw_views(lots, config)
+        # Without crops the questions are most of the work, so half as many tiles make a batch as long.
+        images = config.tiles // (2 if views is Views.THUMBNAIL else 1 + canvas.rows * canvas.columns)
+        shown = 2 if lots.random() < config.pairs else 1
+        return _Plan(seed, lots, canvas, views, images - images % shown, shown)
+
+    def _images(self, plan: "_Plan") -> Iterator[tuple[Scene, CutImage]]:
+        return (self._image(f"{plan.seed}/{number}", plan.canvas) for number in range(plan.images))
+
     def _image(self, seed: str, canvas: Canvas) -> tuple[Scene, CutImage]:
         """A scene that is cut into the canvas's own grid."""
         for attempt in range(20):
@@ -136,10 +159,10 @@ class Batches(Dataset[Batch]):
         raise RuntimeError(f"no scene fits a grid of {canvas.rows} x {canvas.columns} crops")
 
     def _prefixes(
-        self, groups: list[tuple[CutImage, ...]], lots: random.Random
+        self, groups: list[tuple[CutImage, ...]], lots: random.Random, views: Views
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Token ids, rows of vision tokens, positions, all padded to the longest; and lengths."""
-        prefixes = [self._prompts.prefix([each.grid for each in group], lots) for group in groups]
+        prefixes = [self._prompts.prefix([each.grid for each in group], lots, views) for group in groups]
         lengths = torch.tensor([len(prefix.ids) for prefix in prefixes])
         ids = torch.zeros(len(prefixes), int(lengths.max()), dtype=torch.int64)
         rows, positions = torch.full_like(ids, -2), torch.zeros_like(ids, dtype=torch.float32)
@@ -150,6 +173,38 @@ class Batches(Dataset[Batch]):
             shown = torch.from_numpy(prefix.ids == self._prompts.image_id)
             rows[number, :length][shown] = torch.from_numpy(prefix.rows)
         return ids, rows, positions, lengths
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the lots decide about a batch before anything is drawn."""
+
+    seed: str
+    lots: random.Random  # for the questions and prompts that follow
+    canvas: Canvas
+    views: Views
+    images: int
+    shown: int  # images in one prompt
+
+    @property
+    def rows(self) -> int:
+        return 0 if self.views is Views.THUMBNAIL else self.canvas.rows
+
+    @property
+    def columns(self) -> int:
+        return 0 if self.views is Views.THUMBNAIL else self.canvas.columns
+
+    @property
+    def tiles(self) -> int:
+        """Of each image that the tower sees."""
+        return 1 + self.rows * self.columns
+
+
+def _draw_views(lots: random.Random, config: BatchConfig) -> Views:
+    lot = lots.random()
+    if lot < config.thumbnails_only:
+        return Views.THUMBNAIL
+    return Views.CROPS if lot < config.thumbnails_only + config.crops_only else Views.ALL
 
 
 def _stack(arrays: list[NDArray[np.int64]]) -> torch.Tensor:

@@ -4,8 +4,9 @@ prefix: <s>USER: image, newline, [image, newline]      seen by all questions
 suffix: question 1, answer 1, question 2, answer 2 ...  each sees the prefix and itself
 """
 
+import enum
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,24 @@ _WEIGHTS = {
     Topic.COUNT: 2,
     Topic.READ: 4,
     Topic.CAPTION: 2,
+}
+# What a thumbnail alone can answer, and what crops alone can.
+_COARSE_WEIGHTS = {Topic.WHAT: 3, Topic.COLOUR: 1, Topic.EXIST: 1, Topic.WHERE: 5, Topic.COUNT: 1}
+_FINE_WEIGHTS = {Topic.COLOUR: 1, Topic.EXIST: 2, Topic.COUNT: 3, Topic.READ: 6}
+
+
+class Views(enum.Enum):
+    """Which of an image's views a prompt shows."""
+
+    ALL = "thumbnail and crops"
+    THUMBNAIL = "the thumbnail alone"
+    CROPS = "the crops alone"
+
+
+_TOPIC_WEIGHTS: Mapping[Views, Mapping[Topic, int]] = {
+    Views.ALL: _WEIGHTS,
+    Views.THUMBNAIL: _COARSE_WEIGHTS,
+    Views.CROPS: _FINE_WEIGHTS,
 }
 
 
@@ -55,36 +74,45 @@ class Suffix:
 class PromptBuilder:
     """Tokenises prompts as the chat template spells them."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, suffix_tokens: int, uneven_positions: float) -> None:
-        """`uneven_positions` is the share of prompts whose vision tokens advance the position unevenly."""
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        suffix_tokens: int,
+        *,
+        uneven_positions: float,
+        shuffled_thumbnails: float,
+    ) -> None:
+        """For the shares see `batches.BatchConfig`."""
         self._tokenizer = tokenizer
         self._uneven_positions = uneven_positions
+        self._shuffled_thumbnails = shuffled_thumbnails
         self._suffix_tokens = suffix_tokens
         self.image_id = tokenizer.convert_tokens_to_ids("<image>")
         self._opening = [tokenizer.bos_token_id, *self._ids("USER: ")]
         self._break = self._ids("\n")
 
-    def prefix(self, grids: Sequence[TileGrid], lots: random.Random) -> Prefix:
+    def prefix(self, grids: Sequence[TileGrid], lots: random.Random, views: Views = Views.ALL) -> Prefix:
         """The prompt's beginning for images that each have the same number of tiles."""
         ids, rows = list(self._opening), []
         for number, grid in enumerate(grids):
             if number:
                 ids.extend(self._break)
-            order = uncompressed_order(grid)
-            rows.append(np.where(order == NEWLINE, NEWLINE, order + number * grid.num_tiles * grid.cells_per_tile))
+            order = self._order(grid, lots, views)
+            tokens = (1 if views is Views.THUMBNAIL else grid.num_tiles) * grid.cells_per_tile
+            rows.append(np.where(order == NEWLINE, NEWLINE, order + number * tokens))
             ids.extend([self.image_id] * len(order))
         prompt = np.array(ids, np.int64)
         return Prefix(prompt, np.concatenate(rows), self._positions(prompt == self.image_id, lots))
 
-    def suffix(self, scenes: Sequence[Scene], lots: random.Random) -> Suffix:
-        """As many questions about the scenes as there is room for."""
+    def suffix(self, scenes: Sequence[Scene], lots: random.Random, views: Views = Views.ALL) -> Suffix:
+        """As many questions about the scenes as there is room for, on topics that these views can answer."""
         room = self._suffix_tokens
         ids = np.full(room, self._tokenizer.pad_token_id, np.int64)
         labels, question = np.full(room, IGNORED, np.int64), np.full(room, -1, np.int64)
         topic, offsets = np.full(room, -1, np.int64), np.zeros(room, np.int64)
         start, misses, asked = 0, 0, set[str]()
         while misses < 4:
-            chosen = _choose(scenes, lots)
+            chosen = _choose(scenes, lots, _TOPIC_WEIGHTS[views])
             if chosen is None or chosen.text in asked:
                 misses += 1
                 continue
@@ -102,12 +130,26 @@ class PromptBuilder:
             start = stop
         return Suffix(ids, labels, question, topic, offsets)
 
+    def _order(self, grid: TileGrid, lots: random.Random, views: Views) -> NDArray[np.int64]:
+        """Rows of one image's tokens, and newlines, as the views show them.
+
+        A thumbnail in random order teaches the model to find a place by what its tokens say, not by counting them: only
+        so do places survive when some tokens are missing, and GlobalCom2's own layout shows a thumbnail by score.
+        """
+        order = single_view_order(grid) if views is Views.THUMBNAIL else uncompressed_order(grid)
+        if views is Views.CROPS:
+            return order[grid.cells_per_tile :]
+        if lots.random() < self._shuffled_thumbnails:
+            shuffled = np.random.default_rng(lots.getrandbits(32)).permutation(grid.cells_per_tile)
+            order[: grid.cells_per_tile] = shuffled
+        return order
+
     def _positions(self, vision: NDArray[np.bool_], lots: random.Random) -> NDArray[np.float32]:
         """Positions of a prompt's tokens; in some prompts vision tokens advance them by less than one.
 
         So the model learns to find a place by what the tokens say and by the newlines, as one that saw images of every
-        size does, and not by counting. After "variable visual position encoding" (V2PE, arXiv 2412.09616) and randomised
-        positions (arXiv 2305.16843).
+        size does, and not by counting. After V2PE ("variable visual position encoding", arXiv 2412.09616) and
+        randomised positions (arXiv 2305.16843).
         """
         steps = np.ones(len(vision), np.float32)
         if lots.random() < self._uneven_positions:
@@ -140,8 +182,13 @@ def uncompressed_order(grid: TileGrid) -> NDArray[np.int64]:
     return np.concatenate([np.arange(cells), lines.reshape(-1)])
 
 
-def _choose(scenes: Sequence[Scene], lots: random.Random) -> Question | None:
+def single_view_order(grid: TileGrid) -> NDArray[np.int64]:
+    """The same for an image shown as a thumbnail alone, as LLaVA-NeXT shows one without crops."""
+    return np.append(np.arange(grid.cells_per_tile), NEWLINE)
+
+
+def _choose(scenes: Sequence[Scene], lots: random.Random, weights: Mapping[Topic, int]) -> Question | None:
     number = lots.randrange(len(scenes))
-    topic = lots.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+    topic = lots.choices(list(weights), list(weights.values()))[0]
     question = ask(scenes[number], topic, lots)
     return question if question is None or len(scenes) == 1 else about_image(question, ORDINALS[number])

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,15 +51,16 @@ class Optimizers:
         """One step, `progress` (0 to 1) of the way through the stage: warm-up, then a cosine to zero."""
         share = min(progress / self._rates.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
-        for optimizer in (self.muon, self.adamw):
+        optimizers: tuple[torch.optim.Optimizer, ...] = (self.muon, self.adamw)
+        for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, dict[str, Any]]:
         return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
 
-    def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:
+    def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
         self.muon.load_state_dict(state["muon"])
         self.adamw.load_state_dict(state["adamw"])

@@ -91,6 +91,10 @@ def _characters(batch: Batch, architecture: Architecture, origins: torch.Tensor)
     """The character in each slot of each patch [B, T, P, SLOTS], and which a tile holds [B, T, A]."""
     images, side, tile, none = len(batch.tiles), architecture.side, architecture.tile, len(CHARACTERS)
     crops = len(origins)
+    unknown_slots = torch.full((images, 1, side * side, SLOTS), UNKNOWN, device=batch.characters.device)
+    unknown = torch.full((images, 1, none), -1.0, device=batch.characters.device)
+    if not crops:
+        return unknown_slots, unknown
     centres = batch.centres + batch.offset[:, None]  # [B, N, 2], on the canvas
     column = (centres[..., 0] / tile).long().clamp(0, batch.columns - 1)
     row = (centres[..., 1] / tile).long().clamp(0, batch.rows - 1)
@@ -106,5 +110,4 @@ def _characters(batch: Batch, architecture: Architecture, origins: torch.Tensor)
     held = torch.zeros(images, crops * none + 1, device=place.device)
     held_place = torch.where(batch.characters < 0, crops * none, crop * none + batch.characters)
     held = held.scatter(1, held_place, 1.0)[:, : crops * none].reshape(images, crops, none)
-    unknown_slots = slots.new_full((images, 1, side * side, SLOTS), UNKNOWN)
-    return torch.cat([unknown_slots, slots], 1), torch.cat([held.new_full((images, 1, none), -1.0), held], 1)
+    return torch.cat([unknown_slots, slots], 1), torch.cat([unknown, held], 1)

@@ -25,23 +25,26 @@ class TowerLosses:
     patch_colours: torch.Tensor
     early_characters: torch.Tensor
     characters: torch.Tensor
+    places: torch.Tensor  # where in its tile a patch lies
 
     def total(self) -> torch.Tensor:
-        return self.tile + self.patch_kinds + self.patch_colours + self.early_characters + self.characters
+        return self.tile + self.patch_kinds + self.patch_colours + self.early_characters + self.characters + self.places
 
 
 class TowerHeads(nn.Module):
     """Linear read-outs of the tower's hidden states."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, side: int) -> None:
         super().__init__()
-        self.tile = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, NUM_KINDS + len(COLOURS) + len(CHARACTERS)))
+        presence = nn.Linear(width, NUM_KINDS + len(COLOURS) + len(CHARACTERS))
+        self.tile = nn.Sequential(nn.LayerNorm(width), presence)
         self.patch_norm = nn.LayerNorm(width)
         self.patch_kinds = nn.Linear(width, NUM_KINDS + 1)
         self.patch_colours = nn.Linear(width, len(COLOURS))
         self.characters = nn.Linear(width, SLOTS * (len(CHARACTERS) + 1))
         self.early_characters = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, SLOTS * (len(CHARACTERS) + 1)))
-        nn.init.constant_(self.tile[1].bias, -3.0)  # almost nothing is in a tile
+        self.places = nn.Linear(width, 2 * side)
+        nn.init.constant_(presence.bias, -3.0)  # almost nothing is in a tile
 
     def forward(self, states: tuple[torch.Tensor, ...], targets: TowerTargets) -> TowerLosses:
         """Losses from all hidden states, each [B * T, 1 + P, D]."""
@@ -51,13 +54,10 @@ class TowerHeads(nn.Module):
         return TowerLosses(
             tile=_presence_loss(self.tile(states[-1][:, 0]), wanted),
             patch_kinds=_balanced_loss(self.patch_kinds(features), targets.patch_kinds.flatten(0, 1), NUM_KINDS),
-            patch_colours=functional.cross_entropy(
-                self.patch_colours(features).flatten(0, -2).float(),
-                targets.patch_colours.flatten(),
-                ignore_index=UNKNOWN,
-            ),
+            patch_colours=_known_loss(self.patch_colours(features), targets.patch_colours),
             early_characters=_character_loss(self.early_characters(states[EARLY][:, 1:]), slots),
             characters=_character_loss(self.characters(features), slots),
+            places=_place_loss(self.places(features)),
         )
 
 
@@ -65,6 +65,13 @@ def _presence_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy, summed over the classes that are known, mean over tiles."""
     losses = functional.binary_cross_entropy_with_logits(logits.float(), wanted.clamp(min=0), reduction="none")
     return losses.masked_fill(wanted < 0, 0).sum(1).mean() / 4
+
+
+def _known_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, mean over the targets that are known; 0 where none is, as in a batch without a coloured item."""
+    flat = wanted.flatten()
+    total = functional.cross_entropy(logits.flatten(0, -2).float(), flat, ignore_index=UNKNOWN, reduction="sum")
+    return total / (flat != UNKNOWN).sum().clamp(min=1)
 
 
 def _balanced_loss(logits: torch.Tensor, wanted: torch.Tensor, background: int) -> torch.Tensor:
@@ -77,5 +84,14 @@ def _balanced_loss(logits: torch.Tensor, wanted: torch.Tensor, background: int) 
     return (losses * shown).sum() / shown.sum().clamp(min=1) + (losses * empty).sum() / empty.sum().clamp(min=1)
 
 
+def _place_loss(logits: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each patch's row and column, from logits [B * T, P, 2 * side]."""
+    tiles, patches, classes = logits.shape
+    side = classes // 2
+    number = torch.arange(patches, device=logits.device)
+    wanted = torch.stack([number // side, number % side], 1).expand(tiles, -1, -1)  # [B * T, P, 2]
+    return functional.cross_entropy(logits.reshape(-1, side).float(), wanted.reshape(-1))
+
+
 def _character_loss(logits: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-    return _balanced_loss(logits.unflatten(-1, (SLOTS, len(CHARACTERS) + 1)), slots, len(CHARACTERS))
+    return _balanced_loss(torch.unflatten(logits, -1, (SLOTS, len(CHARACTERS) + 1)), slots, len(CHARACTERS))

@@ -3,20 +3,23 @@
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
+from transformers import LlavaNextForConditionalGeneration, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from training.data.batches import Batch, BatchConfig, Batches
 from training.data.prompts import TOPICS
 from training.learning import shared_prefix
 from training.learning.forward import answers, hidden_states
 from training.learning.optimizers import LearningRates, Optimizers
+from training.learning.state import Progress, SavedRun
 from training.learning.targets import tower_targets
 from training.learning.tower_loss import TowerHeads
 from training.model.checkpoint import Architecture, new_model, save_checkpoint
@@ -33,6 +36,7 @@ class Stage:
     answers: bool  # whether the language model learns too
     rates: LearningRates
     tower_weight: float  # of the tower's losses beside that of the answers
+    batch: BatchConfig
 
 
 @dataclass(frozen=True)
@@ -43,35 +47,63 @@ class TrainingConfig:
     device: torch.device
     workers: int
     compile: bool
-    batch: BatchConfig
+    autocast: bool  # matrix products in bfloat16
     architecture: Architecture
+    start: Path | None = None  # checkpoint that a new run begins from; None for random weights
     save_minutes: float = 5.0
     log_steps: int = 20
     validations: int = 12  # in each stage
+    validation_tiles: int = 840
     validation_batches: int = 4
+
+
+class Stopwatch:
+    """Seconds that a stage has taken, those before it was interrupted included."""
+
+    def __init__(self, before: float) -> None:
+        self._before, self._began = before, time.monotonic()
+        self.waited = 0.0  # for batches, since it was last taken up
+
+    @property
+    def elapsed(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    def time_waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; what it takes to get each one counts as waiting."""
+        asked_for = time.monotonic()
+        for batch in batches:
+            self.waited += time.monotonic() - asked_for
+            yield batch
+            asked_for = time.monotonic()
 
 
 class Trainer:
     """The model in training, and the run's folder."""
 
     def __init__(self, config: TrainingConfig) -> None:
-        """Make a new model, or take up the run's own where it has one."""
+        """Take up the run's model where it has one, else begin with that of `start` or a new one.
+
+        Raises:
+            RuntimeError: `start` has another architecture.
+        """
         torch.manual_seed(0)
         shared_prefix.register()
         torch.backends.cuda.matmul.allow_tf32 = True
         self._config = config
-        self.tokenizer = build_tokenizer()
+        self.tokenizer = self._load_tokenizer(config.run / "tokenizer")
         self.model = new_model(config.architecture, self.tokenizer)
         self.model.model.language_model.config._attn_implementation = shared_prefix.NAME
-        self.heads = TowerHeads(config.architecture.vision_width)
+        self.heads = TowerHeads(config.architecture.vision_width, config.architecture.side)
         config.run.mkdir(parents=True, exist_ok=True)
         self._state_file, self._log_file = config.run / "state.pt", config.run / "log.jsonl"
         self._validation: list[Batch] = []
-        self._state: dict[str, object] = {"done": [], "seen": 0}
+        self._progress = Progress()
+        self._saved_optimizers: dict[str, dict[str, Any]] | None = None
         if self._state_file.exists():
-            self._state = torch.load(self._state_file, map_location="cpu", weights_only=True)
-            self.model.load_state_dict(self._state.pop("model"))
-            self.heads.load_state_dict(self._state.pop("heads"))
+            self._take_up(SavedRun.read(self._state_file))
+        elif config.start is not None:
+            begun = LlavaNextForConditionalGeneration.from_pretrained(config.start, dtype=torch.float32)
+            self.model.load_state_dict(begun.state_dict())
         self.model.to(config.device)
         self.heads.to(config.device)
         if config.compile:
@@ -79,46 +111,35 @@ class Trainer:
 
     def run(self, stage: Stage) -> None:
         """Train the stage to its end; a finished one is passed over."""
-        if stage.name in self._state["done"]:
+        run, config = self._progress, self._config
+        if stage.name in run.done:
             return
-        config = self._config
-        optimizers = Optimizers(self._modules(), stage.rates)
-        if self._state.get("stage") == stage.name:
-            optimizers.load_state_dict(self._state["optimizers"])
-        else:
-            self._state |= {"stage": stage.name, "step": 0, "elapsed": 0.0}
-        step, before = int(self._state["step"]), float(self._state["elapsed"])
-        began = saved = time.monotonic()
-        next_validation = 0.0
-        bar = tqdm(total=stage.steps, initial=step, desc=stage.name, mininterval=5)
-        waited, asked_for = 0.0, time.monotonic()
-        for batch in self._batches(stage.steps - step):
-            waited += time.monotonic() - asked_for
-            elapsed = before + time.monotonic() - began
-            progress = max(step / stage.steps, elapsed / (60 * stage.minutes))
-            if progress >= 1:
-                break
-            losses = self._learn(stage, batch, optimizers, progress)
-            step += 1
-            self._state["seen"] = int(self._state["seen"]) + len(batch.tiles)
-            self._state |= {"step": step, "elapsed": elapsed}
-            bar.update()
-            if step % config.log_steps == 0:
-                values = {name: round(float(loss), 4) for name, loss in losses.items()}
-                bar.set_postfix(values, refresh=False)
-                seen = {"images": self._state["seen"], "elapsed": round(elapsed, 1), "waited": round(waited, 1)}
-                self._log({"stage": stage.name, "step": step, "progress": progress, **seen, **values})
-            if progress >= next_validation and stage.answers:
-                next_validation = progress + 1 / config.validations
-                self._log({"stage": stage.name, "step": step, "progress": progress, "right": self.validate()})
-            if time.monotonic() - saved > 60 * config.save_minutes:
-                self._save(optimizers)
-                saved = time.monotonic()
-            asked_for = time.monotonic()
-        bar.close()
-        self._state["done"] = [*self._state["done"], stage.name]
+        optimizers = self._begin(stage)
+        watch = Stopwatch(run.elapsed)
+        saved, next_validation = time.monotonic(), 0.0
+        with tqdm(total=stage.steps, initial=run.step, desc=stage.name, mininterval=5) as bar:
+            for batch in watch.time_waiting(self._batches(stage.batch, stage.steps - run.step)):
+                elapsed = watch.elapsed
+                share = max(run.step / stage.steps, elapsed / (60 * stage.minutes))
+                if share >= 1:
+                    break
+                losses = self._learn(stage, batch, optimizers, share)
+                run.count_step(len(batch.tiles), elapsed)
+                bar.update()
+                if run.step % config.log_steps == 0:
+                    values = {name: round(float(loss), 4) for name, loss in losses.items()}
+                    bar.set_postfix(values, refresh=False)
+                    times = {"elapsed": round(elapsed, 1), "waited": round(watch.waited, 1)}
+                    self._log(share, {"images": run.seen, **times, **values})
+                if share >= next_validation and stage.answers:
+                    next_validation = share + 1 / config.validations
+                    self._log(share, {"right": self.validate()})
+                if time.monotonic() - saved > 60 * config.save_minutes:
+                    self._save(optimizers)
+                    saved = time.monotonic()
+        run.done.append(stage.name)
         if stage.answers:
-            self._log({"stage": stage.name, "step": step, "progress": 1.0, "right": self.validate()})
+            self._log(1.0, {"right": self.validate()})
         self._save(None)
 
     @torch.no_grad()
@@ -136,7 +157,7 @@ class Trainer:
     def _validation_batches(self) -> list[Batch]:
         """The same few batches each time, drawn once."""
         if not self._validation:
-            config = dataclasses.replace(self._config.batch, split="validation")
+            config = BatchConfig(tiles=self._config.validation_tiles, uneven_positions=0.0, split="validation")
             count = self._config.validation_batches
             source = Batches(self._config.architecture, self.tokenizer, config, count)
             loader = DataLoader(source, batch_size=None, num_workers=min(self._config.workers, count))
@@ -164,10 +185,33 @@ class Trainer:
         optimizers.step(progress)
         return {name: value.detach() for name, value in losses.items()}
 
-    def _batches(self, count: int) -> Iterator[Batch]:
+    def _take_up(self, saved: SavedRun) -> None:
+        self.model.load_state_dict(saved.model)
+        self.heads.load_state_dict(saved.heads)
+        self._progress, self._saved_optimizers = saved.progress, saved.optimizers
+
+    def _begin(self, stage: Stage) -> Optimizers:
+        """The stage's optimizers: new ones, or those of the stage that was interrupted."""
+        optimizers = Optimizers(self._modules(), stage.rates)
+        if self._progress.stage != stage.name:
+            self._progress.begin(stage.name)
+        elif self._saved_optimizers is not None:
+            optimizers.load_state_dict(self._saved_optimizers)
+        self._saved_optimizers = None
+        return optimizers
+
+    def _load_tokenizer(self, folder: Path) -> PreTrainedTokenizerBase:
+        """The run's tokenizer; learnt when the run begins, since versions of the library break ties differently."""
+        if not folder.exists():
+            start = self._config.start
+            tokenizer = build_tokenizer() if start is None else PreTrainedTokenizerFast.from_pretrained(start)
+            tokenizer.save_pretrained(folder)
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+
+    def _batches(self, config: BatchConfig, count: int) -> Iterator[Batch]:
         """Batches that this run has not seen."""
-        first = int(self._state.get("batches", 0))
-        source = Batches(self._config.architecture, self.tokenizer, self._config.batch, first + count)
+        first = self._progress.batches
+        source = Batches(self._config.architecture, self.tokenizer, config, first + count)
         workers = self._config.workers
         loader = DataLoader(
             Subset(source, range(first, first + count)),
@@ -177,7 +221,7 @@ class Trainer:
             pin_memory=self._config.device.type == "cuda",
         )
         for number, batch in enumerate(loader, start=first + 1):
-            self._state["batches"] = number
+            self._progress.batches = number
             yield batch
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -194,15 +238,14 @@ class Trainer:
             layer.compile(dynamic=True)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._config.device.type, torch.bfloat16, enabled=self._config.device.type == "cuda")
+        return torch.autocast(self._config.device.type, torch.bfloat16, enabled=self._config.autocast)
 
     def _save(self, optimizers: Optimizers | None) -> None:
-        state = {**self._state, "model": self.model.state_dict(), "heads": self.heads.state_dict()}
-        state["optimizers"] = None if optimizers is None else optimizers.state_dict()
-        fresh = self._state_file.with_suffix(".new")
-        torch.save(state, fresh)
-        fresh.replace(self._state_file)
+        state = None if optimizers is None else optimizers.state_dict()
+        SavedRun(self._progress, self.model.state_dict(), self.heads.state_dict(), state).write(self._state_file)
 
-    def _log(self, entry: dict[str, object]) -> None:
+    def _log(self, share: float, values: dict[str, object]) -> None:
+        """One line about the stage, `share` (0 to 1) of the way through it."""
+        entry = {"stage": self._progress.stage, "step": self._progress.step, "progress": share, **values}
         with self._log_file.open("a") as file:
             file.write(json.dumps(entry) + "\n")

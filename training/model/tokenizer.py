@@ -31,7 +31,7 @@ _VOCABULARY = 900  # at most
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Learn the tokenizer; the outcome is always the same."""
+    """Learn the tokenizer; the outcome is the same wherever the tokenizers library is."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

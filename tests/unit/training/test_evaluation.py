@@ -1,0 +1,285 @@
+"""What the evaluation computes from answers: conditions, scores, intervals, tables; and its decoder."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from visionsplit.checkpoint import Checkpoint
+from visionsplit.grid import Layout
+
+from encoder_service.compression import METHODS, CompressionSpec, compose
+from llm_service.text_model import load_text_model
+from training.dialogue.held_out import held_out
+from training.dialogue.questions import Question, Topic
+from training.evaluation.conditions import DEFAULT, of_known_methods, parse_condition
+from training.evaluation.decoding import GreedyDecoder, SharedPrompts
+from training.evaluation.results import Answer, Run, Seen
+from training.evaluation.statistics import Bootstrap, Tally, interval, ratio
+from training.evaluation.summary import AVERAGE, CAPTION, CAPTION_WITH_PLACES, METRICS, as_plain, summarise
+from training.evaluation.tables import report
+
+# --- conditions
+
+
+def test_a_condition_names_a_method_with_its_settings() -> None:
+    assert parse_condition("none").spec == CompressionSpec("none")
+    assert parse_condition("globalcom2@0.25").spec == CompressionSpec("globalcom2", 0.25)
+    text = "globalcom2:score=local,budget=uniform,selection=top_k,layout=reference,tau=3@0.1"
+    assert parse_condition(text).spec == CompressionSpec(
+        "globalcom2", 0.1, Layout.REFERENCE, "local", "uniform", "top_k", {"tau": 3.0}
+    )
+    assert parse_condition("thumbnail").spec is None
+
+
+@pytest.mark.parametrize(
+    "text", ["globalcom2@much", "globalcom2@", "globalcom2:tau=big@0.1", "globalcom2:local@0.1", "none:layout=odd"]
+)
+def test_a_condition_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="condition"):
+        parse_condition(text)
+
+
+def test_the_usual_conditions_are_ones_that_exist() -> None:
+    conditions = [parse_condition(text) for text in of_known_methods(DEFAULT, METHODS)]
+    for condition in conditions:
+        assert condition.spec is None or compose(condition.spec)
+    assert {"none", "globalcom2", "thumbnail"} <= {condition.method for condition in conditions}
+    assert of_known_methods(DEFAULT, ["none"]) == ["none", "thumbnail"]
+
+
+# --- statistics
+
+
+def test_the_value_is_the_mean_over_questions() -> None:
+    sums = np.array([[1.0, 0.0], [3.0, 0.0], [0.0, 0.0]])
+    counts = np.array([[1.0, 0.0], [4.0, 0.0], [1.0, 0.0]])
+    means = Bootstrap(3).means(Tally(sums, counts))
+    assert means[0, 0] == pytest.approx(4 / 6)
+    assert math.isnan(interval(means[:, 1]).value)
+    assert math.isnan(interval(means[:, 1]).low)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """Questions of one image share its difficulty: drawing single questions would cover far too seldom."""
+    lots = np.random.default_rng(7)
+    covered = naive = 0
+    rounds, images, questions = 300, 120, 6
+    bootstrap = Bootstrap(images, resamples=600, seed=3)
+    single = Bootstrap(images * questions, resamples=600, seed=3)
+    for _ in range(rounds):
+        chances = lots.beta(0.6, 0.4, size=images)  # of a right answer, 0.6 in the mean
+        right = (lots.random((images, questions)) < chances[:, None]).astype(float)
+        counts = np.full((images, 1), float(questions))
+        found = interval(bootstrap.means(Tally(right.sum(axis=1, keepdims=True), counts))[:, 0])
+        covered += found.low <= 0.6 <= found.high
+        each = right.reshape(-1, 1)
+        wrong = interval(single.means(Tally(each, np.ones_like(each)))[:, 0])
+        naive += wrong.low <= 0.6 <= wrong.high
+    assert 0.91 <= covered / rounds <= 0.985
+    assert naive / rounds < 0.85
+
+
+def test_what_two_conditions_share_cancels() -> None:
+    lots = np.random.default_rng(5)
+    hard = lots.random((200, 1))
+    counts = np.ones((200, 1))
+    bootstrap = Bootstrap(200)
+    all_tokens, fewer = (bootstrap.means(Tally(hard * factor, counts))[:, 0] for factor in (1.0, 0.8))
+    kept = interval(ratio(fewer, all_tokens))
+    assert kept.value == pytest.approx(0.8)
+    assert kept.high - kept.low < 1e-9
+    alone = interval(fewer)
+    difference = interval(fewer - all_tokens)
+    assert difference.value == pytest.approx(-0.2 * hard.mean())
+    assert difference.high - difference.low < 0.3 * (alone.high - alone.low)
+
+
+def test_the_same_draws_every_time() -> None:
+    tally = Tally(np.arange(20.0)[:, None], np.ones((20, 1)))
+    assert interval(Bootstrap(20).means(tally)[:, 0]) == interval(Bootstrap(20).means(tally)[:, 0])
+    assert interval(Bootstrap(20).means(tally)[:, 0]) != interval(Bootstrap(20, seed=1).means(tally)[:, 0])
+
+
+def test_a_share_of_nothing_is_not_a_number() -> None:
+    assert math.isnan(interval(ratio(np.ones(5), np.zeros(5))).value)
+
+
+# --- summary
+
+
+def answered(
+    condition: str, image: int, topic: Topic, score: float, *, places: float | None = None, tokens: int = 100
+) -> Answer:
+    grid = (1, 2) if image % 2 else (2, 2)
+    return Answer(condition, image, grid, tokens, topic, "Which?", "yes", "no", score, places)
+
+
+def small_run() -> Run:
+    answers = []
+    for image in range(6):
+        for condition, tokens, share in (("none", 100 + image, 1.0), ("globalcom2@0.1", 10, 0.5)):
+            answers += [
+                answered(condition, image, Topic.WHAT, share * (image % 3 > 0), tokens=tokens),
+                answered(condition, image, Topic.CAPTION, share * 0.8, places=share * 0.4, tokens=tokens),
+            ]
+    return Run({"model": "tiny", "seconds": 1.5, "nothing": None}, ("none", "globalcom2@0.1"), tuple(answers))
+
+
+def test_scores_by_topic_and_their_average() -> None:
+    summary = summarise(small_run(), against=["globalcom2@0.1"])
+    assert (summary.images, summary.questions) == (6, 12)
+    full, tenth = summary.conditions
+    assert (full.vision_tokens, tenth.vision_tokens) == (102.5, 10)
+    assert full.scores["what"].value == pytest.approx(4 / 6)
+    assert full.scores["what"].low < 4 / 6 < full.scores["what"].high
+    assert full.scores[CAPTION].value == pytest.approx(0.8)
+    assert full.scores[CAPTION_WITH_PLACES].value == pytest.approx(0.4)
+    assert math.isnan(full.scores["read"].value)  # nothing was asked about it, so it is no part of the average
+    assert full.scores[AVERAGE].value == pytest.approx((4 / 6 + 0.8) / 2)
+    assert tenth.retained is not None
+    assert tenth.retained.value == pytest.approx(0.5)
+    assert tenth.retained.high == pytest.approx(0.5)
+    (difference,) = summary.differences
+    assert (difference.condition, difference.against) == ("none", "globalcom2@0.1")
+    assert difference.scores[CAPTION].value == pytest.approx(0.4)
+    assert [(grid.rows, grid.columns, grid.images) for grid in summary.grids] == [(1, 2, 3), (2, 2, 3)]
+    assert as_plain(summary)["conditions"][0]["scores"]["read"] == {"value": None, "low": None, "high": None}
+
+
+def test_without_the_uncompressed_run_nothing_is_retained() -> None:
+    run = small_run()
+    tenth = tuple(answer for answer in run.answers if answer.condition != "none")
+    summary = summarise(replace(run, conditions=("globalcom2@0.1",), answers=tenth))
+    assert summary.conditions[0].retained is None
+    assert summary.grids == ()
+    assert "| globalcom2@0.1 | 10 | – | 36.7" in report(summary)
+
+
+def test_a_run_is_only_compared_with_its_own_conditions() -> None:
+    with pytest.raises(ValueError, match=r"has no condition 'random@0\.1'"):
+        summarise(small_run(), against=["random@0.1"])
+    with pytest.raises(ValueError, match="no answers"):
+        summarise(replace(small_run(), answers=()))
+
+
+def test_the_report_has_a_table_for_each_question() -> None:
+    text = report(summarise(small_run(), against=["none"]))
+    lines = text.splitlines()
+    assert text.endswith("|\n")
+    assert "model tiny, seconds 1.5." in lines
+    assert any(line.startswith("| none | 102 | 66.7 (") for line in lines)
+    assert any(line.startswith("| globalcom2@0.1 | 10 | 9.8 | 36.7 (") for line in lines)
+    assert any("| 50.0 (50.0 to 50.0) |" in line for line in lines)
+    assert "### Difference to none, percentage points, paired" in lines
+    assert any(line.startswith("| globalcom2@0.1 | -33.3 (") and "| – |" in line for line in lines)
+    assert any(line.startswith("| 1 x 2 | 3 | 103 |") for line in lines)
+    tables = [line.count("|") for line in lines if line.startswith("| ")]
+    assert set(tables) <= {6, len(METRICS) + 3, len(METRICS) + 4, len(METRICS) + 5}
+
+
+# --- results
+
+
+def test_answers_are_scored_and_kept(tmp_path: Path) -> None:
+    example = held_out(3, 168)
+    seen = Seen((3, 1), 321)
+    answers = []
+    for question in example.questions:
+        answers.append(Answer.scored("none", example, question, seen, question.answer))
+        answers.append(Answer.scored("globalcom2@0.1", example, question, seen, "a blue é dragon"))
+    assert [answer.score for answer in answers] == [1.0, 0.0] * len(example.questions)
+    places = {answer.topic: answer.score_with_places for answer in answers if answer.condition == "none"}
+    assert places.pop(Topic.CAPTION) == 1.0
+    assert set(places.values()) == {None}
+    run = Run({"model": "tiny", "seconds": 2.0}, ("none", "globalcom2@0.1"), tuple(answers))
+    run.write(tmp_path / "new" / "folder")
+    assert Run.read(tmp_path / "new" / "folder") == run
+
+
+def test_a_caption_right_but_for_places_scores_so() -> None:
+    example = held_out(3, 168)
+    question = Question(Topic.CAPTION, "Describe the image.", "")
+    item = example.scene.items[0]
+    elsewhere = next(place for place in ("on the left", "on the right") if place != example.scene.place(item))
+    caption = next(question.answer for question in example.questions if question.topic is Topic.CAPTION)
+    moved = caption.replace(example.scene.place(item), elsewhere)
+    answer = Answer.scored("none", example, question, Seen((1, 1), 1), moved)
+    assert answer.score == 1.0
+    assert answer.score_with_places is not None
+    assert answer.score_with_places < 1.0
+
+
+# --- decoding
+
+
+@pytest.fixture(scope="module")
+def text_model(random_checkpoints: dict[str, Path]) -> torch.nn.Module:
+    return load_text_model(
+        Checkpoint(str(random_checkpoints["llama"])), device=torch.device("cpu"), dtype=torch.float32
+    )
+
+
+def prompts_of(lots: np.random.Generator, vision: int, tails: Sequence[int]) -> SharedPrompts:
+    table = torch.from_numpy(lots.normal(0, 0.6, (vision + 5, 48)).astype(np.float32))
+    order = torch.from_numpy(lots.permutation(vision + 5)[:vision])
+    return SharedPrompts((2, 300, 301), table, order, tuple(tuple(lots.integers(261, 350, n).tolist()) for n in tails))
+
+
+def test_the_decoder_writes_what_the_library_does(text_model: torch.nn.Module) -> None:
+    """Prompts of unlike lengths together, against each by itself through `generate`."""
+    lots = np.random.default_rng(11)
+    groups = [prompts_of(lots, vision, tails) for vision, tails in ((40, (3, 9, 4)), (7, (5,)), (0, (6, 2)))]
+    alone = [
+        [library_answer(text_model, group, tail, end_ids=[3], max_new_tokens=12) for tail in group.tails]
+        for group in groups
+    ]
+    # Ends that do come up, at different steps, so that finished answers leave the batch early.
+    ends = [3, alone[0][1][2], alone[2][0][5], alone[1][0][8]]
+    expected = [
+        [library_answer(text_model, group, tail, end_ids=ends, max_new_tokens=12) for tail in group.tails]
+        for group in groups
+    ]
+    decoder = GreedyDecoder(text_model, end_ids=ends, max_new_tokens=12)
+    assert decoder.decode(groups) == expected
+    assert len({len(answer) for answers in expected for answer in answers}) > 2
+    assert GreedyDecoder(text_model, end_ids=[], max_new_tokens=12).decode(groups[1:2]) == [
+        [library_answer(text_model, groups[1], groups[1].tails[0], end_ids=[], max_new_tokens=12)]
+    ]
+
+
+def library_answer(
+    model: torch.nn.Module, group: SharedPrompts, tail: tuple[int, ...], *, end_ids: list[int], max_new_tokens: int
+) -> tuple[int, ...]:
+    embed = model.get_input_embeddings()
+    head, rest = embed(torch.tensor(group.head)), embed(torch.tensor(tail))
+    prompt = torch.cat([head, group.table[group.order], rest])[None]  # [1, tokens, Dl]
+    output = model.generate(
+        inputs_embeds=prompt,
+        attention_mask=torch.ones(prompt.shape[:2], dtype=torch.int64),
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end_ids or None,
+        pad_token_id=0,
+    )
+    ids = output[0].tolist()
+    return tuple(ids[: next((place for place, token in enumerate(ids) if token in end_ids), len(ids))])
+
+
+def test_what_does_not_fit_the_context_is_refused(text_model: torch.nn.Module) -> None:
+    group = prompts_of(np.random.default_rng(0), 1000, (10,))
+    with pytest.raises(ValueError, match="do not fit the context of 1024"):
+        GreedyDecoder(text_model, end_ids=[3], max_new_tokens=12).decode([group])
+
+
+def test_a_sliding_window_is_refused(random_checkpoints: dict[str, Path]) -> None:
+    model = load_text_model(
+        Checkpoint(str(random_checkpoints["mistral"])), device=torch.device("cpu"), dtype=torch.float32
+    )
+    GreedyDecoder(model, end_ids=[3], max_new_tokens=1)  # its window is larger than its context
+    model.config.sliding_window = 512
+    with pytest.raises(ValueError, match="sliding window"):
+        GreedyDecoder(model, end_ids=[3], max_new_tokens=1)

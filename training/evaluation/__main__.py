@@ -1,0 +1,183 @@
+"""`python -m training.evaluation`: score a checkpoint or a running system on the held-out scenes."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Never
+
+import torch
+import transformers
+from tqdm import tqdm
+from visionsplit.checkpoint import DTYPES, Checkpoint
+from visionsplit.errors import VisionSplitError
+
+from encoder_service.compression import METHODS
+from training.dialogue.held_out import Example, held_out
+from training.dialogue.questions import Topic
+from training.evaluation.conditions import DEFAULT, FORM, THUMBNAIL, Condition, of_known_methods, parse_condition
+from training.evaluation.in_process import InProcessModel, Settings
+from training.evaluation.results import Answer, Fact, Run
+from training.evaluation.summary import as_plain, summarise
+from training.evaluation.tables import report
+
+_BATCH = {"cpu": 24, "cuda": 768}
+_CHANCE = "random@0.1"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the tables go to stdout, everything else to stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)  # now, not after an hour
+        run = Run.read(options.read) if options.read else _evaluate(options)
+        if options.out:
+            run.write(options.out)  # before anything is computed from it
+        against = options.against if options.against is not None else [c for c in run.conditions if c == _CHANCE]
+        summary = summarise(run, against=against)
+        if options.out:
+            (options.out / "summary.json").write_text(json.dumps(as_plain(summary), indent=2) + "\n")
+            (options.out / "report.md").write_text(report(summary))
+    except (VisionSplitError, ValueError, OSError) as error:
+        print(f"evaluation: {error}", file=sys.stderr)
+        return 1
+    print(report(summary), end="")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> Run:
+    if options.encoder is None:
+        return _evaluate_in_process(options)
+    return asyncio.run(_evaluate_system(options))
+
+
+def _evaluate_in_process(options: argparse.Namespace) -> Run:
+    conditions = _conditions(options, METHODS)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("PyTorch finds no GPU on this machine")
+    settings = Settings(
+        device=device,
+        dtype=DTYPES[options.dtype],
+        batch=options.batch or _BATCH[device.type],
+        workers=min(8, (os.cpu_count() or 1) - 1) if options.workers is None else options.workers,
+        max_new_tokens=options.max_new_tokens,
+    )
+    checkpoint = Checkpoint(options.model)
+    examples = _examples(options, checkpoint.config.vision_config.image_size)
+    model = InProcessModel(options.model, conditions, settings)
+    started = time.monotonic()
+    with _progress(examples, conditions) as bar:
+        answers = list(model.answers(examples, bar.update))
+    facts: dict[str, Fact] = {
+        "model": checkpoint.name,
+        "vision weights": checkpoint.encoder_fingerprint(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "data type": options.dtype,
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "first image": options.first,
+        "most new tokens": options.max_new_tokens,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return _run(facts, conditions, answers)
+
+
+async def _evaluate_system(options: argparse.Namespace) -> Run:
+    # Here, so that a machine that only scores checkpoints needs none of the client's libraries.
+    from visionsplit_client import AsyncClient
+
+    from training.evaluation.system import RunningSystem
+
+    async with AsyncClient(options.encoder) as client:
+        system = RunningSystem(client, calls=options.calls, max_new_tokens=options.max_new_tokens)
+        info = await system.info()
+        offered = {method.name for method in info.methods}
+        conditions = _conditions(options, offered, without=THUMBNAIL)
+        examples = _examples(options, info.tile_pixels)
+        started = time.monotonic()
+        with _progress(examples, conditions) as bar:
+            answers = await system.answers(examples, conditions, bar.update)
+    facts: dict[str, Fact] = {
+        "model": info.model,
+        "vision weights": info.format.encoder_fingerprint,
+        "encoder": f"{options.encoder} ({info.device}, visionsplit {info.version})",
+        "wire": info.default_data_type,
+        "first image": options.first,
+        "most new tokens": options.max_new_tokens,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return _run(facts, conditions, answers)
+
+
+def _conditions(options: argparse.Namespace, methods: Collection[str], *, without: str = "") -> list[Condition]:
+    """Those asked for; else the usual ones, as far as their methods exist here.
+
+    Raises:
+        ValueError: one has the wrong form, or those to compare with are not among them.
+    """
+    asked = options.conditions
+    if asked is None:
+        asked = [name for name in of_known_methods(DEFAULT, methods) if name != without]
+        left_out = [name for name in DEFAULT if name not in asked]
+        if left_out:
+            print(f"evaluation: left out, for want of the method: {' '.join(left_out)}", file=sys.stderr)
+    absent = [name for name in options.against or () if name not in asked]
+    if absent:
+        raise ValueError(f"--against {absent[0]} is not among the conditions")
+    return [parse_condition(text) for text in dict.fromkeys(asked)]
+
+
+def _examples(options: argparse.Namespace, tile: int) -> list[Example]:
+    return [held_out(number, tile) for number in range(options.first, options.first + options.images)]
+
+
+def _progress(examples: Sequence[Example], conditions: Sequence[Condition]) -> "tqdm[Never]":
+    questions = sum(len(example.questions) for example in examples)
+    return tqdm(total=questions * len(conditions), unit=" questions", file=sys.stderr, smoothing=0.05)
+
+
+def _run(facts: dict[str, Fact], conditions: Sequence[Condition], answers: Sequence[Answer]) -> Run:
+    """The answers by condition, image and topic, in whatever order they came."""
+    names = [condition.name for condition in conditions]
+    topics = list(Topic)
+    ordered = sorted(answers, key=lambda one: (names.index(one.condition), one.image, topics.index(one.topic)))
+    return Run(facts, tuple(names), tuple(ordered))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training.evaluation", description=__doc__)
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--model", default="models/visionsplit-mini", help="checkpoint to load (default: %(default)s)")
+    who.add_argument("--encoder", metavar="HOST:PORT", help="ask a running system instead")
+    who.add_argument("--from", dest="read", type=Path, metavar="FOLDER", help="only print an earlier run's tables")
+    parser.add_argument("--images", type=_positive, default=600, help="held-out images (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first one (default: %(default)s)")
+    parser.add_argument("--conditions", nargs="+", metavar="CONDITION", help=f"{FORM} or {THUMBNAIL}")
+    parser.add_argument("--against", nargs="*", metavar="CONDITION", help="print every condition's difference to these")
+    parser.add_argument("--max-new-tokens", type=_positive, default=192, help="of an answer (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep answers, summary and tables here")
+    own = parser.add_argument_group("with --model")
+    own.add_argument("--device", choices=sorted(_BATCH), help="default: a GPU if there is one")
+    own.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="default: %(default)s")
+    own.add_argument("--batch", type=_positive, help=f"questions answered at once (default by device: {_BATCH})")
+    own.add_argument("--workers", type=int, help="processes that draw images; 0 draws in this one")
+    running = parser.add_argument_group("with --encoder")
+    running.add_argument("--calls", type=_positive, default=8, help="calls under way at once (default: %(default)s)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Answers by the services' own parts, put together in this process without gRPC and Ray, many prompts at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from visionsplit.checkpoint import Checkpoint
+
+from llm_service.generation_settings import GenerationSettings
+from llm_service.prompt import ChatPrompt, PromptEncoder, Turn
+from llm_service.text_model import load_text_model
+from training.dialogue.held_out import Example
+from training.evaluation.conditions import Condition
+from training.evaluation.decoding import GreedyDecoder, SharedPrompts
+from training.evaluation.pictures import pictures
+from training.evaluation.results import Answer, Seen
+from training.evaluation.vision import EncodedPicture, VisionHalf, token_order
+
+_MAX_PROMPT_CHARACTERS = 10_000
+_LEAST_CHUNK = 32  # images: prompts alike in length are found among one chunk's
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the model is run. Nothing here changes an answer but by rounding, `max_new_tokens` apart."""
+
+    device: torch.device
+    dtype: torch.dtype
+    batch: int  # questions that are answered at once, and tiles of a pass
+    workers: int  # processes that draw images; 0 draws them in this one
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The questions about one image under one condition."""
+
+    condition: Condition
+    example: Example
+    seen: Seen
+    prompts: SharedPrompts
+
+
+class InProcessModel:
+    """A checkpoint, loaded whole, to be scored under some conditions."""
+
+    def __init__(self, model: str, conditions: Sequence[Condition], settings: Settings) -> None:
+        """Load the weights.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read.
+            InvalidCompressionError: a condition names something that does not exist.
+            ValueError: the checkpoint decodes in a way that is not followed here.
+        """
+        checkpoint = Checkpoint(model)
+        generation = GenerationSettings.of(checkpoint)
+        if generation.repetition_penalty != 1:
+            raise ValueError("the checkpoint sets a repetition_penalty; score a running system instead")
+        self._source = model
+        self._conditions = conditions
+        self._settings = settings
+        self._prompts = PromptEncoder(checkpoint, max_characters=_MAX_PROMPT_CHARACTERS)
+        self._vision = VisionHalf(checkpoint, conditions, device=settings.device, dtype=settings.dtype)
+        self._decoder = GreedyDecoder(
+            load_text_model(checkpoint, device=settings.device, dtype=settings.dtype),
+            end_ids=generation.end_ids,
+            max_new_tokens=settings.max_new_tokens,
+        )
+
+    def answers(self, examples: Sequence[Example], progress: Callable[[int], object]) -> Iterator[Answer]:
+        """Ask everything under every condition, a chunk of images at a time; `progress` hears of questions answered."""
+        waiting = iter(examples)
+        drawn = pictures(self._source, [example.number for example in examples], workers=self._settings.workers)
+        size = max(_LEAST_CHUNK, self._settings.batch // 4)
+        while chunk := list(islice(waiting, size)):
+            encoded = self._vision.encode(list(islice(drawn, len(chunk))), max_tiles=self._settings.batch)
+            tasks = [
+                task
+                for example, image in zip(chunk, encoded, strict=True)
+                for condition in self._conditions
+                for task in self._tasks(example, image, condition)
+            ]
+            # Alike in length, so that little of a batch is padding.
+            tasks.sort(key=lambda task: task.prompts.shared_tokens, reverse=True)
+            for batch in _batches(tasks, self._settings.batch):
+                answers = self._answer(batch)
+                progress(len(answers))
+                yield from answers
+
+    def _tasks(self, example: Example, image: EncodedPicture, condition: Condition) -> Iterator[_Task]:
+        """One task with all questions, or several should the chat template set text before the image apart."""
+        order = token_order(image, condition)
+        seen = Seen((image.picture.grid.rows, image.picture.grid.columns), len(order))
+        split = [self._split(question.text) for question in example.questions]
+        for head in dict.fromkeys(head for head, _ in split):
+            mine = [index for index, (other, _) in enumerate(split) if other == head]
+            questions = tuple(example.questions[index] for index in mine)
+            prompts = SharedPrompts(head, image.table, order, tuple(split[index][1] for index in mine))
+            yield _Task(condition, Example(example.number, example.scene, questions), seen, prompts)
+
+    def _split(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A question's prompt as the client sends it, as the token ids before and behind the image."""
+        ids = self._prompts.encode(ChatPrompt((Turn("user", (None, question)),)), 1)
+        place = ids.index(self._prompts.image_token_id)
+        return ids[:place], ids[place + 1 :]
+
+    def _answer(self, tasks: Sequence[_Task]) -> list[Answer]:
+        decoded = self._decoder.decode([task.prompts for task in tasks])
+        return [
+            Answer.scored(task.condition.name, task.example, question, task.seen, self._text(token_ids))
+            for task, answers in zip(tasks, decoded, strict=True)
+            for question, token_ids in zip(task.example.questions, answers, strict=True)
+        ]
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        text = self._prompts.tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text)
+
+
+def _batches(tasks: Sequence[_Task], questions: int) -> Iterator[list[_Task]]:
+    """The tasks in order, up to so many questions together, but whole tasks."""
+    batch: list[_Task] = []
+    size = 0
+    for task in tasks:
+        if batch and size + len(task.example.questions) > questions:
+            yield batch
+            batch, size = [], 0
+        batch.append(task)
+        size += len(task.example.questions)
+    if batch:
+        yield batch

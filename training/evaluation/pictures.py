@@ -1,0 +1,85 @@
+"""The held-out images, drawn and cut into tiles ahead of the device by a few processes."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from visionsplit.checkpoint import Checkpoint
+from visionsplit.grid import TileGrid, UnpadRule
+
+from encoder_service.tiles import Tiler
+from training.dialogue.held_out import held_out
+from training.scenes.render import render
+
+_AHEAD = 16  # images that may be ready or under way, per process: each takes some megabytes
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image, cut into T tiles."""
+
+    number: int  # in the held-out set
+    pixels: NDArray[np.float32]  # [T, 3, H, W]
+    grid: TileGrid  # by Hugging Face's rule for the padding
+
+    def grid_by(self, rule: UnpadRule) -> TileGrid:
+        """The same cut with the padding counted by another rule."""
+        grid = self.grid
+        return TileGrid.for_image(
+            grid.image_height, grid.image_width, rows=grid.rows, columns=grid.columns, side=grid.side, rule=rule
+        )
+
+
+class Studio:
+    """Draws and cuts images for one checkpoint."""
+
+    def __init__(self, model: str) -> None:
+        self._tiler = Tiler(Checkpoint(model))
+
+    @property
+    def tile_pixels(self) -> int:
+        return self._tiler.tile_pixels
+
+    def picture(self, number: int) -> Picture:
+        image = render(held_out(number, self._tiler.tile_pixels).scene)
+        tiles = self._tiler.cut(image, UnpadRule.HUGGING_FACE)
+        return Picture(number, tiles.pixels.numpy(), tiles.grid)
+
+
+def pictures(model: str, numbers: Sequence[int], *, workers: int) -> Iterator[Picture]:
+    """The images of these numbers in order; without workers they are drawn as they are asked for."""
+    if not workers:
+        studio = Studio(model)
+        yield from map(studio.picture, numbers)
+        return
+    # Spawned: a fork of a process that has used CUDA or OpenMP may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_open_studio, initargs=(model,)) as pool:
+        waiting: deque[Future[Picture]] = deque()
+        try:
+            for number in numbers:
+                waiting.append(pool.submit(_picture, number))
+                if len(waiting) >= _AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+_studios: list[Studio] = []  # one in each worker process
+
+
+def _open_studio(model: str) -> None:
+    torch.set_num_threads(1)
+    _studios.append(Studio(model))
+
+
+def _picture(number: int) -> Picture:
+    return _studios[0].picture(number)
