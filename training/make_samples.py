@@ -11,6 +11,7 @@ from pathlib import Path
 from training.dialogue.captions import caption
 from training.scenes.lots import Canvas, draw_scene
 from training.scenes.render import render
+from training.scenes.scene import Scene
 
 TILE = 168  # pixels, the shipped model's
 
@@ -21,6 +22,10 @@ class Sample:
     seed: int
     rows: int  # of crops
     columns: int
+
+    def scene(self) -> Scene:
+        """What the image shows."""
+        return draw_scene(f"samples/{self.seed}", Canvas(self.rows, self.columns, TILE))
 
 
 SAMPLES = (
@@ -36,7 +41,7 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "models/samples")
     folder.mkdir(parents=True, exist_ok=True)
     for sample in SAMPLES:
-        scene = draw_scene(f"samples/{sample.seed}", Canvas(sample.rows, sample.columns, TILE))
+        scene = sample.scene()
         render(scene).save(folder / f"{sample.name}.png", optimize=True)
         print(f"| {sample.name}.png | {scene.width} x {scene.height} | {caption(scene)} |")
 

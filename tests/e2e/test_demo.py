@@ -12,6 +12,8 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.integration.system import running_system
+from training.dialogue.captions import item_f1, mentions_in, parse_caption
+from training.make_samples import SAMPLES
 
 
 def test_the_demo_captions_the_samples_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -22,14 +24,26 @@ def test_the_demo_captions_the_samples_and_leaves_nothing_behind(tmp_path: Path)
     )
     output, problems = demo.communicate(timeout=240)
     assert demo.returncode == 0, problems
-    assert "a bird at the top, a white circle at the center" in output
-    assert re.search(r"total +1280 +1280 +0% less", output)
-    assert re.search(r"total +1280 +6\d\d +5\d% less", output)
-    assert "U74" in output.rpartition("What does the sign say?")[2].splitlines()[1]
+    captions = re.findall(r"models/samples/(\w+)\.png\n +(.+)\n", output)
+    assert [name for name, _ in captions] == 2 * [sample.name for sample in SAMPLES]
+    whole, quarter = captions[: len(SAMPLES)], captions[len(SAMPLES) :]
+    assert items_right(whole, places=True) > 0.9
+    assert items_right(quarter, places=False) > 0.5
+    assert re.search(r"total +4104 +4104 +0% less", output)
+    assert re.search(r"total +4104 +1012 +75% less", output)
+    assert "yes" in output.rpartition("Is there a rocket?")[2].splitlines()[1]
+    assert "no" in output.rpartition("Is there a cat?")[2].splitlines()[1]
     with Image.open(tmp_path / "kept-tokens.png") as picture:
         assert picture.width > 1000
     assert "Traceback" not in problems
     assert not processes_of_a_system() - before
+
+
+def items_right(captions: list[tuple[str, str]], *, places: bool) -> float:
+    """Mean item F1 of captions of the samples."""
+    scenes = {sample.name: sample.scene() for sample in SAMPLES}
+    scores = [item_f1(mentions_in(scenes[name]), parse_caption(text), places=places) for name, text in captions]
+    return sum(scores) / len(scores)
 
 
 def processes_of_a_system() -> set[int]:
@@ -52,6 +66,6 @@ async def test_the_readmes_code_runs(shipped_checkpoint: Path) -> None:
         output, problems = await process.communicate()
     assert process.returncode == 0, problems.decode()
     lines = output.decode().splitlines()
-    assert "bus" in lines[0]
-    assert "of 320 tokens" in lines[0]
-    assert lines[1:] == ["U74", "yes"]
+    assert "chair" in lines[0]
+    assert "of 1008 tokens" in lines[0]
+    assert lines[1:] == ["DGK", "yes"]

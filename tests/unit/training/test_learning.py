@@ -1,12 +1,15 @@
 """Losses fall, and learning rates go up and down."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from training.curves import draw
 from training.data.batches import BatchConfig, Batches
 from training.learning import shared_prefix
 from training.learning.forward import answers, hidden_states
@@ -98,3 +101,16 @@ def test_optimizers_go_on_from_their_state(modules: dict[str, nn.Module]) -> Non
         assert states[0]
         for one, two in zip(*states, strict=True):
             assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(two[key])) for key in one)
+
+
+def test_the_curves_show_every_stage(tmp_path: Path) -> None:
+    losses = [
+        {"stage": stage, "step": step, "progress": step / 3, "tile": 1 / step, "answers": 2 / step}
+        for stage in ("tower", "joint")
+        for step in (1, 2, 3)
+    ]
+    right = [{"stage": "joint", "step": step, "progress": step / 3, "right": {"what": 0.1 * step}} for step in (1, 3)]
+    draw([*losses, *right], tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > picture.height * 0.9
+        assert len(set(picture.convert("L").resize((40, 40)).tobytes())) > 10
