@@ -14,9 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from training.data.prompts import PromptBuilder, Views
 from training.data.tiles import CutImage, best_grid, cut
-from training.dialogue.held_out import GRIDS
 from training.model.checkpoint import Architecture
-from training.scenes.lots import Canvas, draw_scene
+from training.scenes.lots import GRIDS, Canvas, draw_scene
 from training.scenes.render import character_centres, render
 from training.scenes.scene import Scene
 from training.scenes.vocabulary import CHARACTERS, COLOURS, KINDS

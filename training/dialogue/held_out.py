@@ -4,10 +4,8 @@ import random
 from dataclasses import dataclass
 
 from training.dialogue.questions import Question, Topic, ask
-from training.scenes.lots import Canvas, draw_scene
+from training.scenes.lots import GRIDS, Canvas, draw_scene
 from training.scenes.scene import Scene
-
-GRIDS = ((1, 2), (2, 1), (1, 3), (3, 1), (2, 2), (2, 3), (3, 2))  # rows and columns of crops
 
 
 @dataclass(frozen=True)

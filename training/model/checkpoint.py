@@ -14,8 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from training.dialogue.held_out import GRIDS
 from training.model.tokenizer import CHAT_TEMPLATE
+from training.scenes.lots import GRIDS
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from training.dialogue.held_out import GRIDS, example
-from training.scenes.lots import Canvas
+from training.dialogue.held_out import example
+from training.scenes.lots import GRIDS, Canvas
 from training.scenes.vocabulary import CHARACTERS, COLOURS, KINDS, plural
 
 CHAT_TEMPLATE = (

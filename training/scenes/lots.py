@@ -13,6 +13,7 @@ from training.scenes.scene import Box, Item, Print, Scene
 from training.scenes.sprites import FONTS, font
 from training.scenes.vocabulary import CODE_CHARACTERS, COLOURS, EMOJI, SHAPES, SIGN, WORDS
 
+GRIDS = ((1, 2), (2, 1), (1, 3), (3, 1), (2, 2), (2, 3), (3, 2))  # rows and columns of crops
 FONT_SIZES = (10.0, 14.0)  # legible in a crop, a blur in a thumbnail of half the size
 OBJECT_SIZES = (26.0, 54.0)
 _MARGIN = 0.03  # of the side: how far an item's centre stays from the lines between thirds

@@ -24,10 +24,9 @@ from training.data.prompts import (
     uncompressed_order,
 )
 from training.data.tiles import cut
-from training.dialogue.held_out import GRIDS
 from training.dialogue.questions import Topic
 from training.model.checkpoint import Architecture, image_processor
-from training.scenes.lots import Canvas, draw_scene
+from training.scenes.lots import GRIDS, Canvas, draw_scene
 from training.scenes.render import character_centres, render
 from training.scenes.scene import Scene
 from training.scenes.vocabulary import CHARACTERS

@@ -8,10 +8,11 @@ import pytest
 from training.data.batches import BatchConfig, Batches
 from training.data.tiles import cut
 from training.dialogue.captions import Mention, caption, item_f1, mentions_in, parse_caption
-from training.dialogue.held_out import GRIDS, Example, held_out
+from training.dialogue.held_out import Example, held_out
 from training.dialogue.questions import Question, Topic, about_image, ask
 from training.dialogue.scoring import score, score_with_places
 from training.model.checkpoint import Architecture
+from training.scenes.lots import GRIDS
 from training.scenes.render import render
 from training.scenes.scene import Box, Item, Print, Scene
 

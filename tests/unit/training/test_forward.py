@@ -9,10 +9,10 @@ from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor, 
 
 from training.data.batches import Batch, BatchConfig, Batches
 from training.data.prompts import TOPICS
-from training.dialogue.held_out import GRIDS
 from training.learning import shared_prefix
 from training.learning.forward import Answers, answers, hidden_states
 from training.model.checkpoint import Architecture, new_model
+from training.scenes.lots import GRIDS
 from training.scenes.render import render
 
 PLAIN = BatchConfig(tiles=28, pairs=0.5, uneven_positions=0.0, split="forward")

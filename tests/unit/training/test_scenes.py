@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from training.data.tiles import best_grid
-from training.dialogue.held_out import GRIDS
 from training.model.checkpoint import Architecture
-from training.scenes.lots import FONT_SIZES, OBJECT_SIZES, Canvas, draw_scene
+from training.scenes.lots import FONT_SIZES, GRIDS, OBJECT_SIZES, Canvas, draw_scene
 from training.scenes.render import character_centres, render
 from training.scenes.scene import Box, Print, Scene
 from training.scenes.sprites import FONTS, SPRITE_SIDE, emoji, shape
