@@ -39,12 +39,12 @@ at=(--encoder "$encoder" --llm "$llm")
 
 echo; echo "== captions with every vision token"
 "$visionsplit" caption "${at[@]}" --ratio 1 models/samples/*.png
-echo; echo "== captions with half of them (GlobalCom2)"
-"$visionsplit" caption "${at[@]}" --ratio 0.5 models/samples/*.png
-echo; echo "== questions about models/samples/sign.png with a tenth of them, in int8"
-for question in "What does the sign say?" "Is there a cat in the image?" "Is there a dog in the image?"; do
+echo; echo "== captions with a quarter of them (GlobalCom2)"
+"$visionsplit" caption "${at[@]}" --ratio 0.25 models/samples/*.png
+echo; echo "== questions about models/samples/signs.png with a tenth of them, in int8"
+for question in "What does the orange sign read?" "Is there a rocket?" "Is there a cat?"; do
   echo "$question"
-  "$visionsplit" ask "${at[@]}" --ratio 0.1 --data-type int8 models/samples/sign.png "$question" 2>&1 | sed 's/^/  /'
+  "$visionsplit" ask "${at[@]}" --ratio 0.1 --data-type int8 models/samples/signs.png "$question" 2>&1 | sed 's/^/  /'
 done
-"$visionsplit" visualize "${at[@]}" --ratios 1,0.5,0.25,0.1 models/samples/sign.png -o "$out/kept-tokens.png" >/dev/null
+"$visionsplit" visualize "${at[@]}" --ratios 1,0.5,0.25,0.1 models/samples/signs.png -o "$out/kept-tokens.png" >/dev/null
 echo; echo "which tokens were kept: $out/kept-tokens.png"

@@ -27,10 +27,11 @@ def test_the_demo_captions_the_samples_and_leaves_nothing_behind(tmp_path: Path)
     captions = re.findall(r"models/samples/(\w+)\.png\n +(.+)\n", output)
     assert [name for name, _ in captions] == 2 * [sample.name for sample in SAMPLES]
     whole, quarter = captions[: len(SAMPLES)], captions[len(SAMPLES) :]
-    assert items_right(whole, places=True) > 0.9
+    assert items_right(whole, places=True) > 0.75
     assert items_right(quarter, places=False) > 0.5
     assert re.search(r"total +4104 +4104 +0% less", output)
     assert re.search(r"total +4104 +1012 +75% less", output)
+    assert "LUNCH" in output.rpartition("What does the orange sign read?")[2].splitlines()[1]
     assert "yes" in output.rpartition("Is there a rocket?")[2].splitlines()[1]
     assert "no" in output.rpartition("Is there a cat?")[2].splitlines()[1]
     with Image.open(tmp_path / "kept-tokens.png") as picture:
@@ -66,6 +67,6 @@ async def test_the_readmes_code_runs(shipped_checkpoint: Path) -> None:
         output, problems = await process.communicate()
     assert process.returncode == 0, problems.decode()
     lines = output.decode().splitlines()
-    assert "chair" in lines[0]
-    assert "of 1008 tokens" in lines[0]
-    assert lines[1:] == ["DGK", "yes"]
+    assert "a green sign that reads OFFICE" in lines[0].replace("A ", "a ")
+    assert "of 576 tokens" in lines[0]
+    assert lines[1:] == ["LUNCH", "yes"]
