@@ -210,6 +210,11 @@ def _stack(arrays: list[NDArray[np.int64]]) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays))
 
 
+def _fit(scene: Scene, cut_image: CutImage) -> tuple[float, float]:
+    """Pixels of the fitted image per pixel of the scene, across and down."""
+    return cut_image.fitted[0] / scene.width, cut_image.fitted[1] / scene.height
+
+
 def _item_tables(
     scenes: tuple[Scene, ...], cuts: tuple[CutImage, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -222,7 +227,7 @@ def _item_tables(
             found.append((item.box, _KIND[item.kind], -1 if item.colour is None else _COLOUR[item.colour]))
             found += [(item.label.box, LABEL, -1)] if item.label is not None else []
             found += [(item.price.box, PRICE, -1)] if item.price is not None else []
-        across, down = cut_image.fitted[0] / scene.width, cut_image.fitted[1] / scene.height
+        across, down = _fit(scene, cut_image)
         for index, (box, kind, colour) in enumerate(found[:_MOST_BOXES]):
             boxes[number, index] = torch.tensor(
                 [box.left * across, box.top * down, box.right * across, box.bottom * down]
@@ -235,7 +240,7 @@ def _character_tables(scenes: tuple[Scene, ...], cuts: tuple[CutImage, ...]) -> 
     characters = torch.full((len(scenes), _MOST_CHARACTERS), -1)
     centres = torch.zeros(len(scenes), _MOST_CHARACTERS, 2)
     for number, (scene, cut_image) in enumerate(zip(scenes, cuts, strict=True)):
-        across, down = cut_image.fitted[0] / scene.width, cut_image.fitted[1] / scene.height
+        across, down = _fit(scene, cut_image)
         found = [each for item in scene.items for printed in item.prints for each in character_centres(printed)]
         for index, (character, x, y) in enumerate(found[:_MOST_CHARACTERS]):
             characters[number, index] = _CHARACTER[character]

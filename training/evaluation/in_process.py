@@ -13,6 +13,7 @@ from llm_service.text_model import load_text_model
 from training.dialogue.held_out import Example
 from training.evaluation.conditions import Condition
 from training.evaluation.decoding import GreedyDecoder, SharedPrompts
+from training.evaluation.grouping import grouped
 from training.evaluation.pictures import pictures
 from training.evaluation.results import Answer, Seen
 from training.evaluation.vision import EncodedPicture, VisionHalf, token_order
@@ -83,7 +84,7 @@ class InProcessModel:
             ]
             # Alike in length, so that little of a batch is padding.
             tasks.sort(key=lambda task: task.prompts.shared_tokens, reverse=True)
-            for batch in _batches(tasks, self._settings.batch):
+            for batch in grouped(tasks, lambda task: len(task.example.questions), self._settings.batch):
                 answers = self._answer(batch)
                 progress(len(answers))
                 yield from answers
@@ -118,17 +119,3 @@ class InProcessModel:
             list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return str(text)
-
-
-def _batches(tasks: Sequence[_Task], questions: int) -> Iterator[list[_Task]]:
-    """The tasks in order, up to so many questions together, but whole tasks."""
-    batch: list[_Task] = []
-    size = 0
-    for task in tasks:
-        if batch and size + len(task.example.questions) > questions:
-            yield batch
-            batch, size = [], 0
-        batch.append(task)
-        size += len(task.example.questions)
-    if batch:
-        yield batch

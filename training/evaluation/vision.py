@@ -14,6 +14,7 @@ from encoder_service.vision_tower import VisionTower
 from llm_service.layout import sequence_order
 from llm_service.projector import Projector
 from training.evaluation.conditions import Condition
+from training.evaluation.grouping import grouped
 from training.evaluation.pictures import Picture
 
 _RULE = {Layout.SPATIAL: UnpadRule.HUGGING_FACE, Layout.REFERENCE: UnpadRule.REFERENCE}
@@ -48,7 +49,7 @@ class VisionHalf:
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture], *, max_tiles: int) -> Iterator[EncodedPicture]:
         """Encode images together, up to `max_tiles` tiles in a pass, but whole images."""
-        for batch in _batches(pictures, max_tiles):
+        for batch in grouped(pictures, lambda picture: picture.grid.num_tiles, max_tiles):
             yield from self._encode(batch)
 
     def _encode(self, pictures: Sequence[Picture]) -> list[EncodedPicture]:
@@ -91,16 +92,3 @@ def _kept(encoded: EncodedPicture, grid: TileGrid, spec: CompressionSpec) -> NDA
         scores = torch.zeros(grid.num_tiles, grid.cells_per_tile)  # of no consequence: no condition asked for any
     positions: NDArray[np.int64] = torch.cat(select(scores, grid, spec).positions).numpy()
     return positions
-
-
-def _batches(pictures: Sequence[Picture], max_tiles: int) -> Iterator[list[Picture]]:
-    batch: list[Picture] = []
-    tiles = 0
-    for picture in pictures:
-        if batch and tiles + picture.grid.num_tiles > max_tiles:
-            yield batch
-            batch, tiles = [], 0
-        batch.append(picture)
-        tiles += picture.grid.num_tiles
-    if batch:
-        yield batch

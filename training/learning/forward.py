@@ -5,13 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 from transformers import LlavaNextForConditionalGeneration
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD  # the image processor's
 
 from training.data.batches import Batch
 from training.data.prompts import IGNORED, NEWLINE, TOPICS
 from training.learning.shared_prefix import suffix_mask
-
-_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, as the image processor has them
-_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,8 @@ class Answers:
 
 def hidden_states(model: LlavaNextForConditionalGeneration, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The vision tower's hidden states [B * T, 1 + P, D], embeddings first, from 8-bit tiles [B, T, 3, H, W]."""
-    mean = torch.tensor(_MEAN, device=tiles.device).view(3, 1, 1)
-    std = torch.tensor(_STD, device=tiles.device).view(3, 1, 1)
+    mean = torch.tensor(OPENAI_CLIP_MEAN, device=tiles.device).view(3, 1, 1)
+    std = torch.tensor(OPENAI_CLIP_STD, device=tiles.device).view(3, 1, 1)
     pixels = (tiles.flatten(0, 1).float() / 255 - mean) / std
     tower = model.model.vision_tower
     states = [tower.pre_layrnorm(tower.embeddings(pixels))]
