@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from visionsplit import __version__
 from visionsplit.checkpoint import Checkpoint
-from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
+from visionsplit.v1 import choice_pb2, encoder_service_pb2, vision_tokens_pb2
 
 from encoder_service.compression import BUDGETS, METHODS, SCORES, SELECTIONS, Choice
 from encoder_service.config import EncoderConfig
@@ -42,9 +42,9 @@ def encoder_info(
     )
 
 
-def _choices(choices: Iterable[Choice]) -> list[encoder_service_pb2.NamedChoice]:
+def _choices(choices: Iterable[Choice]) -> list[choice_pb2.NamedChoice]:
     return [
-        encoder_service_pb2.NamedChoice(
+        choice_pb2.NamedChoice(
             name=choice.name,
             description=choice.description,
             parameters={name: parameter.default for name, parameter in choice.parameters.items()},

@@ -32,6 +32,7 @@ class BudgetsKnown:
     image_index: int
     grid: TileGrid
     budgets: list[int]
+    quotas: list[int] | None = None  # tokens of each tile that the language model's pruning is to keep
 
 
 @dataclass(frozen=True)

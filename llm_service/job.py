@@ -1,6 +1,8 @@
 """What the gateway hands to a replica and what comes back: tokens in, tokens out."""
 
-from dataclasses import dataclass
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from visionsplit.grid import Layout
 from visionsplit.wire.vision_tokens import VisionTokens
@@ -18,6 +20,22 @@ class SamplingOptions:
     seed: int = 0  # in [0, 2**64)
 
 
+class PositionIds(enum.Enum):
+    """What places the kept vision tokens have in the language model's position encoding."""
+
+    RENUMBERED = "renumbered"  # counted through, without gaps
+    ORIGINAL = "original"  # as if every vision token had been kept
+
+
+@dataclass(frozen=True)
+class PruningSpec:
+    """A request to drop vision tokens between layers, by names; `pruning.compose` resolves and checks it."""
+
+    method: str
+    retention_ratio: float | None = None  # (0, 1]; what it counts is the method's own
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Job:
     """One request for a replica."""
@@ -27,6 +45,8 @@ class Job:
     images: tuple[VisionTokens, ...]
     layout: Layout
     sampling: SamplingOptions
+    pruning: PruningSpec | None = None  # None drops nothing
+    position_ids: PositionIds = PositionIds.RENUMBERED
 
 
 @dataclass(frozen=True)
@@ -36,3 +56,4 @@ class TokenEvent:
     token_ids: tuple[int, ...]
     finished: bool  # no event follows
     queue_seconds: float  # from the job's arrival at the engine to its first step
+    layer_tokens: tuple[int, ...] | None = None  # prompt tokens in each layer's cache; the first event of a pruned job

@@ -15,4 +15,4 @@ for stub in "$out"/visionsplit/v1/*_pb2*.py*; do
   mv "$stub.new" "$stub"
 done
 # protoc makes a service stub for every file; those without a service hold nothing.
-for name in tensor vision_tokens generation; do rm -f "$out"/visionsplit/v1/${name}_pb2_grpc.py*; done
+for name in tensor vision_tokens generation choice; do rm -f "$out"/visionsplit/v1/${name}_pb2_grpc.py*; done

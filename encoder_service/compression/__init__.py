@@ -7,7 +7,7 @@ import torch
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.grid import TileGrid
 
-from encoder_service.compression.base import Composition, CompressionSpec, Kept, Parameter, TowerOutput
+from encoder_service.compression.base import Composition, CompressionSpec, Kept, TowerOutput
 from encoder_service.compression.budgets import BUDGETS
 from encoder_service.compression.methods import METHODS, Choice, compose
 from encoder_service.compression.plan import Plan
@@ -23,7 +23,6 @@ __all__ = [
     "Composition",
     "CompressionSpec",
     "Kept",
-    "Parameter",
     "Plan",
     "TowerOutput",
     "compose",

@@ -9,42 +9,14 @@
 """
 
 import enum
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from visionsplit.grid import Layout
+from visionsplit.parameters import Declared, Parameters
 
 from encoder_service.compression.geometry import Geometry
-
-Parameters = Mapping[str, float]  # values, by name
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A number that a request may set."""
-
-    default: float
-    minimum: float
-    maximum: float
-    above_minimum: bool = False  # the minimum itself is not allowed
-
-    def allows(self, value: float) -> bool:
-        """Whether a value is finite and in range."""
-        if not math.isfinite(value) or (self.above_minimum and value == self.minimum):
-            return False
-        return self.minimum <= value <= self.maximum
-
-    def __str__(self) -> str:
-        """The range as an interval."""
-        opening = "(" if self.above_minimum else "["
-        closing = ")" if math.isinf(self.maximum) else "]"
-        return f"{opening}{self.minimum:g}, {self.maximum:g}{closing}"
-
-
-Declared = Mapping[str, Parameter]  # by name
 
 
 class TowerOutput(enum.Enum):

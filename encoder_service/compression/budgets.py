@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
+from visionsplit.parameters import Declared, Parameter, Parameters
 
-from encoder_service.compression.base import Budget, Declared, Parameter, Parameters
+from encoder_service.compression.base import Budget
 from encoder_service.compression.geometry import Geometry
 
 _EPSILON = 1e-8  # of the published code; it decides between 359 and 360 tokens where the softmax saturates

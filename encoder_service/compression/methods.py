@@ -1,12 +1,13 @@
 """The table of methods, and how a request's names become a checked composition."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from visionsplit.errors import InvalidCompressionError
+from visionsplit.parameters import Declared, listed, quoted, with_defaults
 
-from encoder_service.compression.base import Composition, CompressionSpec, Declared, Parameters
+from encoder_service.compression.base import Composition, CompressionSpec
 from encoder_service.compression.budgets import BUDGETS
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
@@ -59,7 +60,6 @@ METHODS: Mapping[str, Method] = {
     )
 }
 
-_QUOTED_LENGTH = 64  # characters
 _T = TypeVar("_T")
 
 
@@ -86,13 +86,15 @@ def compose(spec: CompressionSpec) -> Composition:
         score=score,
         budget=budget,
         selection=selection,
-        parameters=_parameters(spec.parameters, chosen),
+        parameters=with_defaults(
+            spec.parameters, chosen.parameters, owner="this composition", error=InvalidCompressionError
+        ),
     )
 
 
 def _look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:
     if name not in table:
-        raise InvalidCompressionError(f"unknown {kind} {_quoted(name)}; there are: {_listed(table)}")
+        raise InvalidCompressionError(f"unknown {kind} {quoted(name)}; there are: {listed(table)}")
     return table[name]
 
 
@@ -105,24 +107,3 @@ def _ratio(spec: CompressionSpec, method: Method) -> float:
     if method.name == "none" and ratio != 1:
         raise InvalidCompressionError(f"method 'none' keeps every token; retention_ratio {ratio} contradicts it")
     return ratio
-
-
-def _parameters(given: Parameters, method: Method) -> Parameters:
-    known = method.parameters
-    for name, value in given.items():
-        if name not in known:
-            raise InvalidCompressionError(
-                f"unknown parameter {_quoted(name)}; this composition takes: {_listed(known)}"
-            )
-        if not known[name].allows(value):
-            raise InvalidCompressionError(f"parameter {name!r} is {value}; it must be in {known[name]}")
-    return {name: parameter.default for name, parameter in known.items()} | dict(given)
-
-
-def _quoted(name: str) -> str:
-    """A caller's word in an error, cut to a readable length."""
-    return repr(name if len(name) <= _QUOTED_LENGTH else f"{name[:_QUOTED_LENGTH]}…")
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"

@@ -9,8 +9,9 @@ from types import MappingProxyType
 
 import torch
 from torch.nn import functional
+from visionsplit.parameters import Declared, Parameter, Parameters
 
-from encoder_service.compression.base import Declared, Parameter, Parameters, Score, TowerOutput
+from encoder_service.compression.base import Score, TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 _CLS = frozenset({TowerOutput.CLS_LOGITS})

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
+from visionsplit.parameters import Declared, Parameter, Parameters
 
-from encoder_service.compression.base import Declared, Parameter, Parameters, Selection
+from encoder_service.compression.base import Selection
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 

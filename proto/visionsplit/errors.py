@@ -6,6 +6,7 @@
     │   ├── InvalidCompressionError    an unknown method or choice, a ratio outside (0, 1]
     │   ├── InvalidPromptError         no prompt, or placeholders that do not match the images
     │   │   └── PromptTooLongError     prompt and answer do not fit the context
+    │   ├── InvalidPruningError        an unknown method of pruning in the language model, or a wrong value for it
     │   ├── InvalidSamplingError       a decoding option out of range or not supported
     │   └── InvalidTokensError         an upload of vision tokens that contradicts itself
     ├── IncompatibleServicesError      the services do not belong together
@@ -26,6 +27,7 @@ __all__ = [
     "InvalidCompressionError",
     "InvalidImageError",
     "InvalidPromptError",
+    "InvalidPruningError",
     "InvalidRequestError",
     "InvalidSamplingError",
     "InvalidTokensError",
@@ -58,6 +60,10 @@ class InvalidPromptError(InvalidRequestError):
 
 class PromptTooLongError(InvalidPromptError):
     """Prompt and requested answer do not fit the context; the text gives the numbers."""
+
+
+class InvalidPruningError(InvalidRequestError):
+    """An unknown pruning method or parameter, a value out of its range, or quotas without a method that takes them."""
 
 
 class InvalidSamplingError(InvalidRequestError):

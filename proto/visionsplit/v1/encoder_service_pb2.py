@@ -23,46 +23,41 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from visionsplit.v1 import choice_pb2 as visionsplit_dot_v1_dot_choice__pb2
 from visionsplit.v1 import generation_pb2 as visionsplit_dot_v1_dot_generation__pb2
 from visionsplit.v1 import tensor_pb2 as visionsplit_dot_v1_dot_tensor__pb2
 from visionsplit.v1 import vision_tokens_pb2 as visionsplit_dot_v1_dot_vision__tokens__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$visionsplit/v1/encoder_service.proto\x12\x0evisionsplit.v1\x1a\x1fvisionsplit/v1/generation.proto\x1a\x1bvisionsplit/v1/tensor.proto\x1a\"visionsplit/v1/vision_tokens.proto\"\x15\n\x05Image\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x94\x01\n\rEncodeRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.visionsplit.v1.Image\x12\x30\n\x0b\x63ompression\x18\x02 \x01(\x0b\x32\x1b.visionsplit.v1.Compression\x12+\n\tdata_type\x18\x03 \x01(\x0e\x32\x18.visionsplit.v1.DataType\"\xa8\x01\n\x0e\x45ncodeResponse\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1c.visionsplit.v1.EncodeHeaderH\x00\x12,\n\x06tokens\x18\x02 \x01(\x0b\x32\x1a.visionsplit.v1.TokenChunkH\x00\x12/\n\x07summary\x18\x03 \x01(\x0b\x32\x1c.visionsplit.v1.ImageSummaryH\x00\x42\x07\n\x05\x65vent\"\xbf\x01\n\x0c\x45ncodeHeader\x12&\n\x04grid\x18\x01 \x01(\x0b\x32\x18.visionsplit.v1.TileGrid\x12\x31\n\x06tokens\x18\x02 \x01(\x0b\x32!.visionsplit.v1.ImageTokensHeader\x12,\n\x06\x66ormat\x18\x03 \x01(\x0b\x32\x1c.visionsplit.v1.VisionFormat\x12&\n\x06layout\x18\x04 \x01(\x0e\x32\x16.visionsplit.v1.Layout\"\xcd\x01\n\x0cImageSummary\x12\x13\n\x0bimage_index\x18\x01 \x01(\r\x12&\n\x04grid\x18\x02 \x01(\x0b\x32\x18.visionsplit.v1.TileGrid\x12\x0f\n\x07\x62udgets\x18\x03 \x03(\r\x12\x15\n\rtokens_before\x18\x04 \x01(\r\x12\x14\n\x0ctokens_after\x18\x05 \x01(\r\x12\x12\n\nwire_bytes\x18\x06 \x01(\x04\x12.\n\x07timings\x18\x07 \x01(\x0b\x32\x1d.visionsplit.v1.EncodeTimings\"\x8e\x01\n\rEncodeTimings\x12\x1a\n\x12preprocess_seconds\x18\x01 \x01(\x01\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x01\x12\x16\n\x0e\x65ncode_seconds\x18\x03 \x01(\x01\x12\x1b\n\x13\x66irst_chunk_seconds\x18\x04 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x05 \x01(\x01\"\xf9\x01\n\x1d\x45ncoderServiceGenerateRequest\x12%\n\x06images\x18\x01 \x03(\x0b\x32\x15.visionsplit.v1.Image\x12&\n\x06prompt\x18\x02 \x01(\x0b\x32\x16.visionsplit.v1.Prompt\x12\x30\n\x0b\x63ompression\x18\x03 \x01(\x0b\x32\x1b.visionsplit.v1.Compression\x12+\n\tdata_type\x18\x04 \x01(\x0e\x32\x18.visionsplit.v1.DataType\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.visionsplit.v1.Sampling\"\xba\x01\n\x1e\x45ncoderServiceGenerateResponse\x12-\n\x05image\x18\x01 \x01(\x0b\x32\x1c.visionsplit.v1.ImageSummaryH\x00\x12*\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x19.visionsplit.v1.TextDeltaH\x00\x12\x34\n\x07summary\x18\x03 \x01(\x0b\x32!.visionsplit.v1.GenerationSummaryH\x00\x42\x07\n\x05\x65vent\"\x17\n\x15GetEncoderInfoRequest\"\xd4\x04\n\x16GetEncoderInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x1c.visionsplit.v1.VisionFormat\x12\x13\n\x0btile_pixels\x18\x03 \x01(\r\x12\x14\n\x0cpatch_pixels\x18\x04 \x01(\r\x12(\n\x05grids\x18\x05 \x03(\x0b\x32\x19.visionsplit.v1.GridShape\x12,\n\x07methods\x18\x06 \x03(\x0b\x32\x1b.visionsplit.v1.NamedChoice\x12+\n\x06scores\x18\x07 \x03(\x0b\x32\x1b.visionsplit.v1.NamedChoice\x12,\n\x07\x62udgets\x18\x08 \x03(\x0b\x32\x1b.visionsplit.v1.NamedChoice\x12/\n\nselections\x18\t \x03(\x0b\x32\x1b.visionsplit.v1.NamedChoice\x12\x38\n\x13\x64\x65\x66\x61ult_compression\x18\n \x01(\x0b\x32\x1b.visionsplit.v1.Compression\x12\x33\n\x11\x64\x65\x66\x61ult_data_type\x18\x0b \x01(\x0e\x32\x18.visionsplit.v1.DataType\x12\x15\n\rimage_formats\x18\x0c \x03(\t\x12\x18\n\x10max_image_pixels\x18\r \x01(\x04\x12\x19\n\x11max_request_bytes\x18\x0e \x01(\x04\x12\x12\n\nmax_images\x18\x0f \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x10 \x01(\t\x12\x0f\n\x07version\x18\x11 \x01(\t\"*\n\tGridShape\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\"\xa4\x01\n\x0bNamedChoice\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12?\n\nparameters\x18\x03 \x03(\x0b\x32+.visionsplit.v1.NamedChoice.ParametersEntry\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xa9\x02\n\x0e\x45ncoderService\x12I\n\x06\x45ncode\x12\x1d.visionsplit.v1.EncodeRequest\x1a\x1e.visionsplit.v1.EncodeResponse0\x01\x12k\n\x08Generate\x12-.visionsplit.v1.EncoderServiceGenerateRequest\x1a..visionsplit.v1.EncoderServiceGenerateResponse0\x01\x12_\n\x0eGetEncoderInfo\x12%.visionsplit.v1.GetEncoderInfoRequest\x1a&.visionsplit.v1.GetEncoderInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$visionsplit/v1/encoder_service.proto\x12\x0evisionsplit.v1\x1a\x1bvisionsplit/v1/choice.proto\x1a\x1fvisionsplit/v1/generation.proto\x1a\x1bvisionsplit/v1/tensor.proto\x1a\"visionsplit/v1/vision_tokens.proto\"\x15\n\x05Image\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x94\x01\n\rEncodeRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.visionsplit.v1.Image\x12\x30\n\x0b\x63ompression\x18\x02 \x01(\x0b\x32\x1b.visionsplit.v1.Compression\x12+\n\tdata_type\x18\x03 \x01(\x0e\x32\x18.visionsplit.v1.DataType\"\xa8\x01\n\x0e\x45ncodeResponse\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1c.visionsplit.v1.EncodeHeaderH\x00\x12,\n\x06tokens\x18\x02 \x01(\x0b\x32\x1a.visionsplit.v1.TokenChunkH\x00\x12/\n\x07summary\x18\x03 \x01(\x0b\x32\x1c.visionsplit.v1.ImageSummaryH\x00\x42\x07\n\x05\x65vent\"\xbf\x01\n\x0c\x45ncodeHeader\x12&\n\x04grid\x18\x01 \x01(\x0b\x32\x18.visionsplit.v1.TileGrid\x12\x31\n\x06tokens\x18\x02 \x01(\x0b\x32!.visionsplit.v1.ImageTokensHeader\x12,\n\x06\x66ormat\x18\x03 \x01(\x0b\x32\x1c.visionsplit.v1.VisionFormat\x12&\n\x06layout\x18\x04 \x01(\x0e\x32\x16.visionsplit.v1.Layout\"\xcd\x01\n\x0cImageSummary\x12\x13\n\x0bimage_index\x18\x01 \x01(\r\x12&\n\x04grid\x18\x02 \x01(\x0b\x32\x18.visionsplit.v1.TileGrid\x12\x0f\n\x07\x62udgets\x18\x03 \x03(\r\x12\x15\n\rtokens_before\x18\x04 \x01(\r\x12\x14\n\x0ctokens_after\x18\x05 \x01(\r\x12\x12\n\nwire_bytes\x18\x06 \x01(\x04\x12.\n\x07timings\x18\x07 \x01(\x0b\x32\x1d.visionsplit.v1.EncodeTimings\"\x8e\x01\n\rEncodeTimings\x12\x1a\n\x12preprocess_seconds\x18\x01 \x01(\x01\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x01\x12\x16\n\x0e\x65ncode_seconds\x18\x03 \x01(\x01\x12\x1b\n\x13\x66irst_chunk_seconds\x18\x04 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x05 \x01(\x01\"\xa3\x02\n\x1d\x45ncoderServiceGenerateRequest\x12%\n\x06images\x18\x01 \x03(\x0b\x32\x15.visionsplit.v1.Image\x12&\n\x06prompt\x18\x02 \x01(\x0b\x32\x16.visionsplit.v1.Prompt\x12\x30\n\x0b\x63ompression\x18\x03 \x01(\x0b\x32\x1b.visionsplit.v1.Compression\x12+\n\tdata_type\x18\x04 \x01(\x0e\x32\x18.visionsplit.v1.DataType\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.visionsplit.v1.Sampling\x12(\n\x07prefill\x18\x06 \x01(\x0b\x32\x17.visionsplit.v1.Prefill\"\xba\x01\n\x1e\x45ncoderServiceGenerateResponse\x12-\n\x05image\x18\x01 \x01(\x0b\x32\x1c.visionsplit.v1.ImageSummaryH\x00\x12*\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x19.visionsplit.v1.TextDeltaH\x00\x12\x34\n\x07summary\x18\x03 \x01(\x0b\x32!.visionsplit.v1.GenerationSummaryH\x00\x42\x07\n\x05\x65vent\"\x17\n\x15GetEncoderInfoRequest\"\xd4\x04\n\x16GetEncoderInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x1c.visionsplit.v1.VisionFormat\x12\x13\n\x0btile_pixels\x18\x03 \x01(\r\x12\x14\n\x0cpatch_pixels\x18\x04 \x01(\r\x12(\n\x05grids\x18\x05 \x03(\x0b\x32\x19.visionsplit.v1.GridShape\x12,\n\x07methods\x18\x06 \x03(\x0b\x32\x1b.visionsplit.v1.NamedChoice\x12+\n\x06scores\x18\x07 \x03(\x0b\x32\x1b.visionsplit.v1.NamedChoice\x12,\n\x07\x62udgets\x18\x08 \x03(\x0b\x32\x1b.visionsplit.v1.NamedChoice\x12/\n\nselections\x18\t \x03(\x0b\x32\x1b.visionsplit.v1.NamedChoice\x12\x38\n\x13\x64\x65\x66\x61ult_compression\x18\n \x01(\x0b\x32\x1b.visionsplit.v1.Compression\x12\x33\n\x11\x64\x65\x66\x61ult_data_type\x18\x0b \x01(\x0e\x32\x18.visionsplit.v1.DataType\x12\x15\n\rimage_formats\x18\x0c \x03(\t\x12\x18\n\x10max_image_pixels\x18\r \x01(\x04\x12\x19\n\x11max_request_bytes\x18\x0e \x01(\x04\x12\x12\n\nmax_images\x18\x0f \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x10 \x01(\t\x12\x0f\n\x07version\x18\x11 \x01(\t\"*\n\tGridShape\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r2\xa9\x02\n\x0e\x45ncoderService\x12I\n\x06\x45ncode\x12\x1d.visionsplit.v1.EncodeRequest\x1a\x1e.visionsplit.v1.EncodeResponse0\x01\x12k\n\x08Generate\x12-.visionsplit.v1.EncoderServiceGenerateRequest\x1a..visionsplit.v1.EncoderServiceGenerateResponse0\x01\x12_\n\x0eGetEncoderInfo\x12%.visionsplit.v1.GetEncoderInfoRequest\x1a&.visionsplit.v1.GetEncoderInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'visionsplit.v1.encoder_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NAMEDCHOICE_PARAMETERSENTRY']._loaded_options = None
-  _globals['_NAMEDCHOICE_PARAMETERSENTRY']._serialized_options = b'8\001'
-  _globals['_IMAGE']._serialized_start=154
-  _globals['_IMAGE']._serialized_end=175
-  _globals['_ENCODEREQUEST']._serialized_start=178
-  _globals['_ENCODEREQUEST']._serialized_end=326
-  _globals['_ENCODERESPONSE']._serialized_start=329
-  _globals['_ENCODERESPONSE']._serialized_end=497
-  _globals['_ENCODEHEADER']._serialized_start=500
-  _globals['_ENCODEHEADER']._serialized_end=691
-  _globals['_IMAGESUMMARY']._serialized_start=694
-  _globals['_IMAGESUMMARY']._serialized_end=899
-  _globals['_ENCODETIMINGS']._serialized_start=902
-  _globals['_ENCODETIMINGS']._serialized_end=1044
-  _globals['_ENCODERSERVICEGENERATEREQUEST']._serialized_start=1047
-  _globals['_ENCODERSERVICEGENERATEREQUEST']._serialized_end=1296
-  _globals['_ENCODERSERVICEGENERATERESPONSE']._serialized_start=1299
-  _globals['_ENCODERSERVICEGENERATERESPONSE']._serialized_end=1485
-  _globals['_GETENCODERINFOREQUEST']._serialized_start=1487
-  _globals['_GETENCODERINFOREQUEST']._serialized_end=1510
-  _globals['_GETENCODERINFORESPONSE']._serialized_start=1513
-  _globals['_GETENCODERINFORESPONSE']._serialized_end=2109
-  _globals['_GRIDSHAPE']._serialized_start=2111
-  _globals['_GRIDSHAPE']._serialized_end=2153
-  _globals['_NAMEDCHOICE']._serialized_start=2156
-  _globals['_NAMEDCHOICE']._serialized_end=2320
-  _globals['_NAMEDCHOICE_PARAMETERSENTRY']._serialized_start=2271
-  _globals['_NAMEDCHOICE_PARAMETERSENTRY']._serialized_end=2320
-  _globals['_ENCODERSERVICE']._serialized_start=2323
-  _globals['_ENCODERSERVICE']._serialized_end=2620
+  _globals['_IMAGE']._serialized_start=183
+  _globals['_IMAGE']._serialized_end=204
+  _globals['_ENCODEREQUEST']._serialized_start=207
+  _globals['_ENCODEREQUEST']._serialized_end=355
+  _globals['_ENCODERESPONSE']._serialized_start=358
+  _globals['_ENCODERESPONSE']._serialized_end=526
+  _globals['_ENCODEHEADER']._serialized_start=529
+  _globals['_ENCODEHEADER']._serialized_end=720
+  _globals['_IMAGESUMMARY']._serialized_start=723
+  _globals['_IMAGESUMMARY']._serialized_end=928
+  _globals['_ENCODETIMINGS']._serialized_start=931
+  _globals['_ENCODETIMINGS']._serialized_end=1073
+  _globals['_ENCODERSERVICEGENERATEREQUEST']._serialized_start=1076
+  _globals['_ENCODERSERVICEGENERATEREQUEST']._serialized_end=1367
+  _globals['_ENCODERSERVICEGENERATERESPONSE']._serialized_start=1370
+  _globals['_ENCODERSERVICEGENERATERESPONSE']._serialized_end=1556
+  _globals['_GETENCODERINFOREQUEST']._serialized_start=1558
+  _globals['_GETENCODERINFOREQUEST']._serialized_end=1581
+  _globals['_GETENCODERINFORESPONSE']._serialized_start=1584
+  _globals['_GETENCODERINFORESPONSE']._serialized_end=2180
+  _globals['_GRIDSHAPE']._serialized_start=2182
+  _globals['_GRIDSHAPE']._serialized_end=2224
+  _globals['_ENCODERSERVICE']._serialized_start=2227
+  _globals['_ENCODERSERVICE']._serialized_end=2524
 # @@protoc_insertion_point(module_scope)

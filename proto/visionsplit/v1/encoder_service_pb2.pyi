@@ -8,6 +8,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from visionsplit.v1 import choice_pb2 as _choice_pb2
 from visionsplit.v1 import generation_pb2 as _generation_pb2
 from visionsplit.v1 import tensor_pb2 as _tensor_pb2
 from visionsplit.v1 import vision_tokens_pb2 as _vision_tokens_pb2
@@ -260,6 +261,7 @@ class EncoderServiceGenerateRequest(_message.Message):
     COMPRESSION_FIELD_NUMBER: _builtins.int
     DATA_TYPE_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    PREFILL_FIELD_NUMBER: _builtins.int
     data_type: _tensor_pb2.DataType.ValueType
     """Format of the tokens between the services; unspecified means default_data_type."""
     @_builtins.property
@@ -278,6 +280,10 @@ class EncoderServiceGenerateRequest(_message.Message):
     def sampling(self) -> _generation_pb2.Sampling:
         """How to decode."""
 
+    @_builtins.property
+    def prefill(self) -> _generation_pb2.Prefill:
+        """How the language model reads the vision tokens."""
+
     def __init__(
         self,
         *,
@@ -286,10 +292,11 @@ class EncoderServiceGenerateRequest(_message.Message):
         compression: _vision_tokens_pb2.Compression | None = ...,
         data_type: _tensor_pb2.DataType.ValueType = ...,
         sampling: _generation_pb2.Sampling | None = ...,
+        prefill: _generation_pb2.Prefill | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "prefill", b"prefill", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "data_type", b"data_type", "images", b"images", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "data_type", b"data_type", "images", b"images", "prefill", b"prefill", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -400,19 +407,19 @@ class GetEncoderInfoResponse(_message.Message):
         """The crop grids that an image can be cut into."""
 
     @_builtins.property
-    def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedChoice]:
+    def methods(self) -> _containers.RepeatedCompositeFieldContainer[_choice_pb2.NamedChoice]:
         """Methods a request may name."""
 
     @_builtins.property
-    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedChoice]:
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[_choice_pb2.NamedChoice]:
         """Scores a request may name."""
 
     @_builtins.property
-    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedChoice]:
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_choice_pb2.NamedChoice]:
         """Budgets a request may name."""
 
     @_builtins.property
-    def selections(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedChoice]:
+    def selections(self) -> _containers.RepeatedCompositeFieldContainer[_choice_pb2.NamedChoice]:
         """Selections a request may name."""
 
     @_builtins.property
@@ -431,10 +438,10 @@ class GetEncoderInfoResponse(_message.Message):
         tile_pixels: _builtins.int = ...,
         patch_pixels: _builtins.int = ...,
         grids: _abc.Iterable[Global___GridShape] | None = ...,
-        methods: _abc.Iterable[Global___NamedChoice] | None = ...,
-        scores: _abc.Iterable[Global___NamedChoice] | None = ...,
-        budgets: _abc.Iterable[Global___NamedChoice] | None = ...,
-        selections: _abc.Iterable[Global___NamedChoice] | None = ...,
+        methods: _abc.Iterable[_choice_pb2.NamedChoice] | None = ...,
+        scores: _abc.Iterable[_choice_pb2.NamedChoice] | None = ...,
+        budgets: _abc.Iterable[_choice_pb2.NamedChoice] | None = ...,
+        selections: _abc.Iterable[_choice_pb2.NamedChoice] | None = ...,
         default_compression: _vision_tokens_pb2.Compression | None = ...,
         default_data_type: _tensor_pb2.DataType.ValueType = ...,
         image_formats: _abc.Iterable[_builtins.str] | None = ...,
@@ -477,55 +484,3 @@ class GridShape(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GridShape: _TypeAlias = GridShape  # noqa: Y015
-
-@_typing.final
-class NamedChoice(_message.Message):
-    """NamedChoice is something a request may name."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class ParametersEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.float
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.float = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    NAME_FIELD_NUMBER: _builtins.int
-    DESCRIPTION_FIELD_NUMBER: _builtins.int
-    PARAMETERS_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """The name to use in a request."""
-    description: _builtins.str
-    """One sentence on what it does, with its source."""
-    @_builtins.property
-    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Its numeric parameters with their default values."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        description: _builtins.str = ...,
-        parameters: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___NamedChoice: _TypeAlias = NamedChoice  # noqa: Y015

@@ -25,15 +25,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fvisionsplit/v1/generation.proto\x12\x0evisionsplit.v1\"F\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x14.visionsplit.v1.ChatH\x00\x42\x06\n\x04\x66orm\"5\n\x04\x43hat\x12-\n\x08messages\x18\x01 \x03(\x0b\x32\x1b.visionsplit.v1.ChatMessage\"G\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12*\n\x05parts\x18\x02 \x03(\x0b\x32\x1b.visionsplit.v1.ContentPart\"T\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\x05image\x18\x02 \x01(\x0b\x32\x19.visionsplit.v1.ImagePartH\x00\x42\t\n\x07\x63ontent\"\x0b\n\tImagePart\"\xea\x01\n\x08Sampling\x12\x16\n\x0emax_new_tokens\x18\x01 \x01(\r\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x15\n\x13_repetition_penalty\",\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\xae\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x13\n\x0btext_tokens\x18\x02 \x01(\r\x12\x15\n\rvision_tokens\x18\x03 \x01(\r\x12\x16\n\x0enewline_tokens\x18\x04 \x01(\r\x12\x1c\n\x14vision_tokens_before\x18\x05 \x01(\r\x12\x18\n\x10generated_tokens\x18\x06 \x01(\r\x12\x12\n\nwire_bytes\x18\x07 \x01(\x04\"\x88\x01\n\nLlmTimings\x12\x17\n\x0freceive_seconds\x18\x01 \x01(\x01\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x01\x12\x1b\n\x13\x66irst_token_seconds\x18\x03 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x04 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x05 \x01(\x01\"\x9b\x01\n\x11GenerationSummary\x12\x33\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x1c.visionsplit.v1.FinishReason\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.visionsplit.v1.Usage\x12+\n\x07timings\x18\x03 \x01(\x0b\x32\x1a.visionsplit.v1.LlmTimings*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fvisionsplit/v1/generation.proto\x12\x0evisionsplit.v1\"F\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x14.visionsplit.v1.ChatH\x00\x42\x06\n\x04\x66orm\"5\n\x04\x43hat\x12-\n\x08messages\x18\x01 \x03(\x0b\x32\x1b.visionsplit.v1.ChatMessage\"G\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12*\n\x05parts\x18\x02 \x03(\x0b\x32\x1b.visionsplit.v1.ContentPart\"T\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\x05image\x18\x02 \x01(\x0b\x32\x19.visionsplit.v1.ImagePartH\x00\x42\t\n\x07\x63ontent\"\x0b\n\tImagePart\"\xea\x01\n\x08Sampling\x12\x16\n\x0emax_new_tokens\x18\x01 \x01(\r\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x15\n\x13_repetition_penalty\"f\n\x07Prefill\x12(\n\x07pruning\x18\x01 \x01(\x0b\x32\x17.visionsplit.v1.Pruning\x12\x31\n\x0cposition_ids\x18\x02 \x01(\x0e\x32\x1b.visionsplit.v1.PositionIds\"\xbb\x01\n\x07Pruning\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x1c\n\x0fretention_ratio\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12;\n\nparameters\x18\x03 \x03(\x0b\x32\'.visionsplit.v1.Pruning.ParametersEntry\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x12\n\x10_retention_ratio\",\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\xae\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x13\n\x0btext_tokens\x18\x02 \x01(\r\x12\x15\n\rvision_tokens\x18\x03 \x01(\r\x12\x16\n\x0enewline_tokens\x18\x04 \x01(\r\x12\x1c\n\x14vision_tokens_before\x18\x05 \x01(\r\x12\x18\n\x10generated_tokens\x18\x06 \x01(\r\x12\x12\n\nwire_bytes\x18\x07 \x01(\x04\"\x88\x01\n\nLlmTimings\x12\x17\n\x0freceive_seconds\x18\x01 \x01(\x01\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x01\x12\x1b\n\x13\x66irst_token_seconds\x18\x03 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x04 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x05 \x01(\x01\"\xb1\x01\n\x11GenerationSummary\x12\x33\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x1c.visionsplit.v1.FinishReason\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.visionsplit.v1.Usage\x12+\n\x07timings\x18\x03 \x01(\x0b\x32\x1a.visionsplit.v1.LlmTimings\x12\x14\n\x0clayer_tokens\x18\x04 \x03(\r*c\n\x0bPositionIds\x12\x1c\n\x18POSITION_IDS_UNSPECIFIED\x10\x00\x12\x1b\n\x17POSITION_IDS_RENUMBERED\x10\x01\x12\x19\n\x15POSITION_IDS_ORIGINAL\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'visionsplit.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1107
-  _globals['_FINISHREASON']._serialized_end=1202
+  _globals['_PRUNING_PARAMETERSENTRY']._loaded_options = None
+  _globals['_PRUNING_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_POSITIONIDS']._serialized_start=1423
+  _globals['_POSITIONIDS']._serialized_end=1522
+  _globals['_FINISHREASON']._serialized_start=1524
+  _globals['_FINISHREASON']._serialized_end=1619
   _globals['_PROMPT']._serialized_start=51
   _globals['_PROMPT']._serialized_end=121
   _globals['_CHAT']._serialized_start=123
@@ -46,12 +50,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGEPART']._serialized_end=348
   _globals['_SAMPLING']._serialized_start=351
   _globals['_SAMPLING']._serialized_end=585
-  _globals['_TEXTDELTA']._serialized_start=587
-  _globals['_TEXTDELTA']._serialized_end=631
-  _globals['_USAGE']._serialized_start=634
-  _globals['_USAGE']._serialized_end=808
-  _globals['_LLMTIMINGS']._serialized_start=811
-  _globals['_LLMTIMINGS']._serialized_end=947
-  _globals['_GENERATIONSUMMARY']._serialized_start=950
-  _globals['_GENERATIONSUMMARY']._serialized_end=1105
+  _globals['_PREFILL']._serialized_start=587
+  _globals['_PREFILL']._serialized_end=689
+  _globals['_PRUNING']._serialized_start=692
+  _globals['_PRUNING']._serialized_end=879
+  _globals['_PRUNING_PARAMETERSENTRY']._serialized_start=810
+  _globals['_PRUNING_PARAMETERSENTRY']._serialized_end=859
+  _globals['_TEXTDELTA']._serialized_start=881
+  _globals['_TEXTDELTA']._serialized_end=925
+  _globals['_USAGE']._serialized_start=928
+  _globals['_USAGE']._serialized_end=1102
+  _globals['_LLMTIMINGS']._serialized_start=1105
+  _globals['_LLMTIMINGS']._serialized_end=1241
+  _globals['_GENERATIONSUMMARY']._serialized_start=1244
+  _globals['_GENERATIONSUMMARY']._serialized_end=1421
 # @@protoc_insertion_point(module_scope)

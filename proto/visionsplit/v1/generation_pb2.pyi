@@ -20,6 +20,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _PositionIds:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PositionIdsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PositionIds.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    POSITION_IDS_UNSPECIFIED: _PositionIds.ValueType  # 0
+    """Means POSITION_IDS_RENUMBERED."""
+    POSITION_IDS_RENUMBERED: _PositionIds.ValueType  # 1
+    """The tokens that enter the language model are counted through, without gaps."""
+    POSITION_IDS_ORIGINAL: _PositionIds.ValueType  # 2
+    """Each token has the place that it would have if the encoder had kept every token. Only for
+    LAYOUT_SPATIAL; refused with INVALID_ARGUMENT where those places exceed the context.
+    """
+
+class PositionIds(_PositionIds, metaclass=_PositionIdsEnumTypeWrapper):
+    """PositionIds are the places that tokens take in the language model's position encoding."""
+
+POSITION_IDS_UNSPECIFIED: PositionIds.ValueType  # 0
+"""Means POSITION_IDS_RENUMBERED."""
+POSITION_IDS_RENUMBERED: PositionIds.ValueType  # 1
+"""The tokens that enter the language model are counted through, without gaps."""
+POSITION_IDS_ORIGINAL: PositionIds.ValueType  # 2
+"""Each token has the place that it would have if the encoder had kept every token. Only for
+LAYOUT_SPATIAL; refused with INVALID_ARGUMENT where those places exceed the context.
+"""
+Global___PositionIds: _TypeAlias = PositionIds  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -253,6 +281,95 @@ class Sampling(_message.Message):
 Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
 
 @_typing.final
+class Prefill(_message.Message):
+    """Prefill says how the language model reads the prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRUNING_FIELD_NUMBER: _builtins.int
+    POSITION_IDS_FIELD_NUMBER: _builtins.int
+    position_ids: Global___PositionIds.ValueType
+    """What places the kept vision tokens have; unspecified means POSITION_IDS_RENUMBERED."""
+    @_builtins.property
+    def pruning(self) -> Global___Pruning:
+        """Which vision tokens it drops while it reads; absent drops none."""
+
+    def __init__(
+        self,
+        *,
+        pruning: Global___Pruning | None = ...,
+        position_ids: Global___PositionIds.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pruning", b"pruning"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position_ids", b"position_ids", "pruning", b"pruning"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Prefill: _TypeAlias = Prefill  # noqa: Y015
+
+@_typing.final
+class Pruning(_message.Message):
+    """Pruning drops vision tokens between the language model's layers, by what its own attention says of
+    them. Newlines count as vision tokens here. It may follow a compression in the encoder.
+
+    An unknown name and a value out of its range are refused with INVALID_ARGUMENT; the message lists
+    what exists.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    RETENTION_RATIO_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """One of GetLlmInfoResponse.pruning_methods. Must not be empty."""
+    retention_ratio: _builtins.float
+    """Share of the vision tokens to keep, in (0, 1]. What it counts is the method's own: see its
+    description. Absent means the published setting, where the method has one.
+    """
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Numeric parameters, such as the layer at which tokens are dropped."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        retention_ratio: _builtins.float | None = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_ratio", b"_retention_ratio", "retention_ratio", b"retention_ratio"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_ratio", b"_retention_ratio", "method", b"method", "parameters", b"parameters", "retention_ratio", b"retention_ratio"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retention_ratio: _TypeAlias = _typing.Literal["retention_ratio"]  # noqa: Y015
+    _WhichOneofArgType__retention_ratio: _TypeAlias = _typing.Literal["_retention_ratio", b"_retention_ratio"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_ratio) -> _WhichOneofReturnType__retention_ratio | None: ...
+
+Global___Pruning: _TypeAlias = Pruning  # noqa: Y015
+
+@_typing.final
 class TextDelta(_message.Message):
     """TextDelta is the next piece of the answer. Its text never ends inside a character or with what may
     become a stop string; so it may be empty while its tokens are not.
@@ -375,6 +492,7 @@ class GenerationSummary(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    LAYER_TOKENS_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why the text ended."""
     @_builtins.property
@@ -385,16 +503,23 @@ class GenerationSummary(_message.Message):
     def timings(self) -> Global___LlmTimings:
         """Where the LLM service's time went."""
 
+    @_builtins.property
+    def layer_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Prompt tokens that each layer of the language model has in its KV cache, first layer first. Empty
+        unless the request asked for pruning.
+        """
+
     def __init__(
         self,
         *,
         finish_reason: Global___FinishReason.ValueType = ...,
         usage: Global___Usage | None = ...,
         timings: Global___LlmTimings | None = ...,
+        layer_tokens: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "layer_tokens", b"layer_tokens", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,27 +23,28 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from visionsplit.v1 import choice_pb2 as visionsplit_dot_v1_dot_choice__pb2
 from visionsplit.v1 import generation_pb2 as visionsplit_dot_v1_dot_generation__pb2
 from visionsplit.v1 import vision_tokens_pb2 as visionsplit_dot_v1_dot_vision__tokens__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n visionsplit/v1/llm_service.proto\x12\x0evisionsplit.v1\x1a\x1fvisionsplit/v1/generation.proto\x1a\"visionsplit/v1/vision_tokens.proto\"\xb7\x01\n\x19LlmServiceGenerateRequest\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.visionsplit.v1.GenerateHeaderH\x00\x12\x32\n\x05image\x18\x02 \x01(\x0b\x32!.visionsplit.v1.ImageTokensHeaderH\x00\x12,\n\x06tokens\x18\x03 \x01(\x0b\x32\x1a.visionsplit.v1.TokenChunkH\x00\x42\x06\n\x04part\"\xe3\x01\n\x0eGenerateHeader\x12&\n\x06prompt\x18\x01 \x01(\x0b\x32\x16.visionsplit.v1.Prompt\x12*\n\x08sampling\x18\x02 \x01(\x0b\x32\x18.visionsplit.v1.Sampling\x12\'\n\x05grids\x18\x03 \x03(\x0b\x32\x18.visionsplit.v1.TileGrid\x12,\n\x06\x66ormat\x18\x04 \x01(\x0b\x32\x1c.visionsplit.v1.VisionFormat\x12&\n\x06layout\x18\x05 \x01(\x0e\x32\x16.visionsplit.v1.Layout\"\x87\x01\n\x1aLlmServiceGenerateResponse\x12*\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x19.visionsplit.v1.TextDeltaH\x00\x12\x34\n\x07summary\x18\x02 \x01(\x0b\x32!.visionsplit.v1.GenerationSummaryH\x00\x42\x07\n\x05\x65vent\"\x13\n\x11GetLlmInfoRequest\"\xa4\x02\n\x12GetLlmInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x1c.visionsplit.v1.VisionFormat\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x19\n\x11image_placeholder\x18\x04 \x01(\t\x12\x1e\n\x16\x64\x65\x66\x61ult_max_new_tokens\x18\x05 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x06 \x01(\r\x12\x12\n\nmax_images\x18\x07 \x01(\r\x12\x0f\n\x07\x62\x61\x63kend\x18\x08 \x01(\t\x12\x10\n\x08replicas\x18\t \x01(\r\x12\x0e\n\x06\x65ngine\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x0f\n\x07version\x18\x0c \x01(\t2\xc8\x01\n\nLlmService\x12\x65\n\x08Generate\x12).visionsplit.v1.LlmServiceGenerateRequest\x1a*.visionsplit.v1.LlmServiceGenerateResponse(\x01\x30\x01\x12S\n\nGetLlmInfo\x12!.visionsplit.v1.GetLlmInfoRequest\x1a\".visionsplit.v1.GetLlmInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n visionsplit/v1/llm_service.proto\x12\x0evisionsplit.v1\x1a\x1bvisionsplit/v1/choice.proto\x1a\x1fvisionsplit/v1/generation.proto\x1a\"visionsplit/v1/vision_tokens.proto\"\xb7\x01\n\x19LlmServiceGenerateRequest\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.visionsplit.v1.GenerateHeaderH\x00\x12\x32\n\x05image\x18\x02 \x01(\x0b\x32!.visionsplit.v1.ImageTokensHeaderH\x00\x12,\n\x06tokens\x18\x03 \x01(\x0b\x32\x1a.visionsplit.v1.TokenChunkH\x00\x42\x06\n\x04part\"\x8d\x02\n\x0eGenerateHeader\x12&\n\x06prompt\x18\x01 \x01(\x0b\x32\x16.visionsplit.v1.Prompt\x12*\n\x08sampling\x18\x02 \x01(\x0b\x32\x18.visionsplit.v1.Sampling\x12\'\n\x05grids\x18\x03 \x03(\x0b\x32\x18.visionsplit.v1.TileGrid\x12,\n\x06\x66ormat\x18\x04 \x01(\x0b\x32\x1c.visionsplit.v1.VisionFormat\x12&\n\x06layout\x18\x05 \x01(\x0e\x32\x16.visionsplit.v1.Layout\x12(\n\x07prefill\x18\x06 \x01(\x0b\x32\x17.visionsplit.v1.Prefill\"\x87\x01\n\x1aLlmServiceGenerateResponse\x12*\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x19.visionsplit.v1.TextDeltaH\x00\x12\x34\n\x07summary\x18\x02 \x01(\x0b\x32!.visionsplit.v1.GenerationSummaryH\x00\x42\x07\n\x05\x65vent\"\x13\n\x11GetLlmInfoRequest\"\xda\x02\n\x12GetLlmInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x1c.visionsplit.v1.VisionFormat\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x19\n\x11image_placeholder\x18\x04 \x01(\t\x12\x1e\n\x16\x64\x65\x66\x61ult_max_new_tokens\x18\x05 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x06 \x01(\r\x12\x12\n\nmax_images\x18\x07 \x01(\r\x12\x0f\n\x07\x62\x61\x63kend\x18\x08 \x01(\t\x12\x10\n\x08replicas\x18\t \x01(\r\x12\x0e\n\x06\x65ngine\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x0f\n\x07version\x18\x0c \x01(\t\x12\x34\n\x0fpruning_methods\x18\r \x03(\x0b\x32\x1b.visionsplit.v1.NamedChoice2\xc8\x01\n\nLlmService\x12\x65\n\x08Generate\x12).visionsplit.v1.LlmServiceGenerateRequest\x1a*.visionsplit.v1.LlmServiceGenerateResponse(\x01\x30\x01\x12S\n\nGetLlmInfo\x12!.visionsplit.v1.GetLlmInfoRequest\x1a\".visionsplit.v1.GetLlmInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'visionsplit.v1.llm_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LLMSERVICEGENERATEREQUEST']._serialized_start=122
-  _globals['_LLMSERVICEGENERATEREQUEST']._serialized_end=305
-  _globals['_GENERATEHEADER']._serialized_start=308
-  _globals['_GENERATEHEADER']._serialized_end=535
-  _globals['_LLMSERVICEGENERATERESPONSE']._serialized_start=538
-  _globals['_LLMSERVICEGENERATERESPONSE']._serialized_end=673
-  _globals['_GETLLMINFOREQUEST']._serialized_start=675
-  _globals['_GETLLMINFOREQUEST']._serialized_end=694
-  _globals['_GETLLMINFORESPONSE']._serialized_start=697
-  _globals['_GETLLMINFORESPONSE']._serialized_end=989
-  _globals['_LLMSERVICE']._serialized_start=992
-  _globals['_LLMSERVICE']._serialized_end=1192
+  _globals['_LLMSERVICEGENERATEREQUEST']._serialized_start=151
+  _globals['_LLMSERVICEGENERATEREQUEST']._serialized_end=334
+  _globals['_GENERATEHEADER']._serialized_start=337
+  _globals['_GENERATEHEADER']._serialized_end=606
+  _globals['_LLMSERVICEGENERATERESPONSE']._serialized_start=609
+  _globals['_LLMSERVICEGENERATERESPONSE']._serialized_end=744
+  _globals['_GETLLMINFOREQUEST']._serialized_start=746
+  _globals['_GETLLMINFOREQUEST']._serialized_end=765
+  _globals['_GETLLMINFORESPONSE']._serialized_start=768
+  _globals['_GETLLMINFORESPONSE']._serialized_end=1114
+  _globals['_LLMSERVICE']._serialized_start=1117
+  _globals['_LLMSERVICE']._serialized_end=1317
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from visionsplit.v1 import choice_pb2 as _choice_pb2
 from visionsplit.v1 import generation_pb2 as _generation_pb2
 from visionsplit.v1 import vision_tokens_pb2 as _vision_tokens_pb2
 import builtins as _builtins
@@ -70,6 +71,7 @@ class GenerateHeader(_message.Message):
     GRIDS_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
+    PREFILL_FIELD_NUMBER: _builtins.int
     layout: _vision_tokens_pb2.Layout.ValueType
     """In which order the tokens enter the language model."""
     @_builtins.property
@@ -88,6 +90,10 @@ class GenerateHeader(_message.Message):
     def format(self) -> _vision_tokens_pb2.VisionFormat:
         """What the tokens are; may be absent only if there are no images."""
 
+    @_builtins.property
+    def prefill(self) -> _generation_pb2.Prefill:
+        """How the language model reads them."""
+
     def __init__(
         self,
         *,
@@ -96,10 +102,11 @@ class GenerateHeader(_message.Message):
         grids: _abc.Iterable[_vision_tokens_pb2.TileGrid] | None = ...,
         format: _vision_tokens_pb2.VisionFormat | None = ...,
         layout: _vision_tokens_pb2.Layout.ValueType = ...,
+        prefill: _generation_pb2.Prefill | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "prefill", b"prefill", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "grids", b"grids", "layout", b"layout", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "grids", b"grids", "layout", b"layout", "prefill", b"prefill", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -172,6 +179,7 @@ class GetLlmInfoResponse(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    PRUNING_METHODS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the checkpoint: a hub id, or the name of its folder."""
     context_length: _builtins.int
@@ -200,6 +208,10 @@ class GetLlmInfoResponse(_message.Message):
     def format(self) -> _vision_tokens_pb2.VisionFormat:
         """The vision tokens it accepts."""
 
+    @_builtins.property
+    def pruning_methods(self) -> _containers.RepeatedCompositeFieldContainer[_choice_pb2.NamedChoice]:
+        """Pruning methods a request may name."""
+
     def __init__(
         self,
         *,
@@ -215,10 +227,11 @@ class GetLlmInfoResponse(_message.Message):
         engine: _builtins.str = ...,
         device: _builtins.str = ...,
         version: _builtins.str = ...,
+        pruning_methods: _abc.Iterable[_choice_pb2.NamedChoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["format", b"format"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_length", b"context_length", "default_max_new_tokens", b"default_max_new_tokens", "device", b"device", "engine", b"engine", "format", b"format", "image_placeholder", b"image_placeholder", "max_images", b"max_images", "max_new_tokens", b"max_new_tokens", "model", b"model", "replicas", b"replicas", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_length", b"context_length", "default_max_new_tokens", b"default_max_new_tokens", "device", b"device", "engine", b"engine", "format", b"format", "image_placeholder", b"image_placeholder", "max_images", b"max_images", "max_new_tokens", b"max_new_tokens", "model", b"model", "pruning_methods", b"pruning_methods", "replicas", b"replicas", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -154,6 +154,7 @@ class Compression(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     SELECTION_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    QUOTAS_ONLY_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """One of GetEncoderInfoResponse.methods. Must not be empty."""
     retention_ratio: _builtins.float
@@ -168,6 +169,10 @@ class Compression(_message.Message):
     """Replaces the method's budget; one of GetEncoderInfoResponse.budgets."""
     selection: _builtins.str
     """Replaces the method's selection; one of GetEncoderInfoResponse.selections."""
+    quotas_only: _builtins.bool
+    """Send every token, and the number that the method would keep of each tile as its quota: the pruning
+    in the language model then chooses that many. Refused where the request asks for no such pruning.
+    """
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Numeric parameters of the composition, such as "tau" and "alpha" of globalcom2. The parts that
@@ -185,10 +190,11 @@ class Compression(_message.Message):
         budget: _builtins.str | None = ...,
         selection: _builtins.str | None = ...,
         parameters: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        quotas_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_retention_ratio", b"_retention_ratio", "_score", b"_score", "_selection", b"_selection", "budget", b"budget", "retention_ratio", b"retention_ratio", "score", b"score", "selection", b"selection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_retention_ratio", b"_retention_ratio", "_score", b"_score", "_selection", b"_selection", "budget", b"budget", "layout", b"layout", "method", b"method", "parameters", b"parameters", "retention_ratio", b"retention_ratio", "score", b"score", "selection", b"selection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_retention_ratio", b"_retention_ratio", "_score", b"_score", "_selection", b"_selection", "budget", b"budget", "layout", b"layout", "method", b"method", "parameters", b"parameters", "quotas_only", b"quotas_only", "retention_ratio", b"retention_ratio", "score", b"score", "selection", b"selection"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
     _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
@@ -249,6 +255,7 @@ class ImageTokensHeader(_message.Message):
 
     IMAGE_INDEX_FIELD_NUMBER: _builtins.int
     BUDGETS_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
     image_index: _builtins.int
     """Position of the image in the request, from 0."""
     @_builtins.property
@@ -257,15 +264,22 @@ class ImageTokensHeader(_message.Message):
         tile's number of valid cells; with compression off each equals it. They must not all be 0.
         """
 
+    @_builtins.property
+    def quotas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of each tile that the language model's pruning is to keep, thumbnail first; empty leaves that
+        to the pruning. No entry exceeds its budget. Refused without a pruning method that takes quotas.
+        """
+
     def __init__(
         self,
         *,
         image_index: _builtins.int = ...,
         budgets: _abc.Iterable[_builtins.int] | None = ...,
+        quotas: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "image_index", b"image_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "image_index", b"image_index", "quotas", b"quotas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,6 +30,7 @@ class VisionTokens:
     budgets: tuple[int, ...]  # tokens kept per tile, thumbnail first
     features: TokenTensor  # [tokens, feature_size]
     positions: Positions  # [tokens, 3] int32
+    quotas: tuple[int, ...] | None = None  # tokens per tile that pruning in the language model is to keep
 
     @property
     def num_tokens(self) -> int:

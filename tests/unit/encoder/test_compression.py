@@ -7,6 +7,7 @@ import pytest
 import torch
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.grid import Layout, TileGrid
+from visionsplit.parameters import Parameter
 
 from encoder_service.compression import (
     BUDGETS,
@@ -14,7 +15,6 @@ from encoder_service.compression import (
     SCORES,
     SELECTIONS,
     CompressionSpec,
-    Parameter,
     TowerOutput,
     compose,
     select,
