@@ -64,14 +64,9 @@ def measure(
     nothing, logits = frozenset[TowerOutput](), frozenset({TowerOutput.CLS_LOGITS})
     encoded = tower(pixels, logits)
     state = torch.cat((encoded.features[:, :1], encoded.features), dim=1)  # [T, 1 + P, D], the last layer's input
-    scores = encoded.outputs[TowerOutput.CLS_LOGITS]  # [T, P]
-    rows = encoded.features.reshape(-1, tower.feature_size)  # [T * P, Dv]
 
-    def choose() -> torch.Tensor:
-        plan = Plan(_METHOD, grid, device)
-        plan.start(scores[0])
-        kept: torch.Tensor = rows.index_select(0, plan.choose(0, tiles, scores))
-        return kept
+    def choose() -> object:
+        return Plan(_METHOD, grid, device).take(0, tiles, encoded)
 
     return (
         _median(lambda: tower(pixels, nothing), repeats, device),

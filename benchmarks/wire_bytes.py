@@ -16,7 +16,7 @@ from visionsplit.wire.tensors import DataType
 from visionsplit.wire.transport import DEFAULT_CHUNK_BYTES
 from visionsplit.wire.vision_tokens import grid_to_proto, split_into_chunks
 
-from encoder_service.compression import CompressionSpec, select
+from encoder_service.compression import CompressionSpec, TileFeatures, TowerOutput, select
 from encoder_service.tokens_out import pack, to_token_tensor
 
 _GRID = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
@@ -44,7 +44,9 @@ def main() -> None:
 def measure(spec: CompressionSpec, width: int, data_type: DataType) -> tuple[int, int, int]:
     """Tokens, messages and serialised bytes of one image's upload."""
     generator = torch.Generator().manual_seed(0)
-    kept = select(torch.randn(_GRID.num_tiles, _GRID.cells_per_tile, generator=generator), _GRID, spec)
+    scores = torch.randn(_GRID.num_tiles, _GRID.cells_per_tile, generator=generator)
+    encoded = TileFeatures(scores[..., None], {TowerOutput.CLS_LOGITS: scores})
+    kept = select(encoded, _GRID, spec)
     positions = torch.cat(kept.positions).to(torch.int32).numpy()  # [K, 3]
     features = to_token_tensor(pack(torch.randn(len(positions), width, generator=generator), data_type))
     header = llm_service_pb2.GenerateHeader(grids=[grid_to_proto(_GRID)])

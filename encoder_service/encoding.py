@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from visionsplit.errors import VisionSplitError
 
-from encoder_service.compression import Plan, TowerOutput
+from encoder_service.compression import Plan, TileFeatures, TowerOutput
 from encoder_service.jobs import EncodedTiles, ImageJob, SpanResult, TileSpan
 from encoder_service.tokens_out import PackedTokens, pack, to_host, to_token_tensor
-from encoder_service.vision_tower import TileFeatures, VisionTower
+from encoder_service.vision_tower import VisionTower
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class BatchEncoder:
         for span in spans:
             stop = slot + span.stop - span.first
             try:
-                chosen.append(self._choose(span, encoded, slot, stop))
+                choice = self._choose(span, _rows(encoded, slot, stop))
+                if choice is not None:
+                    chosen.append(choice)
             except VisionSplitError as error:
                 results.append((span.job, error))
             slot = stop
@@ -62,20 +64,13 @@ class BatchEncoder:
             return pixels
         return pixels.pin_memory().to(self._tower.device, non_blocking=True)
 
-    def _choose(self, span: TileSpan, encoded: TileFeatures, slot: int, stop: int) -> _Chosen:
-        """Score, select and pack one span, whose tiles are the batch's [slot, stop)."""
+    def _choose(self, span: TileSpan, encoded: TileFeatures) -> _Chosen | None:
+        """Score, select and pack one span; None while its image's tokens wait for the rest of the image."""
         job = span.job
-        logits = encoded.outputs.get(TowerOutput.CLS_LOGITS)
-        scores = None if logits is None else logits[slot:stop]  # [t, P]
-        plan = job.plan
-        if plan is None:
-            plan = Plan(job.composition, job.image.grid, self._tower.device)
-            job.plan = plan
-            plan.start(None if scores is None else scores[0])
-        numbers = plan.choose(span.first, span.stop, scores)  # [K]
-        rows = encoded.features[slot:stop].reshape(-1, encoded.features.shape[-1])  # [t * P, Dv]
-        kept = rows.index_select(0, numbers - span.first * job.image.grid.cells_per_tile)  # [K, Dv]
-        return _Chosen(span, plan, numbers, pack(kept, job.data_type))
+        if job.plan is None:
+            job.plan = Plan(job.composition, job.image.grid, self._tower.device)
+        kept = job.plan.take(span.first, span.stop, encoded)
+        return None if kept is None else _Chosen(span, job.plan, kept.numbers, pack(kept.features, job.data_type))
 
     def _collect(self, chosen: list[_Chosen], started: float) -> list[tuple[ImageJob, SpanResult]]:
         """Bring all spans' tokens to the host at once."""
@@ -92,6 +87,14 @@ class BatchEncoder:
                 results.append((choice.span.job, error))
                 continue
             positions = choice.plan.positions(numbers).numpy().astype(np.int32)  # [K, 3]
-            tiles = EncodedTiles(choice.span.stop, choice.plan.budgets, features, positions, started, seconds)
+            tiles = EncodedTiles(
+                choice.span.stop, choice.plan.budgets, choice.plan.quotas, features, positions, started, seconds
+            )
             results.append((choice.span.job, tiles))
         return results
+
+
+def _rows(encoded: TileFeatures, first: int, stop: int) -> TileFeatures:
+    """Some of a batch's tiles, [stop - first, P, ...]."""
+    outputs = {name: output[first:stop] for name, output in encoded.outputs.items()}
+    return TileFeatures(encoded.features[first:stop], outputs)

@@ -7,7 +7,7 @@ from visionsplit import __version__
 from visionsplit.checkpoint import Checkpoint
 from visionsplit.v1 import choice_pb2, encoder_service_pb2, vision_tokens_pb2
 
-from encoder_service.compression import BUDGETS, METHODS, SCORES, SELECTIONS, Choice
+from encoder_service.compression import BUDGETS, MERGINGS, METHODS, SCORES, SELECTIONS, Choice
 from encoder_service.config import EncoderConfig
 from encoder_service.protocol import compression_to_proto
 from encoder_service.tiles import Tiler
@@ -31,6 +31,7 @@ def encoder_info(
         scores=_choices(SCORES.values()),
         budgets=_choices(BUDGETS.values()),
         selections=_choices(SELECTIONS.values()),
+        mergings=_choices(MERGINGS.values()),
         default_compression=compression_to_proto(config.default_compression),
         default_data_type=config.resolve_data_type(tower.dtype).value,
         image_formats=config.image.formats,

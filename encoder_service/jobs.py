@@ -31,10 +31,11 @@ class PreparedImage:
 
 @dataclass(frozen=True)
 class EncodedTiles:
-    """The kept tokens of some consecutive tiles of one image."""
+    """The kept tokens of some consecutive tiles of one image: of all of them, where the method waits for the last."""
 
     stop_tile: int  # one past the last of these tiles
     budgets: list[int]  # of the whole image, thumbnail first
+    quotas: list[int] | None  # of the whole image, where only these were asked for
     features: TokenTensor  # [K, Dv]; K may be 0
     positions: Positions  # [K, 3]
     started: float  # when the forward pass began, seconds of time.monotonic

@@ -194,7 +194,7 @@ def _events(index: int, result: EncodedTiles, progress: _Progress, call_start: f
     events: list[Event] = []
     if progress.device_start is None:
         progress.device_start = result.started
-        events.append(BudgetsKnown(index, grid, result.budgets))
+        events.append(BudgetsKnown(index, grid, result.budgets, result.quotas))
     progress.encode_seconds += result.seconds
     if result.features.rows:
         if progress.first_tokens is None:

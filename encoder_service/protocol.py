@@ -23,6 +23,8 @@ def compression_from_proto(message: vision_tokens_pb2.Compression) -> Compressio
         budget=message.budget if message.HasField("budget") else None,
         selection=message.selection if message.HasField("selection") else None,
         parameters=dict(message.parameters),
+        merging=message.merging if message.HasField("merging") else None,
+        quotas_only=message.quotas_only,
     )
 
 
@@ -35,6 +37,8 @@ def compression_to_proto(spec: CompressionSpec) -> vision_tokens_pb2.Compression
         budget=spec.budget,
         selection=spec.selection,
         parameters=spec.parameters,
+        merging=spec.merging,
+        quotas_only=spec.quotas_only,
     )
 
 

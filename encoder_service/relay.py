@@ -22,7 +22,9 @@ async def to_parts(events: AsyncIterator[Event], chunk_bytes: int) -> AsyncGener
     async for event in events:
         if isinstance(event, BudgetsKnown):
             next_chunk[event.image_index] = 0
-            yield vision_tokens_pb2.ImageTokensHeader(image_index=event.image_index, budgets=event.budgets)
+            yield vision_tokens_pb2.ImageTokensHeader(
+                image_index=event.image_index, budgets=event.budgets, quotas=event.quotas
+            )
         elif isinstance(event, TokensReady):
             chunks = split_into_chunks(
                 event.features,

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc.aio
-from visionsplit.errors import IncompatibleServicesError, InvalidRequestError
-from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc, llm_service_pb2, vision_tokens_pb2
+from visionsplit.errors import IncompatibleServicesError, InvalidCompressionError, InvalidRequestError
+from visionsplit.v1 import (
+    encoder_service_pb2,
+    encoder_service_pb2_grpc,
+    generation_pb2,
+    llm_service_pb2,
+    vision_tokens_pb2,
+)
 from visionsplit.wire.call_log import log_call
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
@@ -110,6 +116,8 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
             spec = compression_from_proto(request.compression)
         else:
             spec = self._config.default_compression
+        if spec.quotas_only and isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
+            _check_someone_prunes(request.prefill)
         data_type = data_type_from_proto(request.data_type, DataType(self._info.default_data_type))
         return _Wanted(compose(spec), data_type, started)
 
@@ -153,6 +161,17 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
             grids=[grid_to_proto(image.grid) for image in images],
             format=self._info.format,
             layout=layout_to_proto(wanted.composition.layout),
+            prefill=request.prefill if request.HasField("prefill") else None,
+        )
+
+
+def _check_someone_prunes(prefill: generation_pb2.Prefill) -> None:
+    """Quotas say what pruning in the language model is to keep; whether its method takes them is the LLM service's to
+    check."""
+    if not prefill.HasField("pruning"):
+        raise InvalidCompressionError(
+            "quotas_only sends every token and leaves the choice to pruning in the language model; "
+            "the request asks for no pruning"
         )
 
 

@@ -4,24 +4,14 @@ The features come from an earlier layer (usually the penultimate), so of the las
 projections to queries and keys are held, for the scores; values, output, MLP and final norm are never allocated.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from transformers import CLIPVisionConfig, LlavaNextConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPVisionEmbeddings
 from visionsplit.checkpoint import Checkpoint, CheckpointError
 
-from encoder_service.compression.base import TowerOutput
-
-
-@dataclass(frozen=True)
-class TileFeatures:
-    """What the vision tower says about B tiles of P cells."""
-
-    features: torch.Tensor  # [B, P, Dv]
-    outputs: dict[TowerOutput, torch.Tensor]  # what the scores asked for; CLS_LOGITS: [B, P] float32
+from encoder_service.cls_attention import ClsScoreHead, cls_attention, patch_keys
+from encoder_service.compression.base import TileFeatures, TowerOutput
 
 
 class VisionTower(nn.Module):
@@ -38,6 +28,7 @@ class VisionTower(nn.Module):
         self.device, self.dtype = device, dtype
         self.feature_layers = _feature_layers(config, vision.num_hidden_layers)
         self.feature_size = vision.hidden_size * len(self.feature_layers)
+        self._feature_layer = max(self.feature_layers[-1], 1)  # the layer that puts the features out
         self._score_layer = vision.num_hidden_layers - 1  # whose input the scores read: hidden state of this index
         with torch.device("meta"):
             self.embeddings = CLIPVisionEmbeddings(vision)
@@ -65,51 +56,35 @@ class VisionTower(nn.Module):
 
     @torch.inference_mode()
     def forward(self, tiles: torch.Tensor, wanted: frozenset[TowerOutput]) -> TileFeatures:
-        """Encode tiles [B, 3, H, W]; `wanted` names what the scores need."""
+        """Encode tiles [B, 3, H, W]; ``wanted` names what the compressions need beside the features."""
         states = {0: self.pre_layrnorm(self.embeddings(tiles.to(self.dtype)))}  # [B, 1 + P, D]
         depth = max(*self.feature_layers, self._score_layer if wanted else 0)
         state = states[0]
         for index, layer in enumerate(self.layers[:depth], start=1):
             state = layer(state, None)
-            if index in self.feature_layers or index == self._score_layer:
+            if index in self.feature_layers or index in (self._score_layer, self._feature_layer - 1):
                 states[index] = state
         selected = [states[index][:, 1:] for index in self.feature_layers]  # each [B, P, D]
         features = selected[0] if len(selected) == 1 else torch.cat(selected, dim=-1)
-        outputs = {}
-        if TowerOutput.CLS_LOGITS in wanted:
-            outputs[TowerOutput.CLS_LOGITS] = self.score_head(states[self._score_layer])
-        return TileFeatures(features, outputs)
+        return TileFeatures(features, {output: self._output(output, states) for output in wanted})
 
-
-class ClsScoreHead(nn.Module):
-    """Pre-softmax attention of [CLS] to each patch in one layer, mean over heads, without the attention map.
-
-    The mean over H heads of size d of (q_h . k_h) / sqrt(d) is q . k / (H sqrt(d)) over the full width. And q . k with
-    k = W x + b is (W^T q) . x + q . b: W is applied to one query instead of every patch.
-    """
-
-    def __init__(self, config: CLIPVisionConfig) -> None:
-        super().__init__()
-        size, heads = config.hidden_size, config.num_attention_heads
-        self.layer_norm1 = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.q_proj = nn.Linear(size, size)
-        self.k_proj = nn.Linear(size, size)
-        self._scale = 1.0 / (heads * math.sqrt(size // heads))
-
-    def forward(self, state: torch.Tensor) -> torch.Tensor:
-        """Scores [B, P] float32 from the layer's input [B, 1 + P, D]."""
-        # How a tile is scored must not depend on its company in the batch, to the last bit. So each tile has products
-        # of its own; and since PyTorch computes a batch of one in another way, a single tile keeps itself company.
-        batch = state.float() if len(state) > 1 else state.float().expand(2, -1, -1)
-        normed = self.layer_norm1(batch)  # [B, 1 + P, D]
-        tiles = len(normed)
-        weight, bias = self.q_proj.weight.t().expand(tiles, -1, -1), self.q_proj.bias.expand(tiles, 1, -1)
-        query = torch.baddbmm(bias, normed[:, :1], weight)  # [B, 1, D]
-        toward = torch.bmm(query, self.k_proj.weight.expand(tiles, -1, -1))  # [B, 1, D]
-        offset = (query * self.k_proj.bias).sum(dim=2)  # [B, 1]
-        products = torch.bmm(normed[:, 1:], toward.transpose(1, 2)).squeeze(2)  # [B, P]
-        scores: torch.Tensor = (products + offset) * self._scale
-        return scores[: len(state)]
+    def _output(self, output: TowerOutput, states: dict[int, torch.Tensor]) -> torch.Tensor:
+        """What a part of a compression method asked for, [B, P, ...] float32."""
+        last = states[self._score_layer]
+        match output:
+            case TowerOutput.CLS_LOGITS:
+                logits: torch.Tensor = self.score_head(last)
+                return logits
+            case TowerOutput.CLS_AFFINITY:
+                return self.score_head.affinity(last)
+            case TowerOutput.LAST_KEYS:
+                return self.score_head.keys(last)
+            case TowerOutput.CLS_ATTENTION:
+                return cls_attention(self.layers[self._feature_layer - 1], states[self._feature_layer - 1])
+            case TowerOutput.CLS_ATTENTION_FIRST:
+                return cls_attention(self.layers[0], states[0])
+            case TowerOutput.KEYS:
+                return patch_keys(self.layers[self._feature_layer - 1], states[self._feature_layer - 1])
 
 
 def _tensor_name(name: str, last_layer: str) -> str:

@@ -1,21 +1,24 @@
-"""Which vision tokens to keep: scores in, positions out.
+"""Which vision tokens to keep: features and scores in, kept tokens out.
 
-`select` treats one image whose scores are all known; `Plan` does the same tile by tile as the vision tower finishes.
+`select` treats one image whose tiles are all encoded; `Plan` does the same tile by tile as the vision tower finishes.
 """
 
 import torch
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.grid import TileGrid
 
-from encoder_service.compression.base import Composition, CompressionSpec, Kept, TowerOutput
+from encoder_service.compression.base import Composition, CompressionSpec, Kept, TileFeatures, TowerOutput
 from encoder_service.compression.budgets import BUDGETS
-from encoder_service.compression.methods import METHODS, Choice, compose
-from encoder_service.compression.plan import Plan
+from encoder_service.compression.compose import compose
+from encoder_service.compression.mergings import MERGINGS
+from encoder_service.compression.methods import METHODS, Choice
+from encoder_service.compression.plan import KeptTokens, Plan
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
 
 __all__ = [
     "BUDGETS",
+    "MERGINGS",
     "METHODS",
     "SCORES",
     "SELECTIONS",
@@ -23,29 +26,45 @@ __all__ = [
     "Composition",
     "CompressionSpec",
     "Kept",
+    "KeptTokens",
     "Plan",
+    "TileFeatures",
     "TowerOutput",
     "compose",
     "select",
 ]
 
 
-def select(scores: torch.Tensor, grid: TileGrid, spec: CompressionSpec) -> Kept:
+def select(encoded: TileFeatures, grid: TileGrid, spec: CompressionSpec) -> Kept:
     """The tokens of one image to keep.
 
     Args:
-        scores: pre-softmax [CLS] scores, [T, P] on any device; row 0 is the thumbnail, then the crops, row-major.
+        encoded: what the vision tower says, T tiles of P cells: tile 0 is the thumbnail, then the crops, row-major. The
+            outputs must hold what `compose(spec).needs` names.
         grid: how the image was cut, by the unpad rule that belongs to the layout.
         spec: the compression asked for.
 
     Raises:
-        InvalidCompressionError: the spec is wrong, keeps no token, or the scores do not have the grid's shape.
+        InvalidCompressionError: the spec is wrong, keeps no token, or the features and outputs do not have the grid's
+            shape.
     """
-    expected = (grid.num_tiles, grid.cells_per_tile)
-    if tuple(scores.shape) != expected:
-        raise InvalidCompressionError(f"scores have shape {list(scores.shape)}; the grid needs {list(expected)}")
-    plan = Plan(compose(spec), grid, scores.device)
-    scores = scores.float()
-    plan.start(scores[0])
-    numbers = plan.choose(0, grid.num_tiles, scores)  # [K]
-    return Kept(plan.budgets, plan.ratios, list(torch.split(plan.positions(numbers), plan.budgets)))
+    composition = compose(spec)
+    _check_shapes(encoded, grid, composition)
+    plan = Plan(composition, grid, encoded.features.device)
+    kept = plan.take(0, grid.num_tiles, encoded)
+    assert kept is not None, "an image was given whole"
+    positions = torch.split(plan.positions(kept.numbers), plan.budgets)
+    return Kept(plan.budgets, plan.ratios, list(positions), kept.features, plan.quotas)
+
+
+def _check_shapes(encoded: TileFeatures, grid: TileGrid, composition: Composition) -> None:
+    expected = [grid.num_tiles, grid.cells_per_tile]
+    missing = composition.needs - encoded.outputs.keys()
+    if missing:
+        raise InvalidCompressionError(f"the composition needs {min(output.name for output in missing)}")
+    for name, values in {
+        "features": encoded.features,
+        **{o.name: encoded.outputs[o] for o in composition.needs},
+    }.items():
+        if list(values.shape[:2]) != expected:
+            raise InvalidCompressionError(f"{name} have shape {list(values.shape)}; the grid needs {expected}")

@@ -1,14 +1,16 @@
-"""What a compression method is made of: a score, a budget and a selection, each replaceable by itself.
+"""What a compression method is made of: a score, a budget, a selection and a merging, each replaceable by itself.
 
-    score      what each token of a tile is worth          scores.py
-    budget     how many tokens each crop may keep          budgets.py
-    selection  which tokens those are                      selections.py
-    method     a named triple of the three                 methods.py
+    score      what each token of a tile is worth             scores.py
+    budget     how many tokens each tile may keep             budgets/
+    selection  which tokens those are                         selections/
+    merging    what the kept tokens take over from the rest   mergings/
+    method     a named combination of the four                methods.py
 
 `Plan` (plan.py) runs a composition on one image, tile by tile; `select` (`__init__`) on all its tiles at once.
 """
 
 import enum
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,22 +18,36 @@ import torch
 from visionsplit.grid import Layout
 from visionsplit.parameters import Declared, Parameters
 
+from encoder_service.compression.candidates import Candidates
 from encoder_service.compression.geometry import Geometry
 
 
 class TowerOutput(enum.Enum):
-    """What a score needs from the vision tower beside the features."""
+    """What a part of a method may need from the vision tower beside the features. L layers, H heads, width D."""
 
-    CLS_LOGITS = "pre-softmax attention of [CLS] to each patch in the last layer, mean over heads"  # [T, P] float32
+    CLS_LOGITS = "pre-softmax attention of [CLS] to each patch in the last layer, mean over heads"  # [t, P] float32
+    CLS_ATTENTION = "attention of [CLS] to each patch in the layer that puts out the features, mean over heads"  # same
+    CLS_ATTENTION_FIRST = "the same in the first layer"  # [t, P] float32
+    CLS_AFFINITY = "softmax of q_cls . k / sqrt(D) over [CLS] and patches, last layer, as one head"  # [t, P] float32
+    LAST_KEYS = "keys of the last layer, all heads side by side"  # [t, P, D] float32
+    KEYS = "keys of the layer that puts out the features, all heads side by side"  # [t, P, D] float32
+
+
+@dataclass(frozen=True)
+class TileFeatures:
+    """What the vision tower says about t tiles of P cells."""
+
+    features: torch.Tensor  # [t, P, Dv]
+    outputs: Mapping[TowerOutput, torch.Tensor]  # those that were asked for
 
 
 class Score(Protocol):
-    """What the tokens of a crop are worth."""
+    """What the tokens are worth."""
 
     name: str
     description: str
     parameters: Declared
-    needs: frozenset[TowerOutput]
+    source: TowerOutput | None  # a tile's own scores [t, P]; None where all tokens are alike
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         """What the thumbnail [P] says about every crop's cells, [crops, P] in the geometry's order, or None."""
@@ -48,31 +64,64 @@ class Score(Protocol):
 
 
 class Budget(Protocol):
-    """How the tokens are shared out among the crops."""
+    """How the tokens are shared out among the tiles."""
 
     name: str
     description: str
     parameters: Declared
+    source: TowerOutput | None  # what the ratios are computed from, [P] or [T, P]
+    whole_image: bool  # needs all tiles' `source` and not the thumbnail's alone: nothing is sent before the last tile
+    pooled: bool  # the tiles' tokens compete for one budget, and not for one in each tile
+    adaptive: bool  # finds the ratio itself; a request gives none
 
     def ratios(
-        self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
+        self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
     ) -> list[float]:
-        """The share of its valid tokens that each crop keeps, from the thumbnail's scores [P] on any device."""
+        """The share of its valid tokens that each tile keeps, thumbnail first.
+
+        `source` is the thumbnail's [P], with `whole_image` all tiles' [T, P], in raster order, on any device. The ratio
+        is None for an adaptive budget only.
+        """
         ...
 
 
+@dataclass(frozen=True)
+class Picks:
+    """Which candidates are kept."""
+
+    order: torch.Tensor  # [t, m] int64, columns of the candidates in picking order
+    counts: Sequence[int]  # how many of each row's picks are kept, at most m
+
+
 class Selection(Protocol):
-    """Which tokens a tile keeps."""
+    """Which tokens are kept."""
 
     name: str
     description: str
     parameters: Declared
+    needs: frozenset[TowerOutput]
+    nested: bool  # the choice for a smaller budget is a prefix of the one for a larger
+    own_counts: bool  # may keep another number than the budget: nothing is sent before the last tile
 
-    def order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """Indices [t, P] int64 that put each tile's tokens, worth [t, P], into the order of picking.
+    def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:
+        """The tokens to keep of each row; budgets are at most the row's count of valid cells.
 
-        Cells worth minus infinity come last. A prefix of the order is the choice for a smaller budget.
+        Unless `own_counts`, the counts are the budgets.
         """
+        ...
+
+
+class Merging(Protocol):
+    """What kept tokens take over from those that are dropped."""
+
+    name: str
+    description: str
+    parameters: Declared
+    needs: frozenset[TowerOutput]
+    extra: int  # tokens beyond the budget that each row keeps, to stand for those that are dropped
+
+    def merge(self, candidates: Candidates, picks: Picks, parameters: Parameters) -> torch.Tensor:
+        """Features of the kept tokens, row after row in picking order, [K, Dv]; the picks hold the extra ones."""
         ...
 
 
@@ -81,33 +130,56 @@ class CompressionSpec:
     """A request for compression, by names. `compose` in methods.py resolves and checks it."""
 
     method: str
-    retention_ratio: float | None = None  # (0, 1]; only the method "none" may do without
+    retention_ratio: float | None = None  # (0, 1]; None only where the method finds it itself
     layout: Layout = Layout.SPATIAL
     score: str | None = None
     budget: str | None = None
     selection: str | None = None
+    merging: str | None = None
     parameters: Parameters = field(default_factory=dict)
+    quotas_only: bool = False  # keep every token and only say how many of each tile the method would keep
 
 
 @dataclass(frozen=True)
 class Composition:
     """A checked method, ready to run."""
 
-    retention_ratio: float  # (0, 1]
+    retention_ratio: float | None  # (0, 1]; None where the budget finds it
     layout: Layout
     score: Score
     budget: Budget
     selection: Selection
+    merging: Merging | None  # None: kept tokens stay as they are
     parameters: Parameters
+    quotas_only: bool = False
 
     @property
-    def keeps_everything(self) -> bool:
-        return self.retention_ratio == 1
+    def prunes(self) -> bool:
+        """Whether tokens are scored and chosen at all."""
+        return self.retention_ratio != 1 and not self.quotas_only
+
+    @property
+    def waits_for_image(self) -> bool:
+        """Whether no token can be sent before the image's last tile is encoded."""
+        if self.retention_ratio == 1:
+            return False
+        return self.budget.whole_image or (self.prunes and self.selection.own_counts)
+
+    @property
+    def nested(self) -> bool:
+        """Whether each tile's tokens at a smaller ratio are a prefix of those at a larger, with the same features."""
+        return self.selection.nested and self.merging is None
 
     @property
     def needs(self) -> frozenset[TowerOutput]:
         """What the vision tower must deliver for this composition."""
-        return frozenset() if self.keeps_everything else self.score.needs
+        if self.retention_ratio == 1:
+            return frozenset()
+        sources = {self.budget.source}
+        if self.prunes:
+            sources |= {self.score.source, *self.selection.needs}
+            sources |= self.merging.needs if self.merging is not None else frozenset()
+        return frozenset(source for source in sources if source is not None)
 
 
 @dataclass(frozen=True)
@@ -117,3 +189,5 @@ class Kept:
     budgets: list[int]  # tokens per tile, thumbnail first
     ratios: list[float] | None  # share of each tile's valid tokens before truncation, None where nothing is pruned
     positions: list[torch.Tensor]  # per tile [budget, 3] int64: tile, row, column within the tile; in picking order
+    features: torch.Tensor  # [K, Dv], tile after tile
+    quotas: list[int] | None  # tokens per tile that the method would keep, where only these were asked for

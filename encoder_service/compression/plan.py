@@ -1,20 +1,30 @@
 """One image's compression, run as its tiles come out of the vision tower."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from visionsplit.errors import InternalError, InvalidCompressionError
 from visionsplit.grid import Layout, TileGrid
 
-from encoder_service.compression.base import Composition
+from encoder_service.compression.base import Composition, Picks, TileFeatures, TowerOutput
+from encoder_service.compression.candidates import Candidates
 from encoder_service.compression.geometry import canonical, geometry_of
 
 
-class Plan:
-    """What one image keeps: the budgets once the thumbnail's scores are known, then the tokens of each tile.
+@dataclass(frozen=True)
+class KeptTokens:
+    """Some kept tokens of one image, tile after tile, each tile's in picking order."""
 
-    T tiles of P cells. Everything stays on the device but the few numbers that decide the budgets; those cross once,
-    in `start`.
+    numbers: torch.Tensor  # [K] int64: tile * P + row * side + column
+    features: torch.Tensor  # [K, Dv]
+
+
+class Plan:
+    """What one image keeps: the budgets once their evidence is known, then the tokens of each tile.
+
+    T tiles of P cells. Everything stays on the device but the few numbers that decide the budgets, which cross once.
     """
 
     def __init__(self, composition: Composition, grid: TileGrid, device: torch.device) -> None:
@@ -24,72 +34,156 @@ class Plan:
         self._geometry = geometry_of(canonical(grid), reference_layout=reference, device=device)
         self._guidance: torch.Tensor | None = None  # [T - 1, P]
         self._padding = self._geometry.padding if self._geometry.padded else None  # [T, P]
+        self._held: list[TileFeatures] = []  # of a composition that waits for the whole image
         self._started = False
-        self.budgets: list[int] = []  # tokens per tile, thumbnail first; empty until `start`
-        self.ratios: list[float] | None = None  # per tile; None until `start` and where nothing is pruned
+        self.budgets: list[int] = []  # tokens per tile, thumbnail first; empty until the first tokens are there
+        self.ratios: list[float] | None = None  # per tile; None until then and where nothing is pruned
+        self.quotas: list[int] | None = None  # tokens per tile, where only these were asked for
 
-    def start(self, thumbnail: torch.Tensor | None) -> None:
-        """Fix the budgets from the thumbnail's scores [P] float32, which may be None where nothing is pruned.
+    def take(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> KeptTokens | None:
+        """The kept tokens of the next tiles, [first_tile, stop_tile).
+
+        None while the composition waits for the rest of the image; the last tiles then bring all tokens.
 
         Raises:
             InvalidCompressionError: not one token would be kept.
-            InternalError: the scores are not finite.
+            InternalError: what decides the budgets is not finite.
         """
-        if self._composition.keeps_everything:
-            self.budgets = list(self._geometry.counts)
-            self._started = True
-            return
-        if thumbnail is None:
-            raise InternalError("the compression method needs scores and the vision tower gave none")
-        ratio = self._composition.retention_ratio
-        crops = self._composition.budget.ratios(thumbnail, self._geometry, ratio, self._composition.parameters)
-        self.ratios = [ratio, *crops]
-        if not all(map(math.isfinite, self.ratios)):
-            raise InternalError("the vision tower's scores are not finite")
-        self.budgets = [int(count * share) for count, share in zip(self._geometry.counts, self.ratios, strict=True)]
-        if not any(self.budgets):
-            raise InvalidCompressionError(
-                f"retention_ratio {ratio} keeps none of the image's {sum(self._geometry.counts)} tokens"
-            )
-        self._guidance = self._composition.score.guidance(thumbnail, self._geometry)
-        self._started = True
-
-    def choose(self, first_tile: int, stop_tile: int, scores: torch.Tensor | None) -> torch.Tensor:
-        """The kept cells of tiles [first_tile, stop_tile), after `start`.
-
-        Args:
-            first_tile: the first of some consecutive tiles.
-            stop_tile: one past the last of them.
-            scores: theirs, [t, P] float32; may be None where nothing is pruned.
-
-        Returns:
-            [K] int64, tile after tile in picking order, each as tile * P + row * side + column.
-        """
+        if self._composition.waits_for_image:
+            self._held.append(encoded)
+            if stop_tile < self._grid.num_tiles:
+                return None
+            first_tile, encoded = 0, _joined(self._held)
+            self._held = []
         if not self._started:
-            raise InternalError("tokens were asked for before the budgets were known")
-        numbers = self._geometry.numbers[first_tile:stop_tile]  # [t, P]
-        if scores is not None and not self._composition.keeps_everything:
-            worth = self._worth(first_tile, stop_tile, scores)
-            numbers = numbers.gather(1, self._composition.selection.order(worth, self._composition.parameters))
-        budgets = self.budgets[first_tile:stop_tile]
-        return torch.cat([row[:budget] for row, budget in zip(numbers.unbind(), budgets, strict=True)])
+            self._start(encoded)
+        if not self._composition.prunes:
+            return self._keep_all(first_tile, stop_tile, encoded)
+        if self._composition.budget.pooled:
+            return self._choose_pooled(encoded)
+        return self._choose(first_tile, stop_tile, encoded)
 
     def positions(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Tile, row and column within the tile, [K, 3] int64, of cells as `choose` gives them."""
+        """Tile, row and column within the tile, [K, 3] int64, of cells as `take` gives them."""
         tile, cell = numbers // self._grid.cells_per_tile, numbers % self._grid.cells_per_tile
         return torch.stack((tile, cell // self._grid.side, cell % self._grid.side), dim=1)
 
-    def _worth(self, first_tile: int, stop_tile: int, scores: torch.Tensor) -> torch.Tensor:
+    def _start(self, encoded: TileFeatures) -> None:
+        """Fix the budgets, from the thumbnail's outputs or all tiles'."""
+        self._started = True
+        composition, counts = self._composition, self._geometry.counts
+        self.budgets = list(counts)
+        if composition.retention_ratio == 1:
+            self.quotas = list(counts) if composition.quotas_only else None
+            return
+        budget = composition.budget
+        source = None if budget.source is None else encoded.outputs[budget.source]
+        if source is not None and not budget.whole_image:
+            source = source[0]
+        ratios = budget.ratios(source, self._geometry, composition.retention_ratio, composition.parameters)
+        if not all(map(math.isfinite, ratios)):
+            raise InternalError("the vision tower's scores are not finite")
+        self.ratios = ratios
+        kept = [int(count * share) for count, share in zip(counts, ratios, strict=True)]
+        if not (int(sum(counts) * ratios[0]) if budget.pooled else any(kept)):
+            raise InvalidCompressionError(
+                f"retention_ratio {composition.retention_ratio or ratios[0]} keeps none of the image's {sum(counts)} "
+                "tokens"
+            )
+        if composition.quotas_only:
+            self.quotas = kept
+            return
+        extra = 0 if composition.merging is None else composition.merging.extra
+        self.budgets = [min(number + extra, count) if number else 0 for number, count in zip(kept, counts, strict=True)]
+        if composition.score.source is not None:
+            thumbnail = encoded.outputs[composition.score.source][0]
+            self._guidance = composition.score.guidance(thumbnail, self._geometry)
+
+    def _keep_all(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> KeptTokens:
+        numbers = self._geometry.numbers[first_tile:stop_tile]  # [t, P]
+        counts = self._geometry.counts[first_tile:stop_tile]
+        kept = torch.cat([row[:count] for row, count in zip(numbers.unbind(), counts, strict=True)])
+        return KeptTokens(kept, self._features(first_tile, encoded, kept))
+
+    def _choose(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> KeptTokens:
+        """The choice of each tile for itself."""
+        cells = self._geometry.cells[first_tile:stop_tile] if self._geometry.padded else None  # [t, P]
+        candidates = Candidates(
+            self._worth(first_tile, stop_tile, encoded),
+            self._geometry.counts[first_tile:stop_tile],
+            cells,
+            encoded.features,
+            encoded.outputs,
+        )
+        picks, features = self._pick(candidates, self.budgets[first_tile:stop_tile])
+        if self._composition.selection.own_counts:
+            self.budgets = list(picks.counts)
+        numbers = self._geometry.numbers[first_tile:stop_tile].gather(1, picks.order)  # [t, m]
+        kept = torch.cat([row[:count] for row, count in zip(numbers.unbind(), picks.counts, strict=True)])
+        return KeptTokens(kept, self._features(first_tile, encoded, kept) if features is None else features)
+
+    def _choose_pooled(self, encoded: TileFeatures) -> KeptTokens:
+        """One choice among all tiles' tokens, which are one row of candidates, valid cells first."""
+        counts = self._geometry.counts
+        assert self.ratios is not None
+        total = sum(counts)
+        extra = 0 if self._composition.merging is None else self._composition.merging.extra
+        budget = min(int(total * self.ratios[0]) + extra, total)
+        valid = torch.argsort(self._geometry.padding.flatten().to(torch.int8), stable=True)  # [T * P]
+        row = self._geometry.numbers.flatten()[valid][None]  # [1, T * P]
+        candidates = Candidates(
+            self._worth(0, self._grid.num_tiles, encoded).flatten()[valid][None],
+            (total,),
+            row,
+            encoded.features.flatten(0, 1)[None],
+            {name: output.flatten(0, 1)[None] for name, output in encoded.outputs.items()},
+        )
+        picks, features = self._pick(candidates, [budget])
+        numbers = row[0].gather(0, picks.order[0, : picks.counts[0]])  # [K], best first
+        tiles, by_tile = torch.sort(numbers // self._grid.cells_per_tile, stable=True)
+        self.budgets = torch.bincount(tiles, minlength=self._grid.num_tiles).tolist()
+        kept = numbers[by_tile]
+        return KeptTokens(kept, self._features(0, encoded, kept) if features is None else features[by_tile])
+
+    def _pick(self, candidates: Candidates, budgets: Sequence[int]) -> tuple[Picks, torch.Tensor | None]:
+        """The picks, and their features [K, Dv] where a merging changes them."""
+        composition = self._composition
+        picks = composition.selection.pick(candidates, budgets, composition.parameters)
+        if composition.merging is None:
+            return picks, None
+        return picks, composition.merging.merge(candidates, picks, composition.parameters)
+
+    def _features(self, first_tile: int, encoded: TileFeatures, numbers: torch.Tensor) -> torch.Tensor:
+        """Features [K, Dv] of cells whose tiles begin with the first of those encoded."""
+        rows = encoded.features.reshape(-1, encoded.features.shape[-1])  # [t * P, Dv]
+        return rows.index_select(0, numbers - first_tile * self._grid.cells_per_tile)
+
+    def _worth(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> torch.Tensor:
         """The worth of every cell in the geometry's order, [t, P]; padding is worth minus infinity.
 
         The thumbnail's tokens are worth their own scores, the crops' what the composition's score says.
         """
-        own = scores.gather(1, self._geometry.cells[first_tile:stop_tile]) if self._geometry.padded else scores
+        score, padding = self._composition.score, self._padding
+        if score.source is None:
+            worth = torch.zeros(encoded.features.shape[:2], device=encoded.features.device)  # [t, P]
+            return worth if padding is None else worth.masked_fill(padding[first_tile:stop_tile], -math.inf)
+        own = encoded.outputs[score.source].float()  # [t, P]
+        own = own.gather(1, self._geometry.cells[first_tile:stop_tile]) if self._geometry.padded else own
         first_crop = max(first_tile, 1)
         crops = own[first_crop - first_tile :]  # [c, P]
         guidance = None if self._guidance is None else self._guidance[first_crop - 1 : stop_tile - 1]
-        padding = None if self._padding is None else self._padding[first_crop:stop_tile]
-        worth = self._composition.score.rate(crops, guidance, padding, self._composition.parameters)
-        if padding is not None:
-            worth = worth.masked_fill(padding, -math.inf)
+        crop_padding = None if padding is None else padding[first_crop:stop_tile]
+        worth = score.rate(crops, guidance, crop_padding, self._composition.parameters)
+        if crop_padding is not None:
+            worth = worth.masked_fill(crop_padding, -math.inf)
         return worth if first_tile else torch.cat((own[:1], worth))
+
+
+def _joined(parts: list[TileFeatures]) -> TileFeatures:
+    """Consecutive tiles as one batch."""
+    if len(parts) == 1:
+        return parts[0]
+    outputs: dict[TowerOutput, torch.Tensor] = {
+        name: torch.cat([part.outputs[name] for part in parts]) for name in parts[0].outputs
+    }
+    return replace(parts[0], features=torch.cat([part.features for part in parts]), outputs=outputs)

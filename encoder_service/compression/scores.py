@@ -1,7 +1,7 @@
 """What a crop's token is worth: by its own crop's view, by the thumbnail's, or by both.
 
 Source: GlobalCom2 (arXiv 2501.05179), section "token score" and the ablation on it, with the normalisation of the
-published code. All take the [CLS] logits of the last layer.
+published code; they take the [CLS] logits of the last layer. And the scores of other methods, which know one view only.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,6 @@ from visionsplit.parameters import Declared, Parameter, Parameters
 from encoder_service.compression.base import Score, TowerOutput
 from encoder_service.compression.geometry import Geometry
 
-_CLS = frozenset({TowerOutput.CLS_LOGITS})
-
 
 class LocalScore:
     """A crop's own [CLS] logits."""
@@ -23,7 +21,7 @@ class LocalScore:
     name = "local"
     description = "[CLS] logits of the crop itself (GlobalCom2's ablation, local only)."
     parameters: Declared = MappingProxyType({})
-    needs = _CLS
+    source: TowerOutput | None = TowerOutput.CLS_LOGITS
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         return None
@@ -34,13 +32,38 @@ class LocalScore:
         return own
 
 
+class FlatScore:
+    """Nothing: all tokens are alike."""
+
+    name = "flat"
+    description = "All tokens are worth the same; for selections that look at the features."
+    parameters: Declared = MappingProxyType({})
+    source: TowerOutput | None = None
+
+    def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
+        return None
+
+    def rate(
+        self, own: torch.Tensor, guidance: torch.Tensor | None, padding: torch.Tensor | None, parameters: Parameters
+    ) -> torch.Tensor:
+        return own
+
+
+class ClsAttentionScore(FlatScore):
+    """A tile's own [CLS] attention, after the softmax, in the layer that puts out the features."""
+
+    name = "cls_attention"
+    description = "[CLS] attention of the tile itself in the layer that puts out the features (FasterVLM)."
+    source: TowerOutput | None = TowerOutput.CLS_ATTENTION
+
+
 class GlobalScore:
     """The thumbnail's [CLS] logits at the place where the crop's token lies."""
 
     name = "global"
     description = "[CLS] logits of the thumbnail, resized to the crops (GlobalCom2's ablation, global only)."
     parameters: Declared = MappingProxyType({})
-    needs = _CLS
+    source: TowerOutput | None = TowerOutput.CLS_LOGITS
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         return resize_to_crops(thumbnail, geometry)
@@ -57,7 +80,7 @@ class GlobalLocalScore:
     name = "global_local"
     description = "alpha * local + (1 - alpha) * global, each of unit length per crop (GlobalCom2)."
     parameters: Declared = MappingProxyType({"alpha": Parameter(0.5, minimum=0, maximum=1)})
-    needs = _CLS
+    source: TowerOutput | None = TowerOutput.CLS_LOGITS
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         resized = resize_to_crops(thumbnail, geometry)
@@ -92,4 +115,5 @@ def _unit_rows(values: torch.Tensor, padding: torch.Tensor | None) -> torch.Tens
     return values / lengths.clamp_min_(1e-12)
 
 
-SCORES: Mapping[str, Score] = {score.name: score for score in (GlobalLocalScore(), LocalScore(), GlobalScore())}
+_ALL: tuple[Score, ...] = (GlobalLocalScore(), LocalScore(), GlobalScore(), ClsAttentionScore(), FlatScore())
+SCORES: Mapping[str, Score] = {score.name: score for score in _ALL}

@@ -47,7 +47,7 @@ class Condition:
 def parse_condition(text: str) -> Condition:
     """Read "none", "globalcom2@0.25", "globalcom2:score=local,layout=reference@0.1" or "thumbnail".
 
-    The names score, budget, selection and layout mean the choices of a request; any other is a numeric parameter.
+    The names score, budget, selection, merging and layout mean the choices of a request; any other is a numeric parameter.
     Whether they exist is for the compression's own check to say.
 
     Raises:
@@ -63,7 +63,7 @@ def parse_condition(text: str) -> Condition:
         name, separator, value = setting.partition("=")
         if not separator:
             raise ValueError(f"condition {text!r} has the setting {setting!r}; the form is {FORM}")
-        if name in ("score", "budget", "selection", "layout"):
+        if name in ("score", "budget", "selection", "merging", "layout"):
             choices[name] = value
         else:
             parameters[name] = _number(text, name, value)

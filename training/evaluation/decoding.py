@@ -21,13 +21,12 @@ class SharedPrompts:
     """Prompts that begin alike."""
 
     head: tuple[int, ...]  # text before the image
-    table: torch.Tensor  # [R, Dl] the image's embeddings, on the model's device
-    order: torch.Tensor  # [V] int64, the rows of the table that follow the head
+    image: torch.Tensor  # [V, Dl] the image's tokens and newlines, on the model's device
     tails: tuple[tuple[int, ...], ...]  # text behind the image, one for each prompt; none is empty
 
     @property
     def shared_tokens(self) -> int:
-        return len(self.head) + len(self.order)
+        return len(self.head) + len(self.image)
 
 
 class GreedyDecoder:
@@ -72,7 +71,7 @@ class GreedyDecoder:
         rows = []
         for group in groups:
             head = embed(torch.tensor(group.head, dtype=torch.int64, device=self._device))  # [H, Dl]
-            rows.append(torch.cat([head, group.table[group.order.to(self._device)]]))  # [H + V, Dl]
+            rows.append(torch.cat([head, group.image]))  # [H + V, Dl]
         lengths = torch.tensor([len(row) for row in rows], device=self._device)
         embeddings = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [G, S, Dl]
         filled = torch.arange(embeddings.shape[1], device=self._device) < lengths[:, None]  # [G, S]

@@ -16,7 +16,7 @@ from training.evaluation.decoding import GreedyDecoder, SharedPrompts
 from training.evaluation.grouping import grouped
 from training.evaluation.pictures import pictures
 from training.evaluation.results import Answer, Seen
-from training.evaluation.vision import EncodedPicture, VisionHalf, token_order
+from training.evaluation.vision import EncodedPicture, VisionHalf
 
 _MAX_PROMPT_CHARACTERS = 10_000
 _LEAST_CHUNK = 32  # images: prompts alike in length are found among one chunk's
@@ -91,13 +91,13 @@ class InProcessModel:
 
     def _tasks(self, example: Example, image: EncodedPicture, condition: Condition) -> Iterator[_Task]:
         """One task with all questions, or several should the chat template set text before the image apart."""
-        order = token_order(image, condition)
-        seen = Seen((image.picture.grid.rows, image.picture.grid.columns), len(order))
+        rows = self._vision.embed(image, condition)  # [V, Dl]
+        seen = Seen((image.picture.grid.rows, image.picture.grid.columns), len(rows))
         split = [self._split(question.text) for question in example.questions]
         for head in dict.fromkeys(head for head, _ in split):
             mine = [index for index, (other, _) in enumerate(split) if other == head]
             questions = tuple(example.questions[index] for index in mine)
-            prompts = SharedPrompts(head, image.table, order, tuple(split[index][1] for index in mine))
+            prompts = SharedPrompts(head, rows, tuple(split[index][1] for index in mine))
             yield _Task(condition, Example(example.number, example.scene, questions), seen, prompts)
 
     def _split(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from visionsplit.checkpoint import Checkpoint
-from visionsplit.grid import Layout, TileGrid, UnpadRule
+from visionsplit.grid import Layout, UnpadRule
 
-from encoder_service.compression import CompressionSpec, TowerOutput, compose, select
+from encoder_service.compression import TileFeatures, TowerOutput, compose, select
 from encoder_service.vision_tower import VisionTower
 from llm_service.layout import sequence_order
 from llm_service.projector import Projector
@@ -25,8 +24,7 @@ class EncodedPicture:
     """One image's T tiles of P cells, all of them, ready for any compression."""
 
     picture: Picture
-    table: torch.Tensor  # [T * P + 1, Dl] projected tokens, tile after tile in raster order, and last the newline
-    scores: torch.Tensor | None  # [T, P] float32, CPU; None where no condition needs them
+    encoded: TileFeatures  # on the CPU: choosing is many small steps
 
 
 class VisionHalf:
@@ -52,43 +50,43 @@ class VisionHalf:
         for batch in grouped(pictures, lambda picture: picture.grid.num_tiles, max_tiles):
             yield from self._encode(batch)
 
+    @torch.inference_mode()
+    def embed(self, image: EncodedPicture, condition: Condition) -> torch.Tensor:
+        """The image as it enters the language model, [sequence, Dl]: kept tokens and newlines, projected and in order.
+
+        Raises:
+            InvalidCompressionError: the image would keep no token.
+        """
+        newline = self._projector.image_newline
+        features, order = kept_tokens(image, condition)
+        features = features.to(newline.device, newline.dtype)  # [K, Dv]
+        table = torch.cat([self._projector.multi_modal_projector(features), newline[None]])  # [K + 1, Dl]
+        return table[order.to(newline.device)]
+
     def _encode(self, pictures: Sequence[Picture]) -> list[EncodedPicture]:
         pixels = torch.from_numpy(np.concatenate([picture.pixels for picture in pictures]))  # [B, 3, H, W]
         encoded = self._tower(pixels.to(self._tower.device), self._wanted)
-        newline = self._projector.image_newline
-        projected = self._projector.multi_modal_projector(encoded.features.to(newline.dtype))  # [B, P, Dl]
-        logits = encoded.outputs.get(TowerOutput.CLS_LOGITS)
-        scores = None if logits is None else logits.cpu()  # [B, P]: choosing is many small steps
+        features = encoded.features.cpu()  # [B, P, Dv]
+        outputs = {name: output.cpu() for name, output in encoded.outputs.items()}
         results, first = [], 0
         for picture in pictures:
             stop = first + picture.grid.num_tiles
-            table = torch.cat([projected[first:stop].flatten(0, 1), newline[None]])  # [T * P + 1, Dl]
-            results.append(EncodedPicture(picture, table, None if scores is None else scores[first:stop]))
+            own = {name: output[first:stop] for name, output in outputs.items()}
+            results.append(EncodedPicture(picture, TileFeatures(features[first:stop], own)))
             first = stop
         return results
 
 
-def token_order(encoded: EncodedPicture, condition: Condition) -> torch.Tensor:
-    """The rows of the image's table that enter the language model, in order, [sequence] int64.
+def kept_tokens(image: EncodedPicture, condition: Condition) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of the image's kept tokens, [K, Dv], and the order of them and newlines (-1) in the model, [sequence].
 
     Raises:
         InvalidCompressionError: the image would keep no token.
     """
-    grid = encoded.picture.grid
-    newline = len(encoded.table) - 1
     if condition.spec is None:
-        return torch.tensor([*range(grid.cells_per_tile), newline])
-    grid = encoded.picture.grid_by(_RULE[condition.spec.layout])
-    kept = _kept(encoded, grid, condition.spec)  # [K, 3]
-    rows = kept[:, 0] * grid.cells_per_tile + kept[:, 1] * grid.side + kept[:, 2]  # [K]
-    order = sequence_order(grid, kept.astype(np.int32), condition.spec.layout)  # [sequence]
-    return torch.from_numpy(np.append(rows, newline)[order])  # the order's -1 is the newline
-
-
-def _kept(encoded: EncodedPicture, grid: TileGrid, spec: CompressionSpec) -> NDArray[np.int64]:
-    """Tile, row and column of the kept tokens, [K, 3]."""
-    scores = encoded.scores
-    if scores is None:
-        scores = torch.zeros(grid.num_tiles, grid.cells_per_tile)  # of no consequence: no condition asked for any
-    positions: NDArray[np.int64] = torch.cat(select(scores, grid, spec).positions).numpy()
-    return positions
+        thumbnail = image.encoded.features[0]
+        return thumbnail, torch.tensor([*range(len(thumbnail)), -1])
+    grid = image.picture.grid_by(_RULE[condition.spec.layout])
+    kept = select(image.encoded, grid, condition.spec)
+    positions = torch.cat(kept.positions).numpy().astype(np.int32)  # [K, 3]
+    return kept.features, torch.from_numpy(sequence_order(grid, positions, condition.spec.layout))

@@ -380,6 +380,7 @@ class GetEncoderInfoResponse(_message.Message):
     MAX_IMAGES_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    MERGINGS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the checkpoint: a hub id, or the name of its folder."""
     tile_pixels: _builtins.int
@@ -430,6 +431,10 @@ class GetEncoderInfoResponse(_message.Message):
     def image_formats(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """File formats that are decoded, by Pillow's names."""
 
+    @_builtins.property
+    def mergings(self) -> _containers.RepeatedCompositeFieldContainer[_choice_pb2.NamedChoice]:
+        """Mergings a request may name."""
+
     def __init__(
         self,
         *,
@@ -450,10 +455,11 @@ class GetEncoderInfoResponse(_message.Message):
         max_images: _builtins.int = ...,
         device: _builtins.str = ...,
         version: _builtins.str = ...,
+        mergings: _abc.Iterable[_choice_pb2.NamedChoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_compression", b"default_compression", "format", b"format"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "default_compression", b"default_compression", "default_data_type", b"default_data_type", "device", b"device", "format", b"format", "grids", b"grids", "image_formats", b"image_formats", "max_image_pixels", b"max_image_pixels", "max_images", b"max_images", "max_request_bytes", b"max_request_bytes", "methods", b"methods", "model", b"model", "patch_pixels", b"patch_pixels", "scores", b"scores", "selections", b"selections", "tile_pixels", b"tile_pixels", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "default_compression", b"default_compression", "default_data_type", b"default_data_type", "device", b"device", "format", b"format", "grids", b"grids", "image_formats", b"image_formats", "max_image_pixels", b"max_image_pixels", "max_images", b"max_images", "max_request_bytes", b"max_request_bytes", "mergings", b"mergings", "methods", b"methods", "model", b"model", "patch_pixels", b"patch_pixels", "scores", b"scores", "selections", b"selections", "tile_pixels", b"tile_pixels", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,8 +120,8 @@ class Compression(_message.Message):
     """Compression asks for a way to choose which vision tokens an image keeps.
 
     A method is a composition of a score (what a token is worth), a budget (how many tokens each tile
-    keeps) and a selection (which ones). The named method sets all three; `score`, `budget` and
-    `selection` replace one each. An unknown name or parameter and a ratio outside (0, 1] are refused
+    keeps), a selection (which ones) and a merging (what they take over from the others). The named method
+    sets all four; `score`, `budget`, `selection` and `merging` replace one each. An unknown name or parameter and a ratio outside (0, 1] are refused
     with INVALID_ARGUMENT; the message lists what exists.
     """
 
@@ -155,6 +155,7 @@ class Compression(_message.Message):
     SELECTION_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     QUOTAS_ONLY_FIELD_NUMBER: _builtins.int
+    MERGING_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """One of GetEncoderInfoResponse.methods. Must not be empty."""
     retention_ratio: _builtins.float
@@ -173,6 +174,8 @@ class Compression(_message.Message):
     """Send every token, and the number that the method would keep of each tile as its quota: the pruning
     in the language model then chooses that many. Refused where the request asks for no such pruning.
     """
+    merging: _builtins.str
+    """Replaces the method's merging; one of GetEncoderInfoResponse.mergings, or "none"."""
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Numeric parameters of the composition, such as "tau" and "alpha" of globalcom2. The parts that
@@ -191,13 +194,16 @@ class Compression(_message.Message):
         selection: _builtins.str | None = ...,
         parameters: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         quotas_only: _builtins.bool = ...,
+        merging: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_retention_ratio", b"_retention_ratio", "_score", b"_score", "_selection", b"_selection", "budget", b"budget", "retention_ratio", b"retention_ratio", "score", b"score", "selection", b"selection"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_merging", b"_merging", "_retention_ratio", b"_retention_ratio", "_score", b"_score", "_selection", b"_selection", "budget", b"budget", "merging", b"merging", "retention_ratio", b"retention_ratio", "score", b"score", "selection", b"selection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_retention_ratio", b"_retention_ratio", "_score", b"_score", "_selection", b"_selection", "budget", b"budget", "layout", b"layout", "method", b"method", "parameters", b"parameters", "quotas_only", b"quotas_only", "retention_ratio", b"retention_ratio", "score", b"score", "selection", b"selection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_merging", b"_merging", "_retention_ratio", b"_retention_ratio", "_score", b"_score", "_selection", b"_selection", "budget", b"budget", "layout", b"layout", "merging", b"merging", "method", b"method", "parameters", b"parameters", "quotas_only", b"quotas_only", "retention_ratio", b"retention_ratio", "score", b"score", "selection", b"selection"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
     _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
+    _WhichOneofReturnType__merging: _TypeAlias = _typing.Literal["merging"]  # noqa: Y015
+    _WhichOneofArgType__merging: _TypeAlias = _typing.Literal["_merging", b"_merging"]  # noqa: Y015
     _WhichOneofReturnType__retention_ratio: _TypeAlias = _typing.Literal["retention_ratio"]  # noqa: Y015
     _WhichOneofArgType__retention_ratio: _TypeAlias = _typing.Literal["_retention_ratio", b"_retention_ratio"]  # noqa: Y015
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
@@ -206,6 +212,8 @@ class Compression(_message.Message):
     _WhichOneofArgType__selection: _TypeAlias = _typing.Literal["_selection", b"_selection"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__merging) -> _WhichOneofReturnType__merging | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_ratio) -> _WhichOneofReturnType__retention_ratio | None: ...
     @_typing.overload

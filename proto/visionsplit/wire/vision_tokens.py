@@ -126,10 +126,13 @@ class TokenAssembler:
         self._image = header.image_index
         self._feature_size = feature_size
         self._budgets = tuple(header.budgets)
+        self.quotas = tuple(header.quotas) or None  # tokens per tile that pruning is to keep
         self._features: list[TokenTensor] = []
         self._positions: list[Positions] = []
         self._received = 0
         _check_budgets(grid, self._budgets, self._image)
+        if self.quotas is not None:
+            _check_quotas(self.quotas, self._budgets, self._image)
         self._expected = sum(self._budgets)
 
     @property
@@ -161,7 +164,7 @@ class TokenAssembler:
         self._check_positions(positions)
         if not self._features:
             self._refuse("no token was kept")
-        return VisionTokens(self._grid, self._budgets, concatenate(self._features), positions)
+        return VisionTokens(self._grid, self._budgets, concatenate(self._features), positions, self.quotas)
 
     def _check_positions(self, positions: Positions) -> None:
         tile, row, column = positions.T
@@ -189,3 +192,13 @@ def _check_budgets(grid: TileGrid, budgets: tuple[int, ...], image: int) -> None
     for tile, (budget, limit) in enumerate(zip(budgets, valid, strict=True)):
         if budget > limit:
             raise InvalidTokensError(f"image {image}: tile {tile} keeps {budget} tokens of only {limit}")
+
+
+def _check_quotas(quotas: tuple[int, ...], budgets: tuple[int, ...], image: int) -> None:
+    if len(quotas) != len(budgets):
+        raise InvalidTokensError(f"image {image}: {len(quotas)} quotas for {len(budgets)} tiles")
+    for tile, (quota, budget) in enumerate(zip(quotas, budgets, strict=True)):
+        if quota > budget:
+            raise InvalidTokensError(f"image {image}: tile {tile} has a quota of {quota} but only {budget} tokens")
+    if not any(quotas):
+        raise InvalidTokensError(f"image {image}: every quota is 0; pruning would leave no token of it")

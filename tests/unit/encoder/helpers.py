@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from visionsplit.errors import VisionSplitError
 from visionsplit.v1 import (
@@ -20,6 +21,7 @@ from visionsplit.v1 import (
 from visionsplit.wire.status import ERROR_METADATA_KEY, status_of
 from visionsplit.wire.transport import channel_options
 
+from encoder_service.compression import TileFeatures, TowerOutput
 from encoder_service.config import EncoderConfig
 from encoder_service.image import ImageLimits, decode_image
 from encoder_service.server import EncoderServer
@@ -53,6 +55,20 @@ def png(width, height, seed=0):
 
 def globalcom2(ratio, **fields):
     return vision_tokens_pb2.Compression(method="globalcom2", retention_ratio=ratio, **fields)
+
+
+def scored(scores):
+    """What a vision tower might say of tiles [T, P]: these scores in every sense, and features and keys by chance."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(*scores.shape, 8, generator=generator)
+    keys = torch.randn(*scores.shape, 8, generator=generator)
+    outputs = {o: keys if o in (TowerOutput.KEYS, TowerOutput.LAST_KEYS) else scores for o in TowerOutput}
+    return TileFeatures(features, outputs)
+
+
+def tiles_of(encoded, first, stop):
+    """Some consecutive tiles of an image."""
+    return TileFeatures(encoded.features[first:stop], {o: v[first:stop] for o, v in encoded.outputs.items()})
 
 
 async def status_of_call(call):

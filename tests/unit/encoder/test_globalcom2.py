@@ -8,6 +8,7 @@ import torch
 from visionsplit.grid import Layout, TileGrid, UnpadRule
 
 from encoder_service.compression import CompressionSpec, Plan, compose, select
+from tests.unit.encoder.helpers import scored, tiles_of
 from tests.unit.encoder.reference_globalcom2 import globalcom2
 
 GRIDS = [(1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (3, 3)]
@@ -33,7 +34,7 @@ def compare(rows, columns, side, width, height, ratio, layout, kind, seed, **cho
     rule = UnpadRule.REFERENCE if reference else UnpadRule.HUGGING_FACE
     grid = TileGrid.for_image(height, width, rows=rows, columns=columns, side=side, rule=rule)
     spec = CompressionSpec("globalcom2", ratio, layout, **choices)
-    kept = select(scores, grid, spec)
+    kept = select(scored(scores), grid, spec)
     ratios, budgets, tokens = globalcom2(
         scores,
         side=side,
@@ -90,8 +91,8 @@ def test_the_first_crop_without_image_holds_the_row_back_only_in_the_reference_l
     grid = TileGrid.for_image(height, width, rows=3, columns=3, side=8)
     assert grid.valid_in_tile(1).area == 0
     spec = CompressionSpec("globalcom2", 0.3, score="global")
-    true = select(scores, grid, spec)
-    held = select(scores, grid, CompressionSpec("globalcom2", 0.3, Layout.REFERENCE, score="global"))
+    true = select(scored(scores), grid, spec)
+    held = select(scored(scores), grid, CompressionSpec("globalcom2", 0.3, Layout.REFERENCE, score="global"))
     assert held.budgets == true.budgets
     assert torch.equal(true.positions[2], held.positions[2])
     assert not torch.equal(true.positions[5], held.positions[5])
@@ -102,7 +103,7 @@ def test_saturated_budgets_show_the_small_constant():
     scores = torch.zeros(3, 576)
     scores[0].view(24, 24)[:, :12] = 100.0  # the left crop of 1x2
     grid = TileGrid.for_image(336, 672, rows=1, columns=2, side=24)
-    kept = select(scores, grid, CompressionSpec("globalcom2", 0.625 / 1.5))
+    kept = select(scored(scores), grid, CompressionSpec("globalcom2", 0.625 / 1.5))
     assert kept.budgets[1] == 359
     assert kept.budgets[2] == int(576 * kept.ratios[2])
 
@@ -111,7 +112,7 @@ def test_a_ratio_above_one_is_clipped_and_not_passed_on():
     scores = torch.zeros(5, 576)
     scores[0].view(24, 24)[:12, :12] = 100.0
     grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
-    kept = select(scores, grid, CompressionSpec("globalcom2", 0.75))
+    kept = select(scored(scores), grid, CompressionSpec("globalcom2", 0.75))
     assert kept.budgets[1] == 576
     assert sum(kept.ratios[1:]) < 4 * 0.75
 
@@ -120,20 +121,21 @@ def test_tile_by_tile_equals_all_at_once():
     scores = make_scores(torch.Generator().manual_seed(5), 5, 64, "normal")
     grid = TileGrid.for_image(500, 700, rows=2, columns=2, side=8)
     spec = CompressionSpec("globalcom2", 0.3)
-    whole = select(scores, grid, spec)
+    encoded = scored(scores)
+    whole = select(encoded, grid, spec)
     for cuts in ((1, 2, 3, 4, 5), (2, 5), (1, 5), (4, 5)):
         plan = Plan(compose(spec), grid, scores.device)
-        plan.start(scores[0])
         first, parts = 0, []
         for stop in cuts:
-            parts.append(plan.positions(plan.choose(first, stop, scores[first:stop])))
+            parts.append(plan.take(first, stop, tiles_of(encoded, first, stop)))
             first = stop
-        assert torch.equal(torch.cat(parts), torch.cat(whole.positions))
+        assert torch.equal(plan.positions(torch.cat([part.numbers for part in parts])), torch.cat(whole.positions))
+        assert torch.equal(torch.cat([part.features for part in parts]), whole.features)
 
 
 def test_equals_score_the_first_in_raster_order_wins():
     grid = TileGrid.for_image(224, 224, rows=2, columns=2, side=8)
-    kept = select(torch.ones(5, 64), grid, CompressionSpec("globalcom2", 0.25))
+    kept = select(scored(torch.ones(5, 64)), grid, CompressionSpec("globalcom2", 0.25))
     for tile, positions in enumerate(kept.positions):
         cells = [row * 8 + column for _, row, column in positions.tolist()]
         assert cells == list(range(kept.budgets[tile]))

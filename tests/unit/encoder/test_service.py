@@ -13,6 +13,7 @@ from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from encoder_service.batching import BatchLimits
+from encoder_service.compression import METHODS
 from encoder_service.config import ConfigError, EncoderConfig
 from encoder_service.image import ImageLimits
 from encoder_service.server import SERVICE_NAME, EncoderServer
@@ -206,7 +207,7 @@ async def test_room_for_few_still_answers_many_in_the_end(model):
 async def test_info_names_everything_a_request_may_name(model):
     async with running_encoder(model) as (_, stub):
         info = await stub.GetEncoderInfo(encoder_service_pb2.GetEncoderInfoRequest())
-        assert [choice.name for choice in info.methods] == ["none", "globalcom2", "uniform", "random"]
+        assert [choice.name for choice in info.methods] == list(METHODS)
         assert [dict(method.parameters) for method in info.methods] == [
             {},
             {"alpha": 0.5, "tau": 10.0},

@@ -113,9 +113,7 @@ def test_globalcom2_on_a_random_tower(random_checkpoints):
         for seed, (width, height) in enumerate([(200, 200), (300, 180), (90, 260), (500, 140)]):
             tiles = tiler.cut(picture(width, height, seed), UnpadRule.HUGGING_FACE)
             grid = tiles.grid
-            kept = select(
-                tower(tiles.pixels, CLS).outputs[TowerOutput.CLS_LOGITS], grid, CompressionSpec("globalcom2", 0.4)
-            )
+            kept = select(tower(tiles.pixels, CLS), grid, CompressionSpec("globalcom2", 0.4))
             with torch.no_grad():
                 scores = scores_by_head(whole, tiles.pixels)
             ratios, budgets, tokens = globalcom2(

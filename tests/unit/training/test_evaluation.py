@@ -226,7 +226,7 @@ def text_model(random_checkpoints: dict[str, Path]) -> torch.nn.Module:
 def prompts_of(lots: np.random.Generator, vision: int, tails: Sequence[int]) -> SharedPrompts:
     table = torch.from_numpy(lots.normal(0, 0.6, (vision + 5, 48)).astype(np.float32))
     order = torch.from_numpy(lots.permutation(vision + 5)[:vision])
-    return SharedPrompts((2, 300, 301), table, order, tuple(tuple(lots.integers(261, 350, n).tolist()) for n in tails))
+    return SharedPrompts((2, 300, 301), table[order], tuple(tuple(lots.integers(261, 350, n).tolist()) for n in tails))
 
 
 def test_the_decoder_writes_what_the_library_does(text_model: torch.nn.Module) -> None:
@@ -256,7 +256,7 @@ def library_answer(
 ) -> tuple[int, ...]:
     embed = model.get_input_embeddings()
     head, rest = embed(torch.tensor(group.head)), embed(torch.tensor(tail))
-    prompt = torch.cat([head, group.table[group.order], rest])[None]  # [1, tokens, Dl]
+    prompt = torch.cat([head, group.image, rest])[None]  # [1, tokens, Dl]
     output = model.generate(
         inputs_embeds=prompt,
         attention_mask=torch.ones(prompt.shape[:2], dtype=torch.int64),

@@ -1,29 +1,46 @@
-"""Which of a tile's tokens are kept, once their worth is known."""
+"""Selections that look at each token by itself: by its worth, its place, or by lot."""
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
 from visionsplit.parameters import Declared, Parameter, Parameters
 
-from encoder_service.compression.base import Selection
+from encoder_service.compression.base import Picks, TowerOutput
+from encoder_service.compression.candidates import Candidates
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-class TopKSelection:
+class _OrderedSelection(ABC):
+    """Puts all of a row's cells into an order; every budget takes the first of them."""
+
+    needs = frozenset[TowerOutput]()
+    nested = True
+    own_counts = False
+
+    def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:
+        return Picks(self._order(candidates.worth, parameters), budgets)
+
+    @abstractmethod
+    def _order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Indices [t, C] int64 of the cells, worth [t, C], in picking order; minus infinity comes last."""
+
+
+class TopKSelection(_OrderedSelection):
     """The tokens of highest worth, best first."""
 
     name = "top_k"
     description = "The tokens of highest score, best first; of equals the first in raster order (GlobalCom2)."
     parameters: Declared = MappingProxyType({})
 
-    def order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+    def _order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         return torch.sort(worth, dim=-1, descending=True, stable=True).indices
 
 
-class EvenSelection:
+class EvenSelection(_OrderedSelection):
     """Tokens spread evenly over the tile's raster order, whatever they are worth.
 
     Picked in the order of the fractional parts of i times the golden ratio: the first k of them always divide the
@@ -34,13 +51,13 @@ class EvenSelection:
     description = "Tokens evenly spread over the tile, whatever their score (a baseline)."
     parameters: Declared = MappingProxyType({})
 
-    def order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+    def _order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         index = torch.arange(worth.shape[-1], dtype=torch.float64, device=worth.device)  # [P]
         keys = torch.frac(index * _GOLDEN).masked_fill(torch.isneginf(worth), math.inf)  # [t, P]
         return torch.sort(keys, dim=-1, stable=True).indices
 
 
-class RandomSelection:
+class RandomSelection(_OrderedSelection):
     """Tokens by lot, whatever they are worth.
 
     The lots are a hash of the token's index, the score's bits and a seed, not the state of a generator: an image's
@@ -51,7 +68,7 @@ class RandomSelection:
     description = "Tokens drawn by lot; equal requests draw equally, another seed differently (a baseline)."
     parameters: Declared = MappingProxyType({"seed": Parameter(0, minimum=0, maximum=2**31 - 1)})
 
-    def order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+    def _order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         index = torch.arange(worth.shape[-1], device=worth.device)  # [P]
         bits = worth.float().contiguous().view(torch.int32).long()  # [t, P]
         lots = _mix(_mix(bits + index * 0x9E3779B1) + int(parameters["seed"]) * 0x85EBCA6B)  # [t, P]
@@ -65,8 +82,3 @@ def _mix(values: torch.Tensor) -> torch.Tensor:
         values = ((values >> 16) ^ values) * 0x45D9F3B
     values = values & 0xFFFFFFFF
     return (values >> 16) ^ values
-
-
-SELECTIONS: Mapping[str, Selection] = {
-    selection.name: selection for selection in (TopKSelection(), EvenSelection(), RandomSelection())
-}

@@ -1,65 +1,66 @@
-"""How many tokens each crop keeps, decided by the thumbnail.
+"""How many tokens each crop keeps, decided by the thumbnail. The thumbnail itself keeps the retention ratio.
 
 Source: GlobalCom2 (arXiv 2501.05179), section "retention ratio per crop" and the ablation on it, with the constants,
 the truncation and the clip (without redistribution) of the published code.
 """
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from types import MappingProxyType
 
 import torch
 from visionsplit.parameters import Declared, Parameter, Parameters
 
-from encoder_service.compression.base import Budget
+from encoder_service.compression.base import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 _EPSILON = 1e-8  # of the published code; it decides between 359 and 360 tokens where the softmax saturates
 _TAU = Parameter(10.0, minimum=0, maximum=math.inf, above_minimum=True)
 
 
-class UniformBudget:
-    """Every crop keeps the same share."""
+class _SoftmaxBudget(ABC):
+    """A softmax at temperature tau over one weight for each crop."""
 
-    name = "uniform"
-    description = "Every crop keeps retention_ratio of its tokens (GlobalCom2's ablation, uniform)."
-    parameters: Declared = MappingProxyType({})
+    parameters: Declared = MappingProxyType({"tau": _TAU})
+    source: TowerOutput | None = TowerOutput.CLS_LOGITS
+    whole_image = False
+    pooled = False
+    adaptive = False
 
     def ratios(
-        self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
+        self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
     ) -> list[float]:
-        return [retention_ratio] * len(geometry.regions)
+        assert source is not None, "compose sees to it"
+        assert retention_ratio is not None, "compose sees to it"
+        weights = self._weights(source, geometry, retention_ratio).tolist()
+        return [retention_ratio, *softmax_ratios(weights, retention_ratio, parameters["tau"])]
+
+    @abstractmethod
+    def _weights(self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float) -> torch.Tensor:
+        """What each crop weighs, [crops] float64, by the thumbnail's scores [P]."""
 
 
-class SoftmaxSumBudget:
+class SoftmaxSumBudget(_SoftmaxBudget):
     """A softmax over the sums of the thumbnail's scores in each crop's region."""
 
     name = "softmax_sum"
     description = "Softmax at temperature tau over each crop's sum of thumbnail scores (GlobalCom2)."
-    parameters: Declared = MappingProxyType({"tau": _TAU})
 
-    def ratios(
-        self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
-    ) -> list[float]:
-        sums = torch.mv(geometry.region_weights, thumbnail.double())  # [crops]
-        return softmax_ratios(sums.tolist(), retention_ratio, parameters["tau"])
+    def _weights(self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float) -> torch.Tensor:
+        return torch.mv(geometry.region_weights, thumbnail.double())  # [crops]
 
 
-class SoftmaxMaxBudget:
+class SoftmaxMaxBudget(_SoftmaxBudget):
     """A softmax over the highest of the thumbnail's scores in each crop's region."""
 
     name = "softmax_max"
     description = "Softmax at temperature tau over each crop's highest thumbnail score (GlobalCom2's ablation)."
-    parameters: Declared = MappingProxyType({"tau": _TAU})
 
-    def ratios(
-        self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
-    ) -> list[float]:
-        highest = thumbnail.double().masked_fill(~geometry.regions, -math.inf).amax(dim=1)  # [crops]
-        return softmax_ratios(highest.tolist(), retention_ratio, parameters["tau"])
+    def _weights(self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float) -> torch.Tensor:
+        return thumbnail.double().masked_fill(~geometry.regions, -math.inf).amax(dim=1)  # [crops]
 
 
-class TopKCountBudget:
+class TopKCountBudget(_SoftmaxBudget):
     """A softmax over how many of the thumbnail's own kept tokens lie in each crop's region.
 
     The paper names this choice without saying how a count becomes a ratio; the count takes the sum's place.
@@ -67,14 +68,10 @@ class TopKCountBudget:
 
     name = "top_k_count"
     description = "Softmax at temperature tau over the thumbnail's kept tokens in each crop (GlobalCom2's ablation)."
-    parameters: Declared = MappingProxyType({"tau": _TAU})
 
-    def ratios(
-        self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float, parameters: Parameters
-    ) -> list[float]:
+    def _weights(self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float) -> torch.Tensor:
         kept = torch.sort(thumbnail, descending=True, stable=True).indices[: int(len(thumbnail) * retention_ratio)]
-        counts = geometry.regions[:, kept].sum(dim=1)  # [crops]
-        return softmax_ratios([float(count) for count in counts.tolist()], retention_ratio, parameters["tau"])
+        return geometry.regions[:, kept].sum(dim=1).double()  # [crops]
 
 
 def softmax_ratios(weights: list[float], retention_ratio: float, tau: float) -> list[float]:
@@ -96,8 +93,3 @@ def _sum(values: list[float]) -> float:
     for value in values:
         total += value
     return total
-
-
-BUDGETS: Mapping[str, Budget] = {
-    budget.name: budget for budget in (SoftmaxSumBudget(), SoftmaxMaxBudget(), TopKCountBudget(), UniformBudget())
-}

@@ -1,0 +1,38 @@
+"""The same share of every tile, or of the image as a whole, whatever they show."""
+
+from types import MappingProxyType
+
+import torch
+from visionsplit.parameters import Declared, Parameters
+
+from encoder_service.compression.base import TowerOutput
+from encoder_service.compression.geometry import Geometry
+
+_NOTHING: Declared = MappingProxyType({})
+
+
+class UniformBudget:
+    """Every tile keeps the same share."""
+
+    name = "uniform"
+    description = "Every tile keeps retention_ratio of its tokens (GlobalCom2's ablation, uniform)."
+    parameters: Declared = _NOTHING
+    source: TowerOutput | None = None
+    whole_image = False
+    pooled = False
+    adaptive = False
+
+    def ratios(
+        self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
+    ) -> list[float]:
+        assert retention_ratio is not None, "compose sees to it"
+        return [retention_ratio] * len(geometry.counts)
+
+
+class PooledBudget(UniformBudget):
+    """All tiles' tokens compete for one budget, as in methods that do not know of tiles."""
+
+    name = "pooled"
+    description = "retention_ratio of the image's tokens, wherever the selection finds them; sent when all are encoded."
+    whole_image = True
+    pooled = True

@@ -1,0 +1,43 @@
+"""The tokens among which a selection chooses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from encoder_service.compression.base import TowerOutput
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Rows of cells that compete among themselves: some tiles of an image, or all its tiles in one row.
+
+    t rows of C cells. A row's first `counts` cells show image, in raster order, tile after tile; the rest is padding.
+    """
+
+    worth: torch.Tensor  # [t, C] float32; minus infinity for padding
+    counts: tuple[int, ...]  # valid cells of each row
+    cells: torch.Tensor | None  # [t, C] int64: columns of the tower's rows, None where the order is the tower's own
+    tower_features: torch.Tensor  # [t, C, Dv] in the tower's order
+    tower_outputs: "Mapping[TowerOutput, torch.Tensor]"  # each [t, C, ...] in the tower's order
+
+    @property
+    def padding(self) -> torch.Tensor:
+        """[t, C] bool."""
+        return torch.isneginf(self.worth)
+
+    def features(self) -> torch.Tensor:
+        """The cells' features, [t, C, Dv]."""
+        return self._ordered(self.tower_features)
+
+    def output(self, wanted: "TowerOutput") -> torch.Tensor:
+        """What else the tower says of the cells, [t, C, ...]."""
+        return self._ordered(self.tower_outputs[wanted])
+
+    def _ordered(self, values: torch.Tensor) -> torch.Tensor:
+        if self.cells is None:
+            return values
+        index = self.cells.reshape(*self.cells.shape, *[1] * (values.ndim - 2))  # [t, C, 1...]
+        return values.gather(1, index.expand(-1, -1, *values.shape[2:]))

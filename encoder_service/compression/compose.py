@@ -1,0 +1,94 @@
+"""How a request's names become a checked composition."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from visionsplit.errors import InvalidCompressionError
+from visionsplit.parameters import listed, quoted, with_defaults
+
+from encoder_service.compression.base import Budget, Composition, CompressionSpec
+from encoder_service.compression.budgets import BUDGETS
+from encoder_service.compression.mergings import MERGINGS
+from encoder_service.compression.methods import METHODS, NO_MERGING, Method
+from encoder_service.compression.scores import SCORES
+from encoder_service.compression.selections import SELECTIONS
+
+_T = TypeVar("_T")
+
+
+def compose(spec: CompressionSpec) -> Composition:
+    """Resolve a request's names and check its numbers.
+
+    Raises:
+        InvalidCompressionError: an unknown name or parameter, a parameter out of range, a ratio outside (0, 1], or
+            parts that do not go together; the text lists what exists.
+    """
+    chosen = _chosen(spec)
+    score = _look_up("score", chosen.score, SCORES)
+    budget = _look_up("budget", chosen.budget, BUDGETS)
+    selection = _look_up("selection", chosen.selection, SELECTIONS)
+    merging = None
+    if chosen.merging != NO_MERGING:
+        _check_name("merging", chosen.merging, [NO_MERGING, *MERGINGS])
+        merging = MERGINGS[chosen.merging]
+    ratio = _ratio(spec, chosen, budget)
+    if spec.quotas_only and (budget.pooled or selection.own_counts):
+        raise InvalidCompressionError(
+            f"budget {budget.name!r} with selection {selection.name!r} has no quotas: how many tokens a tile keeps "
+            "comes out of the choice itself"
+        )
+    if budget.pooled and selection.own_counts:
+        raise InvalidCompressionError(f"selection {selection.name!r} needs a budget for each tile, not {budget.name!r}")
+    return Composition(
+        retention_ratio=ratio,
+        layout=spec.layout,
+        score=score,
+        budget=budget,
+        selection=selection,
+        merging=merging,
+        parameters=with_defaults(
+            spec.parameters, chosen.parameters, owner="this composition", error=InvalidCompressionError
+        ),
+        quotas_only=spec.quotas_only,
+    )
+
+
+def _chosen(spec: CompressionSpec) -> Method:
+    """The method with the parts that the request replaces; their names are not checked yet."""
+    method = _look_up("method", spec.method, METHODS)
+    budget = method.budget if spec.budget is None else spec.budget
+    if spec.budget is None and spec.retention_ratio is None and method.budget_without_ratio is not None:
+        budget = method.budget_without_ratio
+    return replace(
+        method,
+        score=method.score if spec.score is None else spec.score,
+        budget=budget,
+        selection=method.selection if spec.selection is None else spec.selection,
+        merging=method.merging if spec.merging is None else spec.merging,
+    )
+
+
+def _look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:
+    _check_name(kind, name, table)
+    return table[name]
+
+
+def _check_name(kind: str, name: str, known: Mapping[str, object] | list[str]) -> None:
+    if name not in known:
+        raise InvalidCompressionError(f"unknown {kind} {quoted(name)}; there are: {listed(known)}")
+
+
+def _ratio(spec: CompressionSpec, method: Method, budget: Budget) -> float | None:
+    ratio = method.default_ratio if spec.retention_ratio is None else spec.retention_ratio
+    if budget.adaptive:
+        if ratio is not None and ratio != 1:
+            raise InvalidCompressionError(f"budget {budget.name!r} finds the retention_ratio itself; give none")
+        return ratio
+    if ratio is None:
+        raise InvalidCompressionError(f"method {method.name!r} needs a retention_ratio in (0, 1]")
+    if not 0 < ratio <= 1:  # false for NaN too
+        raise InvalidCompressionError(f"retention_ratio is {ratio}; it must be in (0, 1]")
+    if method.name == "none" and ratio != 1:
+        raise InvalidCompressionError(f"method 'none' keeps every token; retention_ratio {ratio} contradicts it")
+    return ratio
