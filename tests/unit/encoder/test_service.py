@@ -13,7 +13,7 @@ from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from encoder_service.batching import BatchLimits
-from encoder_service.compression import METHODS
+from encoder_service.compression import BUDGETS, MERGINGS, METHODS, SCORES, SELECTIONS
 from encoder_service.config import ConfigError, EncoderConfig
 from encoder_service.image import ImageLimits
 from encoder_service.server import SERVICE_NAME, EncoderServer
@@ -208,13 +208,16 @@ async def test_info_names_everything_a_request_may_name(model):
     async with running_encoder(model) as (_, stub):
         info = await stub.GetEncoderInfo(encoder_service_pb2.GetEncoderInfoRequest())
         assert [choice.name for choice in info.methods] == list(METHODS)
-        assert [dict(method.parameters) for method in info.methods] == [
-            {},
-            {"alpha": 0.5, "tau": 10.0},
-            {},
-            {"seed": 0.0},
-        ]
-        assert {choice.name for choice in info.scores} == {"local", "global", "global_local"}
+        parameters = {method.name: dict(method.parameters) for method in info.methods}
+        assert (parameters["none"], parameters["globalcom2"]) == ({}, {"alpha": 0.5, "tau": 10.0})
+        for listed, table in (
+            (info.scores, SCORES),
+            (info.budgets, BUDGETS),
+            (info.selections, SELECTIONS),
+            (info.mergings, MERGINGS),
+        ):
+            assert [choice.name for choice in listed] == list(table)
+            assert all(choice.description for choice in listed)
         assert {(grid.rows, grid.columns) for grid in info.grids} == {(2, 2), (1, 2), (2, 1), (1, 3), (3, 1)}
         assert info.default_data_type == tensor_pb2.DATA_TYPE_FLOAT32
         assert len(info.format.encoder_fingerprint) == 32
