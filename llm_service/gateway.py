@@ -15,12 +15,14 @@ from visionsplit.wire.call_log import log_call
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
 
+from llm_service.accepted import Accepted
 from llm_service.backends.base import Backend
 from llm_service.job import Job, TokenEvent
+from llm_service.prefill import pruning_methods_to_proto
 from llm_service.prompt import PromptEncoder
 from llm_service.replica import ReplicaInfo
 from llm_service.text import Detokenizer, StopStrings
-from llm_service.upload import Accepted, Upload, UploadReceiver
+from llm_service.upload import Upload, UploadReceiver
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +106,15 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
                 raise UnavailableError("the service is stopping")
             upload = await self._receive(request_iterator)
             clock.received = time.monotonic()
-            job = Job(request_id, upload.token_ids, upload.images, upload.layout, upload.decoding.options)
+            job = Job(
+                request_id,
+                upload.token_ids,
+                upload.images,
+                upload.layout,
+                upload.decoding.options,
+                pruning=upload.prefill.pruning,
+                position_ids=upload.prefill.position_ids,
+            )
             generated = await self._answer(job, upload, clock, context)
             record.outcome = f"done, {upload.counts.prompt} prompt tokens, {generated} generated"
 
@@ -130,6 +140,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
             engine=self._replica.engine,
             device=self._replica.device,
             version=visionsplit.__version__,
+            pruning_methods=pruning_methods_to_proto(accepted),
         )
 
     async def _receive(self, stream: AsyncIterator[Request]) -> Upload:
@@ -145,10 +156,12 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         detokenizer = Detokenizer(self._prompts.tokenizer)
         stop = StopStrings(upload.decoding.stop)
         generated, ended = 0, False
+        layer_tokens: tuple[int, ...] = ()
         async with aclosing(self._backend.generate(job)) as events:
             async for event in events:
                 clock.note(event)
                 generated += len(event.token_ids)
+                layer_tokens = layer_tokens or event.layer_tokens or ()
                 ended = not self._end_ids.isdisjoint(event.token_ids)
                 text = stop.add(detokenizer.add(event.token_ids))
                 if event.finished and not stop.reached:
@@ -163,6 +176,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
             finish_reason=(generation_pb2.FINISH_REASON_STOP if stopped else generation_pb2.FINISH_REASON_LENGTH),
             usage=_usage(upload, generated),
             timings=clock.timings(),
+            layer_tokens=layer_tokens,
         )
         await _send(context, Response(summary=summary))
         return generated

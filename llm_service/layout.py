@@ -49,6 +49,43 @@ def sequence_order(grid: TileGrid, positions: Positions, layout: Layout) -> Orde
     return np.concatenate([thumbnail, sources[np.argsort(places, kind="stable")]]).astype(np.int64)
 
 
+def original_places(grid: TileGrid, positions: Positions, order: Order) -> NDArray[np.int64]:
+    """Where each token of one image would stand if every token had been kept, in the spatial layout.
+
+    Args:
+        grid: how the image was cut.
+        positions: [tokens, 3] tile, row and column of each token.
+        order: of these tokens, by `sequence_order` for the spatial layout.
+
+    Returns:
+        [sequence] ascending, from 0: the thumbnail's cells, then the valid region's rows, each with its newline. With
+        every token kept these are 0, 1, 2 and so on; their number is `original_span`.
+    """
+    tile, row, column = positions.astype(np.int64).T
+    crop_row, crop_column = np.divmod(tile - 1, grid.columns)
+    valid_row = crop_row * grid.side + row - grid.valid.top  # [tokens]; of crops only, as the next
+    valid_column = crop_column * grid.side + column - grid.valid.left
+    stride = grid.valid.width + 1
+    in_canvas = grid.cells_per_tile + valid_row * stride + valid_column
+    places = np.where(tile == 0, row * grid.side + column, in_canvas)  # [tokens]
+    newlines = grid.cells_per_tile + np.arange(grid.valid.height) * stride + grid.valid.width  # [newlines]
+    result = np.empty(len(order), np.int64)
+    result[order == NEWLINE] = newlines
+    result[order != NEWLINE] = places[order[order != NEWLINE]]
+    return result
+
+
+def original_span(grid: TileGrid) -> int:
+    """Tokens and newlines of a whole image in the spatial layout."""
+    return grid.cells_per_tile + grid.valid.height * (grid.valid.width + 1)
+
+
+def tiles_of(positions: Positions, order: Order) -> NDArray[np.int64]:
+    """The tile of each token of a sequence, [sequence]; NEWLINE at newlines."""
+    with_newline = np.append(positions[:, 0].astype(np.int64), NEWLINE)
+    return with_newline[order]
+
+
 def _compacted_cells(grid: TileGrid, positions: Positions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row and column within the tile when a crop's valid cells are written into it from its first cell on."""
     regions = [grid.valid_in_tile(tile) for tile in range(grid.num_tiles)]

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from functools import partial
 
 from visionsplit.checkpoint import DTYPES, Checkpoint
+from visionsplit.errors import InvalidRequestError
 from visionsplit.grid import Layout
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.config import ReplicaConfig
-from llm_service.engines.base import Engine, EngineRequest, ImageInput
+from llm_service.engines.base import Engine, EngineRequest, ImageInput, Places
 from llm_service.engines.continuous_batching import ContinuousBatchingEngine
+from llm_service.engines.layerwise import SUPPORTED, LayerwiseEngine, LayerwiseModel
 from llm_service.generation_settings import GenerationSettings
-from llm_service.job import Job, TokenEvent
-from llm_service.layout import sequence_order
+from llm_service.job import Job, PositionIds, TokenEvent
+from llm_service.layout import original_places, original_span, sequence_order, tiles_of
 from llm_service.projector import Projector
+from llm_service.pruning import compose
 from llm_service.text_model import load_text_model
 
 
@@ -43,37 +46,81 @@ class Replica:
         device = config.torch_device()
         dtype = DTYPES[config.dtype] if config.dtype is not None else checkpoint.dtype_on(device)
         self._projector = Projector(checkpoint, device=device, dtype=dtype)
+        model = load_text_model(checkpoint, device=device, dtype=dtype)
+        self._model_type: str = model.config.model_type
+        self._num_layers: int = model.config.num_hidden_layers
+        image_token_id, end_ids = checkpoint.config.image_token_id, GenerationSettings.of(checkpoint).end_ids
+        self._layerwise: LayerwiseEngine | None = None
+        if self._model_type in SUPPORTED:
+            self._layerwise = LayerwiseEngine(
+                LayerwiseModel(model),
+                image_token_id=image_token_id,
+                end_ids=end_ids,
+                max_waiting=config.engine.max_waiting,
+            )
         self._engine: Engine = ContinuousBatchingEngine(
-            load_text_model(checkpoint, device=device, dtype=dtype),
-            config.engine,
-            image_token_id=checkpoint.config.image_token_id,
-            end_ids=GenerationSettings.of(checkpoint).end_ids,
+            model, config.engine, image_token_id=image_token_id, end_ids=end_ids
         )
         self._engine.start()
+        if self._layerwise is not None:
+            self._layerwise.start()  # after the other, which takes a share of the memory that it finds free
         self.info = ReplicaInfo(self._engine.name, str(device), self._engine.context_length)
 
     def stop(self) -> None:
         """End what runs with UnavailableError and release everything. Blocks."""
         self._engine.stop()
+        if self._layerwise is not None:
+            self._layerwise.stop()
 
     @property
     def healthy(self) -> bool:
-        return self._engine.healthy
+        return self._engine.healthy and (self._layerwise is None or self._layerwise.healthy)
 
     async def generate(self, job: Job) -> AsyncGenerator[TokenEvent, None]:
-        """Tokens as they come; see `Engine.generate` for the errors. Closing the generator cancels the job."""
+        """Tokens as they come; see `Engine.generate` for the errors. Closing the generator cancels the job.
+
+        Raises:
+            InvalidRequestError: also for pruning or original places where the model or the layout has none.
+        """
+        engine = self._engine_for(job)
         request = await asyncio.to_thread(self._prepare, job)
-        async with aclosing(self._engine.generate(request)) as events:
+        async with aclosing(engine.generate(request)) as events:
             async for event in events:
                 yield event
 
-    def _prepare(self, job: Job) -> EngineRequest:
-        images = tuple(self._image(tokens, job.layout) for tokens in job.images)
-        return EngineRequest(job.request_id, job.token_ids, images, job.sampling)
+    def _engine_for(self, job: Job) -> Engine:
+        if job.pruning is None and job.position_ids is PositionIds.RENUMBERED:
+            return self._engine
+        if self._layerwise is None:
+            raise InvalidRequestError(
+                f"pruning and original position ids need a model of {', '.join(SUPPORTED)}; "
+                f"this one is {self._model_type}"
+            )
+        if job.position_ids is PositionIds.ORIGINAL and job.layout is not Layout.SPATIAL:
+            raise InvalidRequestError("original position ids belong to the spatial layout")
+        return self._layerwise
 
-    def _image(self, tokens: VisionTokens, layout: Layout) -> ImageInput:
-        order = sequence_order(tokens.grid, tokens.positions, layout)
-        return ImageInput(_content_key(tokens, layout), len(order), partial(self._projector, tokens.features, order))
+    def _prepare(self, job: Job) -> EngineRequest:
+        pruning = None
+        if job.pruning is not None:
+            quotas = any(tokens.quotas is not None for tokens in job.images)
+            pruning = compose(job.pruning, self._num_layers, quotas=quotas)
+        images = tuple(self._image(tokens, job) for tokens in job.images)
+        return EngineRequest(job.request_id, job.token_ids, images, job.sampling, pruning)
+
+    def _image(self, tokens: VisionTokens, job: Job) -> ImageInput:
+        order = sequence_order(tokens.grid, tokens.positions, job.layout)
+        places = None
+        if job.position_ids is PositionIds.ORIGINAL:
+            places = Places(original_places(tokens.grid, tokens.positions, order), original_span(tokens.grid))
+        return ImageInput(
+            _content_key(tokens, job.layout),
+            len(order),
+            partial(self._projector, tokens.features, order),
+            tiles_of(tokens.positions, order),
+            tokens.quotas,
+            places,
+        )
 
 
 def _content_key(tokens: VisionTokens, layout: Layout) -> bytes:

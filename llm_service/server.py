@@ -13,13 +13,13 @@ from visionsplit.v1 import llm_service_pb2, llm_service_pb2_grpc
 from visionsplit.wire.status import ErrorInterceptor
 from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, server_options
 
+from llm_service.accepted import Accepted
 from llm_service.backends import make_backend
 from llm_service.backends.base import Backend
 from llm_service.config import LlmConfig
 from llm_service.gateway import LlmGateway
 from llm_service.generation_settings import GenerationSettings
 from llm_service.prompt import PromptEncoder
-from llm_service.upload import Accepted
 
 _log = logging.getLogger(__name__)
 _HEALTH_PERIOD_SECONDS = 1.0

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import (
     DeadlineError,
     IncompatibleServicesError,
@@ -17,45 +16,15 @@ from visionsplit.v1 import llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.vision_tokens import TokenAssembler, VisionTokens, grid_from_proto, layout_from_proto
 
-from llm_service.config import Limits
+from llm_service.accepted import Accepted
 from llm_service.conversation import prompt_from_proto
-from llm_service.generation_settings import GenerationSettings
+from llm_service.job import PositionIds
 from llm_service.layout import num_newlines
+from llm_service.prefill import Prefill, prefill_from_proto
 from llm_service.prompt import PromptEncoder
 from llm_service.sampling import Decoding, decoding_from_proto
 
 RequestStream = AsyncIterator[llm_service_pb2.LlmServiceGenerateRequest]
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """What the service accepts: the checkpoint's facts and the configured limits."""
-
-    feature_size: int
-    encoder_fingerprint: str
-    side: int
-    crop_grids: frozenset[tuple[int, int]]  # rows, columns
-    context_length: int  # tokens of prompt and answer together that a replica can hold
-    limits: Limits
-    default_repetition_penalty: float
-
-    @classmethod
-    def by_checkpoint(
-        cls, checkpoint: Checkpoint, settings: GenerationSettings, limits: Limits, *, context_length: int
-    ) -> "Accepted":
-        """Read the facts; hashes the vision tower's weights."""
-        config = checkpoint.config
-        tile = config.vision_config.image_size
-        layers = config.vision_feature_layer
-        return cls(
-            feature_size=config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers)),
-            encoder_fingerprint=checkpoint.encoder_fingerprint(),
-            side=tile // config.vision_config.patch_size,
-            crop_grids=frozenset((height // tile, width // tile) for height, width in config.image_grid_pinpoints),
-            context_length=context_length,
-            limits=limits,
-            default_repetition_penalty=settings.repetition_penalty,
-        )
 
 
 @dataclass(frozen=True)
@@ -78,6 +47,7 @@ class Upload:
     token_ids: tuple[int, ...]
     images: tuple[VisionTokens, ...]
     layout: Layout
+    prefill: Prefill
     decoding: Decoding
     counts: TokenCounts
 
@@ -89,14 +59,23 @@ class _Receiving:
     token_ids: tuple[int, ...]
     grids: tuple[TileGrid, ...]
     layout: Layout
+    prefill: Prefill
     decoding: Decoding
     assemblers: list[TokenAssembler] = field(default_factory=list)
     vision_tokens: int = 0
 
     @property
     def counts(self) -> TokenCounts:
+        return self._with(self.vision_tokens)
+
+    @property
+    def uncompressed(self) -> TokenCounts:
+        """What the prompt would have if the encoder had kept every token."""
+        return self._with(sum(sum(grid.valid_counts()) for grid in self.grids))
+
+    def _with(self, vision_tokens: int) -> TokenCounts:
         newlines = sum(num_newlines(grid, self.layout) for grid in self.grids)
-        return TokenCounts(len(self.token_ids) - len(self.grids), self.vision_tokens, newlines)
+        return TokenCounts(len(self.token_ids) - len(self.grids), vision_tokens, newlines)
 
 
 class UploadReceiver:
@@ -151,6 +130,7 @@ class UploadReceiver:
         if header.grids:
             self._check_format(header.format if header.HasField("format") else None)
         grids = tuple(self._check_grid(grid_from_proto(grid), index) for index, grid in enumerate(header.grids))
+        prefill = prefill_from_proto(header.prefill, self._accepted, layout=layout, num_images=len(grids))
         decoding = decoding_from_proto(
             header.sampling,
             default_max_new_tokens=limits.default_max_new_tokens,
@@ -159,8 +139,9 @@ class UploadReceiver:
         prompt = prompt_from_proto(header.prompt)
         async with self._tokenizing:
             token_ids = await asyncio.to_thread(self._prompts.encode, prompt, len(grids))
-        receiving = _Receiving(token_ids, grids, layout, decoding)
+        receiving = _Receiving(token_ids, grids, layout, prefill, decoding)
         self._check_length(receiving)
+        self._check_places(receiving)
         return receiving
 
     def _check_format(self, format_: vision_tokens_pb2.VisionFormat | None) -> None:
@@ -201,6 +182,8 @@ class UploadReceiver:
             )
         assembler = TokenAssembler(receiving.grids[index], header, feature_size=self._accepted.feature_size)
         receiving.assemblers.append(assembler)
+        quotas = [one.quotas for one in receiving.assemblers]
+        receiving.prefill.check_quotas(quotas, num_layers=self._accepted.num_layers)
         receiving.vision_tokens += sum(header.budgets)
         # Before the tokens themselves take memory.
         self._check_length(receiving)
@@ -219,9 +202,23 @@ class UploadReceiver:
                 f"{self._accepted.context_length}"
             )
 
+    def _check_places(self, receiving: _Receiving) -> None:
+        """Original places leave gaps, so they may go beyond the position encoding though the tokens are few."""
+        counts, new = receiving.uncompressed, receiving.decoding.options.max_new_tokens
+        if receiving.prefill.position_ids is PositionIds.RENUMBERED:
+            return
+        if counts.prompt + new > self._accepted.max_places:
+            raise PromptTooLongError(
+                f"original position ids are those of the uncompressed prompt of {counts.prompt} tokens ({counts.text} "
+                f"text, {counts.vision} vision, {counts.newlines} newlines); with {new} new tokens it needs "
+                f"{counts.prompt + new} places; the checkpoint has {self._accepted.max_places}"
+            )
+
 
 def _finish(receiving: _Receiving) -> Upload:
     if len(receiving.assemblers) < len(receiving.grids):
         raise InvalidTokensError(f"the upload ended after {len(receiving.assemblers)} of {len(receiving.grids)} images")
     images = tuple(assembler.finish() for assembler in receiving.assemblers)
-    return Upload(receiving.token_ids, images, receiving.layout, receiving.decoding, receiving.counts)
+    return Upload(
+        receiving.token_ids, images, receiving.layout, receiving.prefill, receiving.decoding, receiving.counts
+    )

@@ -15,6 +15,7 @@ from visionsplit.errors import (
     InvalidCompressionError,
     InvalidImageError,
     InvalidPromptError,
+    InvalidPruningError,
     InvalidRequestError,
     InvalidSamplingError,
     InvalidTokensError,
@@ -35,7 +36,7 @@ from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent, Enco
 from visionsplit_client._errors import ImageFetchError
 from visionsplit_client._images import ImageSource
 from visionsplit_client._info import EncoderInfo, HealthStatus, LlmInfo, NamedChoice, VisionFormat
-from visionsplit_client._options import Compression, DataTypeName, Layout, Sampling
+from visionsplit_client._options import Compression, DataTypeName, Layout, PositionIds, Pruning, Sampling
 from visionsplit_client._prompts import ImagePart, Message, Prompt
 from visionsplit_client._results import (
     EncodeTimings,
@@ -86,6 +87,7 @@ __all__ = [
     "InvalidCompressionError",
     "InvalidImageError",
     "InvalidPromptError",
+    "InvalidPruningError",
     "InvalidRequestError",
     "InvalidSamplingError",
     "InvalidTokensError",
@@ -96,8 +98,10 @@ __all__ = [
     "Message",
     "NamedChoice",
     "OverloadedError",
+    "PositionIds",
     "Prompt",
     "PromptTooLongError",
+    "Pruning",
     "Region",
     "Retries",
     "Sampling",

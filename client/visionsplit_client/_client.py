@@ -1,46 +1,25 @@
 """The blocking client."""
 
-import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
 
-from visionsplit_client._base import (
-    DEFAULT_ENCODER,
-    BaseClient,
-    TimeoutArgument,
-    health_from_error,
-    health_from_proto,
-    request_metadata,
-)
-from visionsplit_client._calls import Call, EventStream, unary
+from visionsplit_client._base import TimeoutArgument, request_metadata
+from visionsplit_client._calls import Call, EventStream
 from visionsplit_client._collect import EncodeCollector, GenerationCollector
+from visionsplit_client._connected import ConnectedClient
 from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent
 from visionsplit_client._images import ImageSource, as_sources, read_image
-from visionsplit_client._info import EncoderInfo, HealthStatus, LlmInfo
-from visionsplit_client._options import Compression, DataTypeName, Sampling
+from visionsplit_client._options import Compression, DataTypeName, PositionIds, Pruning, Sampling, prefill_to_proto
 from visionsplit_client._prompts import MessageLike, Prompt
 from visionsplit_client._requests import check_same_kind, encode_request, generate_request, renumbered, token_upload
 from visionsplit_client._results import Finished, Generation, GenerationEvent
-from visionsplit_client._settings import (
-    DEFAULT_LIMITS,
-    DEFAULT_RETRIES,
-    DEFAULT_TIMEOUTS,
-    UNSET,
-    Limits,
-    Retries,
-    Timeouts,
-)
-from visionsplit_client._transport import GrpcTransport, Transport
+from visionsplit_client._settings import UNSET
 
 
-class Client(BaseClient):
+class Client(ConnectedClient):
     """Asks questions about images. Thread-safe. Close it, or use it as a context manager.
 
     Every call may raise the errors drawn in `visionsplit.errors`, and ImageFetchError. A call's `timeout` in seconds
@@ -59,21 +38,6 @@ class Client(BaseClient):
         ValueError: an address of another form, or given twice.
     """
 
-    def __init__(
-        self,
-        encoders: str | Sequence[str] = DEFAULT_ENCODER,
-        *,
-        llm: str | None = None,
-        timeout: Timeouts | float | None = DEFAULT_TIMEOUTS,
-        retries: Retries = DEFAULT_RETRIES,
-        limits: Limits = DEFAULT_LIMITS,
-        transport: Transport | None = None,
-    ) -> None:
-        super().__init__(encoders, llm, timeout, retries, limits)
-        self._transport = transport or GrpcTransport()
-        self._channels: dict[str, grpc.Channel] = {}
-        self._lock = threading.Lock()
-
     def generate(
         self,
         images: ImageSource | Sequence[ImageSource] | None,
@@ -82,6 +46,8 @@ class Client(BaseClient):
         messages: Sequence[MessageLike] | None = None,
         compression: Compression | None = None,
         data_type: DataTypeName | None = None,
+        pruning: Pruning | None = None,
+        position_ids: PositionIds | None = None,
         sampling: Sampling | None = None,
         timeout: TimeoutArgument = UNSET,
     ) -> Generation:
@@ -93,6 +59,9 @@ class Client(BaseClient):
             messages: a conversation instead of a prompt.
             compression: which vision tokens to keep; None means the encoder's default.
             data_type: how tokens travel between the services; None means the encoder's default.
+            pruning: which vision tokens the language model drops while it reads; None drops none.
+            position_ids: the places of the tokens in the language model; "original" are those of the uncompressed
+                prompt, None means "renumbered", which leaves no gaps.
             sampling: how to decode; None decodes greedily.
         """
         with self.stream(
@@ -101,6 +70,8 @@ class Client(BaseClient):
             messages=messages,
             compression=compression,
             data_type=data_type,
+            pruning=pruning,
+            position_ids=position_ids,
             sampling=sampling,
             timeout=timeout,
         ) as events:
@@ -114,6 +85,8 @@ class Client(BaseClient):
         messages: Sequence[MessageLike] | None = None,
         compression: Compression | None = None,
         data_type: DataTypeName | None = None,
+        pruning: Pruning | None = None,
+        position_ids: PositionIds | None = None,
         sampling: Sampling | None = None,
         timeout: TimeoutArgument = UNSET,
     ) -> EventStream[GenerationEvent, Finished]:
@@ -122,9 +95,9 @@ class Client(BaseClient):
         The arguments are those of `generate`. The call starts with the first event asked for.
         """
         pictures = [read_image(image, limits=self._limits, timeouts=self._timeouts) for image in as_sources(images)]
-        request = generate_request(
-            pictures, self._prompt(prompt, messages, len(pictures)), compression, data_type, sampling
-        )
+        form = self._prompt(prompt, messages, len(pictures))
+        prefill = prefill_to_proto(pruning, position_ids)
+        request = generate_request(pictures, form, compression, data_type, sampling, prefill)
         collector = GenerationCollector(self._new_request_id())
         metadata = request_metadata(collector.request_id)
 
@@ -170,11 +143,21 @@ class Client(BaseClient):
         prompt: str | Prompt | None = None,
         *,
         messages: Sequence[MessageLike] | None = None,
+        pruning: Pruning | None = None,
+        position_ids: PositionIds | None = None,
         sampling: Sampling | None = None,
         timeout: TimeoutArgument = UNSET,
     ) -> Generation:
         """Ask about images that are encoded already; the LLM service alone answers."""
-        with self.stream_from_tokens(images, prompt, messages=messages, sampling=sampling, timeout=timeout) as events:
+        with self.stream_from_tokens(
+            images,
+            prompt,
+            messages=messages,
+            pruning=pruning,
+            position_ids=position_ids,
+            sampling=sampling,
+            timeout=timeout,
+        ) as events:
             return events.result().generation
 
     def stream_from_tokens(
@@ -183,6 +166,8 @@ class Client(BaseClient):
         prompt: str | Prompt | None = None,
         *,
         messages: Sequence[MessageLike] | None = None,
+        pruning: Pruning | None = None,
+        position_ids: PositionIds | None = None,
         sampling: Sampling | None = None,
         timeout: TimeoutArgument = UNSET,
     ) -> EventStream[GenerationEvent, Finished]:
@@ -190,68 +175,12 @@ class Client(BaseClient):
         encoded = [images] if isinstance(images, EncodedImage) else list(images)
         check_same_kind(encoded)
         form = self._prompt(prompt, messages, len(encoded))
+        prefill = prefill_to_proto(pruning, position_ids)
         collector = GenerationCollector(self._new_request_id(), renumbered(encoded))
         metadata = request_metadata(collector.request_id)
 
         def start(address: str, seconds: float | None) -> Call[llm_service_pb2.LlmServiceGenerateResponse]:
-            upload = token_upload(encoded, form, sampling)
+            upload = token_upload(encoded, form, sampling, prefill)
             return LlmServiceStub(self._channel(address)).Generate(upload, timeout=seconds, metadata=metadata)
 
         return EventStream(self._attempts(self._llm_endpoints(), timeout), start, collector)
-
-    def encoder_info(self, *, timeout: TimeoutArgument = UNSET) -> EncoderInfo:
-        """What an encoder runs, offers and accepts."""
-        request = encoder_service_pb2.GetEncoderInfoRequest()
-        return EncoderInfo.from_proto(
-            unary(
-                self._attempts(self._encoders, timeout),
-                lambda address, seconds: EncoderServiceStub(self._channel(address)).GetEncoderInfo(
-                    request, timeout=seconds
-                ),
-            )
-        )
-
-    def llm_info(self, *, timeout: TimeoutArgument = UNSET) -> LlmInfo:
-        """What the LLM service runs and accepts."""
-        request = llm_service_pb2.GetLlmInfoRequest()
-        return LlmInfo.from_proto(
-            unary(
-                self._attempts(self._llm_endpoints(), timeout),
-                lambda address, seconds: LlmServiceStub(self._channel(address)).GetLlmInfo(request, timeout=seconds),
-            )
-        )
-
-    def health(self, *, timeout: float = 5.0) -> dict[str, HealthStatus]:
-        """The state of every address, without retries. Raises only if a service has no health check."""
-        self._check_open()
-        return {address: self._health_of(address, timeout) for address in self._all_addresses()}
-
-    def close(self) -> None:
-        """Close the connections; calls that still run end with CancelledError."""
-        with self._lock:
-            self._closed = True
-            channels, self._channels = list(self._channels.values()), {}
-        for channel in channels:
-            channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _health_of(self, address: str, timeout: float) -> HealthStatus:
-        stub = health_pb2_grpc.HealthStub(self._channel(address))
-        try:
-            return health_from_proto(stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout))
-        except grpc.RpcError as error:
-            return health_from_error(error, address, timeout)
-
-    def _channel(self, address: str) -> grpc.Channel:
-        with self._lock:
-            self._check_open()
-            if address not in self._channels:
-                self._channels[address] = self._transport.connect(address)
-            return self._channels[address]

@@ -83,6 +83,7 @@ class GenerationCollector:
             finish_reason=finish_reason(summary.finish_reason),
             usage=usage_from_proto(summary.usage),
             timings=llm_timings_from_proto(summary.timings),
+            layer_tokens=tuple(summary.layer_tokens),
             images=tuple(sorted(self._images, key=lambda image: image.index)),
             request_id=self.request_id,
             time_to_first_token_seconds=(self._first_token or now) - self._began,
@@ -136,4 +137,5 @@ class EncodeCollector:
         grid = grid_from_proto(header.grid)
         format_ = VisionFormat.from_proto(header.format)
         self._assembler = TokenAssembler(grid, header.tokens, feature_size=format_.feature_size)
-        return EncodeStarted(grid, tuple(header.tokens.budgets), format_, layout_from_proto(header.layout))
+        budgets, quotas = tuple(header.tokens.budgets), self._assembler.quotas
+        return EncodeStarted(grid, budgets, quotas, format_, layout_from_proto(header.layout))

@@ -81,6 +81,7 @@ class EncodedImage:
             "version": visionsplit.__version__,
             "grid": asdict(self.tokens.grid),
             "budgets": self.tokens.budgets,
+            "quotas": self.tokens.quotas,
             "format": asdict(self.format),
             "layout": self.layout,
             "data_type": self.data_type,
@@ -137,7 +138,8 @@ def _checked_tokens(
         ),
         positions=positions.data,
     )
-    header = vision_tokens_pb2.ImageTokensHeader(budgets=metadata["budgets"])
+    # Files of versions before quotas have none.
+    header = vision_tokens_pb2.ImageTokensHeader(budgets=metadata["budgets"], quotas=metadata.get("quotas"))
     assembler = TokenAssembler(grid, header, feature_size=format_.feature_size)
     assembler.add(chunk)
     return assembler.finish()
@@ -149,6 +151,7 @@ class EncodeStarted:
 
     grid: TileGrid
     budgets: tuple[int, ...]  # tokens that each tile keeps, thumbnail first
+    quotas: tuple[int, ...] | None  # of these, those that `Pruning` is to keep; None without `quotas_only`
     format: VisionFormat
     layout: Layout
 

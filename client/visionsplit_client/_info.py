@@ -4,7 +4,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from visionsplit.v1 import encoder_service_pb2, llm_service_pb2, vision_tokens_pb2
+from visionsplit.v1 import choice_pb2, encoder_service_pb2, llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.tensors import DataType
 
 from visionsplit_client._options import Compression, DataTypeName, data_type_name
@@ -57,6 +57,7 @@ class EncoderInfo:
     scores: tuple[NamedChoice, ...]
     budgets: tuple[NamedChoice, ...]
     selections: tuple[NamedChoice, ...]
+    mergings: tuple[NamedChoice, ...]
     default_compression: Compression
     default_data_type: DataTypeName
     image_formats: tuple[str, ...]
@@ -78,6 +79,7 @@ class EncoderInfo:
             scores=_choices(message.scores),
             budgets=_choices(message.budgets),
             selections=_choices(message.selections),
+            mergings=_choices(message.mergings),
             default_compression=Compression.from_proto(message.default_compression),
             default_data_type=data_type_name(DataType(message.default_data_type)),
             image_formats=tuple(message.image_formats),
@@ -105,6 +107,7 @@ class LlmInfo:
     engine: str
     device: str
     version: str
+    pruning_methods: tuple[NamedChoice, ...]
 
     @classmethod
     def from_proto(cls, message: llm_service_pb2.GetLlmInfoResponse) -> "LlmInfo":
@@ -121,8 +124,9 @@ class LlmInfo:
             engine=message.engine,
             device=message.device,
             version=message.version,
+            pruning_methods=_choices(message.pruning_methods),
         )
 
 
-def _choices(messages: Iterable[encoder_service_pb2.NamedChoice]) -> tuple[NamedChoice, ...]:
+def _choices(messages: Iterable[choice_pb2.NamedChoice]) -> tuple[NamedChoice, ...]:
     return tuple(NamedChoice(one.name, one.description, dict(one.parameters)) for one in messages)

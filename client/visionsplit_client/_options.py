@@ -1,4 +1,4 @@
-"""What a call may ask for: how to choose tokens and how to decode."""
+"""What a call may ask for: how to choose tokens, how the language model reads them, and how to decode."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,26 +12,30 @@ from visionsplit.wire.tensors import DataType
 
 Layout = Literal["spatial", "reference"]
 DataTypeName = Literal["float32", "float16", "bfloat16", "int8"]
+PositionIds = Literal["renumbered", "original"]
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 DATA_TYPES: tuple[DataTypeName, ...] = get_args(DataTypeName)
+POSITION_IDS: tuple[PositionIds, ...] = get_args(PositionIds)
 
 
 @dataclass(frozen=True)
 class Compression:
     """Which vision tokens an image keeps. `Client.encoder_info()` lists the names that the encoder knows.
 
-    The method sets score, budget and selection; those given here replace its own. Nothing is made up on this side:
-    the encoder refuses unknown names and a missing ratio or one outside (0, 1] with `InvalidCompressionError`.
+    The method sets score, budget, selection and merging; those given here replace its own. Nothing is made up on this
+    side: the encoder refuses unknown names and a missing ratio or one outside (0, 1] with `InvalidCompressionError`.
     """
 
     method: str = "globalcom2"
-    retention_ratio: float | None = None  # share of the tokens to keep, in (0, 1]; only "none" does without
+    retention_ratio: float | None = None  # share of the tokens to keep, in (0, 1]; nearly every method needs it
     layout: Layout = "spatial"
     score: str | None = None  # what a token is worth
     budget: str | None = None  # how many each tile keeps
     selection: str | None = None  # which ones
+    merging: str | None = None  # what they take over from the others
     parameters: Mapping[str, float] = field(default_factory=dict)
+    quotas_only: bool = False  # send every token, and only say how many of each tile `Pruning` is to keep
 
     def __post_init__(self) -> None:
         layout_to_proto(self.layout)
@@ -49,7 +53,9 @@ class Compression:
             score=self.score,
             budget=self.budget,
             selection=self.selection,
+            merging=self.merging,
             parameters=self.parameters,
+            quotas_only=self.quotas_only,
         )
 
     @classmethod
@@ -61,7 +67,28 @@ class Compression:
             score=message.score if message.HasField("score") else None,
             budget=message.budget if message.HasField("budget") else None,
             selection=message.selection if message.HasField("selection") else None,
+            merging=message.merging if message.HasField("merging") else None,
             parameters=dict(message.parameters),
+            quotas_only=message.quotas_only,
+        )
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Which vision tokens the language model drops between its layers. `Client.llm_info()` lists the methods.
+
+    It may follow any compression. With `Compression.quotas_only` it keeps of each tile as many tokens as the
+    compression would, chosen by its own score. Nothing is made up on this side: the LLM service refuses unknown names
+    and values out of range with `InvalidPruningError`.
+    """
+
+    method: str
+    retention_ratio: float | None = None  # share of the vision tokens to keep, in (0, 1]; None: as published
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def to_proto(self) -> generation_pb2.Pruning:
+        return generation_pb2.Pruning(
+            method=self.method, retention_ratio=self.retention_ratio, parameters=self.parameters
         )
 
 
@@ -111,6 +138,31 @@ def layout_to_proto(layout: str) -> "vision_tokens_pb2.Layout.ValueType":
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is unknown; {', '.join(LAYOUTS)} exist")
     return vision_tokens.layout_to_proto(grid.Layout(layout))
+
+
+def position_ids_to_proto(name: PositionIds) -> "generation_pb2.PositionIds.ValueType":
+    """Raises ValueError for an unknown name."""
+    numbers: dict[PositionIds, generation_pb2.PositionIds.ValueType] = {
+        "renumbered": generation_pb2.POSITION_IDS_RENUMBERED,
+        "original": generation_pb2.POSITION_IDS_ORIGINAL,
+    }
+    if name not in numbers:
+        raise ValueError(f"position ids {name!r} are unknown; {', '.join(POSITION_IDS)} exist")
+    return numbers[name]
+
+
+def prefill_to_proto(pruning: Pruning | None, position_ids: PositionIds | None) -> generation_pb2.Prefill | None:
+    """None where nothing is asked for.
+
+    Raises:
+        ValueError: an unknown name of position ids.
+    """
+    if pruning is None and position_ids is None:
+        return None
+    return generation_pb2.Prefill(
+        pruning=None if pruning is None else pruning.to_proto(),
+        position_ids=position_ids_to_proto(position_ids or "renumbered"),
+    )
 
 
 def data_type_from_name(name: DataTypeName) -> DataType:

@@ -28,6 +28,7 @@ def generate_request(
     compression: Compression | None,
     data_type: DataTypeName | None,
     sampling: Sampling | None,
+    prefill: generation_pb2.Prefill | None,
 ) -> encoder_service_pb2.EncoderServiceGenerateRequest:
     return encoder_service_pb2.EncoderServiceGenerateRequest(
         images=[encoder_service_pb2.Image(data=image) for image in images],
@@ -35,11 +36,15 @@ def generate_request(
         compression=None if compression is None else compression.to_proto(),
         data_type=_data_type(data_type),
         sampling=None if sampling is None else sampling.to_proto(),
+        prefill=prefill,
     )
 
 
 def token_upload(
-    images: Sequence[EncodedImage], prompt: generation_pb2.Prompt, sampling: Sampling | None
+    images: Sequence[EncodedImage],
+    prompt: generation_pb2.Prompt,
+    sampling: Sampling | None,
+    prefill: generation_pb2.Prefill | None,
 ) -> Iterator[llm_service_pb2.LlmServiceGenerateRequest]:
     """The parts of one upload: the header, then each image's tokens."""
     header = llm_service_pb2.GenerateHeader(
@@ -48,10 +53,13 @@ def token_upload(
         grids=[grid_to_proto(image.tokens.grid) for image in images],
         format=images[0].format.to_proto() if images else None,
         layout=layout_to_proto(images[0].layout if images else "spatial"),
+        prefill=prefill,
     )
     yield llm_service_pb2.LlmServiceGenerateRequest(header=header)
     for index, image in enumerate(images):
-        tokens = vision_tokens_pb2.ImageTokensHeader(image_index=index, budgets=image.tokens.budgets)
+        tokens = vision_tokens_pb2.ImageTokensHeader(
+            image_index=index, budgets=image.tokens.budgets, quotas=image.tokens.quotas
+        )
         yield llm_service_pb2.LlmServiceGenerateRequest(image=tokens)
         for chunk in split_into_chunks(
             image.tokens.features,

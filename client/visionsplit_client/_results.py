@@ -97,6 +97,7 @@ class Generation:
     finish_reason: FinishReason  # "stop": the model ended or a stop string was reached; "length": max_new_tokens was
     usage: Usage
     timings: LlmTimings
+    layer_tokens: tuple[int, ...]  # prompt tokens in each layer's KV cache, first layer first; empty without pruning
     images: tuple[ImageSummary, ...]
     request_id: str  # also in the services' logs
     time_to_first_token_seconds: float  # seen from here, from the call's start; the whole call if there was no token

@@ -40,6 +40,7 @@ class _ImageMeta:
     budgets: tuple[int, ...]
     data_type: str
     columns: int
+    quotas: tuple[int, ...] | None
 
 
 class LlmReplica:
@@ -186,7 +187,8 @@ def _last_line(error: Exception) -> str:
 
 
 def _meta(tokens: VisionTokens) -> _ImageMeta:
-    return _ImageMeta(tokens.grid, tokens.budgets, tokens.features.data_type.name, tokens.features.columns)
+    features = tokens.features
+    return _ImageMeta(tokens.grid, tokens.budgets, features.data_type.name, features.columns, tokens.quotas)
 
 
 def _arrays(tokens: VisionTokens) -> tuple[Bytes, Bytes, NDArray[np.int32]]:
@@ -196,7 +198,7 @@ def _arrays(tokens: VisionTokens) -> tuple[Bytes, Bytes, NDArray[np.int32]]:
 
 def _unpack(meta: _ImageMeta, data: Bytes, scales: Bytes, positions: NDArray[np.int32]) -> VisionTokens:
     features = TokenTensor(DataType[meta.data_type], len(positions), meta.columns, data.tobytes(), scales.tobytes())
-    return VisionTokens(meta.grid, meta.budgets, features, positions)
+    return VisionTokens(meta.grid, meta.budgets, features, positions, meta.quotas)
 
 
 def _translate(error: Exception) -> VisionSplitError:

@@ -32,6 +32,7 @@ FORBIDDEN = {
     ],
     "encoder_service/vision_tower.py": ["grpc", "ray", "visionsplit.v1"],
     "llm_service/engines": ["grpc", "ray", "visionsplit.v1"],
+    "llm_service/pruning": ["llm_service.engines", "visionsplit.wire", "visionsplit.v1", "transformers", "grpc", "ray"],
     "training/scenes": [*_HEAVY, *_SERVICES, "training.dialogue", "training.data", *_LEARNING],
     "training/dialogue": [*_HEAVY, *_SERVICES, "training.data", *_LEARNING],
     "training/data": [*_SERVICES, "training.learning", "training.evaluation"],
@@ -41,7 +42,7 @@ FORBIDDEN = {
 # Only these may see grpc or the generated messages.
 GRPC_MODULES = {
     "encoder_service": {"service.py", "server.py", "llm_client.py", "relay.py", "protocol.py", "info.py"},
-    "llm_service": {"gateway.py", "server.py", "upload.py", "sampling.py", "conversation.py"},
+    "llm_service": {"gateway.py", "server.py", "upload.py", "prefill.py", "sampling.py", "conversation.py"},
 }
 
 

@@ -17,6 +17,7 @@ from visionsplit.errors import (
     InvalidCompressionError,
     InvalidImageError,
     InvalidPromptError,
+    InvalidPruningError,
     InvalidRequestError,
     InvalidSamplingError,
     InvalidTokensError,
@@ -201,7 +202,45 @@ async def test_bad_sampling(system: System, sampling: generation_pb2.Sampling) -
     assert isinstance(error, InvalidSamplingError), error
 
 
+def prune(method: str, ratio: float | None = None, **parameters: float) -> generation_pb2.Prefill:
+    return generation_pb2.Prefill(
+        pruning=generation_pb2.Pruning(method=method, retention_ratio=ratio, parameters=parameters)
+    )
+
+
+@pytest.mark.parametrize(
+    ("prefill", "error", "says"),
+    [
+        (generation_pb2.Prefill(pruning=generation_pb2.Pruning()), InvalidPruningError, "unknown pruning method ''"),
+        (prune("x" * 5000), InvalidPruningError, "there are: fastv"),
+        (prune("fastv", layer=1), InvalidPruningError, "needs a retention_ratio"),
+        (prune("fastv", 0), InvalidPruningError, "retention_ratio is 0"),
+        (prune("fastv", -1), InvalidPruningError, "retention_ratio is -1"),
+        (prune("fastv", float("inf")), InvalidPruningError, "retention_ratio is inf"),
+        (prune("fastv", 0.5, layer=float("nan")), InvalidPruningError, "parameter 'layer' is nan"),
+        (prune("fastv", 0.5, layer=0), InvalidPruningError, "parameter 'layer' is 0"),
+        (prune("fastv", 0.5, layer=2), InvalidPruningError, "below the model's 2 layers"),
+        (prune("fastv", 0.5, depth=1), InvalidPruningError, "unknown parameter 'depth'"),
+        (generation_pb2.Prefill(position_ids=77), InvalidRequestError, "position ids 77 are not known here"),  # type: ignore[arg-type]
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_bad_prefill(
+    system: System, prefill: generation_pb2.Prefill, error: type[Exception], says: str
+) -> None:
+    request = encoder_pb.EncoderServiceGenerateRequest(
+        images=[encoder_pb.Image(data=encoded(noise_image(60, 60), "PNG"))],
+        prompt=generation_pb2.Prompt(text="<image>"),
+        prefill=prefill,
+    )
+    refusal = await failing_call(system, request)
+    assert (type(refusal), says in str(refusal)) == (error, True), refusal
+
+
 async def test_fields_of_a_newer_client(system: System) -> None:
+    inside = generation_pb2.Prefill.FromString(prune("fastv", 0.5).SerializeToString() + b"\x98\x06\x01")
+    error = await failing_call(system, encoder_pb.EncoderServiceGenerateRequest(prefill=inside))
+    assert "field 99 of visionsplit.v1.Prefill" in str(error)
     newer = encoder_pb.EncoderServiceGenerateRequest.FromString(
         encoder_pb.EncoderServiceGenerateRequest(prompt=generation_pb2.Prompt(text="x")).SerializeToString()
         + b"\x98\x06\x01"
@@ -305,6 +344,12 @@ BAD_UPLOADS: dict[str, tuple[Callable[[Parts], object], type[Exception]]] = {
     "no format": (lambda parts: parts[0].header.ClearField("format"), InvalidRequestError),
     "an image out of range": (lambda parts: setattr(parts[1].image, "image_index", 7), InvalidTokensError),
     "a chunk of another image": (lambda parts: setattr(parts[2].tokens, "image_index", 7), InvalidTokensError),
+    "quotas without pruning": (lambda parts: parts[1].image.quotas.extend(parts[1].image.budgets), InvalidPruningError),
+    "a quota too few": (lambda parts: parts[1].image.quotas.extend(parts[1].image.budgets[1:]), InvalidTokensError),
+    "a quota too large": (
+        lambda parts: parts[1].image.quotas.extend(budget + 1 for budget in parts[1].image.budgets),
+        InvalidTokensError,
+    ),
     "a budget too many": (lambda parts: parts[1].image.budgets.append(1), InvalidTokensError),
     "an unknown data type": (lambda parts: setattr(parts[2].tokens.features, "data_type", 77), InvalidTokensError),
     "no placeholder": (lambda parts: setattr(parts[0].header.prompt, "text", "nothing"), InvalidPromptError),

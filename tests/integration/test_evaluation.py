@@ -18,7 +18,13 @@ from training.evaluation.in_process import InProcessModel, Settings
 from training.evaluation.results import Answer, Run
 from training.evaluation.system import RunningSystem
 
-CONDITIONS = ("none", "globalcom2@0.25", "globalcom2:layout=reference,budget=uniform,score=local@0.5")
+CONDITIONS = (
+    "none",
+    "globalcom2@0.25",
+    "globalcom2:layout=reference,budget=uniform,score=local@0.5",
+    "fastervlm:positions=original@0.25",
+    "globalcom2:quotas=only@0.1+fastv:layer=1",
+)
 MAX_NEW_TOKENS = 16
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from visionsplit_client._calls import EventStream
 from visionsplit_client._client import Client
 from visionsplit_client._encoded import EncodedImage
+from visionsplit_client._options import Pruning
 from visionsplit_client._results import Finished, Generation, GenerationEvent, TextDelta
 from visionsplit_client.cli import _options, _report
 
@@ -25,6 +26,7 @@ def add_parser(commands: _options.Subparsers) -> None:
     _options.add_json(parser)
     _options.add_connection(parser)
     _options.add_compression(parser)
+    _options.add_prefill(parser)
     _options.add_sampling(parser)
     parser.set_defaults(run=run)
 
@@ -36,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error(f"a question is missing after {args.question}")
     if args.tokens and (_options.compression_from(args) is not None or args.data_type is not None):
         args.parser.error("stored tokens are compressed already; the compression options need an image")
-    with _options.client_from(args) as client, _start(client, args) as stream:
+    pruning = _options.pruning_from(args)
+    with _options.client_from(args) as client, _start(client, args, pruning) as stream:
         for event in stream:
             if isinstance(event, TextDelta) and not args.json:
                 print(event.text, end="", flush=True)
@@ -49,16 +52,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _start(client: Client, args: argparse.Namespace) -> EventStream[GenerationEvent, Finished]:
+def _start(client: Client, args: argparse.Namespace, pruning: Pruning | None) -> EventStream[GenerationEvent, Finished]:
     sampling = _options.sampling_from(args)
     if args.tokens:
         images = [EncodedImage.load(path) for path in args.tokens]
-        return client.stream_from_tokens(images, args.question, sampling=sampling)
+        return client.stream_from_tokens(
+            images, args.question, pruning=pruning, position_ids=args.position_ids, sampling=sampling
+        )
     return client.stream(
         args.images,
         args.question,
         compression=_options.compression_from(args),
         data_type=args.data_type,
+        pruning=pruning,
+        position_ids=args.position_ids,
         sampling=sampling,
     )
 
@@ -68,6 +75,8 @@ def _print_cost(generation: Generation, names: Sequence[str]) -> None:
     for image in generation.images:
         name = f"{names[image.index]}: " if len(names) > 1 else ""
         print(f"{name}{_report.cost(image)}", file=sys.stderr)
+    if generation.layer_tokens:
+        print(_report.layers(generation.layer_tokens), file=sys.stderr)
     print(
         f"first token after {generation.time_to_first_token_seconds:.2f} s, "
         f"{generation.usage.generated_tokens} tokens in {generation.total_seconds:.2f} s",

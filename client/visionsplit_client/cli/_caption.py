@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from visionsplit.errors import VisionSplitError
 
 from visionsplit_client._client import Client
-from visionsplit_client._options import Compression
+from visionsplit_client._options import Compression, Pruning
 from visionsplit_client._results import Generation
 from visionsplit_client.cli import _options, _report
 
@@ -40,16 +40,17 @@ def add_parser(commands: _options.Subparsers) -> None:
     _options.add_json(parser)
     _options.add_connection(parser)
     _options.add_compression(parser)
+    _options.add_prefill(parser)
     _options.add_sampling(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     results = []
-    compression = _options.compression_from(args)
+    compression, pruning = _options.compression_from(args), _options.pruning_from(args)
     with _options.client_from(args) as client:
         for image in args.images:
-            result = _caption(client, image, compression, args)
+            result = _caption(client, image, compression, pruning, args)
             results.append(result)
             if result.error is not None:
                 print(f"visionsplit: {result.error['message']}", file=sys.stderr)
@@ -62,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(result.error is not None for result in results) else 0
 
 
-def _caption(client: Client, image: str, compression: Compression | None, args: argparse.Namespace) -> _Captioned:
+def _caption(
+    client: Client, image: str, compression: Compression | None, pruning: Pruning | None, args: argparse.Namespace
+) -> _Captioned:
     """One image's failure is its own; the others go on."""
     try:
         generation = client.generate(
@@ -70,6 +73,8 @@ def _caption(client: Client, image: str, compression: Compression | None, args: 
             args.prompt,
             compression=compression,
             data_type=args.data_type,
+            pruning=pruning,
+            position_ids=args.position_ids,
             sampling=_options.sampling_from(args),
         )
     except (VisionSplitError, OSError, ValueError) as error:
@@ -84,7 +89,10 @@ def _print_one(result: _Captioned) -> None:
     if generation is None:
         return
     print(f"{result.image}\n  {generation.text.strip()}")
-    print(f"  {_report.cost(generation.images[0])}, {generation.total_seconds:.2f} s\n", flush=True)
+    print(f"  {_report.cost(generation.images[0])}, {generation.total_seconds:.2f} s")
+    if generation.layer_tokens:
+        print(f"  {_report.layers(generation.layer_tokens)}")
+    print(flush=True)
 
 
 def _print_totals(results: Sequence[_Captioned], compression: Compression | None) -> None:

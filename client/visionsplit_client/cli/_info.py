@@ -5,14 +5,14 @@ Done once an encoder service answers: applications need no more, and the LLM ser
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from visionsplit.errors import VisionSplitError
 
 from visionsplit_client._base import DEFAULT_ENCODER
-from visionsplit_client._info import EncoderInfo, HealthStatus, LlmInfo
+from visionsplit_client._info import EncoderInfo, HealthStatus, LlmInfo, NamedChoice
 from visionsplit_client.cli import _options, _report
 
 InfoT = TypeVar("InfoT")
@@ -82,11 +82,9 @@ def _print_encoder(info: EncoderInfo) -> None:
         ("scores", info.scores),
         ("budgets", info.budgets),
         ("selections", info.selections),
+        ("mergings", info.mergings),
     ):
-        print(f"  {title}")
-        for choice in choices:
-            parameters = "".join(f" {name}={value:g}" for name, value in choice.parameters.items())
-            print(f"    {choice.name}{parameters}: {choice.description}")
+        _print_choices(title, choices)
 
 
 def _print_llm(info: LlmInfo) -> None:
@@ -94,3 +92,11 @@ def _print_llm(info: LlmInfo) -> None:
     print(f"  {info.backend} backend, {info.replicas} replicas, engine {info.engine}")
     print(f"  context of {info.context_length} tokens, at most {info.max_new_tokens} new ones")
     print(f"  by default {info.default_max_new_tokens} new tokens; at most {info.max_images} images")
+    _print_choices("pruning methods", info.pruning_methods)
+
+
+def _print_choices(title: str, choices: Sequence[NamedChoice]) -> None:
+    print(f"  {title}")
+    for choice in choices:
+        parameters = "".join(f" {name}={value:g}" for name, value in choice.parameters.items())
+        print(f"    {choice.name}{parameters}: {choice.description}")

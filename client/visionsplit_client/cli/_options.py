@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client._client import Client
-from visionsplit_client._options import DATA_TYPES, LAYOUTS, Compression, Sampling
+from visionsplit_client._options import DATA_TYPES, LAYOUTS, POSITION_IDS, Compression, Pruning, Sampling
 
 DEFAULT_LLM = "127.0.0.1:50052"
 DEFAULT_TIMEOUT = 120.0
@@ -40,7 +40,7 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
     group = parser.add_argument_group(
         "compression",
         "Without any of these, the encoder's default. "
-        + (f"--ratio alone means {_METHOD}; every method but none needs a ratio." if ratio else ""),
+        + (f"--ratio alone means {_METHOD}; nearly every method needs a ratio." if ratio else ""),
     )
     group.add_argument("--method", "--compression", metavar="NAME", help=f"such as none or {_METHOD}; see info")
     if ratio:
@@ -49,6 +49,7 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
     group.add_argument("--score", metavar="NAME", help="replaces the method's score")
     group.add_argument("--budget", metavar="NAME", help="replaces the method's budget")
     group.add_argument("--selection", metavar="NAME", help="replaces the method's selection")
+    group.add_argument("--merging", metavar="NAME", help="replaces the method's merging")
     group.add_argument(
         "--parameter",
         action="append",
@@ -58,6 +59,35 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
         help="of the method, such as tau=10; may be repeated",
     )
     group.add_argument("--data-type", choices=DATA_TYPES, help="how tokens travel")
+    if ratio:
+        group.add_argument(
+            "--quotas-only",
+            action="store_true",
+            help="send every token; pruning in the language model keeps as many of each tile as the method would",
+        )
+    else:  # such a command shows what the encoder keeps
+        parser.set_defaults(quotas_only=False)
+
+
+def add_prefill(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "language model", "Without --prune it keeps every vision token that it gets. It may follow any compression."
+    )
+    group.add_argument("--prune", metavar="METHOD", help="drop vision tokens between its layers; see info")
+    group.add_argument("--prune-ratio", type=float, metavar="SHARE", help="share of the vision tokens to keep")
+    group.add_argument(
+        "--prune-set",
+        action="append",
+        default=[],
+        type=_parameter,
+        metavar="NAME=NUMBER",
+        help="of the pruning method; may be repeated",
+    )
+    group.add_argument(
+        "--position-ids",
+        choices=POSITION_IDS,
+        help="places of the tokens: counted through (default), or those that they have without compression",
+    )
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -99,10 +129,11 @@ def usage_error(args: argparse.Namespace, message: str) -> NoReturn:
 def compression_from(args: argparse.Namespace, *, ratio: float | None = None) -> Compression | None:
     """None if no option asks for anything. `ratio` stands in for the option where a command has its own."""
     ratio = args.ratio if ratio is None else ratio
-    parts = (args.method, ratio, args.layout, args.score, args.budget, args.selection)
-    if all(part is None for part in parts) and not args.parameter:
+    parts = (args.method, ratio, args.layout, args.score, args.budget, args.selection, args.merging)
+    if all(part is None for part in parts) and not args.parameter and not args.quotas_only:
         return None
-    if ratio is None and args.method != "none":
+    # Of other methods and budgets the encoder knows whether they do without.
+    if ratio is None and args.method in (None, _METHOD) and args.budget is None:
         usage_error(
             args, "the compression options need --ratio, the share of the vision tokens to keep (or --method none)"
         )
@@ -113,8 +144,22 @@ def compression_from(args: argparse.Namespace, *, ratio: float | None = None) ->
         score=args.score,
         budget=args.budget,
         selection=args.selection,
+        merging=args.merging,
         parameters=dict(args.parameter),
+        quotas_only=args.quotas_only,
     )
+
+
+def pruning_from(args: argparse.Namespace) -> Pruning | None:
+    """None if no option asks for any. A wrong combination of options is a wrong usage."""
+    if args.prune is None:
+        for option, given in (("--prune-ratio", args.prune_ratio is not None), ("--prune-set", args.prune_set)):
+            if given:
+                usage_error(args, f"{option} needs --prune, the method that it is for")
+        if args.quotas_only:
+            usage_error(args, "--quotas-only needs --prune: pruning in the language model keeps to the quotas")
+        return None
+    return Pruning(args.prune, args.prune_ratio, dict(args.prune_set))
 
 
 def sampling_from(args: argparse.Namespace) -> Sampling:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -53,6 +54,12 @@ def cost(image: ImageSummary) -> str:
     )
 
 
+def layers(tokens: Sequence[int]) -> str:
+    """One line on the prompt tokens that each layer of the language model holds; equal neighbours go together."""
+    runs = [(count, len(list(run))) for count, run in itertools.groupby(tokens)]
+    return "prompt tokens by layer: " + ", ".join(f"{count} in {_plural(length)}" for count, length in runs)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, totals: Sequence[str] | None = None) -> str:
     """Columns as wide as their widest cell; the first to the left, numbers to the right."""
     everything = [header, *rows, *([totals] if totals else [])]
@@ -64,6 +71,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, totals: Seque
 
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([line(header), rule, *map(line, rows), *([rule, line(totals)] if totals else [])])
+
+
+def _plural(layers: int) -> str:
+    return f"{layers} layer{'s' if layers > 1 else ''}"
 
 
 def _to_json(value: object) -> object:

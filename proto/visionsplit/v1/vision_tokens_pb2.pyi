@@ -121,8 +121,8 @@ class Compression(_message.Message):
 
     A method is a composition of a score (what a token is worth), a budget (how many tokens each tile
     keeps), a selection (which ones) and a merging (what they take over from the others). The named method
-    sets all four; `score`, `budget`, `selection` and `merging` replace one each. An unknown name or parameter and a ratio outside (0, 1] are refused
-    with INVALID_ARGUMENT; the message lists what exists.
+    sets all four; `score`, `budget`, `selection` and `merging` replace one each. An unknown name or
+    parameter and a ratio outside (0, 1] are refused with INVALID_ARGUMENT; the message lists what exists.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -160,7 +160,7 @@ class Compression(_message.Message):
     """One of GetEncoderInfoResponse.methods. Must not be empty."""
     retention_ratio: _builtins.float
     """Share of each image's tokens to keep, in (0, 1]; 1 keeps every token whatever the method. May be
-    absent only for the method "none".
+    absent only for the method "none" and for methods and budgets that find it themselves.
     """
     layout: Global___Layout.ValueType
     """Layout of the kept tokens; unspecified means LAYOUT_SPATIAL."""

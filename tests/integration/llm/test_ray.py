@@ -6,7 +6,7 @@ import signal
 import grpc
 import psutil
 import pytest
-from visionsplit.v1 import llm_service_pb2
+from visionsplit.v1 import generation_pb2, llm_service_pb2
 
 from llm_service.config import BackendKind, RayConfig
 from tests.integration.llm.support import Answer, Caller, Whole, collect, picture, running, together
@@ -69,8 +69,20 @@ async def test_the_path_on_ray(ray_caller: Caller, llama: Whole):
     # The replica's own refusal comes back as itself.
     status, _, name = await caller.status_of(caller.upload("hi", max_new_tokens=2000))
     assert (status, name) == (grpc.StatusCode.INVALID_ARGUMENT, "PromptTooLongError")
+    await pruning_reaches_the_replica(caller, llama)
     await cancelling_reaches_the_replica(caller)
     await a_lost_replica_is_unavailable(caller, llama)
+
+
+async def pruning_reaches_the_replica(caller: Caller, llama: Whole):
+    """The quotas too, which travel apart from the job."""
+    parts = caller.upload(ASK, [llama.tokens(picture(112, 90))], max_new_tokens=4)
+    parts[0].header.prefill.pruning.CopyFrom(generation_pb2.Pruning(method="fastv", parameters={"layer": 1}))
+    parts[1].image.quotas[:] = [3, 1, 0, 2, 1]
+    summary = (await collect(caller.call(parts))).summary
+    usage = summary.usage
+    left = usage.text_tokens + usage.newline_tokens + 7
+    assert list(summary.layer_tokens) == [usage.prompt_tokens, left]
 
 
 async def cancelling_reaches_the_replica(caller: Caller):

@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from visionsplit import errors
 from visionsplit.grid import TileGrid
 from visionsplit.v1 import (
+    choice_pb2,
     encoder_service_pb2,
     encoder_service_pb2_grpc,
     generation_pb2,
@@ -98,7 +99,10 @@ def words(script: Script, context: grpc.ServicerContext) -> Iterator[generation_
             return
 
 
-def summary(vision_tokens: int, before: int) -> generation_pb2.GenerationSummary:
+LAYERS = (29, 29, 14, 14, 14)  # prompt tokens in the layers of a language model that was asked to prune
+
+
+def summary(vision_tokens: int, before: int, prefill: generation_pb2.Prefill) -> generation_pb2.GenerationSummary:
     return generation_pb2.GenerationSummary(
         finish_reason=generation_pb2.FINISH_REASON_STOP,
         usage=generation_pb2.Usage(
@@ -108,6 +112,7 @@ def summary(vision_tokens: int, before: int) -> generation_pb2.GenerationSummary
             generated_tokens=3,
         ),
         timings=generation_pb2.LlmTimings(first_token_seconds=0.25, total_seconds=0.5),
+        layer_tokens=LAYERS if prefill.HasField("pruning") else (),
     )
 
 
@@ -140,7 +145,7 @@ class FakeEncoder(encoder_service_pb2_grpc.EncoderServiceServicer):
         for delta in words(self.script, context):
             yield encoder_service_pb2.EncoderServiceGenerateResponse(delta=delta)
         if not self.script.omit_summary:
-            yield encoder_service_pb2.EncoderServiceGenerateResponse(summary=summary(20, 80))
+            yield encoder_service_pb2.EncoderServiceGenerateResponse(summary=summary(20, 80, request.prefill))
 
     def GetEncoderInfo(self, request, context):  # noqa: N802
         self.script.begin(request, context)
@@ -150,7 +155,7 @@ class FakeEncoder(encoder_service_pb2_grpc.EncoderServiceServicer):
             tile_pixels=112,
             patch_pixels=14,
             grids=[encoder_service_pb2.GridShape(rows=2, columns=2)],
-            methods=[encoder_service_pb2.NamedChoice(name="globalcom2", parameters={"tau": 10.0})],
+            methods=[choice_pb2.NamedChoice(name="globalcom2", parameters={"tau": 10.0})],
             default_compression=vision_tokens_pb2.Compression(method="none"),
             default_data_type=tensor_pb2.DATA_TYPE_BFLOAT16,
             version="0",
@@ -159,10 +164,13 @@ class FakeEncoder(encoder_service_pb2_grpc.EncoderServiceServicer):
     @staticmethod
     def _header(compression):
         ratio = compression.retention_ratio if compression.HasField("retention_ratio") else 1.0
-        budgets, positions = kept_positions(GRID, ratio)
+        quotas, _ = kept_positions(GRID, ratio)
+        budgets, positions = kept_positions(GRID, 1.0 if compression.quotas_only else ratio)
         header = encoder_service_pb2.EncodeHeader(
             grid=grid_to_proto(GRID),
-            tokens=vision_tokens_pb2.ImageTokensHeader(budgets=budgets),
+            tokens=vision_tokens_pb2.ImageTokensHeader(
+                budgets=budgets, quotas=quotas if compression.quotas_only else ()
+            ),
             format=FORMAT,
             layout=compression.layout or vision_tokens_pb2.LAYOUT_SPATIAL,
         )
@@ -199,11 +207,17 @@ class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
         self.images = [assembler.finish() for assembler in assemblers]
         for delta in words(self.script, context):
             yield llm_service_pb2.LlmServiceGenerateResponse(delta=delta)
-        yield llm_service_pb2.LlmServiceGenerateResponse(summary=summary(20, 80))
+        yield llm_service_pb2.LlmServiceGenerateResponse(summary=summary(20, 80, header.prefill))
 
     def GetLlmInfo(self, request, context):  # noqa: N802
         self.script.begin(request, context)
-        return llm_service_pb2.GetLlmInfoResponse(model="fake", format=FORMAT, context_length=2048, backend="local")
+        return llm_service_pb2.GetLlmInfoResponse(
+            model="fake",
+            format=FORMAT,
+            context_length=2048,
+            backend="local",
+            pruning_methods=[choice_pb2.NamedChoice(name="fastv", description="Drops.", parameters={"layer": 2.0})],
+        )
 
 
 def start_server(register: Callable[[grpc.Server], None], address: str = "127.0.0.1:0") -> tuple[grpc.Server, str]:

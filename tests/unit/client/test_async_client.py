@@ -5,9 +5,19 @@ import inspect
 
 import pytest
 from visionsplit import errors
-from visionsplit_client import AsyncClient, Client, Compression, Encoded, Finished, HealthStatus, Retries, TextDelta
+from visionsplit_client import (
+    AsyncClient,
+    Client,
+    Compression,
+    Encoded,
+    Finished,
+    HealthStatus,
+    Pruning,
+    Retries,
+    TextDelta,
+)
 
-from tests.unit.client.fakes import WORDS, FakeEncoder, start_encoder
+from tests.unit.client.fakes import LAYERS, WORDS, FakeEncoder, start_encoder
 
 QUICK = Retries(attempts=4, initial_delay=0.01, max_delay=0.02)
 
@@ -27,8 +37,8 @@ def test_both_clients_have_the_same_calls():
     def calls(cls):
         return {
             name: list(inspect.signature(member).parameters.values())
-            for name, member in vars(cls).items()
-            if inspect.isfunction(member) and not name.startswith("_")
+            for name, member in inspect.getmembers(cls, inspect.isfunction)
+            if not name.startswith("_")
         }
 
     assert calls(Client) == calls(AsyncClient)
@@ -115,7 +125,21 @@ async def test_encode_and_ask_about_the_tokens(async_client, services, picture):
     answer = await async_client.generate_from_tokens([image, image], "Same?")
     assert answer.text == "".join(WORDS)
     assert [summary.index for summary in answer.images] == [0, 1]
+    assert answer.layer_tokens == ()
     assert [tokens.features for tokens in services.llm.images] == [image.tokens.features] * 2
+
+
+async def test_pruning(async_client, services, picture):
+    asked = {"pruning": Pruning("fastv", 0.5), "position_ids": "original"}
+    answer = await async_client.generate(picture, "What?", **asked)
+    image = await async_client.encode(picture, Compression(retention_ratio=0.5, quotas_only=True))
+    again = await async_client.generate_from_tokens(image, "What?", **asked)
+    assert answer.layer_tokens == again.layer_tokens == LAYERS
+    (first, _), (second,) = services.encoder.script.requests, services.llm.script.requests
+    assert first.prefill == second.prefill
+    assert (first.prefill.pruning.method, first.prefill.position_ids) == ("fastv", 2)
+    with pytest.raises(ValueError, match="renumbered, original exist"):
+        await async_client.generate(picture, "What?", position_ids="random")
 
 
 async def test_an_upload_refused_midway_says_why(async_client, services, picture):

@@ -11,7 +11,7 @@ from visionsplit import errors
 from visionsplit_client import EncodedImage
 from visionsplit_client.cli import main
 
-from tests.unit.client.fakes import GRID, WORDS
+from tests.unit.client.fakes import GRID, LAYERS, WORDS
 
 ANSWER = "".join(WORDS)
 
@@ -71,15 +71,48 @@ def test_ask_json(where, picture, capsys):
 
 
 def test_options_reach_the_request(where, picture, services):
-    arguments = "--method globalcom2 --ratio 0.1 --layout reference --score local --parameter tau=5 --data-type int8"
+    arguments = "--method globalcom2 --ratio 0.1 --layout reference --score local --merging near --parameter tau=5"
     sampling = "--max-new-tokens 5 --temperature 0.7 --top-p 0.9 --top-k 4 --seed 3 --stop x --repetition-penalty 1.1"
+    arguments += " --data-type int8"
     assert main(["ask", str(picture), "?", *arguments.split(), *sampling.split(), *where]) == 0
     (request,) = services.encoder.script.requests
     compression, decoding = request.compression, request.sampling
     assert (compression.method, compression.retention_ratio, compression.layout) == ("globalcom2", 0.1, 2)
+    assert (compression.merging, compression.HasField("budget")) == ("near", False)
     assert (compression.score, dict(compression.parameters), request.data_type) == ("local", {"tau": 5.0}, 4)
     assert (decoding.max_new_tokens, decoding.temperature, decoding.top_p, decoding.top_k) == (5, 0.7, 0.9, 4)
     assert (decoding.seed, list(decoding.stop), decoding.repetition_penalty) == (3, ["x"], 1.1)
+
+
+@pytest.mark.parametrize("command", [["ask", "?"], ["caption"]], ids=lambda words: words[0])
+def test_pruning_reaches_the_request_and_its_cost_the_user(command, where, picture, services, capsys):
+    arguments = ["--prune", "fastv", "--prune-ratio", "0.25", "--prune-set", "layer=3", "--position-ids", "original"]
+    arguments += ["--ratio", "0.1", "--quotas-only"]
+    assert main([command[0], str(picture), *command[1:], *arguments, *where]) == 0
+    (request,) = services.encoder.script.requests
+    pruning = request.prefill.pruning
+    assert (pruning.method, pruning.retention_ratio, dict(pruning.parameters)) == ("fastv", 0.25, {"layer": 3.0})
+    assert request.prefill.position_ids == 2
+    assert (request.compression.method, request.compression.quotas_only) == ("globalcom2", True)
+    out, err = capsys.readouterr()
+    assert "prompt tokens by layer: 29 in 2 layers, 14 in 3 layers\n" in (err if command[0] == "ask" else out)
+
+
+def test_pruning_in_json(where, picture, capsys):
+    assert main(["ask", str(picture), "?", "--prune", "fastv", "--json", *where]) == 0
+    assert json.loads(capsys.readouterr().out)["layer_tokens"] == list(LAYERS)
+    assert main(["caption", str(picture), "--json", *where]) == 0
+    assert json.loads(capsys.readouterr().out)["images"][0]["generation"]["layer_tokens"] == []
+
+
+def test_stored_tokens_keep_their_quotas_for_a_later_pruning(where, picture, services, tmp_path, capsys):
+    output = tmp_path / "tokens.safetensors"
+    assert main(["encode", str(picture), "-o", str(output), "--ratio", "0.25", "--quotas-only", *where]) == 0
+    assert main(["ask", "--tokens", str(output), "What?", "--prune", "fastv", *where]) == 0
+    assert "by layer" in capsys.readouterr().err
+    assert services.llm.images[0].quotas == tuple(int(count * 0.25) for count in GRID.valid_counts())
+    (header,) = services.llm.script.requests
+    assert header.prefill.pruning.method == "fastv"
 
 
 def test_encode_and_ask_about_the_tokens(where, picture, services, tmp_path, capsys):
@@ -137,6 +170,12 @@ def test_a_ratio_alone_means_globalcom2(where, picture, services):
     assert (second.method, second.HasField("retention_ratio")) == ("none", False)
 
 
+def test_whether_another_method_needs_a_ratio_is_the_encoders_to_say(where, picture, services):
+    for options in (["--method", "finds_it_itself"], ["--method", "globalcom2", "--budget", "finds_it_itself"]):
+        assert main(["caption", str(picture), *options, *where]) == 0
+    assert not any(request.compression.HasField("retention_ratio") for request in services.encoder.script.requests)
+
+
 def test_nothing_saved_is_no_table_of_savings_but_a_hint(where, picture, capsys):
     assert main(["caption", str(picture), *where]) == 0
     out, err = capsys.readouterr()
@@ -164,6 +203,15 @@ def test_nothing_saved_is_no_table_of_savings_but_a_hint(where, picture, capsys)
         ["ask", "a.png", "?", "--score", "local"],
         ["ask", "a.png", "?", "--parameter", "tau=5"],
         ["caption", "a.png", "--method", "globalcom2"],
+        ["ask", "a.png", "?", "--prune-ratio", "0.5"],
+        ["ask", "a.png", "?", "--prune-set", "layer=3"],
+        ["ask", "a.png", "?", "--prune", "fastv", "--prune-set", "layer"],
+        ["ask", "a.png", "?", "--position-ids", "random"],
+        ["ask", "a.png", "?", "--quotas-only", "--prune", "fastv"],
+        ["ask", "a.png", "?", "--quotas-only", "--ratio", "0.5"],
+        ["caption", "a.png", "--quotas-only", "--ratio", "0.5"],
+        ["caption", "a.png", "--prune-ratio", "0.5"],
+        ["ask", "--tokens", "b.safetensors", "--quotas-only", "?"],
         ["encode", "a.png", "-o", "no-such-folder/tokens.safetensors"],
     ],
     ids=" ".join,

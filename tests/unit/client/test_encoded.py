@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from visionsplit import errors
-from visionsplit_client import Compression, Encoded, EncodedImage, EncodeStarted, TokensArrived
+from visionsplit_client import Compression, Encoded, EncodedImage, EncodeStarted, Pruning, TokensArrived
 from visionsplit_client._safetensors import read_file, write_file
 
 from tests.unit.client.fakes import FORMAT, GRID, WORDS
@@ -54,6 +54,35 @@ def test_stored_tokens_come_back_equal(client, picture, tmp_path, data_type):
     assert loaded.tokens.budgets == image.tokens.budgets
     assert (loaded.format, loaded.layout, loaded.compression) == (image.format, image.layout, asked)
     assert loaded.summary == image.summary
+
+
+def test_quotas_come_with_the_tokens_and_are_stored_with_them(client, services, picture, tmp_path):
+    asked = Compression(retention_ratio=0.25, quotas_only=True)
+    quotas = tuple(int(count * 0.25) for count in GRID.valid_counts())
+    with client.encode_stream(picture, asked) as stream:
+        assert next(event for event in stream if isinstance(event, EncodeStarted)).quotas == quotas
+        image = stream.result().image
+    assert image.tokens.quotas == quotas
+    assert image.tokens.budgets == tuple(GRID.valid_counts())
+    image.save(tmp_path / "tokens.safetensors")
+    loaded = EncodedImage.load(tmp_path / "tokens.safetensors")
+    assert (loaded.tokens.quotas, loaded.compression) == (quotas, asked)
+    client.generate_from_tokens([image, loaded], "Same?", pruning=Pruning("fastv"))
+    assert [tokens.quotas for tokens in services.llm.images] == [quotas, quotas]
+
+
+def test_tokens_without_quotas_have_none_and_a_file_from_before_quotas_is_read(client, services, picture, tmp_path):
+    path = tmp_path / "tokens.safetensors"
+    client.encode(picture).save(path)
+    tensors, metadata = read_file(path)
+    document = json.loads(metadata["visionsplit"])
+    assert document.pop("quotas") is None
+    del document["compression"]
+    write_file(path, tensors, metadata | {"visionsplit": json.dumps(document | {"compression": {"method": "none"}})})
+    image = EncodedImage.load(path)
+    assert (image.tokens.quotas, image.compression) == (None, Compression.none())
+    client.generate_from_tokens(image, "What?")
+    assert services.llm.images[0].quotas is None
 
 
 @pytest.mark.parametrize("data_type", DATA_TYPES)
@@ -119,6 +148,10 @@ class TestDamagedFiles:
         [
             {"budgets": [1, 2, 3]},
             {"budgets": [0, 0, 0, 0, 0]},
+            {"quotas": [1, 2, 3]},
+            {"quotas": [0, 0, 0, 0, 0]},
+            {"quotas": [60, 0, 0, 0, 0]},
+            {"quotas": "many"},
             {"layout": "diagonal"},
             {"data_type": "float16"},
             {"data_type": 7},
@@ -128,7 +161,7 @@ class TestDamagedFiles:
             {"timings": {}},
             {"compression": {"method": 5, "unknown": 1}},
         ],
-        ids=lambda change: next(iter(change)),
+        ids=str,
     )
     def test_wrong_metadata_is_noticed(self, stored, change):
         tensors, metadata = read_file(stored)

@@ -5,7 +5,9 @@ import threading
 import time
 
 import pytest
+from google.protobuf import text_format
 from visionsplit import errors
+from visionsplit.v1 import generation_pb2
 from visionsplit_client import (
     Client,
     Compression,
@@ -15,12 +17,13 @@ from visionsplit_client import (
     ImagePart,
     Message,
     Prompt,
+    Pruning,
     Retries,
     Sampling,
     TextDelta,
 )
 
-from tests.unit.client.fakes import GRID, WORDS, FakeEncoder, start_encoder
+from tests.unit.client.fakes import GRID, LAYERS, WORDS, FakeEncoder, start_encoder
 
 QUICK = Retries(attempts=4, initial_delay=0.01, max_delay=0.02)
 
@@ -76,7 +79,36 @@ def test_absent_options_stay_absent(client, services, picture):
     assert request.prompt.text == "USER: <image>\nHi ASSISTANT:"
     assert not request.HasField("compression")
     assert not request.HasField("sampling")
+    assert not request.HasField("prefill")
     assert request.data_type == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        (
+            {"pruning": Pruning("fastv", 0.25, {"layer": 3}), "position_ids": "original"},
+            'pruning {method: "fastv" retention_ratio: 0.25 parameters {key: "layer" value: 3}} position_ids: 2',
+        ),
+        ({"pruning": Pruning("sparsevlm")}, 'pruning {method: "sparsevlm"} position_ids: 1'),
+        ({"position_ids": "original"}, "position_ids: 2"),
+        ({"position_ids": "renumbered"}, "position_ids: 1"),
+    ],
+    ids=["both", "pruning", "original", "renumbered"],
+)
+def test_the_request_says_how_to_read_the_tokens(client, services, picture, asked, sent):
+    expected = text_format.Parse(sent, generation_pb2.Prefill())
+    answer = client.generate(picture, "What?", **asked)
+    again = client.generate_from_tokens(client.encode(picture), "What?", **asked)
+    assert services.encoder.script.requests[0].prefill == expected
+    assert services.llm.script.requests[0].prefill == expected
+    assert answer.layer_tokens == again.layer_tokens == (LAYERS if "pruning" in asked else ())
+
+
+def test_unknown_position_ids_are_refused_here(client, services, picture):
+    with pytest.raises(ValueError, match="renumbered, original exist"):
+        client.generate(picture, "What?", position_ids="random")
+    assert services.encoder.script.requests == []
 
 
 @pytest.mark.parametrize(
@@ -236,7 +268,9 @@ def test_info_and_health(client, services):
     assert (info.model, info.default_data_type, info.grids) == ("fake", "bfloat16", ((2, 2),))
     assert info.default_compression == Compression.none()
     assert info.methods[0].parameters == {"tau": 10.0}
-    assert client.llm_info().context_length == 2048
+    llm = client.llm_info()
+    assert llm.context_length == 2048
+    assert [(method.name, method.parameters) for method in llm.pruning_methods] == [("fastv", {"layer": 2.0})]
     assert client.health() == {
         services.encoder_address: HealthStatus.SERVING,
         services.llm_address: HealthStatus.SERVING,

@@ -23,6 +23,7 @@ def test_both(where, services, capsys):
         f"LLM service      {services.llm_address}  serving",
     ]
     assert "globalcom2 tau=10" in out
+    assert "pruning methods\n    fastv layer=2: Drops." in out
 
 
 def test_json(where, services, capsys):
@@ -32,6 +33,9 @@ def test_json(where, services, capsys):
         document["encoder"]["default_compression"] | {"method": "none", "retention_ratio": None}
         == (document["encoder"]["default_compression"])
     )
+    assert document["llm"]["pruning_methods"] == [
+        {"name": "fastv", "description": "Drops.", "parameters": {"layer": 2.0}}
+    ]
     assert document["services"][1] == {"service": "LLM service", "address": services.llm_address, "health": "serving"}
 
 

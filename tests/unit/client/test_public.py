@@ -11,7 +11,8 @@ from visionsplit_client import Compression, Sampling
 
 PUBLIC = {
     *("Client", "AsyncClient", "EventStream", "AsyncEventStream"),
-    *("Compression", "Sampling", "Layout", "DataType", "DataTypeName", "Prompt", "Message", "ImagePart", "ImageSource"),
+    *("Compression", "Pruning", "PositionIds", "Sampling", "Layout", "DataType", "DataTypeName"),
+    *("Prompt", "Message", "ImagePart", "ImageSource"),
     *("Timeouts", "Retries", "Limits", "Transport", "AsyncTransport", "GrpcTransport", "AsyncGrpcTransport"),
     *("Generation", "GenerationEvent", "ImageEncoded", "TextDelta", "Finished", "FinishReason"),
     *("ImageSummary", "Usage", "EncodeTimings", "LlmTimings"),
@@ -49,7 +50,14 @@ def test_a_ratio_that_was_not_given_is_not_made_up():
 
 
 @pytest.mark.parametrize(
-    "asked", [Compression(), Compression.none("reference"), Compression(score="local", budget="b")]
+    "asked",
+    [
+        Compression(),
+        Compression.none("reference"),
+        Compression(score="local", budget="b"),
+        Compression(selection="s", merging="m"),
+        Compression(retention_ratio=0.1, quotas_only=True),
+    ],
 )
 def test_compression_survives_the_wire(asked):
     assert Compression.from_proto(asked.to_proto()) == asked

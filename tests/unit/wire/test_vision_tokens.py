@@ -117,6 +117,34 @@ def test_impossible_budgets_are_refused(budgets: tuple[int, ...], says: str) -> 
         TokenAssembler(GRID, header(budgets), feature_size=WIDTH)
 
 
+def test_quotas_come_with_the_image() -> None:
+    features, positions = tokens()
+    quotas = (3, 1, 0, 0, 2)
+    announced = pb.ImageTokensHeader(image_index=1, budgets=(3, 2, 1, 0, 2), quotas=quotas)
+    assembler = TokenAssembler(GRID, announced, feature_size=WIDTH)
+    assert assembler.quotas == quotas
+    for part in chunks(features, positions):
+        assembler.add(part)
+    assert assembler.finish().quotas == quotas
+    assert assemble(chunks(features, positions)).quotas is None
+
+
+@pytest.mark.parametrize(
+    ("quotas", "says"),
+    [
+        ((1, 1), "image 1: 2 quotas for 5 tiles"),
+        ((3, 2, 1, 0, 2, 0), "image 1: 6 quotas for 5 tiles"),
+        ((4, 0, 0, 0, 0), "image 1: tile 0 has a quota of 4 but only 3 tokens"),
+        ((0, 0, 0, 1, 0), "image 1: tile 3 has a quota of 1 but only 0 tokens"),
+        ((0, 0, 0, 0, 0), "image 1: every quota is 0"),
+    ],
+)
+def test_impossible_quotas_are_refused(quotas: tuple[int, ...], says: str) -> None:
+    announced = pb.ImageTokensHeader(image_index=1, budgets=(3, 2, 1, 0, 2), quotas=quotas)
+    with pytest.raises(InvalidTokensError, match=says):
+        TokenAssembler(GRID, announced, feature_size=WIDTH)
+
+
 def test_a_grid_survives_the_wire() -> None:
     assert grid_from_proto(grid_to_proto(GRID)) == GRID
 

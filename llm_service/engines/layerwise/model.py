@@ -1,0 +1,211 @@
+"""Runs a decoder layer by layer for one request, so that layers may see different parts of its prompt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from visionsplit.errors import InvalidPruningError, PromptTooLongError
+
+from llm_service.engines.layerwise.kv_cache import KvCache
+from llm_service.engines.layerwise.twin import twin_of
+from llm_service.pruning import PromptLayout, Pruning, Stage
+
+_ROWS_AT_ONCE = 64  # of attention, for all heads: a long question must not become a full map
+Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and sin, each [1, n, head size]
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Layers that saw the same tokens of the prompt."""
+
+    end: int  # one past its last layer
+    next_position: int  # of the first generated token there
+
+
+@dataclass
+class LayerwiseState:
+    """One request between steps."""
+
+    logits: torch.Tensor  # [vocabulary] float32, of the next token
+    layer_tokens: tuple[int, ...]  # tokens of the prompt in each layer's cache
+    cache: KvCache
+    segments: tuple[_Segment, ...]
+    generated: int = field(default=0)  # tokens that `step` has taken
+
+
+class LayerwiseModel:
+    """A causal language model of the library's, of which it shares the weights and nothing else.
+
+    May be used from one thread at a time, while another uses the given model.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Takes next to no memory.
+
+        Raises:
+            InvalidRequestError: the architecture is not known; see `twin_of`.
+        """
+        self._model = twin_of(model)
+        config = self._model.config
+        window: int | None = getattr(config, "sliding_window", None)
+        # The layers here know no sliding window; no sequence may be so long that one would matter.
+        self.context_length = int(min(config.max_position_embeddings, window or config.max_position_embeddings))
+        self.num_layers = int(config.num_hidden_layers)
+        self.vocabulary_size = int(config.vocab_size)
+        weight = self._model.lm_head.weight
+        self.device: torch.device = weight.device
+        self.dtype: torch.dtype = weight.dtype
+        self._layers: list[Any] = list(self._model.model.layers)
+        self._head_size: int = self._layers[0].self_attn.head_dim
+        heads: int = config.num_key_value_heads
+        self.kv_bytes_per_token = 2 * self.num_layers * heads * self._head_size * self.dtype.itemsize
+
+    @torch.no_grad()
+    def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Text tokens, [n, Dl]."""
+        embedded: torch.Tensor = self._model.model.embed_tokens(torch.tensor(token_ids, device=self.device).long())
+        return embedded
+
+    @torch.no_grad()
+    def prefill(self, embeddings: torch.Tensor, prompt: PromptLayout, pruning: Pruning | None = None) -> LayerwiseState:
+        """Read a prompt.
+
+        Args:
+            embeddings: [n, Dl] in the model's type, on its device.
+            prompt: of the n tokens, on the same device.
+            pruning: what to drop on the way, composed for a model of this depth.
+
+        Raises:
+            InvalidPruningError: the pruning was composed for another depth.
+            PromptTooLongError: n is more than `context_length`.
+        """
+        if len(embeddings) > self.context_length:
+            raise PromptTooLongError(f"prompt of {len(embeddings)} tokens; this model holds {self.context_length}")
+        if pruning is not None and pruning.num_layers != self.num_layers:
+            raise InvalidPruningError(
+                f"pruning for {pruning.num_layers} layers cannot run in a model of {self.num_layers}"
+            )
+        run = _Prefill(self, embeddings, prompt, pruning)
+        for index in range(self.num_layers):
+            run.prune_before(index)
+            run.layer(index)
+        segments = (*run.segments, _Segment(self.num_layers, _after(run.prompt)))
+        return LayerwiseState(self._logits(run.hidden[-1:]), run.cache.lengths, run.cache, segments)
+
+    @torch.no_grad()
+    def step(self, state: LayerwiseState, token_id: int) -> torch.Tensor:
+        """Read one generated token; returns the next one's logits, [vocabulary] float32, also left in the state."""
+        hidden = self.embed([token_id])  # [1, Dl]
+        positions = torch.tensor(
+            [segment.next_position + state.generated for segment in state.segments], device=self.device
+        )
+        cos, sin = self.rotation(hidden, positions)  # [1, segments, head size]
+        start = 0
+        for number, segment in enumerate(state.segments):
+            rotation = cos[:, number : number + 1], sin[:, number : number + 1]
+            for index in range(start, segment.end):
+                hidden = self.run_layer(index, hidden, rotation, state.cache)
+            start = segment.end
+        state.generated += 1
+        state.logits = self._logits(hidden)
+        return state.logits
+
+    def rotation(self, hidden: torch.Tensor, positions: torch.Tensor) -> Rotation:
+        """Of positions [n]."""
+        cos, sin = self._model.model.rotary_emb(hidden, position_ids=positions[None])
+        return cos, sin
+
+    def run_layer(self, index: int, hidden: torch.Tensor, rotation: Rotation, cache: KvCache) -> torch.Tensor:
+        """One layer on [n, Dl], causally after all that the cache holds for it."""
+        # Without a mask the library's attention is causal for a whole prompt, and sees everything from a single token.
+        output: torch.Tensor = self._layers[index](
+            hidden[None], attention_mask=None, position_embeddings=rotation, past_key_values=cache, use_cache=True
+        )
+        return output[0]
+
+    def attention_rows(
+        self, index: int, hidden: torch.Tensor, rotation: Rotation, rows: torch.Tensor, keys: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Some rows of a layer's attention.
+
+        Args:
+            index: of the layer.
+            hidden: [n, Dl] what the layer reads.
+            rotation: of the n tokens.
+            rows: [r] int64 counted from the end.
+            keys: [kv heads, n, head size] where the layer has run, else None.
+
+        Returns:
+            [r, n] float32, after the softmax over what is not later than the row; mean over heads.
+        """
+        layer, count, size = self._layers[index], len(hidden), self._head_size
+        cos, sin = rotation
+        normed = layer.input_layernorm(hidden)  # [n, Dl]
+        if keys is None:
+            fresh = layer.self_attn.k_proj(normed).view(1, count, -1, size).transpose(1, 2)  # [1, kv heads, n, d]
+            fresh, _ = apply_rotary_pos_emb(fresh, fresh, cos, sin)
+            keys = fresh[0]
+        parts: list[torch.Tensor] = []  # each [some of r, n]
+        for some in torch.split(rows + count, _ROWS_AT_ONCE):
+            queries = layer.self_attn.q_proj(normed[some]).view(1, len(some), -1, size).transpose(1, 2)  # [1, H, r, d]
+            queries, _ = apply_rotary_pos_emb(queries, queries, cos[:, some], sin[:, some])
+            grouped = queries[0].reshape(len(keys), -1, size)  # [kv heads, groups * r, d]
+            scores = (grouped @ keys.transpose(1, 2) * layer.self_attn.scaling).float()  # [kv heads, groups * r, n]
+            scores = scores.view(-1, len(some), count)  # [H, r, n]
+            later = torch.arange(count, device=self.device)[None, :] > some[:, None]  # [r, n]
+            parts.append(scores.masked_fill(later, -torch.inf).softmax(-1).mean(0))
+        return torch.cat(parts)
+
+    def _logits(self, last: torch.Tensor) -> torch.Tensor:
+        """[vocabulary] float32 from the last layer's output of one token, [1, Dl]."""
+        logits: torch.Tensor = self._model.lm_head(self._model.model.norm(last))
+        return logits[0].float()
+
+
+class _Prefill:
+    """A prompt on its way through the layers."""
+
+    def __init__(
+        self, model: LayerwiseModel, embeddings: torch.Tensor, prompt: PromptLayout, pruning: Pruning | None
+    ) -> None:
+        self.hidden, self.prompt = embeddings, prompt
+        self.cache = KvCache(model.num_layers)
+        self.segments: list[_Segment] = []
+        self._model = model
+        self._pruning = pruning
+        self._stages: dict[int, tuple[int, Stage]] = {}  # by the layer that the stage comes before
+        if pruning is not None:
+            self._stages = {stage.after: (number, stage) for number, stage in enumerate(pruning.stages)}
+            self._rows = pruning.raters(embeddings, prompt)
+        self._total = prompt.num_vision
+        self._rotation = model.rotation(embeddings, prompt.positions)
+        self._attention: torch.Tensor | None = None  # [r, n] of the layer before, where a stage needs it
+
+    def layer(self, index: int) -> None:
+        read = self.hidden
+        self.hidden = self._model.run_layer(index, read, self._rotation, self.cache)
+        if (found := self._stages.get(index + 1)) is not None and found[1].rated_by == index:
+            keys = self.cache.keys(index)
+            self._attention = self._model.attention_rows(index, read, self._rotation, self._rows, keys)
+
+    def prune_before(self, index: int) -> None:
+        if self._pruning is None or (found := self._stages.get(index)) is None:
+            return
+        number, stage = found
+        if stage.rated_by == index:
+            self._attention = self._model.attention_rows(index, self.hidden, self._rotation, self._rows, None)
+        if self._attention is None:
+            raise ValueError(f"stage after layer {stage.after} is rated by layer {stage.rated_by}; that is too far")
+        self.segments.append(_Segment(index, _after(self.prompt)))
+        self.hidden, self.prompt = self._pruning.reduce(
+            number, self._attention, self.hidden, self.prompt, total=self._total
+        )
+        self._rotation = self._model.rotation(self.hidden, self.prompt.positions)
+        self._attention = None
+
+
+def _after(prompt: PromptLayout) -> int:
+    return int(prompt.positions[-1]) + 1

@@ -1,0 +1,70 @@
+"""A request's prompt as the layers read it."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llm_service.engines.base import EngineRequest, ImageInput
+from llm_service.engines.layerwise.model import LayerwiseModel
+from llm_service.pruning import PromptLayout
+from llm_service.pruning.base import NO_TILE
+
+
+def read_prompt(
+    request: EngineRequest, model: LayerwiseModel, *, image_token_id: int
+) -> tuple[torch.Tensor, PromptLayout]:
+    """Embeds text and images: [n, Dl] in the model's type on its device, and the layout of the n tokens."""
+    ids = np.array(request.token_ids, np.int64)
+    cuts = np.flatnonzero(ids == image_token_id)
+    pieces = _Pieces()
+    start = 0
+    for cut, image in zip(cuts, request.images, strict=True):
+        pieces.add_text(model, ids[start:cut])
+        pieces.add_image(image)
+        start = int(cut) + 1
+    pieces.add_text(model, ids[start:])
+    return torch.cat(pieces.embeddings), pieces.layout(model.device)
+
+
+class _Pieces:
+    """The parts of a prompt, one after the other."""
+
+    def __init__(self) -> None:
+        self.embeddings: list[torch.Tensor] = []
+        self._vision: list[NDArray[np.bool_]] = []
+        self._tiles: list[NDArray[np.int64]] = []
+        self._positions: list[NDArray[np.int64]] = []
+        self._quotas: list[NDArray[np.int64]] = []
+        self._with_quotas = False
+        self._place = 0  # of the next token
+        self._num_tiles = 0
+
+    def add_text(self, model: LayerwiseModel, ids: NDArray[np.int64]) -> None:
+        self.embeddings.append(model.embed(ids.tolist()))
+        self._vision.append(np.zeros(len(ids), np.bool_))
+        self._tiles.append(np.full(len(ids), NO_TILE, np.int64))
+        self._positions.append(self._place + np.arange(len(ids)))
+        self._place += len(ids)
+
+    def add_image(self, image: ImageInput) -> None:
+        self.embeddings.append(image.embed())
+        in_tile = image.tiles >= 0
+        count = int(image.tiles.max(initial=NO_TILE)) + 1 if image.quotas is None else len(image.quotas)
+        held = np.bincount(image.tiles[in_tile], minlength=count)  # an image without quotas keeps everything
+        self._with_quotas |= image.quotas is not None
+        self._quotas.append(held if image.quotas is None else np.array(image.quotas, np.int64))
+        self._vision.append(np.ones(image.num_tokens, np.bool_))
+        self._tiles.append(np.where(in_tile, image.tiles + self._num_tiles, NO_TILE))
+        offsets = np.arange(image.num_tokens) if image.places is None else image.places.offsets
+        self._positions.append(self._place + offsets)
+        self._place += image.span
+        self._num_tiles += count
+
+    def layout(self, device: torch.device) -> PromptLayout:
+        quotas = torch.from_numpy(np.concatenate(self._quotas)).to(device) if self._with_quotas else None
+        return PromptLayout.of(
+            torch.from_numpy(np.concatenate(self._vision)).to(device),
+            tiles=torch.from_numpy(np.concatenate(self._tiles)).to(device),
+            positions=torch.from_numpy(np.concatenate(self._positions)).to(device),
+            quotas=quotas,
+        )

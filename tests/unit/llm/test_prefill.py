@@ -1,0 +1,143 @@
+"""How a request's wishes on pruning, quotas and position ids are read, and what is refused of them."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+from visionsplit.errors import InvalidPruningError, InvalidRequestError, InvalidTokensError
+from visionsplit.grid import Layout
+from visionsplit.v1 import generation_pb2 as pb
+
+from llm_service.accepted import Accepted
+from llm_service.config import Limits
+from llm_service.job import PositionIds, PruningSpec
+from llm_service.prefill import Prefill, Quotas, prefill_from_proto, pruning_methods_to_proto
+from llm_service.pruning import PRUNING_METHODS
+
+LAYERS = 8
+ACCEPTED = Accepted(
+    feature_size=32,
+    encoder_fingerprint="f" * 32,
+    side=4,
+    crop_grids=frozenset({(2, 2)}),
+    context_length=1024,
+    max_places=1024,
+    model_type="llama",
+    num_layers=LAYERS,
+    limits=Limits(),
+    default_repetition_penalty=1.0,
+)
+ANOTHER = replace(ACCEPTED, model_type="mamba")
+
+
+def read(message: pb.Prefill, *, layout: Layout = Layout.SPATIAL, num_images: int = 1, accepted: Accepted = ACCEPTED):
+    return prefill_from_proto(message, accepted, layout=layout, num_images=num_images)
+
+
+def pruning(method: str, ratio: float | None = None, **parameters: float) -> pb.Prefill:
+    return pb.Prefill(pruning=pb.Pruning(method=method, retention_ratio=ratio, parameters=parameters))
+
+
+def test_nothing_asked_is_no_pruning_and_no_gaps() -> None:
+    assert read(pb.Prefill()) == Prefill(None, PositionIds.RENUMBERED)
+
+
+@pytest.mark.parametrize(
+    ("number", "meaning"), [(0, PositionIds.RENUMBERED), (1, PositionIds.RENUMBERED), (2, PositionIds.ORIGINAL)]
+)
+def test_position_ids(number: int, meaning: PositionIds) -> None:
+    assert read(pb.Prefill(position_ids=number)).position_ids is meaning  # type: ignore[arg-type]
+
+
+def test_a_pruning_becomes_what_a_job_can_carry_to_another_process() -> None:
+    read_back = read(pruning("fastv", 0.5, layer=3))
+    assert read_back.pruning == PruningSpec("fastv", 0.5, {"layer": 3.0})
+    assert pickle.loads(pickle.dumps(read_back)) == read_back
+    assert read(pruning("pyramiddrop")).pruning == PruningSpec("pyramiddrop", None, {})
+
+
+def test_position_ids_of_a_newer_client_are_refused() -> None:
+    with pytest.raises(InvalidRequestError, match=r"position ids 9 are not known here; .* renumbered, original"):
+        read(pb.Prefill(position_ids=9))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("num_images", [0, 1])
+def test_original_position_ids_need_the_spatial_layout(num_images: int) -> None:
+    wish = pb.Prefill(position_ids=pb.POSITION_IDS_ORIGINAL)
+    with pytest.raises(InvalidRequestError, match="original position ids need the spatial layout"):
+        read(wish, layout=Layout.REFERENCE, num_images=num_images)
+
+
+@pytest.mark.parametrize("wish", [pruning("fastv", 0.5), pb.Prefill(position_ids=pb.POSITION_IDS_ORIGINAL)], ids=str)
+def test_a_language_model_whose_layers_are_not_known_reads_as_ever(wish: pb.Prefill) -> None:
+    with pytest.raises(InvalidRequestError, match=r"need a language model of type llama, .*; this one is mamba"):
+        read(wish, accepted=ANOTHER)
+    assert read(pb.Prefill(), accepted=ANOTHER) == Prefill(None, PositionIds.RENUMBERED)
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        (pruning("squeeze", 0.5), "unknown pruning method 'squeeze'; there are: fastv"),
+        (pruning("", 0.5), "unknown pruning method ''"),
+        (pruning("fastv", 0.0), "retention_ratio is 0.0"),
+        (pruning("fastv", 1.5), "retention_ratio is 1.5"),
+        (pruning("fastv", float("nan")), "retention_ratio is nan"),
+        (pruning("fastv", 0.5, layers=2), "unknown parameter 'layers'; .* layer"),
+        (pruning("fastv", 0.5, layer=1.5), "parameter 'layer' is 1.5"),
+        (pruning("fastv", 0.5, layer=LAYERS), f"below the model's {LAYERS} layers"),
+    ],
+)
+def test_a_wrong_pruning_is_refused_with_the_header(wish: pb.Prefill, says: str) -> None:
+    with pytest.raises(InvalidPruningError, match=says):
+        read(wish)
+
+
+def test_a_method_that_needs_a_ratio_waits_for_the_quotas_that_would_replace_it() -> None:
+    wish = read(pruning("fastv"))
+    wish.check_quotas([(3, 1)], num_layers=LAYERS)
+    with pytest.raises(InvalidPruningError, match="method 'fastv' needs a retention_ratio"):
+        wish.check_quotas([None], num_layers=LAYERS)
+    with pytest.raises(InvalidPruningError, match="method 'fastv' needs a retention_ratio"):
+        read(pruning("fastv"), num_images=0)
+
+
+@pytest.mark.parametrize("images", [[None], [None, None], [(1, 2)], [(1, 2), (0, 3, 4)]], ids=str)
+def test_good_quotas(images: list[Quotas]) -> None:
+    wish = Prefill(PruningSpec("fastv", 0.5), PositionIds.RENUMBERED)
+    for count in range(1, len(images) + 1):
+        wish.check_quotas(images[:count], num_layers=LAYERS)
+
+
+def test_quotas_without_pruning_are_refused() -> None:
+    nothing = Prefill(None, PositionIds.RENUMBERED)
+    nothing.check_quotas([None, None], num_layers=LAYERS)
+    with pytest.raises(InvalidPruningError, match=r"image 0 has quotas .* the request asks for no pruning"):
+        nothing.check_quotas([(1,)], num_layers=LAYERS)
+
+
+def test_quotas_for_a_method_that_takes_none_are_refused() -> None:
+    wish = read(pruning("pyramiddrop"))
+    with pytest.raises(InvalidPruningError, match="'pyramiddrop' takes no quotas; these do: fastv"):
+        wish.check_quotas([(1,)], num_layers=LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        ([(1,), None], "image 0 has quotas and image 1 has none"),
+        ([None, None, (1,)], "image 2 has quotas and image 0 has none"),
+    ],
+)
+@pytest.mark.parametrize("spec", [PruningSpec("fastv", 0.5), None], ids=["pruning", "none"])
+def test_images_that_disagree_are_refused(images: list[Quotas], says: str, spec: PruningSpec | None) -> None:
+    with pytest.raises(InvalidTokensError, match=says):
+        Prefill(spec, PositionIds.RENUMBERED).check_quotas(images, num_layers=LAYERS)
+
+
+def test_the_methods_as_the_service_lists_them() -> None:
+    listed = {choice.name: choice for choice in pruning_methods_to_proto(ACCEPTED)}
+    assert listed.keys() == PRUNING_METHODS.keys() >= {"fastv", "pyramiddrop", "sparsevlm"}
+    assert dict(listed["fastv"].parameters) == {"layer": 2.0}
+    assert pruning_methods_to_proto(ANOTHER) == []
+    assert all(choice.description.endswith(".") for choice in listed.values())
