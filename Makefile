@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := visionsplit encoder_service llm_service visionsplit_client training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol tests breaking check-python stubs bench-selection bench-wire eval clean
+.PHONY: help demo test types lint protocol tests breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy eval clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,8 +38,14 @@ stubs: $(INSTALLED) ## regenerate the protobuf stubs after editing a .proto
 bench-selection: $(INSTALLED) ## what choosing tokens costs beside the vision tower
 	$(BIN)/python -m benchmarks.selection_cost
 
+bench-efficiency: $(INSTALLED) ## operations, memory and time of an image under every method (four minutes; ARGS="--relative")
+	$(BIN)/python -m benchmarks.efficiency $(ARGS)
+
 bench-wire: $(INSTALLED) ## bytes on the wire for a LLaVA-NeXT-7B image
 	$(BIN)/python -m benchmarks.wire_bytes
+
+bench-accuracy: $(INSTALLED) ## what each method keeps of the shipped model's accuracy (an hour on two cores; ARGS="--images 60 --tables scores")
+	$(BIN)/python -m benchmarks.accuracy $(ARGS)
 
 eval: $(INSTALLED) ## score the shipped model under every compression: make eval ARGS="--images 100 --out out/eval"
 	$(BIN)/python -m training.evaluation $(ARGS)
@@ -51,6 +57,7 @@ $(INSTALLED): pyproject.toml constraints.txt | check-python
 	@echo "installing into $(VENV) (once; PyTorch and Ray take a while) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps lmms-eval
 	@touch $@
 
 check-python:
