@@ -3,29 +3,21 @@
 import argparse
 import asyncio
 import json
-import os
 import sys
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Never
 
-import torch
-import transformers
-from tqdm import tqdm
-from visionsplit.checkpoint import DTYPES, Checkpoint
+from visionsplit.checkpoint import DTYPES
 from visionsplit.errors import VisionSplitError
 
 from encoder_service.compression import METHODS
-from training.dialogue.held_out import Example, held_out
-from training.dialogue.questions import Topic
 from training.evaluation.conditions import DEFAULT, FORM, THUMBNAIL, Condition, of_known_methods, parse_condition
-from training.evaluation.in_process import InProcessModel, Settings
-from training.evaluation.results import Answer, Fact, Run
+from training.evaluation.results import Fact, Run
+from training.evaluation.run import BATCH, evaluate, examples_of, in_process_settings, ordered_run, progress
 from training.evaluation.summary import as_plain, summarise
 from training.evaluation.tables import report
 
-_BATCH = {"cpu": 24, "cuda": 768}
 _CHANCE = "random@0.1"
 
 
@@ -58,34 +50,14 @@ def _evaluate(options: argparse.Namespace) -> Run:
 
 def _evaluate_in_process(options: argparse.Namespace) -> Run:
     conditions = _conditions(options, METHODS)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("PyTorch finds no GPU on this machine")
-    settings = Settings(
-        device=device,
-        dtype=DTYPES[options.dtype],
-        batch=options.batch or _BATCH[device.type],
-        workers=min(8, (os.cpu_count() or 1) - 1) if options.workers is None else options.workers,
+    settings = in_process_settings(
+        device=options.device,
+        dtype=options.dtype,
+        batch=options.batch,
+        workers=options.workers,
         max_new_tokens=options.max_new_tokens,
     )
-    checkpoint = Checkpoint(options.model)
-    examples = _examples(options, checkpoint.config.vision_config.image_size)
-    model = InProcessModel(options.model, conditions, settings)
-    started = time.monotonic()
-    with _progress(examples, conditions) as bar:
-        answers = list(model.answers(examples, bar.update))
-    facts: dict[str, Fact] = {
-        "model": checkpoint.name,
-        "vision weights": checkpoint.encoder_fingerprint(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "data type": options.dtype,
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-        "first image": options.first,
-        "most new tokens": options.max_new_tokens,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    return _run(facts, conditions, answers)
+    return evaluate(options.model, conditions, settings, images=options.images, first=options.first)
 
 
 async def _evaluate_system(options: argparse.Namespace) -> Run:
@@ -99,9 +71,9 @@ async def _evaluate_system(options: argparse.Namespace) -> Run:
         info = await system.info()
         offered = {method.name for method in info.methods}
         conditions = _conditions(options, offered, without=THUMBNAIL)
-        examples = _examples(options, info.tile_pixels)
+        examples = examples_of(range(options.first, options.first + options.images), info.tile_pixels)
         started = time.monotonic()
-        with _progress(examples, conditions) as bar:
+        with progress(examples, conditions) as bar:
             answers = await system.answers(examples, conditions, bar.update)
     facts: dict[str, Fact] = {
         "model": info.model,
@@ -112,7 +84,7 @@ async def _evaluate_system(options: argparse.Namespace) -> Run:
         "most new tokens": options.max_new_tokens,
         "seconds": round(time.monotonic() - started, 1),
     }
-    return _run(facts, conditions, answers)
+    return ordered_run(facts, conditions, answers)
 
 
 def _conditions(options: argparse.Namespace, methods: Collection[str], *, without: str = "") -> list[Condition]:
@@ -133,23 +105,6 @@ def _conditions(options: argparse.Namespace, methods: Collection[str], *, withou
     return [parse_condition(text) for text in dict.fromkeys(asked)]
 
 
-def _examples(options: argparse.Namespace, tile: int) -> list[Example]:
-    return [held_out(number, tile) for number in range(options.first, options.first + options.images)]
-
-
-def _progress(examples: Sequence[Example], conditions: Sequence[Condition]) -> "tqdm[Never]":
-    questions = sum(len(example.questions) for example in examples)
-    return tqdm(total=questions * len(conditions), unit=" questions", file=sys.stderr, smoothing=0.05)
-
-
-def _run(facts: dict[str, Fact], conditions: Sequence[Condition], answers: Sequence[Answer]) -> Run:
-    """The answers by condition, image and topic, in whatever order they came."""
-    names = [condition.name for condition in conditions]
-    topics = list(Topic)
-    ordered = sorted(answers, key=lambda one: (names.index(one.condition), one.image, topics.index(one.topic)))
-    return Run(facts, tuple(names), tuple(ordered))
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.evaluation", description=__doc__)
     who = parser.add_mutually_exclusive_group()
@@ -163,9 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=_positive, default=192, help="of an answer (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep answers, summary and tables here")
     own = parser.add_argument_group("with --model")
-    own.add_argument("--device", choices=sorted(_BATCH), help="default: a GPU if there is one")
+    own.add_argument("--device", choices=sorted(BATCH), help="default: a GPU if there is one")
     own.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="default: %(default)s")
-    own.add_argument("--batch", type=_positive, help=f"questions answered at once (default by device: {_BATCH})")
+    own.add_argument("--batch", type=_positive, help=f"questions answered at once (default by device: {BATCH})")
     own.add_argument("--workers", type=int, help="processes that draw images; 0 draws in this one")
     running = parser.add_argument_group("with --encoder")
     running.add_argument("--calls", type=_positive, default=8, help="calls under way at once (default: %(default)s)")

@@ -17,16 +17,38 @@ _COMPACT_BELOW = 0.75  # drop finished answers once this share or less of the ro
 
 
 @dataclass(frozen=True)
+class EmbeddedImage:
+    """One image as it enters the language model: V tokens and newlines in order."""
+
+    rows: torch.Tensor  # [V, Dl] on the model's device
+    places: torch.Tensor  # [V] int64, ascending: position ids counted from the image's first
+    num_places: int  # that the image takes; text behind it goes on there
+    tiles: torch.Tensor  # [V] int64: each token's tile, -1 for newlines
+    quotas: tuple[int, ...] | None = None  # tokens per tile that pruning in the language model is to keep
+
+    @classmethod
+    def renumbered(cls, rows: torch.Tensor) -> "EmbeddedImage":
+        """Tokens of no tile, counted through."""
+        count = len(rows)
+        return cls(rows, torch.arange(count), count, torch.full((count,), -1))
+
+
+@dataclass(frozen=True)
 class SharedPrompts:
     """Prompts that begin alike."""
 
     head: tuple[int, ...]  # text before the image
-    image: torch.Tensor  # [V, Dl] the image's tokens and newlines, on the model's device
+    image: EmbeddedImage
     tails: tuple[tuple[int, ...], ...]  # text behind the image, one for each prompt; none is empty
 
     @property
     def shared_tokens(self) -> int:
-        return len(self.head) + len(self.image)
+        return len(self.head) + len(self.image.rows)
+
+    @property
+    def shared_places(self) -> int:
+        """The position id of the text behind the image."""
+        return len(self.head) + self.image.num_places
 
 
 class GreedyDecoder:
@@ -59,7 +81,8 @@ class GreedyDecoder:
         cache.batch_select_indices(owner)
         tails, present = self._padded_in_front([tail for group in groups for tail in group.tails])  # [N, L]
         mask = torch.cat([shared[owner], present], dim=1)  # [N, S + L]
-        positions = (mask.cumsum(dim=1) - 1)[:, shared.shape[1] :].clamp(min=0)  # [N, L]
+        starts = torch.tensor([group.shared_places for group in groups], device=self._device)[owner]  # [N]
+        positions = starts[:, None] + (present.cumsum(dim=1) - 1).clamp(min=0)  # [N, L]
         logits = self._step(cache, mask, positions, input_ids=tails)
         written = self._continue(cache, mask, positions[:, -1:] + 1, logits)  # [N, max_new_tokens]
         answers = iter(self._cut(written.tolist()))
@@ -68,16 +91,17 @@ class GreedyDecoder:
     def _read_shared(self, groups: Sequence[SharedPrompts]) -> tuple[DynamicCache, torch.Tensor]:
         """Keys and values of the shared beginnings, and which of their S places are filled, [G, S] bool."""
         embed = self._model.get_input_embeddings()
-        rows = []
+        rows, places = [], []
         for group in groups:
             head = embed(torch.tensor(group.head, dtype=torch.int64, device=self._device))  # [H, Dl]
-            rows.append(torch.cat([head, group.image]))  # [H + V, Dl]
+            rows.append(torch.cat([head, group.image.rows]))  # [H + V, Dl]
+            places.append(torch.cat([torch.arange(len(head)), len(head) + group.image.places]))  # [H + V]
         lengths = torch.tensor([len(row) for row in rows], device=self._device)
         embeddings = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [G, S, Dl]
         filled = torch.arange(embeddings.shape[1], device=self._device) < lengths[:, None]  # [G, S]
-        places = torch.arange(embeddings.shape[1], device=self._device).expand(len(groups), -1)  # [G, S]
+        positions = torch.nn.utils.rnn.pad_sequence(places, batch_first=True).to(self._device)  # [G, S]
         cache = DynamicCache()
-        self._step(cache, filled, places, inputs_embeds=embeddings)
+        self._step(cache, filled, positions, inputs_embeds=embeddings)
         return cache, filled
 
     def _padded_in_front(self, tails: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,7 +156,7 @@ class GreedyDecoder:
 
     def _check_size(self, groups: Sequence[SharedPrompts]) -> None:
         # The longest of both, as they are padded: a window as long as the context then covers every place.
-        longest = max(group.shared_tokens for group in groups) + max(
+        longest = max(max(group.shared_tokens, group.shared_places) for group in groups) + max(
             len(tail) for group in groups for tail in group.tails
         )
         if longest + self._max_new_tokens > self._context:

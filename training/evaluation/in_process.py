@@ -1,7 +1,7 @@
 """Answers by the services' own parts, put together in this process without gRPC and Ray, many prompts at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -15,6 +15,7 @@ from training.evaluation.conditions import Condition
 from training.evaluation.decoding import GreedyDecoder, SharedPrompts
 from training.evaluation.grouping import grouped
 from training.evaluation.pictures import pictures
+from training.evaluation.pruned import PruningDecoder
 from training.evaluation.results import Answer, Seen
 from training.evaluation.vision import EncodedPicture, VisionHalf
 
@@ -63,11 +64,10 @@ class InProcessModel:
         self._settings = settings
         self._prompts = PromptEncoder(checkpoint, max_characters=_MAX_PROMPT_CHARACTERS)
         self._vision = VisionHalf(checkpoint, conditions, device=settings.device, dtype=settings.dtype)
-        self._decoder = GreedyDecoder(
-            load_text_model(checkpoint, device=settings.device, dtype=settings.dtype),
-            end_ids=generation.end_ids,
-            max_new_tokens=settings.max_new_tokens,
-        )
+        text_model = load_text_model(checkpoint, device=settings.device, dtype=settings.dtype)
+        longest = settings.max_new_tokens
+        self._decoder = GreedyDecoder(text_model, end_ids=generation.end_ids, max_new_tokens=longest)
+        self._pruning_decoder = PruningDecoder(text_model, end_ids=generation.end_ids, max_new_tokens=longest)
 
     def answers(self, examples: Sequence[Example], progress: Callable[[int], object]) -> Iterator[Answer]:
         """Ask everything under every condition, a chunk of images at a time; `progress` hears of questions answered."""
@@ -91,13 +91,14 @@ class InProcessModel:
 
     def _tasks(self, example: Example, image: EncodedPicture, condition: Condition) -> Iterator[_Task]:
         """One task with all questions, or several should the chat template set text before the image apart."""
-        rows = self._vision.embed(image, condition)  # [V, Dl]
-        seen = Seen((image.picture.grid.rows, image.picture.grid.columns), len(rows))
+        embedded = self._vision.embed(image, condition)
+        tokens = len(embedded.rows)
+        seen = Seen((image.picture.grid.rows, image.picture.grid.columns), tokens, tokens)
         split = [self._split(question.text) for question in example.questions]
         for head in dict.fromkeys(head for head, _ in split):
             mine = [index for index, (other, _) in enumerate(split) if other == head]
             questions = tuple(example.questions[index] for index in mine)
-            prompts = SharedPrompts(head, rows, tuple(split[index][1] for index in mine))
+            prompts = SharedPrompts(head, embedded, tuple(split[index][1] for index in mine))
             yield _Task(condition, Example(example.number, example.scene, questions), seen, prompts)
 
     def _split(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -107,12 +108,23 @@ class InProcessModel:
         return ids[:place], ids[place + 1 :]
 
     def _answer(self, tasks: Sequence[_Task]) -> list[Answer]:
-        decoded = self._decoder.decode([task.prompts for task in tasks])
-        return [
+        plain = [task for task in tasks if task.condition.pruning is None]
+        decoded = self._decoder.decode([task.prompts for task in plain]) if plain else []
+        answers = [
             Answer.scored(task.condition.name, task.example, question, task.seen, self._text(token_ids))
-            for task, answers in zip(tasks, decoded, strict=True)
+            for task, answers in zip(plain, decoded, strict=True)
             for question, token_ids in zip(task.example.questions, answers, strict=True)
         ]
+        return answers + [answer for task in tasks for answer in self._answer_pruned(task)]
+
+    def _answer_pruned(self, task: _Task) -> Iterator[Answer]:
+        """Where the language model drops tokens; nothing for other tasks."""
+        if task.condition.pruning is None:
+            return
+        decoded = self._pruning_decoder.decode(task.prompts, task.condition.pruning)
+        for question, said in zip(task.example.questions, decoded, strict=True):
+            seen = replace(task.seen, layer_tokens=said.vision_tokens)
+            yield Answer.scored(task.condition.name, task.example, question, seen, self._text(said.token_ids))
 
     def _text(self, token_ids: Sequence[int]) -> str:
         text = self._prompts.tokenizer.decode(

@@ -21,6 +21,7 @@ class Seen:
 
     grid: tuple[int, int]  # rows and columns of crops
     vision_tokens: int  # that entered the language model, newlines included
+    layer_tokens: float  # of these, in a layer's cache, mean over the layers: fewer where it drops some
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Answer:
     image: int  # number in the held-out set
     grid: tuple[int, int]  # rows and columns of crops
     vision_tokens: int  # that entered the language model, newlines included
+    layer_tokens: float  # of these, in a layer's cache, mean over the layers
     topic: Topic
     question: str
     expected: str
@@ -47,6 +49,7 @@ class Answer:
             image=example.number,
             grid=seen.grid,
             vision_tokens=seen.vision_tokens,
+            layer_tokens=seen.layer_tokens,
             topic=question.topic,
             question=question.text,
             expected=question.answer,

@@ -23,7 +23,8 @@ class ConditionSummary:
     """One condition's figures. Scores are shares, 0 to 1."""
 
     name: str
-    vision_tokens: float  # mean over the images, newlines included
+    vision_tokens: float  # that enter the language model, mean over the images, newlines included
+    layer_tokens: float  # of these, in a layer's cache, mean over the layers
     scores: Mapping[str, Interval]  # by metric, and AVERAGE
     retained: Interval | None  # AVERAGE as a share of the uncompressed one's; None without such a run
 
@@ -137,13 +138,22 @@ def _intervals(rows: Floats) -> dict[str, Interval]:
 
 
 def _condition(name: str, answers: Sequence[Answer], rows: Floats, uncompressed: Floats | None) -> ConditionSummary:
-    tokens = {answer.image: answer.vision_tokens for answer in answers}
     return ConditionSummary(
         name=name,
-        vision_tokens=sum(tokens.values()) / len(tokens) if tokens else math.nan,
+        vision_tokens=_mean_over_images([(answer.image, answer.vision_tokens) for answer in answers]),
+        layer_tokens=_mean_over_images([(answer.image, answer.layer_tokens) for answer in answers]),
         scores=_intervals(rows),
         retained=None if uncompressed is None else interval(ratio(rows[:, -1], uncompressed[:, -1])),
     )
+
+
+def _mean_over_images(values: Sequence[tuple[int, float]]) -> float:
+    """The mean of the images' means; NaN without any."""
+    by_image: dict[int, list[float]] = {}
+    for image, value in values:
+        by_image.setdefault(image, []).append(value)
+    means = [sum(own) / len(own) for own in by_image.values()]
+    return sum(means) / len(means) if means else math.nan
 
 
 def _by_grid(answers: Sequence[Answer]) -> list[GridSummary]:

@@ -4,7 +4,7 @@ import asyncio
 import io
 from collections.abc import Callable, Sequence
 
-from visionsplit_client import AsyncClient, Compression, EncoderInfo, Generation, Sampling
+from visionsplit_client import AsyncClient, Compression, EncoderInfo, Generation, Pruning, Sampling
 
 from training.dialogue.held_out import Example
 from training.dialogue.questions import Question
@@ -34,28 +34,35 @@ class RunningSystem:
             ValueError: a condition that no request can ask for.
             VisionSplitError: a call failed.
         """
-        compressions = [(condition.name, _compression(condition)) for condition in conditions]
+        asked = [(condition, _compression(condition)) for condition in conditions]
         room = asyncio.Semaphore(self._calls)
         results: list[Answer] = []
 
-        async def ask(example: Example, png: bytes, question: Question, name: str, compression: Compression) -> None:
+        async def ask(
+            example: Example, png: bytes, question: Question, condition: Condition, compression: Compression
+        ) -> None:
             try:
                 generation = await self._client.generate(
-                    png, question.text, compression=compression, sampling=self._sampling
+                    png,
+                    question.text,
+                    compression=compression,
+                    sampling=self._sampling,
+                    pruning=_pruning(condition),
+                    position_ids=condition.position_ids.value,
                 )
             finally:
                 room.release()
-            results.append(Answer.scored(name, example, question, _seen(generation), generation.text))
+            results.append(Answer.scored(condition.name, example, question, _seen(generation), generation.text))
             progress(1)
 
         try:
             async with asyncio.TaskGroup() as tasks:
                 for example in examples:
                     png = await asyncio.to_thread(_png, example)
-                    for name, compression in compressions:
+                    for condition, compression in asked:
                         for question in example.questions:
                             await room.acquire()
-                            tasks.create_task(ask(example, png, question, name, compression))
+                            tasks.create_task(ask(example, png, question, condition, compression))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return results
@@ -72,13 +79,22 @@ def _compression(condition: Condition) -> Compression:
         score=spec.score,
         budget=spec.budget,
         selection=spec.selection,
+        merging=spec.merging,
         parameters=spec.parameters,
+        quotas_only=spec.quotas_only,
     )
 
 
+def _pruning(condition: Condition) -> Pruning | None:
+    spec = condition.pruning
+    return None if spec is None else Pruning(spec.method, spec.retention_ratio, spec.parameters)
+
+
 def _seen(generation: Generation) -> Seen:
-    grid = generation.images[0].grid
-    return Seen((grid.rows, grid.columns), generation.usage.vision_tokens + generation.usage.newline_tokens)
+    grid, usage = generation.images[0].grid, generation.usage
+    tokens = usage.vision_tokens + usage.newline_tokens
+    layers = generation.layer_tokens or [usage.prompt_tokens]
+    return Seen((grid.rows, grid.columns), tokens, sum(layers) / len(layers) - usage.text_tokens)
 
 
 def _png(example: Example) -> bytes:

@@ -10,9 +10,11 @@ from visionsplit.grid import Layout, UnpadRule
 
 from encoder_service.compression import TileFeatures, TowerOutput, compose, select
 from encoder_service.vision_tower import VisionTower
-from llm_service.layout import sequence_order
+from llm_service.job import PositionIds
+from llm_service.layout import NEWLINE, original_places, original_span, sequence_order, tiles_of
 from llm_service.projector import Projector
 from training.evaluation.conditions import Condition
+from training.evaluation.decoding import EmbeddedImage
 from training.evaluation.grouping import grouped
 from training.evaluation.pictures import Picture
 
@@ -51,17 +53,34 @@ class VisionHalf:
             yield from self._encode(batch)
 
     @torch.inference_mode()
-    def embed(self, image: EncodedPicture, condition: Condition) -> torch.Tensor:
-        """The image as it enters the language model, [sequence, Dl]: kept tokens and newlines, projected and in order.
+    def embed(self, image: EncodedPicture, condition: Condition) -> EmbeddedImage:
+        """The image as it enters the language model: kept tokens and newlines, projected and in order.
 
         Raises:
             InvalidCompressionError: the image would keep no token.
         """
+        if condition.spec is None:
+            return EmbeddedImage.renumbered(self._project(image.encoded.features[0], [*range(_cells(image)), NEWLINE]))
+        grid = image.picture.grid_by(_RULE[condition.spec.layout])
+        kept = select(image.encoded, grid, condition.spec)
+        positions = torch.cat(kept.positions).numpy().astype(np.int32)  # [K, 3]
+        order = sequence_order(grid, positions, condition.spec.layout)  # [V]
+        places, count = np.arange(len(order)), len(order)
+        if condition.position_ids is PositionIds.ORIGINAL:
+            places, count = original_places(grid, positions, order), original_span(grid)
+        return EmbeddedImage(
+            self._project(kept.features, order.tolist()),
+            torch.from_numpy(places),
+            count,
+            torch.from_numpy(tiles_of(positions, order)),
+            None if kept.quotas is None else tuple(kept.quotas),
+        )
+
+    def _project(self, features: torch.Tensor, order: list[int]) -> torch.Tensor:
+        """Kept features [K, Dv] and newlines as the order says, [V, Dl]."""
         newline = self._projector.image_newline
-        features, order = kept_tokens(image, condition)
-        features = features.to(newline.device, newline.dtype)  # [K, Dv]
-        table = torch.cat([self._projector.multi_modal_projector(features), newline[None]])  # [K + 1, Dl]
-        return table[order.to(newline.device)]
+        projected = self._projector.multi_modal_projector(features.to(newline.device, newline.dtype))  # [K, Dl]
+        return torch.cat([projected, newline[None]])[torch.tensor(order, device=newline.device)]
 
     def _encode(self, pictures: Sequence[Picture]) -> list[EncodedPicture]:
         pixels = torch.from_numpy(np.concatenate([picture.pixels for picture in pictures]))  # [B, 3, H, W]
@@ -77,16 +96,5 @@ class VisionHalf:
         return results
 
 
-def kept_tokens(image: EncodedPicture, condition: Condition) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of the image's kept tokens, [K, Dv], and the order of them and newlines (-1) in the model, [sequence].
-
-    Raises:
-        InvalidCompressionError: the image would keep no token.
-    """
-    if condition.spec is None:
-        thumbnail = image.encoded.features[0]
-        return thumbnail, torch.tensor([*range(len(thumbnail)), -1])
-    grid = image.picture.grid_by(_RULE[condition.spec.layout])
-    kept = select(image.encoded, grid, condition.spec)
-    positions = torch.cat(kept.positions).numpy().astype(np.int32)  # [K, 3]
-    return kept.features, torch.from_numpy(sequence_order(grid, positions, condition.spec.layout))
+def _cells(image: EncodedPicture) -> int:
+    return image.picture.grid.cells_per_tile

@@ -12,11 +12,12 @@ from visionsplit.checkpoint import Checkpoint
 from visionsplit.grid import Layout
 
 from encoder_service.compression import METHODS, CompressionSpec, compose
+from llm_service.job import PositionIds, PruningSpec
 from llm_service.text_model import load_text_model
 from training.dialogue.held_out import held_out
 from training.dialogue.questions import Question, Topic
 from training.evaluation.conditions import DEFAULT, of_known_methods, parse_condition
-from training.evaluation.decoding import GreedyDecoder, SharedPrompts
+from training.evaluation.decoding import EmbeddedImage, GreedyDecoder, SharedPrompts
 from training.evaluation.results import Answer, Run, Seen
 from training.evaluation.statistics import Bootstrap, Tally, interval, ratio
 from training.evaluation.summary import AVERAGE, CAPTION, CAPTION_WITH_PLACES, METRICS, as_plain, summarise
@@ -30,13 +31,35 @@ def test_a_condition_names_a_method_with_its_settings() -> None:
     assert parse_condition("globalcom2@0.25").spec == CompressionSpec("globalcom2", 0.25)
     text = "globalcom2:score=local,budget=uniform,selection=top_k,layout=reference,tau=3@0.1"
     assert parse_condition(text).spec == CompressionSpec(
-        "globalcom2", 0.1, Layout.REFERENCE, "local", "uniform", "top_k", {"tau": 3.0}
+        "globalcom2", 0.1, Layout.REFERENCE, "local", "uniform", "top_k", parameters={"tau": 3.0}
     )
     assert parse_condition("thumbnail").spec is None
+    assert parse_condition("prumerge+:step=2@0.1").spec == CompressionSpec("prumerge+", 0.1, parameters={"step": 2.0})
+
+
+def test_a_condition_names_what_the_language_model_does() -> None:
+    both = parse_condition("prumerge+@0.5+fastv:layer=2@0.1")
+    assert both.spec == CompressionSpec("prumerge+", 0.5)
+    assert both.pruning == PruningSpec("fastv", 0.1, {"layer": 2.0})
+    assert both.position_ids is PositionIds.RENUMBERED
+    quotas = parse_condition("globalcom2:quotas=only@0.1+fastv")
+    assert quotas.spec == CompressionSpec("globalcom2", 0.1, quotas_only=True)
+    assert quotas.pruning == PruningSpec("fastv")
+    assert parse_condition("globalcom2:positions=original@0.1").position_ids is PositionIds.ORIGINAL
 
 
 @pytest.mark.parametrize(
-    "text", ["globalcom2@much", "globalcom2@", "globalcom2:tau=big@0.1", "globalcom2:local@0.1", "none:layout=odd"]
+    "text",
+    [
+        "globalcom2@much",
+        "globalcom2@",
+        "globalcom2:tau=big@0.1",
+        "globalcom2:local@0.1",
+        "none:layout=odd",
+        "",
+        "globalcom2:quotas=only@0.1",
+        "none:positions=odd",
+    ],
 )
 def test_a_condition_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="condition"):
@@ -115,7 +138,7 @@ def answered(
     condition: str, image: int, topic: Topic, score: float, *, places: float | None = None, tokens: int = 100
 ) -> Answer:
     grid = (1, 2) if image % 2 else (2, 2)
-    return Answer(condition, image, grid, tokens, topic, "Which?", "yes", "no", score, places)
+    return Answer(condition, image, grid, tokens, float(tokens), topic, "Which?", "yes", "no", score, places)
 
 
 def small_run() -> Run:
@@ -156,7 +179,7 @@ def test_without_the_uncompressed_run_nothing_is_retained() -> None:
     summary = summarise(replace(run, conditions=("globalcom2@0.1",), answers=tenth))
     assert summary.conditions[0].retained is None
     assert summary.grids == ()
-    assert "| globalcom2@0.1 | 10 | – | 36.7" in report(summary)
+    assert "| globalcom2@0.1 | 10 | 10 | – | 36.7" in report(summary)
 
 
 def test_a_run_is_only_compared_with_its_own_conditions() -> None:
@@ -186,7 +209,7 @@ def test_the_report_has_a_table_for_each_question() -> None:
 
 def test_answers_are_scored_and_kept(tmp_path: Path) -> None:
     example = held_out(3, 168)
-    seen = Seen((3, 1), 321)
+    seen = Seen((3, 1), 321, 321.0)
     answers = []
     for question in example.questions:
         answers.append(Answer.scored("none", example, question, seen, question.answer))
@@ -207,7 +230,7 @@ def test_a_caption_right_but_for_places_scores_so() -> None:
     elsewhere = next(place for place in ("on the left", "on the right") if place != example.scene.place(item))
     caption = next(question.answer for question in example.questions if question.topic is Topic.CAPTION)
     moved = caption.replace(example.scene.place(item), elsewhere)
-    answer = Answer.scored("none", example, question, Seen((1, 1), 1), moved)
+    answer = Answer.scored("none", example, question, Seen((1, 1), 1, 1.0), moved)
     assert answer.score == 1.0
     assert answer.score_with_places is not None
     assert answer.score_with_places < 1.0
@@ -226,7 +249,11 @@ def text_model(random_checkpoints: dict[str, Path]) -> torch.nn.Module:
 def prompts_of(lots: np.random.Generator, vision: int, tails: Sequence[int]) -> SharedPrompts:
     table = torch.from_numpy(lots.normal(0, 0.6, (vision + 5, 48)).astype(np.float32))
     order = torch.from_numpy(lots.permutation(vision + 5)[:vision])
-    return SharedPrompts((2, 300, 301), table[order], tuple(tuple(lots.integers(261, 350, n).tolist()) for n in tails))
+    return SharedPrompts(
+        (2, 300, 301),
+        EmbeddedImage.renumbered(table[order]),
+        tuple(tuple(lots.integers(261, 350, n).tolist()) for n in tails),
+    )
 
 
 def test_the_decoder_writes_what_the_library_does(text_model: torch.nn.Module) -> None:
