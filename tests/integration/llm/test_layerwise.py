@@ -201,7 +201,7 @@ async def test_quotas_and_places_that_do_not_fit_are_refused(llama: Served):
 
 async def test_both_engines_at_once(served: Served):
     whole, replica = served
-    images = [whole.tokens(picture(112, 112, seed)) for seed in range(3)]
+    images = [whole.tokens(picture(112, 112, seed)) for seed in range(2)]
     options = {"max_new_tokens": 20, "temperature": 1.0, "seed": 3}
     specs = [None, FASTV, PruningSpec("pyramiddrop"), PruningSpec("sparsevlm", 0.5)]
     asked = [job(whole, [image], sampling=options, pruning=spec) for image in images for spec in specs]
