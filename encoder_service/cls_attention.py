@@ -40,7 +40,7 @@ class ClsScoreHead(nn.Module):
 
     def keys(self, state: torch.Tensor) -> torch.Tensor:
         """The patches' keys, all heads side by side, [B, P, D] float32."""
-        return _keys(self.layer_norm1(_in_company(state)), self.k_proj)[: len(state)]
+        return _keys(self.layer_norm1(_in_company(state)), self.k_proj.weight, self.k_proj.bias)[: len(state)]
 
     def _products(self, state: torch.Tensor) -> torch.Tensor:
         """q_cls . k over the full width, [B, 1 + P]."""
@@ -73,8 +73,15 @@ def cls_attention(layer: CLIPEncoderLayer, state: torch.Tensor) -> torch.Tensor:
 
 
 def patch_keys(layer: CLIPEncoderLayer, state: torch.Tensor) -> torch.Tensor:
-    """The patches' keys of a layer, all heads side by side, [B, P, D] float32, from its input [B, 1 + P, D]."""
-    return _keys(_in_company(layer.layer_norm1(state)), layer.self_attn.k_proj)[: len(state)]
+    """The patches' keys of a layer, mean over H heads, [B, P, D / H] float32, from its input [B, 1 + P, D].
+
+    The mean of the heads' keys is the key of the heads' mean weights.
+    """
+    heads, projection = layer.self_attn.num_heads, layer.self_attn.k_proj
+    normed = _in_company(layer.layer_norm1(state))
+    weight = projection.weight.float().unflatten(0, (heads, -1)).mean(dim=0)  # [D / H, D]
+    bias = projection.bias.float().unflatten(0, (heads, -1)).mean(dim=0)  # [D / H]
+    return _keys(normed, weight, bias)[: len(state)]
 
 
 def _in_company(state: torch.Tensor) -> torch.Tensor:
@@ -88,7 +95,7 @@ def _query(normed: torch.Tensor, projection: nn.Linear) -> torch.Tensor:
     return torch.baddbmm(projection.bias.float().expand(len(normed), 1, -1), normed[:, :1], weight)
 
 
-def _keys(normed: torch.Tensor, projection: nn.Linear) -> torch.Tensor:
-    """The patches' keys, [B, P, D]."""
-    weight = projection.weight.float().t().expand(len(normed), -1, -1)
-    return torch.baddbmm(projection.bias.float().expand(len(normed), 1, -1), normed[:, 1:], weight)
+def _keys(normed: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The patches' keys, [B, P, K], by a projection's weight [K, D] and bias [K]."""
+    weights = weight.float().t().expand(len(normed), -1, -1)
+    return torch.baddbmm(bias.float().expand(len(normed), 1, -1), normed[:, 1:], weights)

@@ -43,18 +43,25 @@ class BatchEncoder:
         wanted = frozenset[TowerOutput]().union(*(span.job.composition.needs for span in spans))
         encoded = self._tower(self._upload(spans), wanted)
         chosen: list[_Chosen] = []
+        waiting: list[ImageJob] = []
         results: list[tuple[ImageJob, SpanResult]] = []
         slot = 0
         for span in spans:
             stop = slot + span.stop - span.first
             try:
                 choice = self._choose(span, _rows(encoded, slot, stop))
-                if choice is not None:
+                if choice is None:
+                    waiting.append(span.job)
+                else:
                     chosen.append(choice)
             except VisionSplitError as error:
                 results.append((span.job, error))
             slot = stop
-        return results + self._collect(chosen, started)
+        results += self._collect(chosen, started)
+        for job in waiting:
+            job.held_since = started if job.held_since is None else job.held_since
+            job.held_seconds += time.monotonic() - started
+        return results
 
     def _upload(self, spans: list[TileSpan]) -> torch.Tensor:
         """The batch's pixels on the device, [B, 3, H, W]."""
@@ -87,10 +94,13 @@ class BatchEncoder:
                 results.append((choice.span.job, error))
                 continue
             positions = choice.plan.positions(numbers).numpy().astype(np.int32)  # [K, 3]
+            job = choice.span.job
+            began = started if job.held_since is None else job.held_since
+            spent = seconds + job.held_seconds
             tiles = EncodedTiles(
-                choice.span.stop, choice.plan.budgets, choice.plan.quotas, features, positions, started, seconds
+                choice.span.stop, choice.plan.budgets, choice.plan.quotas, features, positions, began, spent
             )
-            results.append((choice.span.job, tiles))
+            results.append((job, tiles))
         return results
 
 

@@ -38,8 +38,8 @@ class EncodedTiles:
     quotas: list[int] | None  # of the whole image, where only these were asked for
     features: TokenTensor  # [K, Dv]; K may be 0
     positions: Positions  # [K, 3]
-    started: float  # when the forward pass began, seconds of time.monotonic
-    seconds: float  # the forward pass with scores, selection and packing
+    started: float  # when these tiles' first forward pass began, seconds of time.monotonic
+    seconds: float  # their forward passes with scores, selection and packing
 
 
 SpanResult = EncodedTiles | VisionSplitError
@@ -55,7 +55,11 @@ class ImageJob:
     deliver: Callable[[SpanResult], None]  # called on the device's thread
     queued: float = field(default_factory=time.monotonic)
     next_tile: int = 0  # the first tile that has not been taken from the queue
-    plan: Plan | None = None  # made on the device's thread
+    plan: Plan | None = None  # made on the device's thread, as the next two are set
+    held_since: float | None = (
+        None  # when the first pass began whose tiles wait for the rest, seconds of time.monotonic
+    )
+    held_seconds: float = 0.0  # that the passes took whose tiles wait
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class TowerOutput(enum.Enum):
     CLS_ATTENTION_FIRST = "the same in the first layer"  # [t, P] float32
     CLS_AFFINITY = "softmax of q_cls . k / sqrt(D) over [CLS] and patches, last layer, as one head"  # [t, P] float32
     LAST_KEYS = "keys of the last layer, all heads side by side"  # [t, P, D] float32
-    KEYS = "keys of the layer that puts out the features, all heads side by side"  # [t, P, D] float32
+    KEYS = "keys of the layer that puts out the features, mean over heads"  # [t, P, D / H] float32
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class Picks:
 
     order: torch.Tensor  # [t, m] int64, columns of the candidates in picking order
     counts: Sequence[int]  # how many of each row's picks are kept, at most m
+    extras: Sequence[int] | None = None  # how many of those, the last, give their places to a merging's extra tokens;
+    # None: as many as the candidates say
 
 
 class Selection(Protocol):
@@ -106,7 +108,7 @@ class Selection(Protocol):
     def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:
         """The tokens to keep of each row; budgets are at most the row's count of valid cells.
 
-        Unless `own_counts`, the counts are the budgets.
+        Unless `own_counts`, the counts are the budgets. Both include the candidates' `extras`.
         """
         ...
 

@@ -22,6 +22,9 @@ class Candidates:
     cells: torch.Tensor | None  # [t, C] int64: columns of the tower's rows, None where the order is the tower's own
     tower_features: torch.Tensor  # [t, C, Dv] in the tower's order
     tower_outputs: "Mapping[TowerOutput, torch.Tensor]"  # each [t, C, ...] in the tower's order
+    shares: tuple[float, ...] = ()  # of each row's valid cells that the budget grants, before truncation
+    extras: tuple[int, ...] = ()  # picks of each row beyond that, which give their places to a merging's extra tokens
+    adaptive: bool = False  # whether the shares were found in the image and not asked for
 
     @property
     def padding(self) -> torch.Tensor:

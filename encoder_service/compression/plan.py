@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from visionsplit.errors import InternalError, InvalidCompressionError
@@ -36,6 +36,7 @@ class Plan:
         self._padding = self._geometry.padding if self._geometry.padded else None  # [T, P]
         self._held: list[TileFeatures] = []  # of a composition that waits for the whole image
         self._started = False
+        self._extras: list[int] = []  # tokens per tile that a merging adds to stand for the dropped ones
         self.budgets: list[int] = []  # tokens per tile, thumbnail first; empty until the first tokens are there
         self.ratios: list[float] | None = None  # per tile; None until then and where nothing is pruned
         self.quotas: list[int] | None = None  # tokens per tile, where only these were asked for
@@ -50,7 +51,9 @@ class Plan:
             InternalError: what decides the budgets is not finite.
         """
         if self._composition.waits_for_image:
-            self._held.append(encoded)
+            # Its pass may have held images that need more of the tower than this one, other passes none.
+            needed = {output: encoded.outputs[output] for output in self._composition.needs}
+            self._held.append(TileFeatures(encoded.features, needed))
             if stop_tile < self._grid.num_tiles:
                 return None
             first_tile, encoded = 0, _joined(self._held)
@@ -93,11 +96,16 @@ class Plan:
         if composition.quotas_only:
             self.quotas = kept
             return
-        extra = 0 if composition.merging is None else composition.merging.extra
-        self.budgets = [min(number + extra, count) if number else 0 for number, count in zip(kept, counts, strict=True)]
+        self._extras = [self._extra(number, count) for number, count in zip(kept, counts, strict=True)]
+        self.budgets = [number + extra for number, extra in zip(kept, self._extras, strict=True)]
         if composition.score.source is not None:
             thumbnail = encoded.outputs[composition.score.source][0]
             self._guidance = composition.score.guidance(thumbnail, self._geometry)
+
+    def _extra(self, number: int, count: int) -> int:
+        """The extra tokens of a row that keeps a number of its valid cells: they stand for dropped ones, if any."""
+        merging = self._composition.merging
+        return 0 if merging is None or not number else min(merging.extra, count - number)
 
     def _keep_all(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> KeptTokens:
         numbers = self._geometry.numbers[first_tile:stop_tile]  # [t, P]
@@ -108,12 +116,16 @@ class Plan:
     def _choose(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> KeptTokens:
         """The choice of each tile for itself."""
         cells = self._geometry.cells[first_tile:stop_tile] if self._geometry.padded else None  # [t, P]
+        assert self.ratios is not None, "the budgets come first"
         candidates = Candidates(
             self._worth(first_tile, stop_tile, encoded),
             self._geometry.counts[first_tile:stop_tile],
             cells,
             encoded.features,
             encoded.outputs,
+            shares=tuple(self.ratios[first_tile:stop_tile]),
+            extras=tuple(self._extras[first_tile:stop_tile]),
+            adaptive=self._composition.budget.adaptive,
         )
         picks, features = self._pick(candidates, self.budgets[first_tile:stop_tile])
         if self._composition.selection.own_counts:
@@ -125,10 +137,10 @@ class Plan:
     def _choose_pooled(self, encoded: TileFeatures) -> KeptTokens:
         """One choice among all tiles' tokens, which are one row of candidates, valid cells first."""
         counts = self._geometry.counts
-        assert self.ratios is not None
+        assert self.ratios is not None, "the budgets come first"
         total = sum(counts)
-        extra = 0 if self._composition.merging is None else self._composition.merging.extra
-        budget = min(int(total * self.ratios[0]) + extra, total)
+        number = int(total * self.ratios[0])
+        extra = self._extra(number, total)
         valid = torch.argsort(self._geometry.padding.flatten().to(torch.int8), stable=True)  # [T * P]
         row = self._geometry.numbers.flatten()[valid][None]  # [1, T * P]
         candidates = Candidates(
@@ -137,8 +149,11 @@ class Plan:
             row,
             encoded.features.flatten(0, 1)[None],
             {name: output.flatten(0, 1)[None] for name, output in encoded.outputs.items()},
+            shares=(self.ratios[0],),
+            extras=(extra,),
+            adaptive=self._composition.budget.adaptive,
         )
-        picks, features = self._pick(candidates, [budget])
+        picks, features = self._pick(candidates, [number + extra])
         numbers = row[0].gather(0, picks.order[0, : picks.counts[0]])  # [K], best first
         tiles, by_tile = torch.sort(numbers // self._grid.cells_per_tile, stable=True)
         self.budgets = torch.bincount(tiles, minlength=self._grid.num_tiles).tolist()
@@ -180,10 +195,10 @@ class Plan:
 
 
 def _joined(parts: list[TileFeatures]) -> TileFeatures:
-    """Consecutive tiles as one batch."""
+    """Consecutive tiles as one batch; all of them have the same outputs."""
     if len(parts) == 1:
         return parts[0]
     outputs: dict[TowerOutput, torch.Tensor] = {
         name: torch.cat([part.outputs[name] for part in parts]) for name in parts[0].outputs
     }
-    return replace(parts[0], features=torch.cat([part.features for part in parts]), outputs=outputs)
+    return TileFeatures(torch.cat([part.features for part in parts]), outputs)

@@ -57,6 +57,14 @@ class ClsAttentionScore(FlatScore):
     source: TowerOutput | None = TowerOutput.CLS_ATTENTION
 
 
+class ClsAffinityScore(FlatScore):
+    """What a tile's own [CLS] attends to in the last layer, taken as one head."""
+
+    name = "cls_affinity"
+    description = "[CLS] attention of the tile itself in the last layer, as one head over the full width (PruMerge)."
+    source: TowerOutput | None = TowerOutput.CLS_AFFINITY
+
+
 class GlobalScore:
     """The thumbnail's [CLS] logits at the place where the crop's token lies."""
 
@@ -115,5 +123,12 @@ def _unit_rows(values: torch.Tensor, padding: torch.Tensor | None) -> torch.Tens
     return values / lengths.clamp_min_(1e-12)
 
 
-_ALL: tuple[Score, ...] = (GlobalLocalScore(), LocalScore(), GlobalScore(), ClsAttentionScore(), FlatScore())
+_ALL: tuple[Score, ...] = (
+    GlobalLocalScore(),
+    LocalScore(),
+    GlobalScore(),
+    ClsAttentionScore(),
+    ClsAffinityScore(),
+    FlatScore(),
+)
 SCORES: Mapping[str, Score] = {score.name: score for score in _ALL}

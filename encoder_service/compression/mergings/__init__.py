@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from encoder_service.compression.base import Merging
+from encoder_service.compression.mergings.contextual import ContextualMerging
+from encoder_service.compression.mergings.prumerge import PruMergeMerging
 
-_ALL: tuple[Merging, ...] = ()
+_ALL: tuple[Merging, ...] = (PruMergeMerging(), ContextualMerging())
 MERGINGS: Mapping[str, Merging] = {merging.name: merging for merging in _ALL}

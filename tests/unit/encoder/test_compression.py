@@ -1,6 +1,7 @@
 """What a request for compression may say."""
 
 import math
+import re
 from types import MappingProxyType
 
 import pytest
@@ -57,8 +58,11 @@ def test_ratio_outside_its_range(ratio):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (CompressionSpec(""), "unknown method ''; there are: " + ", ".join(sorted(METHODS))),
-        (CompressionSpec("fastest", 0.1), "unknown method 'fastest'; there are: " + ", ".join(sorted(METHODS))),
+        (CompressionSpec(""), "unknown method ''; there are: " + re.escape(", ".join(sorted(METHODS)))),
+        (
+            CompressionSpec("fastest", 0.1),
+            "unknown method 'fastest'; there are: " + re.escape(", ".join(sorted(METHODS))),
+        ),
         (CompressionSpec("globalcom2", 0.1, score="x"), "unknown score 'x'; there are: " + ", ".join(sorted(SCORES))),
         (
             CompressionSpec("globalcom2", 0.1, budget="x"),

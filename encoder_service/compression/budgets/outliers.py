@@ -1,0 +1,52 @@
+"""A ratio that the image itself sets: the share of tokens that stand out.
+
+Source: PruMerge (arXiv 2403.15388) and its published code.
+"""
+
+import math
+from types import MappingProxyType
+
+import torch
+from visionsplit.parameters import Declared, Parameters
+
+from encoder_service.compression.base import TowerOutput
+from encoder_service.compression.geometry import Geometry
+
+
+class OutlierBudget:
+    """The share of tokens whose score lies above the third quartile by more than 1.5 times the interquartile range.
+
+    One share for all tiles, from the scores of all of them at once, as in the published code, whose call holds all
+    views of an image. That code knows no padding; here the cells that show none of the image do not count.
+    """
+
+    name = "outliers"
+    description = (
+        "The share of tokens that stand out in the image, by the interquartile range; give no ratio (PruMerge)."
+    )
+    parameters: Declared = MappingProxyType({})
+    source: TowerOutput | None = TowerOutput.CLS_AFFINITY
+    whole_image = True
+    pooled = False
+    adaptive = True
+
+    def ratios(
+        self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
+    ) -> list[float]:
+        assert source is not None, "compose sees to it"
+        ordered = source.float().gather(1, geometry.cells)  # [T, P]
+        rows = zip(ordered.unbind(), geometry.counts, strict=True)
+        return [outlier_share(torch.cat([row[:count] for row, count in rows]))] * len(geometry.counts)
+
+
+def outlier_share(values: torch.Tensor) -> float:
+    """How large a part of some values [n] float32 lies above Q3 + 1.5 * (Q3 - Q1); NaN if one of them is.
+
+    Percentiles interpolate linearly. `torch.quantile` and `numpy.percentile`, which the published code uses, agree in
+    them to the last bit of float32 (tried on 20 000 random samples of 1 to 3000 values, NumPy 2.4).
+    """
+    quarters = torch.tensor([0.25, 0.75], dtype=values.dtype, device=values.device)
+    first, third = torch.quantile(values, quarters).unbind()
+    limit = third + 1.5 * (third - first)
+    found, limit_found = torch.stack(((values > limit).sum().double(), limit.double())).tolist()
+    return math.nan if math.isnan(limit_found) else found / len(values)

@@ -1,0 +1,77 @@
+"""Kept tokens take in their nearest neighbours, and one token stands for all that are dropped.
+
+Source: PruMerge (arXiv 2403.15388) and its published code.
+"""
+
+from types import MappingProxyType
+
+import torch
+from torch.nn import functional
+from visionsplit.parameters import Declared, Parameters
+
+from encoder_service.compression.base import Picks, TowerOutput
+from encoder_service.compression.candidates import Candidates
+
+_NEIGHBOURS = 32
+
+
+class PruMergeMerging:
+    """Each kept token becomes x + sum of a_m * x_m over its 32 nearest; one more is sum of a * x over the dropped.
+
+    a is the affinity of [CLS]; the weights are not normalised. Nearest are those of the highest cosine similarity of
+    the last layer's keys among all other tokens of the tile, kept and dropped ones; fewer where there are fewer.
+
+    The extra token takes the place of the best dropped one, because every token must have a true place of its own on
+    the way to the language model; the published code gives it none. Departures from that code: padding is neither
+    neighbour nor dropped; a tile that keeps no token of its own gets no extra one, nor does a tile that drops none; the
+    sums are made in float32. In PruMerge+ the code's fixed form loses some of the dropped tokens from the extra one,
+    since it counts a token that is both best and sample twice; here all of them are in it.
+    """
+
+    name = "prumerge"
+    description = (
+        "Kept tokens add up their 32 nearest, and one extra token the dropped ones, by [CLS] affinity (PruMerge)."
+    )
+    parameters: Declared = MappingProxyType({})
+    needs = frozenset({TowerOutput.CLS_AFFINITY, TowerOutput.LAST_KEYS})
+    extra = 1
+
+    def merge(self, candidates: Candidates, picks: Picks, parameters: Parameters) -> torch.Tensor:
+        features = candidates.features()  # [t, C, Dv]
+        keys = candidates.output(TowerOutput.LAST_KEYS)  # [t, C, D]
+        affinity = candidates.output(TowerOutput.CLS_AFFINITY)  # [t, C]
+        extras = candidates.extras if picks.extras is None else picks.extras
+        # One row at a time: the sums of a row of its own size do not depend, in the last bit, on other tiles' company.
+        merged = [
+            _merge_row(
+                features[row, :count].float(), keys[row, :count], affinity[row, :count], picks.order[row, :kept], extra
+            )
+            for row, (count, kept, extra) in enumerate(zip(candidates.counts, picks.counts, extras, strict=True))
+            if kept
+        ]
+        return torch.cat(merged).to(features.dtype) if merged else features.new_empty(0, features.shape[2])
+
+
+def _merge_row(
+    features: torch.Tensor, keys: torch.Tensor, affinity: torch.Tensor, picked: torch.Tensor, extra: int
+) -> torch.Tensor:
+    """The merged tokens of one row, [m, Dv], the extra one last.
+
+    Args:
+        features: of the N valid tokens, [N, Dv].
+        keys: [N, D].
+        affinity: [N].
+        picked: indices of the tokens to keep and of those that give their place to the extra one, [m].
+        extra: how many of the picked ones do so, 0 or 1.
+    """
+    kept = picked[: len(picked) - extra]  # [k]
+    directions = functional.normalize(keys, dim=1)
+    similarity = directions[kept] @ directions.t()  # [k, N]
+    similarity.scatter_(1, kept[:, None], -torch.inf)  # a token is not its own neighbour
+    nearest = similarity.topk(min(_NEIGHBOURS, len(features) - 1), dim=1).indices  # [k, 32]
+    weights = torch.zeros_like(similarity).scatter_(1, nearest, affinity[nearest])  # [k, N]
+    merged = features[kept] + weights @ features
+    if not extra:
+        return merged
+    dropped = affinity.index_fill(0, kept, 0.0)  # [N]
+    return torch.cat((merged, dropped[None] @ features))

@@ -1,0 +1,85 @@
+"""Tokens that are worth much and span much: greedy inference of a determinantal point process.
+
+The kernel is worth_i * cosine_ij * worth_j, as in CDPruner (arXiv 2506.10967), whose worth is the relevance to the
+prompt; with a worth taken from the image alone it needs no text.
+"""
+
+from types import MappingProxyType
+
+import torch
+from visionsplit.parameters import Declared, Parameters
+
+from encoder_service.compression.candidates import Candidates
+from encoder_service.compression.selections.greedy import GreedySelection, Progress, worth_power
+from encoder_service.compression.selections.similarity import (
+    cosines,
+    directions,
+    distinctiveness,
+    residuals,
+    weights,
+)
+
+_NOTHING_LEFT = 1e-5  # of a direction's squared length, which is 1; below it is rounding
+
+
+class DeterminantalSelection(GreedySelection):
+    """Each pick makes the determinant of the kept tokens' kernel largest (Chen et al., arXiv 1709.05135, algorithm 1).
+
+    Once the kept tokens span all others, up to rounding, determinants say nothing more; the rest follow by worth.
+    """
+
+    name = "determinantal"
+    description = "Each next token widens most the volume of the kept ones' directions, scaled by score (a DPP)."
+    parameters: Declared = MappingProxyType({"worth_power": worth_power(1)})
+
+    def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
+        units = directions(candidates.features(), padding)
+        return _Volume(units, weights(candidates.worth, padding, parameters["worth_power"]), most)
+
+
+class CentredDeterminantalSelection(DeterminantalSelection):
+    """The same with residuals of the row's mean token, and each token's distinctiveness as another factor of its worth.
+
+    Cen-Prune (arXiv 2608.30263), equation 8, whose worth is CDPruner's relevance.
+    """
+
+    name = "centred_determinantal"
+    description = "determinantal after subtracting the mean token, preferring tokens unlike the rest (Cen-Prune)."
+
+    def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
+        features = candidates.features()
+        weight = weights(candidates.worth, padding, parameters["worth_power"])
+        return _Volume(residuals(features, padding), weight * distinctiveness(features, padding), most)
+
+
+class _Volume(Progress):
+    """What of each token's direction lies outside the span of the picks: an incomplete Cholesky decomposition.
+
+    Worths stay out of it, since they scale determinants alone: that of the kernel grows by (worth_i * length_i)^2,
+    length_i being what is left of token i's direction. So even tokens of very small worth are told apart by direction.
+    """
+
+    def __init__(self, units: torch.Tensor, worth: torch.Tensor, most: int) -> None:
+        tiles, cells, _ = units.shape
+        self._cosines = cosines(units)  # [t, C, C]
+        self._worth = worth  # [t, C], in [0, 1]
+        self._left = units.square().sum(dim=2).round()  # [t, C]: squared length; 1, not nearly, so equals stay equal
+        self._columns = units.new_empty(tiles, most, cells)
+        self._count = 0
+        self._rows = torch.arange(tiles, device=units.device)  # [t]
+
+    def values(self) -> torch.Tensor:
+        lengths = self._left.clamp(min=0.0).sqrt()  # [t, C]
+        return torch.where(self._left > _NOTHING_LEFT, lengths * self._worth, self._worth - 2.0)
+
+    def add(self, picked: torch.Tensor) -> None:
+        rows = self._rows
+        left = self._left[rows, picked][:, None]  # [t, 1]
+        earlier = self._columns[:, : self._count]  # [t, k, C]
+        parts = zip(self._cosines[rows, picked], earlier.transpose(1, 2), earlier[rows, :, picked], strict=True)
+        # Row by row, for the reason that `cosines` gives.
+        beyond = torch.stack([torch.addmv(toward, before, own, alpha=-1.0) for toward, before, own in parts])  # [t, C]
+        column = torch.where(left > _NOTHING_LEFT, beyond / left.clamp(min=_NOTHING_LEFT).sqrt(), 0.0)
+        self._columns[:, self._count] = column
+        self._count += 1
+        self._left = self._left - column.square()

@@ -1,0 +1,59 @@
+"""Greedy choice, one token of every row at a time."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from visionsplit.parameters import Declared, Parameter, Parameters
+
+from encoder_service.compression.base import Picks, TowerOutput
+from encoder_service.compression.candidates import Candidates
+
+
+def worth_power(default: float) -> Parameter:
+    """How much the score counts: 0 not at all, 1 in proportion."""
+    return Parameter(default, minimum=0, maximum=8)
+
+
+class Progress(ABC):
+    """What a greedy choice knows of t rows of C cells after some picks."""
+
+    @abstractmethod
+    def values(self) -> torch.Tensor:
+        """What each cell would add now, [t, C]; of cells already picked and of padding it may say anything."""
+
+    @abstractmethod
+    def add(self, picked: torch.Tensor) -> None:
+        """Take note of one pick of each row, [t] int64."""
+
+
+class GreedySelection(ABC):
+    """Always adds the cell that is worth most beside those it has; of equals the first in raster order.
+
+    All rows advance together, as far as the largest budget asks; nothing waits for the device.
+    """
+
+    needs = frozenset[TowerOutput]()
+    nested = True
+    own_counts = False
+    parameters: Declared
+
+    def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:
+        tiles = candidates.worth.shape[0]
+        most = max(budgets, default=0)
+        order = torch.zeros(tiles, most, dtype=torch.int64, device=candidates.worth.device)
+        if not most:
+            return Picks(order, budgets)
+        padding = candidates.padding
+        progress = self._start(candidates, padding, most, parameters)
+        taken = padding.clone()  # [t, C]
+        for number in range(most):
+            picked = progress.values().masked_fill(taken, -torch.inf).argmax(dim=1)  # [t]
+            order[:, number] = picked
+            taken.scatter_(1, picked[:, None], True)
+            progress.add(picked)
+        return Picks(order, budgets)
+
+    @abstractmethod
+    def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
+        """Before the first of at most `most` picks."""

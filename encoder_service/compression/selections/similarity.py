@@ -1,0 +1,75 @@
+"""What the selections that look at features share: directions, cosines, and worths as weights.
+
+The authors of DivPrune, Cen-Prune and CDPruner take cosines of the features behind the projector. Here they are of the
+features as they leave the vision tower: the encoder holds no projector, whose weights belong to the language model.
+"""
+
+import torch
+
+_TINY = 1e-12  # lengths below it count as no direction
+_EPSILON = 1e-6  # of Cen-Prune's scaling of distinctiveness (equation 11), whose size the paper does not state
+
+
+def directions(features: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+    """Features [t, C, Dv] scaled to unit length in float32; padding [t, C] and vectors without length become zeros."""
+    vectors = features.float().masked_fill(padding[..., None], 0.0)
+    lengths: torch.Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)  # [t, C, 1]
+    return vectors / lengths.clamp_min(_TINY)
+
+
+def residuals(features: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+    """The directions in which features [t, C, Dv] depart from their row's mean, [t, C, Dv] (Cen-Prune, equation 4)."""
+    vectors = features.float().masked_fill(padding[..., None], 0.0)
+    counts = (~padding).sum(dim=1).clamp(min=1)[:, None, None]  # [t, 1, 1]
+    return directions(vectors - vectors.sum(dim=1, keepdim=True) / counts, padding)
+
+
+def distinctiveness(features: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+    """How little each token resembles the others of its row, [t, C]: 0 the most alike, 1 the least.
+
+    The mean cosine to the others before centring, negated and scaled (Cen-Prune, equations 5, 6 and 11). The sum of the
+    cosines to the others is the product with the sum of all directions, less that with itself.
+    """
+    units = directions(features, padding)  # [t, C, Dv]
+    toward = (units * units.sum(dim=1, keepdim=True)).sum(dim=2) - units.square().sum(dim=2)  # [t, C]
+    raw = -toward / ((~padding).sum(dim=1)[:, None] - 1).clamp(min=1)
+    lowest = raw.masked_fill(padding, torch.inf).amin(dim=1, keepdim=True)  # [t, 1]
+    highest = raw.masked_fill(padding, -torch.inf).amax(dim=1, keepdim=True)  # [t, 1]
+    return ((raw - lowest) / (highest - lowest + _EPSILON)).masked_fill(padding, 0.0)
+
+
+def cosines(units: torch.Tensor) -> torch.Tensor:
+    """The cosine of every pair of a row's cells, [t, C, C], from their directions [t, C, Dv].
+
+    Row by row: PyTorch computes a batched product otherwise for one row than for several, and what a tile keeps must
+    not depend on how many tiles are treated at once.
+    """
+    tiles, cells, _ = units.shape
+    result = units.new_empty(tiles, cells, cells)
+    for row, unit in zip(result.unbind(), units.unbind(), strict=True):
+        torch.mm(unit, unit.t(), out=row)
+    return result
+
+
+def weights(worth: torch.Tensor, padding: torch.Tensor, power: float) -> torch.Tensor:
+    """Worths [t, C] as factors from 0, the row's lowest, to 1, its highest, raised to a power; 0 for padding.
+
+    CDPruner scales relevance so. It makes logits, whose zero means nothing, and attention alike. All are 1 where all
+    are alike.
+    """
+    lowest = worth.masked_fill(padding, torch.inf).amin(dim=1, keepdim=True)  # [t, 1]
+    return _scaled(worth - lowest, padding, power)
+
+
+def proportional_weights(worth: torch.Tensor, padding: torch.Tensor, power: float) -> torch.Tensor:
+    """The same, but worths that are nowhere negative in their row, such as attention, keep their proportions."""
+    lowest = worth.masked_fill(padding, torch.inf).amin(dim=1, keepdim=True)  # [t, 1]
+    return _scaled(worth - lowest.clamp(max=0.0), padding, power)
+
+
+def _scaled(shifted: torch.Tensor, padding: torch.Tensor, power: float) -> torch.Tensor:
+    """Values that are not negative, with their row's highest as 1, to a power, [t, C]."""
+    shifted = shifted.masked_fill(padding, 0.0)
+    highest = shifted.amax(dim=1, keepdim=True)  # [t, 1]
+    scaled = torch.where(highest > 0, shifted / highest, torch.ones_like(shifted))
+    return scaled.pow(power).masked_fill(padding, 0.0)

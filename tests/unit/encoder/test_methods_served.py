@@ -1,0 +1,125 @@
+"""Every method through a real encoder service, where images share forward passes and their tiles come in pieces."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+import torch
+from visionsplit.checkpoint import Checkpoint
+from visionsplit.grid import UnpadRule
+from visionsplit.v1 import encoder_service_pb2, tensor_pb2, vision_tokens_pb2
+from visionsplit.wire.tensors import DataType
+from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
+
+from encoder_service.admission import TileRoom
+from encoder_service.batching import BatchLimits
+from encoder_service.compression import METHODS, CompressionSpec, compose, select
+from encoder_service.encoding import BatchEncoder
+from encoder_service.jobs import ImageJob, PreparedImage, TileSpan
+from encoder_service.tiles import Tiler
+from encoder_service.vision_tower import VisionTower
+from tests.unit.encoder.helpers import file_of, picture, running_encoder
+
+SIZES = [(300, 180), (90, 260), (640, 90), (57, 112)]
+SPECS = [CompressionSpec(method, ratio) for method in METHODS if method != "none" for ratio in (0.25, 0.6)]
+SPECS += [CompressionSpec(method, None) for method in ("prumerge", "prumerge+")]
+SPECS += [CompressionSpec("globalcom2", 0.3, budget="pooled", merging="prumerge")]
+
+
+@pytest.fixture(scope="module")
+def expected(random_checkpoints):
+    """What `select` keeps of a whole picture: size and specification to (budgets, positions, features)."""
+    checkpoint = Checkpoint(str(random_checkpoints["llama"]))
+    tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
+    tiler = Tiler(checkpoint)
+
+    def of(size, spec):
+        tiles = tiler.cut(picture(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
+        kept = select(tower(tiles.pixels, compose(spec).needs), tiles.grid, spec)
+        return kept.budgets, torch.cat(kept.positions).numpy(), kept.features.numpy()
+
+    return of
+
+
+def request_for(size, spec):
+    compression = vision_tokens_pb2.Compression(
+        method=spec.method, retention_ratio=spec.retention_ratio, budget=spec.budget, merging=spec.merging
+    )
+    return encoder_service_pb2.EncodeRequest(
+        image=encoder_service_pb2.Image(data=file_of(picture(*size, seed=sum(size)))),
+        compression=compression,
+        data_type=tensor_pb2.DATA_TYPE_FLOAT32,
+    )
+
+
+async def encoded(stub, size, spec):
+    """The checked tokens, and how many messages brought them."""
+    assembler, chunks = None, 0
+    async for response in stub.Encode(request_for(size, spec)):
+        if response.HasField("header"):
+            header = response.header
+            assembler = TokenAssembler(
+                grid_from_proto(header.grid), header.tokens, feature_size=header.format.feature_size
+            )
+        elif response.HasField("tokens"):
+            assembler.add(response.tokens)
+            chunks += 1
+    return assembler.finish(), chunks
+
+
+def tile_by_tile(positions, features):
+    """The tokens sorted by tile, row and column: the service may send a tile's tokens in any order."""
+    order = np.lexsort(positions.T[::-1])
+    return positions[order], features[order]
+
+
+def compare(tokens, expectation, spec, size):
+    budgets, positions, features = expectation
+    assert list(tokens.budgets) == budgets, (spec, size)
+    places, values = tile_by_tile(tokens.positions, tokens.features.to_float32())
+    expected_places, expected_values = tile_by_tile(positions, features)
+    assert np.array_equal(places, expected_places), (spec, size)
+    np.testing.assert_allclose(values, expected_values, rtol=1e-4, atol=1e-4, err_msg=f"{spec} {size}")
+
+
+@pytest.mark.parametrize("max_batch_tiles", [2, 7])
+async def test_every_method_gives_each_caller_what_it_gives_a_whole_image(
+    random_checkpoints, expected, max_batch_tiles
+):
+    """All specifications and pictures at once: passes hold tiles of several images, methods and needs."""
+    cases = [(size, spec) for spec in SPECS for size in SIZES]
+    limits = BatchLimits(max_batch_tiles, max_wait_seconds=0.002, max_queued_tiles=4096)
+    async with running_encoder(random_checkpoints["llama"], batch=limits, max_calls=1024) as (_, stub):
+        results = await asyncio.gather(*(encoded(stub, size, spec) for size, spec in cases))
+    for (size, spec), (tokens, _) in zip(cases, results, strict=True):
+        compare(tokens, expected(size, spec), spec, size)
+
+
+@pytest.mark.parametrize("spec", [CompressionSpec("prumerge+", 0.3), CompressionSpec("prumerge")])
+async def test_a_method_that_waits_sends_all_at_once(random_checkpoints, expected, spec):
+    limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0.002, max_queued_tiles=64)
+    async with running_encoder(random_checkpoints["llama"], batch=limits) as (_, stub):
+        tokens, chunks = await encoded(stub, (300, 180), spec)
+        assert chunks == 1
+        compare(tokens, expected((300, 180), spec), spec, (300, 180))
+        _, chunks = await encoded(stub, (300, 180), CompressionSpec("prumerge", 0.3))
+        assert chunks > 1
+
+
+def test_the_time_of_an_image_that_waits_counts_from_its_first_pass(random_checkpoints):
+    checkpoint = Checkpoint(str(random_checkpoints["llama"]))
+    encoder = BatchEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu")))
+    tiles = Tiler(checkpoint).cut(picture(200, 200), UnpadRule.HUGGING_FACE)
+    room = TileRoom(8)
+    (place,) = room.reserve([tiles.grid.num_tiles])
+    image = PreparedImage(tiles.pixels, tiles.grid, 0.0, place)
+    job = ImageJob(image, compose(CompressionSpec("prumerge")), DataType.FLOAT32, lambda _result: None)
+    assert encoder.encode([TileSpan(job, 0, 2)]) == []
+    assert encoder.encode([TileSpan(job, 2, 3)]) == []
+    between, held = time.monotonic(), job.held_seconds
+    ((owner, result),) = encoder.encode([TileSpan(job, 3, 5)])
+    assert owner is job
+    assert result.stop_tile == 5
+    assert result.started + held < between
+    assert result.seconds > held > 0
