@@ -9,6 +9,7 @@ import torch
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.grid import Layout, TileGrid
 from visionsplit.parameters import Parameter
+from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
 
 from encoder_service.compression import (
     BUDGETS,
@@ -20,7 +21,9 @@ from encoder_service.compression import (
     compose,
     select,
 )
-from tests.unit.encoder.helpers import scored
+from encoder_service.compression.methods import Method
+from tests.conftest import ROOT
+from tests.unit.encoder.helpers import png, running_encoder, scored
 
 GRID = TileGrid.for_image(300, 224, rows=2, columns=2, side=8)
 
@@ -187,3 +190,35 @@ def test_random_is_even_handed_repeatable_and_follows_its_seed():
     expected = counts.sum() / 576  # about 99 with a standard deviation of 9.4
     assert counts.min() > expected - 5 * 9.4
     assert counts.max() < expected + 5 * 9.4
+
+
+async def test_the_example_of_the_documentation_is_a_method(monkeypatch, random_checkpoints):
+    """One file and one row, from the documentation, asked for over a socket."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    code = page.split("<!-- tests/unit/encoder/test_compression.py runs this example -->\n```python\n")[1].split("```")[
+        0
+    ]
+    names = {}
+    exec(compile(code, "architecture.md", "exec"), names)
+    row = re.search(r"`(Method\([^`]*\))`", page)[1]
+    selection = names["RowByRowSelection"]()
+    monkeypatch.setitem(SELECTIONS, selection.name, selection)
+    method = eval(row, {"Method": Method})
+    monkeypatch.setitem(METHODS, method.name, method)
+
+    scores = torch.randn(5, 64, generator=torch.Generator().manual_seed(2))
+    kept = select(scored(scores), GRID, CompressionSpec(method.name, 0.25, budget="uniform", parameters={"cells": 8}))
+    thumbnail = scores[0].view(8, 8)
+    assert {(row, column) for _, row, column in kept.positions[0].tolist()[:8]} == {
+        (row, int(thumbnail[row].argmax())) for row in range(8)
+    }
+    async with running_encoder(random_checkpoints["llama"]) as (_, stub):
+        info = await stub.GetEncoderInfo(encoder_service_pb2.GetEncoderInfoRequest())
+        (listed,) = (one for one in info.methods if one.name == method.name)
+        assert dict(listed.parameters) == {"cells": 4.0, "tau": 10.0}
+        compression = vision_tokens_pb2.Compression(method=method.name, retention_ratio=0.5)
+        request = encoder_service_pb2.EncodeRequest(
+            image=encoder_service_pb2.Image(data=png(200, 200)), compression=compression
+        )
+        answers = [answer async for answer in stub.Encode(request)]
+        assert sum(answers[0].header.tokens.budgets) == answers[-1].summary.tokens_after > 0
