@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := visionsplit encoder_service llm_service visionsplit_client training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol tests breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy eval clean
+.PHONY: help demo test types lint protocol tests breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy eval pictures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ bench-accuracy: $(INSTALLED) ## what each method keeps of the shipped model's ac
 
 eval: $(INSTALLED) ## score the shipped model under every compression: make eval ARGS="--images 100 --out out/eval"
 	$(BIN)/python -m training.evaluation $(ARGS)
+
+pictures: $(INSTALLED) ## draw the documentation's pictures anew
+	scripts/pictures.sh
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

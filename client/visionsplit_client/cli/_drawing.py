@@ -1,27 +1,35 @@
-"""Draws which vision tokens an image keeps: kept cells as they are, pruned ones dimmed."""
+"""Draws which vision tokens an image keeps: kept cells as they are, pruned ones dimmed, budgets in colours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from visionsplit.grid import TileGrid
 from visionsplit.wire.vision_tokens import VisionTokens
 
-_BACKGROUND = (18, 20, 24)
-_TEXT = (236, 238, 240)
-_MUTED = (150, 156, 164)
-_BORDER = (255, 184, 28)
-_CHIP = (18, 20, 24, 205)
-_PRUNED_BRIGHTNESS = 0.22
-_MAX_CROPS_SIZE = (640, 480)  # pixels of the crops' picture, at most
-_MIN_CROPS_SIDE = 24  # pixels; a thin strip is drawn thicker than it is
-_THUMBNAIL_SIZE = 240
-_MARGIN, _GAP, _HEADER, _LABEL = 24, 20, 34, 24
+from visionsplit_client.cli._drawing_shares import BACKGROUND, MUTED, Colour, legend, share_colour
+from visionsplit_client.cli._drawing_tiles import crop_boxes, dimmed, kept_masks
 
-Mask = NDArray[np.bool_]  # [rows, columns] of cells; true where a token is kept
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+__all__ = ["COMPACT", "LARGE", "Panel", "Sizes", "draw_panels", "kept_masks"]
+
+_TEXT: Colour = (236, 238, 240)
+_MIN_CROPS_SIDE = 24  # pixels; a thin strip is drawn thicker than it is
+_BORDER, _CROP_GAP = 3, 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Measures of a panel in pixels."""
+
+    crops: tuple[int, int]  # width and height of the crops' picture, at most
+    thumbnail: int
+    margin: int
+    gap: int  # between the thumbnail and the crops
+    title: int  # of the letters
+    text: int
+
+
+LARGE = Sizes(crops=(640, 480), thumbnail=240, margin=24, gap=20, title=22, text=15)
+COMPACT = Sizes(crops=(320, 300), thumbnail=128, margin=14, gap=12, title=19, text=14)
 
 
 @dataclass(frozen=True)
@@ -30,113 +38,100 @@ class Panel:
 
     title: str
     tokens: VisionTokens
+    detail: str = ""  # a second line
+
+    @property
+    def share(self) -> float:
+        """What the image keeps of all its tokens."""
+        return sum(self.tokens.budgets) / sum(self.tokens.grid.valid_counts())
 
 
-def draw_panels(image: Image.Image, panels: Sequence[Panel]) -> Image.Image:
-    """All panels in one picture, two beside each other."""
-    drawn = [_draw_panel(image, panel) for panel in panels]
-    columns = min(2, len(drawn))
+def draw_panels(image: Image.Image, panels: Sequence[Panel], *, columns: int = 2, sizes: Sizes = LARGE) -> Image.Image:
+    """All panels in one picture, a few beside each other, and what the colours mean below them."""
+    drawn = [_draw_panel(image, panel, sizes) for panel in panels]
+    columns = min(columns, len(drawn))
     rows = -(-len(drawn) // columns)
+    key = legend()
     width, height = max(panel.width for panel in drawn), max(panel.height for panel in drawn)
-    sheet = Image.new("RGB", (columns * width, rows * height), _BACKGROUND)
+    sheet_width = max(columns * width, key.width + 2 * sizes.margin)
+    sheet = Image.new("RGB", (sheet_width, rows * height + key.height + sizes.margin), BACKGROUND)
     for index, panel in enumerate(drawn):
         row, column = divmod(index, columns)
         sheet.paste(panel, (column * width, row * height))
+    sheet.paste(key, (sizes.margin, rows * height))
     return sheet
 
 
-def kept_masks(tokens: VisionTokens) -> tuple[Mask, Mask]:
-    """The thumbnail's cells [side, side] and the cells of the canvas' valid region [height, width] that are kept."""
-    grid = tokens.grid
-    tile, row, column = tokens.positions.T
-    thumbnail = np.zeros((grid.side, grid.side), bool)
-    thumbnail[row[tile == 0], column[tile == 0]] = True
-    canvas = np.zeros((grid.canvas_height, grid.canvas_width), bool)
-    crop = tile > 0
-    crop_row, crop_column = np.divmod(tile[crop] - 1, grid.columns)
-    canvas[crop_row * grid.side + row[crop], crop_column * grid.side + column[crop]] = True
-    valid = grid.valid
-    return thumbnail, canvas[valid.top : valid.bottom, valid.left : valid.right]
-
-
-def _draw_panel(image: Image.Image, panel: Panel) -> Image.Image:
+def _draw_panel(image: Image.Image, panel: Panel, sizes: Sizes) -> Image.Image:
     grid = panel.tokens.grid
-    scale = min(_MAX_CROPS_SIZE[0] / image.width, _MAX_CROPS_SIZE[1] / image.height)
+    scale = min(sizes.crops[0] / image.width, sizes.crops[1] / image.height)
     crops_size = (max(round(image.width * scale), _MIN_CROPS_SIDE), max(round(image.height * scale), _MIN_CROPS_SIDE))
-    title_font = ImageFont.load_default(22)
-    width = 2 * _MARGIN + max(_THUMBNAIL_SIZE + _GAP + crops_size[0], round(title_font.getlength(panel.title)))
-    height = 2 * _MARGIN + _HEADER + _LABEL + max(_THUMBNAIL_SIZE, crops_size[1])
-    sheet = Image.new("RGB", (width, height), _BACKGROUND)
-    draw = ImageDraw.Draw(sheet, "RGBA")
     thumbnail_mask, crops_mask = kept_masks(panel.tokens)
-    top = _MARGIN + _HEADER + _LABEL
-    draw.text((_MARGIN, _MARGIN - 4), panel.title, fill=_TEXT, font=title_font)
-
-    _draw_label(draw, (_MARGIN, top), f"thumbnail {panel.tokens.budgets[0]} / {grid.cells_per_tile}")
-    sheet.paste(_dim(image.resize((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE)), thumbnail_mask), (_MARGIN, top))
-    _draw_border(draw, (_MARGIN, top, _MARGIN + _THUMBNAIL_SIZE, top + _THUMBNAIL_SIZE))
-
-    left = _MARGIN + _THUMBNAIL_SIZE + _GAP
-    if not grid.valid.area:
-        _draw_label(draw, (left, top), f"{grid.rows} x {grid.columns} crops: no crop tokens")
-        return sheet
-    _draw_label(draw, (left, top), f"{grid.rows} x {grid.columns} crops")
-    sheet.paste(_dim(image.resize(crops_size), crops_mask), (left, top))
-    for tile, box in _crop_boxes(grid, crops_size).items():
-        shifted = (box[0] + left, box[1] + top, box[2] + left, box[3] + top)
-        _draw_border(draw, shifted)
-        _draw_budget(draw, shifted, panel.tokens.budgets[tile], grid.valid_in_tile(tile).area)
+    square = dimmed(image.resize((sizes.thumbnail, sizes.thumbnail)), thumbnail_mask)
+    thumbnail = _framed(square, panel, 0, sizes)
+    if grid.valid.area:
+        crops = _draw_crops(dimmed(image.resize(crops_size), crops_mask), panel, sizes)
+        label = f"{grid.rows} x {grid.columns} crops"
+    else:
+        crops = Image.new("RGB", (crops_size[0], 1), BACKGROUND)
+        label = f"{grid.rows} x {grid.columns} crops: no crop tokens"
+    title_font, font = ImageFont.load_default(sizes.title), ImageFont.load_default(sizes.text)
+    left, top = sizes.margin + thumbnail.width + sizes.gap, sizes.margin + _line(sizes.title) + 2 * _line(sizes.text)
+    contents = (left + crops.width, *(sizes.margin + round(length) for length in _lengths(panel, sizes)))
+    height = top + max(thumbnail.height, crops.height)
+    sheet = Image.new("RGB", (max(contents) + sizes.margin, height + sizes.margin), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((sizes.margin, sizes.margin), panel.title, fill=_TEXT, font=title_font)
+    draw.text((sizes.margin, sizes.margin + _line(sizes.title)), panel.detail, fill=MUTED, font=font)
+    for x, text in ((sizes.margin, "thumbnail"), (left, label)):
+        draw.text((x, top - _line(sizes.text)), text, fill=MUTED, font=font)
+    sheet.paste(thumbnail, (sizes.margin, top))
+    sheet.paste(crops, (left, top))
     return sheet
 
 
-def _crop_boxes(grid: TileGrid, size: tuple[int, int]) -> dict[int, Box]:
-    """Where each crop that shows image lies on a picture of the valid region, by tile."""
-    valid, side = grid.valid, grid.side
-    boxes = {}
-    for tile in range(1, grid.num_tiles):
-        region = grid.valid_in_tile(tile)
-        if not region.area:
-            continue
-        row, column = divmod(tile - 1, grid.columns)
-        boxes[tile] = (
-            round((column * side + region.left - valid.left) / valid.width * size[0]),
-            round((row * side + region.top - valid.top) / valid.height * size[1]),
-            round((column * side + region.right - valid.left) / valid.width * size[0]),
-            round((row * side + region.bottom - valid.top) / valid.height * size[1]),
-        )
-    return boxes
+def _draw_crops(picture: Image.Image, panel: Panel, sizes: Sizes) -> Image.Image:
+    """The picture of the valid region cut into its crops, framed and moved apart."""
+    boxes = crop_boxes(panel.tokens.grid, picture.size)
+    framed = {tile: _framed(picture.crop(box), panel, tile, sizes) for tile, box in boxes.items()}
+    columns = sorted({left for left, _, _, _ in boxes.values()})
+    rows = sorted({top for _, top, _, _ in boxes.values()})
+    beside, above = 2 * _BORDER + _CROP_GAP, _bar(sizes) + _BORDER + _CROP_GAP
+    size = (picture.width + len(columns) * beside - _CROP_GAP, picture.height + len(rows) * above - _CROP_GAP)
+    sheet = Image.new("RGB", size, BACKGROUND)
+    for tile, (left, top, _, _) in boxes.items():
+        sheet.paste(framed[tile], (left + columns.index(left) * beside, top + rows.index(top) * above))
+    return sheet
 
 
-def _dim(image: Image.Image, kept: Mask) -> Image.Image:
-    """The picture with pruned cells dark and nearly grey. An empty mask dims it all."""
-    pixels = np.asarray(image.convert("RGB"), np.float32)  # [H, W, 3]
-    grey = pixels.mean(axis=2, keepdims=True)
-    dimmed = (0.35 * pixels + 0.65 * grey) * _PRUNED_BRIGHTNESS
-    if kept.size:
-        full = Image.fromarray(kept).resize(image.size, Image.Resampling.NEAREST)
-        bright = np.asarray(full, bool)[:, :, None]  # [H, W, 1]
-    else:
-        bright = np.zeros((*pixels.shape[:2], 1), bool)
-    return Image.fromarray(np.where(bright, pixels, dimmed).astype(np.uint8))
+def _framed(picture: Image.Image, panel: Panel, tile: int, sizes: Sizes) -> Image.Image:
+    """A tile below a bar that says what it keeps of what it has; bar and border in the colour of its share.
+
+    Where the bar has no room for that, it says the number alone; in a crop that is nearly all padding, nothing.
+    """
+    kept, limit = panel.tokens.budgets[tile], panel.tokens.grid.valid_in_tile(tile).area
+    bar = _bar(sizes)
+    colour = share_colour(kept / limit, panel.share)
+    frame = Image.new("RGB", (picture.width + 2 * _BORDER, bar + picture.height + _BORDER), colour)
+    frame.paste(picture, (_BORDER, bar))
+    font = ImageFont.load_default(sizes.text)
+    for text in (f"{kept} of {limit}", str(kept)):
+        if font.getlength(text) + 2 * _BORDER <= frame.width:
+            ImageDraw.Draw(frame).text((frame.width / 2, bar / 2), text, fill=BACKGROUND, font=font, anchor="mm")
+            break
+    return frame
 
 
-def _draw_border(draw: ImageDraw.ImageDraw, box: Box) -> None:
-    left, top, right, bottom = box
-    draw.rectangle((left, top, right - 1, bottom - 1), outline=_BORDER, width=2)
+def _bar(sizes: Sizes) -> int:
+    return sizes.text + 6
 
 
-def _draw_budget(draw: ImageDraw.ImageDraw, box: Box, budget: int, limit: int) -> None:
-    """The crop's budget in its corner."""
-    left, top, right, bottom = box
-    font = ImageFont.load_default(15)
-    text = f"{budget} / {limit}"
-    _, _, text_right, text_bottom = draw.textbbox((0, 0), text, font=font)
-    chip = (left + 6, top + 6, left + 6 + text_right + 12, top + 6 + text_bottom + 8)
-    if chip[2] > right or chip[3] > bottom:
-        return  # no room in a crop that is nearly all padding
-    draw.rounded_rectangle(chip, radius=5, fill=_CHIP)
-    draw.text((chip[0] + 6, chip[1] + 3), text, fill=_TEXT, font=font)
+def _line(size: int) -> int:
+    """Height of a line of letters of that size."""
+    return round(1.5 * size)
 
 
-def _draw_label(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str) -> None:
-    draw.text((corner[0], corner[1] - _LABEL), text, fill=_MUTED, font=ImageFont.load_default(15))
+def _lengths(panel: Panel, sizes: Sizes) -> tuple[float, float]:
+    """Pixels that the title and the detail take."""
+    title, text = ImageFont.load_default(sizes.title), ImageFont.load_default(sizes.text)
+    return title.getlength(panel.title), text.getlength(panel.detail)

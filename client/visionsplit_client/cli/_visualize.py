@@ -1,15 +1,21 @@
-"""`visionsplit visualize IMAGE -o FILE`: draw which vision tokens are kept at several retention ratios."""
+"""`visionsplit visualize IMAGE -o FILE`: draw which vision tokens are kept, and how many of each tile.
+
+One method at several retention ratios, or with --compare several methods side by side.
+"""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
-from visionsplit_client._encoded import EncodedImage
 from visionsplit_client._images import read_image
+from visionsplit_client._options import Compression
 from visionsplit_client._settings import DEFAULT_LIMITS, DEFAULT_TIMEOUTS
-from visionsplit_client.cli import _options, _report
-from visionsplit_client.cli._drawing import Panel, draw_panels
+from visionsplit_client.cli import _options
+from visionsplit_client.cli._conditions import FORM, parse_condition
+from visionsplit_client.cli._drawing import COMPACT, LARGE, draw_panels
+from visionsplit_client.cli._panels import Shown, encode_all, summary_table
 from visionsplit_client.cli._picture import as_encoded
 
 _RATIOS = (1.0, 0.5, 0.25, 0.1)
@@ -24,35 +30,75 @@ def add_parser(commands: _options.Subparsers) -> None:
         "--ratios",
         type=_ratios,
         metavar="R,R,...",
-        help="retention ratios, one panel each (default: 1,0.5,0.25,0.1; with --method none: 1)",
+        help="retention ratios, one panel each (default: 1,0.5,0.25,0.1; with --method none: 1); "
+        "with --compare, those of every SPEC that has none of its own",
     )
+    _add_comparison(parser)
     _options.add_connection(parser)
     _options.add_compression(parser, ratio=False)
     parser.set_defaults(run=run)
 
 
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "comparison", f"SPEC is {FORM}, such as globalcom2@0.25 or globalcom2:score=local,tau=5@0.25."
+    )
+    group.add_argument(
+        "--compare", action="append", default=[], metavar="SPEC", help="show this too; repeat it for each panel"
+    )
+    group.add_argument(
+        "--equal",
+        action="store_true",
+        help="adjust the ratios until about as many tokens enter the LLM as under the first SPEC",
+    )
+    group.add_argument("--columns", type=_count, default=2, metavar="N", help="panels in a row (default: %(default)s)")
+
+
 def run(args: argparse.Namespace) -> int:
     _options.check_folder(args)
     _check_type(args)
-    ratios = args.ratios or (_KEEP_ALL if args.method == "none" else _RATIOS)
+    series = _comparisons(args) if args.compare else [_one_method(args)]
     data = read_image(args.image, limits=DEFAULT_LIMITS, timeouts=DEFAULT_TIMEOUTS)
-    panels = []
+    shown: list[Shown] = []
     with _options.client_from(args) as client:
-        for ratio in ratios:
-            compression = _options.compression_from(args, ratio=ratio)
-            panels.append(_panel(ratio, client.encode(data, compression, data_type=args.data_type)))
-    draw_panels(as_encoded(data), panels).save(args.output)
+        for compressions in series:
+            shown += encode_all(
+                compressions,
+                lambda compression: client.encode(data, compression, data_type=args.data_type),
+                equal=args.equal,
+            )
+    sizes = COMPACT if args.compare else LARGE
+    panels = [one.panel() for one in shown]
+    draw_panels(as_encoded(data), panels, columns=args.columns, sizes=sizes).save(args.output)
     print(f"{args.output}: {len(panels)} panel{'s' if len(panels) > 1 else ''}")
+    print(summary_table(shown))
     return 0
 
 
-def _panel(ratio: float, image: EncodedImage) -> Panel:
-    summary = image.summary
-    title = (
-        f"retention ratio {ratio:g}: {summary.tokens_after} of {summary.tokens_before} tokens, "
-        f"{_report.size(summary.wire_bytes)}"
-    )
-    return Panel(title, image.tokens)
+def _one_method(args: argparse.Namespace) -> list[Compression]:
+    """The method of the compression options at each ratio."""
+    if args.equal:
+        _options.usage_error(args, "--equal needs --compare, the methods whose token counts it makes equal")
+    ratios = args.ratios or (_KEEP_ALL if args.method == "none" else _RATIOS)
+    compressions = (_options.compression_from(args, ratio=ratio) for ratio in ratios)
+    return [compression for compression in compressions if compression is not None]
+
+
+def _comparisons(args: argparse.Namespace) -> list[list[Compression]]:
+    """All the compressions to compare, once for each of the ratios."""
+    if any((args.method, args.score, args.budget, args.selection, args.merging, args.parameter)):
+        _options.usage_error(args, "with --compare, method, parts and parameters belong into each SPEC")
+    try:
+        compressions = [parse_condition(text, args.layout or "spatial") for text in args.compare]
+    except ValueError as error:
+        _options.usage_error(args, str(error))
+    return [[_filled(compression, ratio) for compression in compressions] for ratio in args.ratios or (None,)]
+
+
+def _filled(compression: Compression, ratio: float | None) -> Compression:
+    if compression.retention_ratio is not None or compression.method == "none":
+        return compression
+    return replace(compression, retention_ratio=ratio)
 
 
 def _check_type(args: argparse.Namespace) -> None:
@@ -60,6 +106,13 @@ def _check_type(args: argparse.Namespace) -> None:
     types = Image.registered_extensions()  # loads all plugins
     if types.get(args.output.suffix.lower()) not in Image.SAVE:
         _options.usage_error(args, f"cannot write {args.output}: name a type of picture, such as .png")
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of panels")
+    return count
 
 
 def _ratios(text: str) -> tuple[float, ...]:

@@ -7,15 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from visionsplit.grid import TileGrid
+from visionsplit.v1 import vision_tokens_pb2
 from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import VisionTokens
-from visionsplit_client import Limits, Timeouts
+from visionsplit_client import Compression, Limits, Timeouts
 from visionsplit_client._images import read_image
 from visionsplit_client.cli import main
-from visionsplit_client.cli._drawing import Panel, draw_panels, kept_masks
+from visionsplit_client.cli._conditions import condition_name, parse_condition
+from visionsplit_client.cli._drawing import COMPACT, Panel, draw_panels, kept_masks
+from visionsplit_client.cli._drawing_shares import share_colour
 from visionsplit_client.cli._picture import as_encoded
 
-from tests.unit.client.fakes import fake_features, kept_positions
+from tests.unit.client.fakes import GRID, FakeEncoder, fake_features, kept_positions, start_encoder
+from training.evaluation.conditions import parse_condition as parse_for_training
 
 
 @pytest.fixture
@@ -164,3 +168,197 @@ def test_without_compression_there_is_one_panel(where, services, picture, tmp_pa
     assert main(["visualize", str(picture), "-o", str(tmp_path / "a.png"), "--method", "none", *where]) == 0
     (request,) = services.encoder.script.requests
     assert (request.compression.method, request.compression.retention_ratio) == ("none", 1.0)
+
+
+GREEDY, STUBBORN = 0.6, 20  # what the next encoder's methods of these names keep
+
+
+class Uneven(FakeEncoder):
+    """Its method "greedy" keeps less than the ratio says, "stubborn" always as much, "adaptive" takes no ratio."""
+
+    @staticmethod
+    def _header(compression):
+        ratio = compression.retention_ratio if compression.HasField("retention_ratio") else 1.0
+        kept = {"greedy": ratio * GREEDY, "stubborn": STUBBORN / GRID.valid_counts()[0], "adaptive": 0.3}
+        changed = vision_tokens_pb2.Compression()
+        changed.CopyFrom(compression)
+        changed.retention_ratio = kept.get(compression.method, ratio)
+        return FakeEncoder._header(changed)
+
+
+@pytest.fixture
+def uneven():
+    encoder = Uneven()
+    server, address = start_encoder(encoder)
+    yield encoder, address
+    server.stop(0).wait()
+
+
+def count(ratio):
+    """Tokens that the scripted encoder keeps at a ratio; tiles truncate."""
+    return sum(int(cells * ratio) for cells in GRID.valid_counts())
+
+
+def table_of(printed):
+    """The cells of the printed table, by the first one of each row."""
+    rows = [line.split("  ") for line in printed.splitlines()[3:]]
+    return {row[0]: [cell.strip() for cell in row[1:] if cell] for row in rows}
+
+
+def compare(address, picture, tmp_path, capsys, *options):
+    arguments = ["visualize", str(picture), "-o", str(tmp_path / "a.png"), "--encoder", address, *options]
+    assert main(arguments) == 0
+    return table_of(capsys.readouterr().out)
+
+
+def test_methods_are_shown_side_by_side_at_every_ratio(where, services, picture, tmp_path, capsys):
+    path = tmp_path / "a.png"
+    specs = ["--compare", "none", "--compare", "globalcom2:tau=5", "--compare", "uniform@0.5"]
+    assert main(["visualize", str(picture), "-o", str(path), *specs, "--ratios", "0.25,0.1", *where]) == 0
+    asked = [request.compression for request in services.encoder.script.requests]
+    assert [(one.method, one.HasField("retention_ratio") and one.retention_ratio) for one in asked] == [
+        ("none", False),
+        ("globalcom2", 0.25),
+        ("uniform", 0.5),
+        ("none", False),
+        ("globalcom2", 0.1),
+        ("uniform", 0.5),
+    ]
+    assert dict(asked[1].parameters) == {"tau": 5}
+    assert capsys.readouterr().out.startswith(f"{path}: 6 panels\n")
+    with Image.open(path) as two, _of_columns(picture, where, tmp_path, specs, 3) as three:
+        assert three.width > 1.4 * two.width
+        assert three.height < 0.75 * two.height
+
+
+def _of_columns(picture, where, tmp_path, specs, columns):
+    path = tmp_path / f"{columns}.png"
+    options = ["--ratios", "0.25,0.1", "--columns", str(columns)]
+    assert main(["visualize", str(picture), "-o", str(path), *specs, *options, *where]) == 0
+    return Image.open(path)
+
+
+def test_the_table_counts_what_enters_the_language_model(uneven, picture, tmp_path, capsys):
+    table = compare(uneven[1], picture, tmp_path, capsys, "--compare", "a@0.5", "--compare", "b:layout=reference@0.5")
+    kept, rows = count(0.5), GRID.valid.height
+    assert rows < GRID.canvas_height
+    budgets = [int(cells * 0.5) for cells in GRID.valid_counts()]
+    crops = " ".join(map(str, budgets[1:]))
+    assert table["a"] == ["0.5", str(kept), str(kept + rows), str(budgets[0]), crops]
+    assert table["b:layout=reference"][2] == str(kept + GRID.canvas_height)
+
+
+def test_equal_counts_come_by_other_ratios(uneven, picture, tmp_path, capsys):
+    specs = ["--compare", "globalcom2", "--compare", "greedy", "--compare", "uniform", "--ratios", "0.25", "--equal"]
+    table = compare(uneven[1], picture, tmp_path, capsys, *specs)
+    assert table["globalcom2"][0] == "0.25"
+    assert table["uniform"][0] == "0.25"
+    assert int(table["greedy"][1]) == count(0.25)
+    adjusted, asked = table["greedy"][0].split(" ", 1)
+    assert asked == "(asked: 0.25)"
+    # Any ratio r with int(cells * 0.6 r) = int(cells * 0.25) for both sizes of tiles will do.
+    assert float(adjusted) == pytest.approx(0.25 / GREEDY, rel=0.1)
+
+
+def test_a_method_without_a_ratio_may_set_the_count(uneven, picture, tmp_path, capsys):
+    table = compare(
+        uneven[1], picture, tmp_path, capsys, "--compare", "adaptive", "--compare", "globalcom2@0.9", "--equal"
+    )
+    assert table["adaptive"][:2] == ["-", str(count(0.3))]
+    assert int(table["globalcom2"][1]) == count(0.3)
+
+
+def test_newlines_count_as_tokens_when_layouts_are_made_equal(uneven, picture, tmp_path, capsys):
+    specs = ["--compare", "a@0.5", "--compare", "b:layout=reference@0.5", "--equal"]
+    table = compare(uneven[1], picture, tmp_path, capsys, *specs)
+    # Tiles of equal size gain and lose a token together, so the counts cannot always be quite equal.
+    assert int(table["b:layout=reference"][2]) == pytest.approx(int(table["a"][2]), abs=GRID.num_tiles)
+    assert int(table["b:layout=reference"][1]) < int(table["a"][1])
+
+
+def test_a_method_that_does_not_follow_the_ratio_ends_the_search(uneven, picture, tmp_path, capsys):
+    encoder, address = uneven
+    table = compare(address, picture, tmp_path, capsys, "--compare", "a@0.9", "--compare", "stubborn@0.9", "--equal")
+    assert table["stubborn"][0] == "0.9"
+    assert len(encoder.script.requests) < 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "none",
+        "globalcom2@0.25",
+        "globalcom2:score=local,budget=uniform,tau=5@0.1",
+        "globalcom2:selection=even,layout=reference@1e-1",
+        "fastervlm",
+        "prumerge+:merging=none@0.25",
+        "prumerge+",
+    ],
+)
+def test_conditions_mean_what_they_mean_to_the_evaluation(text):
+    mine, theirs = parse_condition(text), parse_for_training(text).spec
+    for field in ("method", "retention_ratio", "score", "budget", "selection", "merging", "parameters"):
+        assert getattr(mine, field) == getattr(theirs, field)
+    assert mine.layout == theirs.layout.value
+
+
+def test_a_condition_is_named_as_it_is_written():
+    for text in ("none", "globalcom2:score=local,layout=reference,tau=5", "random:seed=3"):
+        assert condition_name(parse_condition(text)) == text
+    assert parse_condition("uniform@0.5", "reference").layout == "reference"
+    assert condition_name(Compression("globalcom2", 0.5, budget="uniform")) == "globalcom2:budget=uniform"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--compare", "globalcom2:local@0.5"],
+        ["--compare", "globalcom2:tau=high@0.5"],
+        ["--compare", "globalcom2@much"],
+        ["--compare", "globalcom2:layout=round@0.5"],
+        ["--compare", ":tau=5@0.5"],
+        ["--compare", "globalcom2@0.5+fastv@0.1"],
+        ["--compare", "prumerge++fastv@0.1"],
+        ["--compare", "a@0.5", "--columns", "0"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_comparisons_are_seen_before_anything_is_encoded(options, where, services, picture, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["visualize", str(picture), "-o", str(tmp_path / "a.png"), *options, *where])
+    assert ended.value.code == 2
+    assert options[-1].rpartition("=")[2].partition("@")[0] in capsys.readouterr().err
+    assert not services.encoder.script.requests
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(["--compare", "a@0.5", "--method", "b"], "SPEC"), (["--equal"], "--compare")],
+)
+def test_options_that_contradict_a_comparison_are_refused(options, named, where, picture, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["visualize", str(picture), "-o", str(tmp_path / "a.png"), *options, *where])
+    assert named in capsys.readouterr().err
+
+
+def test_colours_tell_a_tile_above_the_image_from_one_below():
+    grid = TileGrid.for_image(80, 80, rows=1, columns=2, side=8)
+    picks = [(0, 0, 0), (1, 3, 0), *((2, 3, column) for column in range(4))]
+    tokens = VisionTokens(grid, (1, 1, 4), fake_features(6, DataType.FLOAT32), np.array(picks, np.int32))
+    sheet = np.asarray(draw_panels(Image.new("RGB", (80, 80)), [Panel("", tokens)], sizes=COMPACT))
+    whole = 6 / sum(grid.valid_counts())
+    shares = [kept / cells for kept, cells in zip((1, 1, 4), grid.valid_counts(), strict=True)]
+    less, more = (share_colour(share, whole) for share in shares[1:])
+    assert less[2] > less[0]  # blue
+    assert more[0] > more[2]  # orange
+    panel = sheet[: -2 * COMPACT.text - COMPACT.margin]  # without the legend, which shows all colours
+    left, right = ((panel == colour).all(axis=2).nonzero()[1] for colour in (less, more))
+    assert COMPACT.margin + COMPACT.thumbnail < left[left > COMPACT.margin + COMPACT.thumbnail + 6].min() < right.min()
+
+
+def test_the_share_of_the_whole_image_is_grey_and_extremes_have_full_colours():
+    red, green, blue = share_colour(0.25, 0.25)
+    assert max(red, green, blue) - min(red, green, blue) < 10
+    assert share_colour(0.0, 0.25) == share_colour(0.1, 0.25)
+    assert share_colour(0.5, 0.25) == share_colour(1.0, 0.25)
+    assert share_colour(0.25, 0.25) != share_colour(0.28, 0.25) != share_colour(0.31, 0.25)

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Draws the pictures of README.md and docs/methods.md anew, with the shipped model.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+visionsplit=${VISIONSPLIT:-.venv/bin/visionsplit}
+out=${OUT:-docs}
+
+ready=$(mktemp -u)
+mkfifo "$ready"
+"$visionsplit" up --device cpu --encoder 127.0.0.1:0 --llm 127.0.0.1:0 --quiet >"$ready" &
+services=$!
+stop() {
+  status=$?
+  rm -f "$ready"
+  kill -TERM "$services" 2>/dev/null || true
+  wait "$services" || true
+  exit "$status"
+}
+trap stop EXIT
+
+encoder=""
+while IFS= read -r line; do
+  case $line in
+    "encoder service: "*) encoder=${line#*: }; break ;;
+  esac
+done <"$ready"
+[ -n "$encoder" ] || exit 1 # `up` has said why
+
+visualize() { "$visionsplit" visualize --encoder "$encoder" "$@"; }
+
+visualize models/samples/signs.png -o "$out/kept-tokens.png" --ratios 1,0.5,0.25,0.1
+# The first method sets the number of tokens, the others follow it.
+equal=(--ratios 0.15 --equal)
+visualize models/samples/street.png -o "$out/methods.png" "${equal[@]}" \
+  --compare={globalcom2,fastervlm,prumerge,prumerge+,visionzip,hired,divprune,cenprune,scope,globalcom2-cover} \
+  --compare={globalcom2-diverse,globalcom2:budget=uniform,uniform,random}
+visualize models/samples/prices.png -o "$out/budgets.png" "${equal[@]}" --compare={globalcom2,fastervlm,hired,divprune}
