@@ -37,12 +37,13 @@ def _at(ratio: str, *methods: str) -> tuple[str, ...]:
 
 
 _ENCODER_METHODS = ("globalcom2", "fastervlm", "hired", "prumerge", "visionzip", "divprune", "cenprune", "scope")
+_OWN = ("globalcom2-diverse", "globalcom2-cover")
 _BASELINES = ("uniform", "random")
 _PRUNING = ("none+pyramiddrop", "none+sparsevlm")
 
 
 def _rows(ratio: str, *more: str) -> tuple[str, ...]:
-    return "none", *_at(ratio, *_ENCODER_METHODS, *_BASELINES), *more
+    return "none", *_at(ratio, *_ENCODER_METHODS, *_OWN, *_BASELINES), *more
 
 
 TABLES = {
@@ -142,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         conditions = [parse_condition(text) for text in dict.fromkeys(c for one in chosen for c in one.conditions)]
         settings = in_process_settings(device=options.device, dtype=options.dtype, workers=options.workers)
-        run = evaluate(str(options.model), conditions, settings, images=options.images)
+        run = evaluate(str(options.model), conditions, settings, images=options.images, first=options.first)
         if options.out:
             run.write(options.out)
     text = render(run, chosen)
@@ -183,6 +184,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="What each way of compressing keeps of the model's accuracy.")
     parser.add_argument("--model", type=Path, default=SHIPPED)
     parser.add_argument("--images", type=int, default=300, help="held-out images (default: %(default)s)")
+    # Behind those on which the parameter of globalcom2-diverse was chosen.
+    parser.add_argument("--first", type=int, default=200, help="number of the first one (default: %(default)s)")
     parser.add_argument("--tables", nargs="+", choices=sorted(TABLES), default=list(TABLES), help="default: all")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from visionsplit.checkpoint import Checkpoint
 
 from llm_service.config import Limits
-from llm_service.engines.layerwise import SUPPORTED
+from llm_service.engines.layerwise.twin import SUPPORTED
 from llm_service.generation_settings import GenerationSettings
 
 

@@ -8,7 +8,7 @@ from visionsplit.grid import Layout
 from visionsplit.v1 import choice_pb2, generation_pb2
 
 from llm_service.accepted import Accepted
-from llm_service.engines.layerwise import SUPPORTED
+from llm_service.engines.layerwise.twin import SUPPORTED
 from llm_service.job import PositionIds, PruningSpec
 from llm_service.pruning import PRUNING_METHODS, compose
 

@@ -15,7 +15,9 @@ from visionsplit.wire.vision_tokens import VisionTokens
 from llm_service.config import ReplicaConfig
 from llm_service.engines.base import Engine, EngineRequest, ImageInput, Places
 from llm_service.engines.continuous_batching import ContinuousBatchingEngine
-from llm_service.engines.layerwise import SUPPORTED, LayerwiseEngine, LayerwiseModel
+from llm_service.engines.layerwise.engine import LayerwiseEngine
+from llm_service.engines.layerwise.model import LayerwiseModel
+from llm_service.engines.layerwise.twin import SUPPORTED
 from llm_service.generation_settings import GenerationSettings
 from llm_service.job import Job, PositionIds, TokenEvent
 from llm_service.layout import original_places, original_span, sequence_order, tiles_of

@@ -1,7 +1,7 @@
 """The table of methods: named combinations of a score, a budget, a selection and a merging."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from visionsplit.parameters import Declared
@@ -37,6 +37,7 @@ class Method:
     merging: str = NO_MERGING
     default_ratio: float | None = None  # used when a request gives none
     budget_without_ratio: str | None = None  # an adaptive budget, used when a request gives no ratio and no budget
+    presets: Mapping[str, float] = field(default_factory=dict)  # its own defaults of its parts' parameters
 
     @property
     def parameters(self) -> Declared:
@@ -44,7 +45,9 @@ class Method:
         parts: list[Choice] = [SCORES[self.score], BUDGETS[self.budget], SELECTIONS[self.selection]]
         if self.merging != NO_MERGING:
             parts.append(MERGINGS[self.merging])
-        return {name: parameter for part in parts for name, parameter in part.parameters.items()}
+        declared = {name: parameter for part in parts for name, parameter in part.parameters.items()}
+        own = {name: replace(declared[name], default=self.presets[name]) for name in declared.keys() & self.presets}
+        return declared | own
 
 
 _ALL = (
@@ -123,6 +126,7 @@ _ALL = (
         "global_local",
         "softmax_sum",
         "determinantal",
+        presets={"worth_power": 0.5},  # chosen on 160 of the held-out scenes: docs/measurements.md
     ),
     Method(
         "globalcom2-cover",

@@ -1,10 +1,5 @@
 """Decoding layer by layer, for what continuous batching cannot do.
 
-`LayerwiseModel` runs a prompt and its answer by itself; `LayerwiseEngine` serves requests with it.
+`model.LayerwiseModel` runs a prompt and its answer by itself; `engine.LayerwiseEngine` serves requests with it.
+Nothing is imported here: the model needs less of the transformers library than the engine does.
 """
-
-from llm_service.engines.layerwise.engine import LayerwiseEngine
-from llm_service.engines.layerwise.model import LayerwiseModel, LayerwiseState
-from llm_service.engines.layerwise.twin import SUPPORTED
-
-__all__ = ["SUPPORTED", "LayerwiseEngine", "LayerwiseModel", "LayerwiseState"]

@@ -10,7 +10,7 @@ from visionsplit.grid import Layout
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.config import EngineConfig, ReplicaConfig
-from llm_service.engines.layerwise import LayerwiseEngine
+from llm_service.engines.layerwise.engine import LayerwiseEngine
 from llm_service.job import Job, PruningSpec, SamplingOptions, TokenEvent
 from llm_service.replica import Replica
 from tests.checkpoints import tiny_checkpoint

@@ -11,7 +11,7 @@ from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import InvalidPruningError, InvalidRequestError, PromptTooLongError
 from visionsplit.grid import Layout
 
-from llm_service.engines.layerwise import LayerwiseModel
+from llm_service.engines.layerwise.model import LayerwiseModel
 from llm_service.job import PositionIds, PruningSpec
 from llm_service.pruning import PromptLayout, compose
 from llm_service.replica import Replica

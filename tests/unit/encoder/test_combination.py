@@ -61,7 +61,9 @@ def test_tokens_of_very_small_worth_are_told_apart_by_direction(name):
     """Attention on a few tokens leaves the others millionths of a determinant."""
     grid, features, scores = reference.case((2, 2, 6, 500, 700), seed=36, size=40)
     attention = (6 * scores).softmax(dim=1)
-    spec = CompressionSpec("globalcom2-diverse", 0.3, score="cls_attention", selection=name)
+    spec = CompressionSpec(
+        "globalcom2-diverse", 0.3, score="cls_attention", selection=name, parameters={"worth_power": 1}
+    )
     kept = select(reference.encoded(features, attention), grid, spec)
     choose = with_weights(SELECTIONS[name], 1)
     assert reference.positions(kept) == reference.expected(grid, features, attention, kept.budgets, choose)

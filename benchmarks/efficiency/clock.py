@@ -1,0 +1,30 @@
+"""Moments on the device's own time line, without making it wait."""
+
+import time
+
+import torch
+
+
+class Clock:
+    """Marks by name; a name that is marked again moves."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._moments: dict[str, float] = {}
+        self._events: dict[str, torch.cuda.Event] = {}
+
+    def mark(self, name: str) -> None:
+        """Remember when the device gets here: on a GPU, after the work that has been handed to it."""
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()
+            self._events[name] = event
+        else:
+            self._moments[name] = time.perf_counter()
+
+    def seconds(self, first: str, last: str) -> float:
+        """Between two marks; waits for the device."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            return float(self._events[first].elapsed_time(self._events[last])) / 1e3
+        return self._moments[last] - self._moments[first]

@@ -1,0 +1,69 @@
+"""The encoder service's half for one image at a time: pixels to the kept tokens on the host, as they would travel."""
+
+import torch
+from torch.utils.hooks import RemovableHandle
+from visionsplit.checkpoint import Checkpoint
+from visionsplit.errors import VisionSplitError
+from visionsplit.grid import TileGrid
+from visionsplit.wire.tensors import DataType
+
+from benchmarks.efficiency.clock import Clock
+from benchmarks.efficiency.flops import flop_counter
+from encoder_service.admission import TileRoom
+from encoder_service.compression import CompressionSpec, compose
+from encoder_service.encoding import BatchEncoder
+from encoder_service.jobs import EncodedTiles, ImageJob, PreparedImage, TileSpan
+from encoder_service.vision_tower import VisionTower
+
+_DATA_TYPES = {torch.float32: DataType.FLOAT32, torch.float16: DataType.FLOAT16, torch.bfloat16: DataType.BFLOAT16}
+
+
+class EncoderHalf:
+    """The vision tower on its device, and an image of 2 x 2 tiles without padding: noise."""
+
+    def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
+        """Load or draw the weights.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read.
+        """
+        self.tower = VisionTower.load(checkpoint, dtype=dtype, device=device)
+        self._encoder = BatchEncoder(self.tower)
+        self._data_type = _DATA_TYPES[dtype]
+        vision = checkpoint.config.vision_config
+        side, edge = vision.image_size // vision.patch_size, 2 * vision.image_size
+        self.grid = TileGrid.for_image(edge, edge, rows=2, columns=2, side=side)
+        shape = (self.grid.num_tiles, 3, vision.image_size, vision.image_size)
+        self._pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))  # [T, 3, H, W]
+
+    def encode(self, spec: CompressionSpec) -> EncodedTiles:
+        """The image's kept tokens.
+
+        Raises:
+            VisionSplitError: the specification is wrong, or the image cannot be encoded under it.
+        """
+        tiles = self.grid.num_tiles
+        image = PreparedImage(self._pixels, self.grid, 0.0, TileRoom(tiles).reserve([tiles])[0])
+        job = ImageJob(image, compose(spec), self._data_type, deliver=lambda _: None)
+        [(_, result)] = self._encoder.encode([TileSpan(job, 0, tiles)])
+        if isinstance(result, VisionSplitError):
+            raise result
+        return result
+
+    def timed(self, spec: CompressionSpec, clock: Clock) -> EncodedTiles:
+        """The same; marks "encoded" where the last layer that runs is done, "scored" where the scores are."""
+        hooks: list[RemovableHandle] = [
+            layer.register_forward_hook(lambda *_: clock.mark("encoded")) for layer in self.tower.layers
+        ]
+        hooks.append(self.tower.register_forward_hook(lambda *_: clock.mark("scored")))
+        try:
+            return self.encode(spec)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def counted(self, spec: CompressionSpec) -> tuple[EncodedTiles, int]:
+        """The same, and the operations of its matrix products."""
+        with flop_counter() as counter:
+            encoded = self.encode(spec)
+        return encoded, int(counter.get_total_flops())
