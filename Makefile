@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := visionsplit encoder_service llm_service visionsplit_client training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol tests breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy eval pictures clean
+.PHONY: help demo test types lint protocol tests test-compose fuzz breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy eval load chaos pictures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -32,6 +32,12 @@ breaking: $(INSTALLED) ## compare the schema with another version: make breaking
 tests: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest
 
+test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kill a worker, caption (COMPOSE="podman-compose")
+	@VISIONSPLIT=$(BIN)/visionsplit scripts/test-compose.sh
+
+fuzz: $(INSTALLED) ## ten thousand hostile requests to both services (ARGS="--messages 500 --seed 3")
+	$(BIN)/python -m tests.fuzzing $(ARGS)
+
 stubs: $(INSTALLED) ## regenerate the protobuf stubs after editing a .proto
 	scripts/generate-stubs.sh
 
@@ -49,6 +55,12 @@ bench-accuracy: $(INSTALLED) ## what each method keeps of the shipped model's ac
 
 eval: $(INSTALLED) ## score the shipped model under every compression: make eval ARGS="--images 100 --out out/eval"
 	$(BIN)/python -m training.evaluation $(ARGS)
+
+load: $(INSTALLED) ## requests at half, once and twice the capacity, all accounted for (five minutes; ARGS="--seconds 20")
+	$(BIN)/python -m benchmarks.load $(ARGS)
+
+chaos: $(INSTALLED) ## the same while replicas, encoders and the gateway are killed (two minutes; ARGS="--seconds 60")
+	$(BIN)/python -m benchmarks.load --chaos $(ARGS)
 
 pictures: $(INSTALLED) ## draw the documentation's pictures anew
 	scripts/pictures.sh

@@ -5,37 +5,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from visionsplit.errors import OverloadedError, UnavailableError
+from visionsplit.fairness import Shares
+from visionsplit.overload import CallPlaces, Drain
 
 
 class Admission:
     """Lets calls in up to a limit, and none while draining. Used from one event loop."""
 
-    def __init__(self, max_calls: int) -> None:
-        self._max_calls = max_calls
-        self._active = 0
+    def __init__(self, max_calls: int, *, caller_share: float = 1.0) -> None:
+        self._places = CallPlaces(max_calls, share=caller_share)
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextmanager
-    def call(self) -> Iterator[None]:
+    def call(self, caller: str = "", time_remaining: float | None = None) -> Iterator[None]:
         """Hold a place for the length of a call.
 
         Raises:
             UnavailableError: draining.
-            OverloadedError: the limit is reached.
+            OverloadedError: of `CallPlaces.call`.
         """
         if self._draining:
             raise UnavailableError("the encoder is draining")
-        if self._active >= self._max_calls:
-            raise OverloadedError(f"{self._active} calls are running, as many as this encoder takes")
-        self._active += 1
-        self._idle.clear()
         try:
-            yield
+            with self._places.call(caller, time_remaining):
+                self._idle.clear()
+                yield
         finally:
-            self._active -= 1
-            if not self._active:
+            if not self._places.active:
                 self._idle.set()
 
     async def drain(self, grace_seconds: float | None) -> None:
@@ -53,38 +51,54 @@ class Admission:
 class TileRoom:
     """Lets images in up to a number of tiles. Used from one event loop."""
 
-    def __init__(self, max_tiles: int) -> None:
-        self._max_tiles = max_tiles
-        self._taken = 0
+    def __init__(self, max_tiles: int, *, caller_share: float = 1.0) -> None:
+        self._shares = Shares(max_tiles, caller_share)
+        self._drain = Drain()
 
-    def reserve(self, tiles_of_images: list[int]) -> "list[Place]":
+    def reserve(self, tiles_of_images: list[int], caller: str = "") -> "list[Place]":
         """A place for each image of a request, or none for any of them.
 
         Raises:
-            OverloadedError: with others' tiles, or even alone, they exceed the limit.
+            OverloadedError: with others' tiles, with the caller's own, or even alone, they exceed the limit. The last
+                has no time after which to ask again.
         """
-        tiles = sum(tiles_of_images)
-        if tiles > self._max_tiles:
-            raise OverloadedError(f"the request's images make {tiles} tiles; this encoder's limit is {self._max_tiles}")
-        if self._taken + tiles > self._max_tiles:
+        tiles, shares = sum(tiles_of_images), self._shares
+        if tiles > shares.limit:
+            raise OverloadedError(f"the request's images make {tiles} tiles; this encoder's limit is {shares.limit}")
+        if shares.taken + tiles > shares.limit:
             raise OverloadedError(
-                f"{self._taken} tiles are waiting; {tiles} more exceed the limit of {self._max_tiles}"
+                f"{shares.taken} tiles are waiting; {tiles} more exceed the limit of {shares.limit}",
+                self._drain.retry_after(shares.taken + tiles - shares.limit),
             )
-        self._taken += tiles
-        return [Place(self, tiles) for tiles in tiles_of_images]
+        if not shares.fits_own(caller, tiles):
+            held = shares.held_by(caller)
+            raise OverloadedError(
+                f"{held} tiles of this caller are waiting; {tiles} more exceed its part of {shares.own_limit}",
+                self._drain.retry_after(held + tiles - shares.own_limit),
+            )
+        shares.take(caller, tiles)
+        return [Place(self, caller, tiles) for tiles in tiles_of_images]
 
-    def give_back(self, tiles: int) -> None:
-        self._taken -= tiles
+    @property
+    def taken(self) -> int:
+        """Tiles that hold a place; any thread may ask."""
+        return self._shares.taken
+
+    def give_back(self, caller: str, tiles: int) -> None:
+        if tiles:
+            self._drain.note(tiles, busy=self._shares.taken > tiles)
+            self._shares.give_back(caller, tiles)
 
 
 class Place:
     """Room for one image's tiles, from before it is decoded until it is encoded."""
 
-    def __init__(self, room: TileRoom, tiles: int) -> None:
+    def __init__(self, room: TileRoom, caller: str, tiles: int) -> None:
         self._room = room
+        self._caller = caller
         self._tiles = tiles
 
     def leave(self) -> None:
         """Give the room back; nothing happens the second time."""
-        self._room.give_back(self._tiles)
+        self._room.give_back(self._caller, self._tiles)
         self._tiles = 0

@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
 
 from visionsplit.errors import InternalError, UnavailableError, VisionSplitError
 
@@ -23,18 +23,43 @@ class BatchLimits:
     max_queued_tiles: int  # of all images between decoding and the device; `TileRoom` keeps to it
 
 
-class TileQueue:
-    """Images whose tiles wait for the device, in order of arrival. Safe to use from several threads.
+@dataclass
+class _Line:
+    """One caller's images, in order of arrival."""
 
-    A batch takes the waiting thumbnails first, since their tokens go out first and their scores decide the budgets,
-    then crops, oldest image first. Crops cannot starve: images are let in up to a bound before they come here
-    (`admission.TileRoom`), and each has one thumbnail.
+    fresh: deque[ImageJob] = field(default_factory=deque)  # whose thumbnails wait
+    begun: deque[ImageJob] = field(default_factory=deque)  # of which only crops wait
+
+    @property
+    def oldest(self) -> float:
+        """When the first of them came, seconds of time.monotonic."""
+        return min(jobs[0].queued for jobs in (self.begun, self.fresh) if jobs)
+
+    def take(self) -> ImageJob:
+        """Take one tile: a thumbnail if one waits, else a crop of the oldest image. The image that it belongs to."""
+        job = self.fresh.popleft() if self.fresh else self.begun[0]
+        job.next_tile += 1
+        complete = job.next_tile == job.image.grid.num_tiles
+        if job.next_tile == 1 and not complete:
+            self.begun.append(job)
+        elif job.next_tile > 1 and complete:
+            self.begun.popleft()
+        return job
+
+
+class TileQueue:
+    """Images whose tiles wait for the device. Safe to use from several threads.
+
+    A batch takes a waiting thumbnail of each caller first, since their tokens go out first and their scores decide the
+    budgets. What room is left the callers fill in turns, a tile each: thumbnails, then crops, oldest image first. So
+    an image shares the device with one image of every other caller, however many those have waiting. Crops cannot
+    starve: images are let in up to a bound before they come here (`admission.TileRoom`), and each has one thumbnail.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
         self._limits = limits
         self._changed = threading.Condition()
-        self._jobs: deque[ImageJob] = deque()  # none of them complete
+        self._lines: OrderedDict[str, _Line] = OrderedDict()  # none empty; whose turn it is comes first
         self._queued_tiles = 0
         self._closed = False
 
@@ -48,25 +73,35 @@ class TileQueue:
         with self._changed:
             if self._closed:
                 raise UnavailableError("the encoder is stopping")
-            self._jobs.extend(jobs)
+            for job in jobs:
+                self._lines.setdefault(job.caller, _Line()).fresh.append(job)
             self._queued_tiles += tiles
             self._changed.notify()
+
+    @property
+    def queued_tiles(self) -> int:
+        """Tiles that wait."""
+        return self._queued_tiles
 
     def remove(self, job: ImageJob) -> None:
         """Drop what is left of an image; nothing happens if it is complete."""
         with self._changed:
-            if job in self._jobs:
-                self._jobs.remove(job)
-                self._queued_tiles -= job.image.grid.num_tiles - job.next_tile
+            line = self._lines.get(job.caller, _Line())
+            for jobs in (line.fresh, line.begun):
+                if job in jobs:
+                    jobs.remove(job)
+                    self._queued_tiles -= job.image.grid.num_tiles - job.next_tile
+            self._drop_if_empty(job.caller)
 
     def take(self) -> list[TileSpan]:
         """The next batch, as soon as it is full or has waited long enough; empty once the queue is closed."""
         with self._changed:
             while not self._closed:
-                if not self._jobs:
+                if not self._lines:
                     self._changed.wait()
                     continue
-                patience = self._jobs[0].queued + self._limits.max_wait_seconds - time.monotonic()
+                oldest = min(line.oldest for line in self._lines.values())
+                patience = oldest + self._limits.max_wait_seconds - time.monotonic()
                 if self._queued_tiles >= self._limits.max_batch_tiles or patience <= 0:
                     return self._next_batch()
                 self._changed.wait(patience)
@@ -76,31 +111,34 @@ class TileQueue:
         """Refuse further images and give back those that wait."""
         with self._changed:
             self._closed = True
-            left = list(self._jobs)
-            self._jobs.clear()
+            left = [job for line in self._lines.values() for job in (*line.begun, *line.fresh)]
+            self._lines.clear()
             self._queued_tiles = 0
             self._changed.notify_all()
             return left
 
     def _next_batch(self) -> list[TileSpan]:
-        room = self._limits.max_batch_tiles
-        taken: dict[ImageJob, int] = {}  # tiles of each image
-        for job in self._jobs:
-            if room and job.next_tile == 0:
-                taken[job] = 1
-                room -= 1
-        for job in self._jobs:
-            if room and (job.next_tile > 0 or job in taken):
-                already = taken.get(job, 0)
-                more = min(job.image.grid.num_tiles - job.next_tile - already, room)
-                taken[job] = already + more
-                room -= more
-        spans = [TileSpan(job, job.next_tile, job.next_tile + count) for job, count in taken.items()]
-        for span in spans:
-            span.job.next_tile = span.stop
-            self._queued_tiles -= span.stop - span.first
-        self._jobs = deque(job for job in self._jobs if job.next_tile < job.image.grid.num_tiles)
-        return spans
+        first: dict[ImageJob, int] = {}  # the first tile taken of each image
+        room = min(self._limits.max_batch_tiles, self._queued_tiles)
+        self._queued_tiles -= room
+        for caller in [caller for caller, line in self._lines.items() if line.fresh][:room]:
+            self._take_tile(caller, first)
+            room -= 1
+        for _ in range(room):
+            self._take_tile(next(iter(self._lines)), first)
+        return [TileSpan(job, start, job.next_tile) for job, start in first.items()]
+
+    def _take_tile(self, caller: str, first: dict[ImageJob, int]) -> None:
+        """The caller's next tile, after which it is the others' turn."""
+        job = self._lines[caller].take()
+        first.setdefault(job, job.next_tile - 1)
+        self._lines.move_to_end(caller)
+        self._drop_if_empty(caller)
+
+    def _drop_if_empty(self, caller: str) -> None:
+        line = self._lines.get(caller)
+        if line is not None and not (line.fresh or line.begun):
+            del self._lines[caller]
 
 
 class TileBatcher:
@@ -120,6 +158,11 @@ class TileBatcher:
             job.deliver(UnavailableError("the encoder is stopping"))
         if self._thread.is_alive():
             self._thread.join()
+
+    @property
+    def queued_tiles(self) -> int:
+        """Tiles that wait for the device; any thread may ask."""
+        return self._queue.queued_tiles
 
     def submit(self, jobs: list[ImageJob]) -> None:
         """Queue images. Raises what `TileQueue.put` raises."""

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from visionsplit.telemetry.config import TelemetryConfig
+from visionsplit.wire.security.client import ClientSecurity
+from visionsplit.wire.security.server import ServerSecurity
 from visionsplit.wire.tensors import DataType
 from visionsplit.wire.transport import (
     DEFAULT_CHUNK_BYTES,
@@ -13,6 +16,7 @@ from visionsplit.wire.transport import (
 )
 
 from encoder_service.batching import BatchLimits
+from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import CompressionSpec, compose
 from encoder_service.image import ImageLimits
 
@@ -53,7 +57,7 @@ class EncoderConfig:
     model: str  # a LLaVA-NeXT checkpoint: local folder or hub id
     revision: str | None = None  # of a hub id
     listen: str = "127.0.0.1:50051"
-    llm: str | None = None  # address of the LLM service; None leaves Generate without one
+    llm: str | None = None  # addresses of LLM services, with commas between; None leaves Generate without one
     device: torch.device | None = None  # None: a GPU if there is one
     dtype: torch.dtype | None = None  # None: float32 on the CPU, the checkpoint's type on a GPU
     batch: BatchLimits = field(
@@ -61,13 +65,18 @@ class EncoderConfig:
     )
     image: ImageLimits = field(default_factory=ImageLimits)
     image_threads: int = 4  # that decode and cut
+    cache: CacheLimits = field(default_factory=CacheLimits)
     max_images: int = 16  # of one request
     max_request_bytes: int = MAX_IMAGE_REQUEST_BYTES
     max_calls: int = 128  # at once; more are refused
+    caller_share: float = 0.75  # of the calls and of the tiles that one caller may have, so that others find room
     chunk_bytes: int = DEFAULT_CHUNK_BYTES  # most payload of one message of tokens
     default_compression: CompressionSpec = field(default_factory=lambda: CompressionSpec("none"))
     default_data_type: DataType | None = None  # None: the vision tower's own
     grace_seconds: float = 30.0  # how long calls may go on after the service was told to stop
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    security: ServerSecurity = field(default_factory=ServerSecurity)
+    llm_security: ClientSecurity = field(default_factory=ClientSecurity)  # of the connection to the LLM service
 
     def __post_init__(self) -> None:
         compose(self.default_compression)
@@ -85,6 +94,12 @@ class EncoderConfig:
         for name, seconds in (("max_batch_wait", self.batch.max_wait_seconds), ("grace", self.grace_seconds)):
             if not (math.isfinite(seconds) and seconds >= 0):
                 raise ConfigError(f"{name} is {seconds} seconds; a finite number from 0 on is needed")
+        if not all(self.llm_addresses) or len(set(self.llm_addresses)) < len(self.llm_addresses):
+            raise ConfigError(f"llm is {self.llm!r}; host:port or several with commas between, each once, is needed")
+        if not 0 < self.caller_share <= 1:
+            raise ConfigError(f"caller_share is {self.caller_share}; a number in (0, 1] is needed")
+        if self.cache.memory_bytes < 0:
+            raise ConfigError(f"cache_bytes is {self.cache.memory_bytes}; 0, which is none, or more is needed")
         positive = {
             "image_threads": self.image_threads,
             "max_images": self.max_images,
@@ -92,10 +107,16 @@ class EncoderConfig:
             "max_batch_tiles": self.batch.max_batch_tiles,
             "max_queued_tiles": self.batch.max_queued_tiles,
             "max_pixels": self.image.max_pixels,
+            "cache_dir_bytes": self.cache.folder_bytes,
         }
         for name, value in positive.items():
             if value < 1:
                 raise ConfigError(f"{name} is {value}; at least 1 is needed")
+
+    @property
+    def llm_addresses(self) -> tuple[str, ...]:
+        """Those of the LLM services."""
+        return () if self.llm is None else tuple(self.llm.split(","))
 
     def resolve_device(self) -> torch.device:
         """The device to use on this machine.

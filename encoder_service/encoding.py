@@ -4,6 +4,7 @@ Tiles of different images share the forward pass; from the scores on, each image
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +25,29 @@ class _Chosen:
     plan: Plan
     numbers: torch.Tensor  # [K] int64, cells counted through the image's tiles
     packed: PackedTokens  # [K, Dv]
+    evidence: torch.Tensor | None  # [P]; see `EncodedTiles`
+    ranks: torch.Tensor | None  # [K]
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that the host must have."""
+        beside = [tensor for tensor in (self.evidence, self.ranks) if tensor is not None]
+        return [self.numbers, *self.packed.tensors, *beside]
+
+
+OnBatch = Callable[[int, float, float], None]  # tiles, seconds, and of these the seconds that choosing took the host
+
+
+def _ignore(tiles: int, seconds: float, choosing_seconds: float) -> None:
+    """Nobody counts."""
 
 
 class BatchEncoder:
     """Runs batches of tiles. Used by one thread only."""
 
-    def __init__(self, tower: VisionTower) -> None:
+    def __init__(self, tower: VisionTower, on_batch: OnBatch = _ignore) -> None:
         self._tower = tower
+        self._on_batch = on_batch
 
     @torch.inference_mode()
     def encode(self, spans: list[TileSpan]) -> list[tuple[ImageJob, SpanResult]]:
@@ -46,6 +63,7 @@ class BatchEncoder:
         waiting: list[ImageJob] = []
         results: list[tuple[ImageJob, SpanResult]] = []
         slot = 0
+        choosing = time.monotonic()
         for span in spans:
             stop = slot + span.stop - span.first
             try:
@@ -57,10 +75,12 @@ class BatchEncoder:
             except VisionSplitError as error:
                 results.append((span.job, error))
             slot = stop
+        choosing = time.monotonic() - choosing
         results += self._collect(chosen, started)
         for job in waiting:
             job.held_since = started if job.held_since is None else job.held_since
             job.held_seconds += time.monotonic() - started
+        self._on_batch(slot, time.monotonic() - started, choosing)
         return results
 
     def _upload(self, spans: list[TileSpan]) -> torch.Tensor:
@@ -77,17 +97,22 @@ class BatchEncoder:
         if job.plan is None:
             job.plan = Plan(job.composition, job.image.grid, self._tower.device)
         kept = job.plan.take(span.first, span.stop, encoded)
-        return None if kept is None else _Chosen(span, job.plan, kept.numbers, pack(kept.features, job.data_type))
+        if kept is None:
+            return None
+        evidence = job.plan.evidence if span.first == 0 else None
+        return _Chosen(span, job.plan, kept.numbers, pack(kept.features, job.data_type), evidence, kept.ranks)
 
     def _collect(self, chosen: list[_Chosen], started: float) -> list[tuple[ImageJob, SpanResult]]:
         """Bring all spans' tokens to the host at once."""
-        tensors = [tensor for choice in chosen for tensor in (choice.numbers, *choice.packed.tensors)]
-        arrived = iter(to_host(tensors))
+        arrived = iter(to_host([tensor for choice in chosen for tensor in choice.tensors]))
         seconds = time.monotonic() - started
         results: list[tuple[ImageJob, SpanResult]] = []
         for choice in chosen:
             numbers = next(arrived)  # [K]
             packed = choice.packed.with_tensors([next(arrived) for _ in choice.packed.tensors])
+            # Copies of their own: what arrived may be a view of the whole batch.
+            evidence = None if choice.evidence is None else next(arrived).numpy().astype(np.float32)
+            ranks = None if choice.ranks is None else next(arrived).numpy().astype(np.int32)
             try:
                 features = to_token_tensor(packed)
             except VisionSplitError as error:
@@ -97,9 +122,8 @@ class BatchEncoder:
             job = choice.span.job
             began = started if job.held_since is None else job.held_since
             spent = seconds + job.held_seconds
-            tiles = EncodedTiles(
-                choice.span.stop, choice.plan.budgets, choice.plan.quotas, features, positions, began, spent
-            )
+            budgets, quotas = choice.plan.budgets, choice.plan.quotas
+            tiles = EncodedTiles(choice.span.stop, budgets, quotas, features, positions, began, spent, evidence, ranks)
             results.append((job, tiles))
         return results
 

@@ -4,7 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from visionsplit.errors import VisionSplitError
 from visionsplit.grid import TileGrid
 from visionsplit.wire.tensors import DataType, TokenTensor
@@ -40,6 +42,9 @@ class EncodedTiles:
     positions: Positions  # [K, 3]
     started: float  # when these tiles' first forward pass began, seconds of time.monotonic
     seconds: float  # their forward passes with scores, selection and packing
+    # What a cache needs beside them, to serve a smaller ratio:
+    evidence: NDArray[np.float32] | None = None  # [P], what decided the budgets; only with the first tiles, if anything
+    ranks: NDArray[np.int32] | None = None  # [K], as which token of the image each was picked, if tiles compete
 
 
 SpanResult = EncodedTiles | VisionSplitError
@@ -53,6 +58,7 @@ class ImageJob:
     composition: Composition
     data_type: DataType
     deliver: Callable[[SpanResult], None]  # called on the device's thread
+    caller: str = ""  # callers take turns
     queued: float = field(default_factory=time.monotonic)
     next_tile: int = 0  # the first tile that has not been taken from the queue
     plan: Plan | None = None  # made on the device's thread, as the next two are set

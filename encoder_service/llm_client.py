@@ -1,18 +1,33 @@
 """The encoder's end of `LlmService.Generate`: an upload that may be refused at any moment, then text."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Iterable
 from typing import TypeAlias, cast
 
 import grpc
 import grpc.aio
-from visionsplit.errors import InternalError, UnavailableError, VisionSplitError
-from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
+from grpc_health.v1 import health_pb2
+from visionsplit.errors import (
+    IncompatibleServicesError,
+    InternalError,
+    UnauthenticatedError,
+    UnavailableError,
+    VisionSplitError,
+)
+from visionsplit.telemetry.tracing import carrier_of
+from visionsplit.v1 import generation_pb2, llm_service_pb2, vision_tokens_pb2
+from visionsplit.wire.caller import CALLER_KEY
 from visionsplit.wire.request_id import REQUEST_ID_KEY
+from visionsplit.wire.security.client import ClientSecurity
 from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
-from visionsplit.wire.transport import channel_options
 from visionsplit.wire.upload_status import UploadStatus
 
+from encoder_service.llm_channel import LlmChannel
+
+_log = logging.getLogger(__name__)
+
+_SERVICE_NAME: str = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
 _Request = llm_service_pb2.LlmServiceGenerateRequest
 _Response = llm_service_pb2.LlmServiceGenerateResponse
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[_Request, _Response]"
@@ -21,17 +36,46 @@ _Call: TypeAlias = "grpc.aio.StreamStreamCall[_Request, _Response]"
 class LlmClient:
     """A connection to the LLM service, made on first use and made again when it is lost."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=channel_options())
-        self._stub = llm_service_pb2_grpc.LlmServiceStub(self._channel)
+    def __init__(self, address: str, security: ClientSecurity) -> None:
+        self._channel = LlmChannel(address, security)
 
     async def close(self) -> None:
         await self._channel.close()
 
-    def generate(self, *, timeout_seconds: float | None, request_id: str) -> "LlmCall":
+    async def health(self) -> AsyncGenerator[bool, None]:
+        """Whether it serves, now and whenever that changes.
+
+        Raises:
+            VisionSplitError: UnavailableError if it cannot be reached or was lost; another if it does not say.
+        """
+        request = health_pb2.HealthCheckRequest(service=_SERVICE_NAME)
+        call = self._channel.health().Watch(request, metadata=self._channel.metadata())
+        try:
+            async for response in call:
+                yield response.status == health_pb2.HealthCheckResponse.SERVING
+        except grpc.aio.AioRpcError as error:
+            raise _error_of(error) from None
+        finally:
+            call.cancel()
+
+    async def checkpoint(self) -> tuple[str, str]:
+        """What it runs: the checkpoint's name, and the fingerprint of the vision tower whose tokens it takes.
+
+        Raises:
+            VisionSplitError: as `health`.
+        """
+        request = llm_service_pb2.GetLlmInfoRequest()
+        try:
+            info = await self._channel.stub().GetLlmInfo(request, metadata=self._channel.metadata())
+        except grpc.aio.AioRpcError as error:
+            raise _error_of(error) from None
+        return info.model, info.format.encoder_fingerprint
+
+    def generate(self, *, timeout_seconds: float | None, request_id: str, caller: str) -> "LlmCall":
         """Start a call. Leave it with `LlmCall.cancel`, whether it succeeded or not."""
-        metadata = grpc.aio.Metadata((REQUEST_ID_KEY, request_id))
-        return LlmCall(self._stub.Generate(timeout=timeout_seconds, metadata=metadata))
+        who = ((REQUEST_ID_KEY, request_id), (CALLER_KEY, caller), *self._channel.metadata())
+        metadata = grpc.aio.Metadata(*who, *carrier_of().items())
+        return LlmCall(self._channel.stub().Generate(timeout=timeout_seconds, metadata=metadata))
 
 
 class LlmCall:
@@ -101,6 +145,12 @@ def _error_of(error: grpc.RpcError) -> VisionSplitError:
     metadata = cast("Iterable[tuple[str, object]]", error.trailing_metadata() or ())
     named = any(key == ERROR_METADATA_KEY for key, _ in metadata)
     if error.code() is grpc.StatusCode.UNAVAILABLE and not named:
-        # gRPC's own text holds addresses and is of no use to a caller.
+        # gRPC's own text holds addresses and is of no use to a caller, but names what is wrong with a certificate.
+        _log.warning("the LLM service cannot be reached: %s", error.details())
         return UnavailableError("the LLM service cannot be reached, or the connection to it was lost")
-    return error_from_rpc(error)
+    failure = error_from_rpc(error)
+    if isinstance(failure, UnauthenticatedError):
+        # The caller's own token may be sound; this one is ours.
+        _log.error("the LLM service does not accept this encoder's token")
+        return IncompatibleServicesError("the LLM service does not accept this encoder; its operator can help")
+    return failure

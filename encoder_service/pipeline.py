@@ -1,8 +1,8 @@
-"""Images in, events out: decode, cut, encode, keep, in the order in which things become ready."""
+"""Images in, events out: look up, decode, cut, encode, keep, in the order in which things become ready."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -10,15 +10,18 @@ from functools import partial
 from typing import TypeVar
 
 from visionsplit.errors import InvalidImageError, VisionSplitError
-from visionsplit.grid import Layout, TileGrid, UnpadRule
-from visionsplit.wire.tensors import DataType, TokenTensor
-from visionsplit.wire.vision_tokens import Positions
+from visionsplit.fairness import FairGate
+from visionsplit.grid import Layout, UnpadRule
 
 from encoder_service.admission import Place, TileRoom
 from encoder_service.batching import TileBatcher
-from encoder_service.compression import Composition
+from encoder_service.caching.entry import CachedTokens
+from encoder_service.caching.key import TokensKey, image_digest
+from encoder_service.caching.tokens import CacheCounts, CacheUse, Hit, TokenCache
+from encoder_service.events import Event, ImageProgress
+from encoder_service.flight import Flight, ImageSource, Landed, TokensWanted
 from encoder_service.image import ImageLimits, decode_image, read_size
-from encoder_service.jobs import EncodedTiles, ImageJob, PreparedImage, SpanResult
+from encoder_service.jobs import PreparedImage, SpanResult
 from encoder_service.tiles import Tiler
 
 _T = TypeVar("_T")
@@ -26,146 +29,219 @@ _RULE = {Layout.SPATIAL: UnpadRule.HUGGING_FACE, Layout.REFERENCE: UnpadRule.REF
 
 
 @dataclass(frozen=True)
-class BudgetsKnown:
-    """Comes first for each image: how many tokens each tile will keep."""
+class _Header:
+    """What is known of an image before it is decoded."""
 
-    image_index: int
-    grid: TileGrid
-    budgets: list[int]
-    quotas: list[int] | None = None  # tokens of each tile that the language model's pruning is to keep
-
-
-@dataclass(frozen=True)
-class TokensReady:
-    """Some tiles' kept tokens, at least one."""
-
-    image_index: int
-    features: TokenTensor  # [K, Dv]
-    positions: Positions  # [K, 3]
-
-
-@dataclass(frozen=True)
-class ImageDone:
-    """Comes last for each image."""
-
-    image_index: int
-    grid: TileGrid
-    budgets: list[int]
-    wire_bytes: int  # features, scales and positions
-    preprocess_seconds: float
-    queue_seconds: float
-    encode_seconds: float
-    first_chunk_seconds: float
-    total_seconds: float
-
-
-Event = BudgetsKnown | TokensReady | ImageDone
-
-
-@dataclass
-class _Progress:
-    """What is known of one image under way."""
-
-    job: ImageJob
-    first_tokens: float | None = None  # time.monotonic
-    device_start: float | None = None
-    encode_seconds: float = 0.0
-    wire_bytes: int = 0
+    most_tiles: int
+    digest: str | None  # of its bytes, where tokens are cached
 
 
 class EncoderPipeline:
     """The path of an image from bytes to kept tokens. Used from one event loop."""
 
     def __init__(
-        self, tiler: Tiler, batcher: TileBatcher, limits: ImageLimits, *, threads: int, max_tiles: int
+        self,
+        tiler: Tiler,
+        batcher: TileBatcher,
+        limits: ImageLimits,
+        *,
+        threads: int,
+        max_tiles: int,
+        caller_share: float = 1.0,
+        cache: TokenCache | None = None,
     ) -> None:
+        """`max_tiles` are held at once, of which one caller may have the part `caller_share`."""
         self._tiler = tiler
         self._batcher = batcher
         self._limits = limits
-        self._room = TileRoom(max_tiles)
+        self._cache = cache
+        self._flights: dict[str, Flight] = {}  # those that others may join, by `TokensKey.request`
+        self._room = TileRoom(max_tiles, caller_share=caller_share)
         # Headers have a thread of their own: a request that is refused must not wait for others' images.
         self._headers = ThreadPoolExecutor(1, thread_name_prefix="encoder-header")
+        self._lookups = ThreadPoolExecutor(max(threads, 1), thread_name_prefix="encoder-cache")
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
+        self._decoding = FairGate(threads)
+
+    @property
+    def reserved_tiles(self) -> int:
+        """Tiles that hold a place; any thread may ask."""
+        return self._room.taken
+
+    @property
+    def cache_counts(self) -> CacheCounts | None:
+        """What the cache has done; None without one. Any thread may ask."""
+        return None if self._cache is None else self._cache.counts()
 
     def close(self) -> None:
-        """End the threads that decode."""
-        for pool in (self._headers, self._pool):
+        """End the threads, and finish what the cache is writing."""
+        for pool in (self._headers, self._lookups, self._pool):
             pool.shutdown(wait=True, cancel_futures=True)
+        if self._cache is not None:
+            self._cache.close()
 
     @asynccontextmanager
-    async def prepared(self, images: list[bytes], layout: Layout) -> AsyncIterator[list[PreparedImage]]:
-        """A request's images, decoded and cut in parallel; leaving gives up the room that they still take.
+    async def prepared(self, images: list[bytes], wanted: TokensWanted) -> AsyncIterator[list[ImageSource]]:
+        """A request's images, from the cache, or decoded and cut in parallel; leaving gives up what they still hold.
 
-        The room is reserved by the files' headers, before any pixel is decoded.
+        Room is reserved by the files' headers, before any pixel is decoded; what need not be encoded takes none.
 
         Raises:
             InvalidImageError: names the image by its index.
+            InvalidCompressionError: an image that was kept would keep no token.
             OverloadedError: there is no room for so many tiles.
         """
-        tiles = await _run_all(self._headers, [partial(self._count_tiles, *image) for image in enumerate(images)])
-        places = self._room.reserve(tiles)
+        headers = await _run_all(
+            [self._in_thread(self._headers, self._read_header, *image) for image in enumerate(images)]
+        )
+        keys, hits = await self._look_up(headers, wanted)
+        sources = self._board(images, headers, keys, hits, wanted)
         try:
-            yield await _run_all(
-                self._pool,
-                [
-                    partial(self._prepare, index, data, place, _RULE[layout])
-                    for index, (data, place) in enumerate(zip(images, places, strict=True))
-                ],
-            )
+            await _run_all([_prepared(index, source) for index, source in enumerate(sources)])
+            yield sources
         finally:
-            for place in places:
-                place.leave()
+            for source in sources:
+                source.leave()
 
-    async def encode(
-        self, images: list[PreparedImage], composition: Composition, data_type: DataType, *, call_start: float
-    ) -> AsyncGenerator[Event, None]:
+    async def encode(self, images: Sequence[ImageSource], *, call_start: float) -> AsyncGenerator[Event, None]:
         """Encode prepared images; the events of different images may interleave, those of one are in order.
 
-        Close the iterator to give up: tiles that have not been encoded then leave the queue.
+        Close the iterator, and leave `prepared`, to give up: tiles that nobody else waits for then leave the queue.
 
         Args:
             images: the images of one request.
-            composition: how to choose tokens.
-            data_type: the tokens' format.
             call_start: when the call began, seconds of time.monotonic.
 
         Raises:
             InvalidCompressionError: an image would keep no token.
             InternalError: the device failed.
         """
-        arrived: asyncio.Queue[tuple[int, SpanResult]] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[tuple[int, SpanResult]] = asyncio.Queue()  # at most one result of each tile
 
-        def deliver(index: int, result: SpanResult) -> None:
-            loop.call_soon_threadsafe(arrived.put_nowait, (index, result))
+        def arrive(index: int, result: SpanResult) -> None:
+            arrived.put_nowait((index, result))
 
-        jobs = [ImageJob(image, composition, data_type, partial(deliver, index)) for index, image in enumerate(images)]
-        progress = [_Progress(job) for job in jobs]
-        self._batcher.submit(jobs)
-        unfinished = len(jobs)
+        self._submit(images)
+        progress = [ImageProgress(index, source, call_start) for index, source in enumerate(images)]
+        listeners = [partial(arrive, index) for index in range(len(images))]
+        for source, listener in zip(images, listeners, strict=True):
+            source.follow(listener)
+        unfinished = len(images)
         try:
             while unfinished:
                 index, result = await arrived.get()
                 if isinstance(result, VisionSplitError):
                     raise result
-                if result.stop_tile == images[index].grid.num_tiles:
-                    images[index].release()
-                    unfinished -= 1
-                for event in _events(index, result, progress[index], call_start):
+                unfinished -= result.stop_tile == images[index].grid.num_tiles
+                for event in progress[index].take(result):
                     yield event
         finally:
+            for source, listener in zip(images, listeners, strict=True):
+                source.unfollow(listener)
+
+    async def _look_up(
+        self, headers: list[_Header], wanted: TokensWanted
+    ) -> tuple[list[TokensKey | None], list[Hit | None]]:
+        """The names of the images' tokens, and those that are in the cache."""
+        cache = self._cache
+        if cache is None:
+            return [None] * len(headers), [None] * len(headers)
+        keys = [cache.key(header.digest, wanted.composition, wanted.data_type) for header in headers if header.digest]
+        while True:
+            stamps = [cache.stamp(key) for key in keys]
+            finds = [self._in_thread(self._lookups, cache.find, key, wanted.composition) for key in keys]
+            hits = await _run_all(finds)
+            # A flight may have landed during the search; then it would be encoded a second time.
+            if all(hit or cache.stamp(key) is stamp for hit, key, stamp in zip(hits, keys, stamps, strict=True)):
+                return list(keys), hits
+
+    def _board(
+        self,
+        images: list[bytes],
+        headers: list[_Header],
+        keys: list[TokensKey | None],
+        hits: list[Hit | None],
+        wanted: TokensWanted,
+    ) -> list[ImageSource]:
+        """A flight for each image that is not cached: one that is under way, or a new one.
+
+        Nothing here waits, so that no two calls begin the same flight.
+        """
+        names = [str(index) if key is None else key.request for index, key in enumerate(keys)]
+        new = {
+            name: index
+            for index, name in reversed(list(enumerate(names)))
+            if hits[index] is None and name not in self._flights
+        }
+        tiles = [headers[index].most_tiles for index in new.values()]
+        places = self._room.reserve(tiles, wanted.caller) if tiles else []
+        begun = {
+            name: self._begin(images[index], place, keys[index], wanted)
+            for (name, index), place in zip(new.items(), places, strict=True)
+        }
+        sources: list[ImageSource] = []
+        for index, (name, hit) in enumerate(zip(names, hits, strict=True)):
+            self._count(hit, joined=new.get(name) != index)
+            flight = begun.get(name) or self._flights.get(name)
+            if hit is not None:
+                sources.append(Landed(hit))
+            elif flight is not None:
+                sources.append(flight.board())
+        return sources
+
+    def _begin(self, data: bytes, place: Place, key: TokensKey | None, wanted: TokensWanted) -> Flight:
+        preparing = self._in_turn(wanted.caller, partial(self._prepare, data, place, _RULE[wanted.composition.layout]))
+        flight = Flight(preparing, place, wanted, partial(self._ended, key), cached=key is not None)
+        if key is not None:
+            self._flights[key.request] = flight
+        return flight
+
+    def _ended(self, key: TokensKey | None, flight: Flight) -> None:
+        """The tokens go into the cache in the moment in which nobody can join the flight any more."""
+        if flight.job is not None and not flight.complete:
+            self._batcher.cancel(flight.job)
+        if key is not None and self._cache is not None:
+            del self._flights[key.request]
+            if flight.complete:
+                self._cache.put(key, CachedTokens.of(flight.grid, flight.results))
+
+    def _submit(self, images: Sequence[ImageSource]) -> None:
+        """Queue the images that nobody has queued, all at once: they may share a batch."""
+        flights = [image for image in dict.fromkeys(images) if isinstance(image, Flight)]
+        jobs = [job for flight in flights if (job := flight.make_job()) is not None]
+        try:
+            self._batcher.submit(jobs)
+        except VisionSplitError as error:
             for job in jobs:
-                self._batcher.cancel(job)
+                job.deliver(error)
+            raise
 
-    def _count_tiles(self, index: int, data: bytes) -> int:
+    def _count(self, hit: Hit | None, *, joined: bool) -> None:
+        if self._cache is not None:
+            self._cache.count(CacheUse.MISS if hit is None else hit.use, joined=hit is None and joined)
+
+    async def _in_thread(self, pool: ThreadPoolExecutor, function: Callable[..., _T], *arguments: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+    async def _in_turn(self, caller: str, function: Callable[[], _T]) -> _T:
+        """Run on a thread for images once it is the caller's turn."""
+        async with self._decoding.place(caller):
+            return await self._in_thread(self._pool, function)
+
+    def _read_header(self, index: int, data: bytes) -> _Header:
         with _naming(index):
-            return self._tiler.most_tiles(*read_size(data, self._limits))
+            tiles = self._tiler.most_tiles(*read_size(data, self._limits))
+        return _Header(tiles, image_digest(data) if self._cache is not None else None)
 
-    def _prepare(self, index: int, data: bytes, place: Place, rule: UnpadRule) -> PreparedImage:
+    def _prepare(self, data: bytes, place: Place, rule: UnpadRule) -> PreparedImage:
         started = time.monotonic()
-        with _naming(index):
-            tiles = self._tiler.cut(decode_image(data, self._limits), rule)
+        tiles = self._tiler.cut(decode_image(data, self._limits), rule)
         return PreparedImage(tiles.pixels, tiles.grid, time.monotonic() - started, place)
+
+
+async def _prepared(index: int, source: ImageSource) -> None:
+    with _naming(index):
+        await source.prepared()
 
 
 @contextmanager
@@ -176,43 +252,11 @@ def _naming(index: int) -> Iterator[None]:
         raise InvalidImageError(f"image {index}: {error}") from error
 
 
-async def _run_all(pool: ThreadPoolExecutor, tasks: list[Callable[[], _T]]) -> list[_T]:
-    """The tasks' results in order; when one fails, those that have not begun never do."""
-    loop = asyncio.get_running_loop()
-    waiting = [loop.run_in_executor(pool, task) for task in tasks]
+async def _run_all(work: list[Coroutine[None, None, _T]]) -> list[_T]:
+    """The results in order; when one fails, those that have not begun never do."""
+    tasks = [asyncio.ensure_future(one) for one in work]
     try:
-        return list(await asyncio.gather(*waiting))
+        return list(await asyncio.gather(*tasks))
     finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _events(index: int, result: EncodedTiles, progress: _Progress, call_start: float) -> list[Event]:
-    """What one batch's result means for its image."""
-    now = time.monotonic()
-    grid = progress.job.image.grid
-    events: list[Event] = []
-    if progress.device_start is None:
-        progress.device_start = result.started
-        events.append(BudgetsKnown(index, grid, result.budgets, result.quotas))
-    progress.encode_seconds += result.seconds
-    if result.features.rows:
-        if progress.first_tokens is None:
-            progress.first_tokens = now
-        progress.wire_bytes += result.features.num_bytes + result.positions.nbytes
-        events.append(TokensReady(index, result.features, result.positions))
-    if result.stop_tile == grid.num_tiles:
-        events.append(
-            ImageDone(
-                index,
-                grid,
-                result.budgets,
-                progress.wire_bytes,
-                preprocess_seconds=progress.job.image.preprocess_seconds,
-                queue_seconds=progress.device_start - progress.job.queued,
-                encode_seconds=progress.encode_seconds,
-                first_chunk_seconds=(progress.first_tokens or now) - call_start,
-                total_seconds=now - call_start,
-            )
-        )
-    return events
+        for task in tasks:
+            task.cancel()

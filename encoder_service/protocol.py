@@ -1,12 +1,20 @@
 """Requests and events as the protocol's messages, and back."""
 
 from visionsplit.errors import InvalidRequestError
-from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
+from visionsplit.v1 import encoder_service_pb2, generation_pb2, vision_tokens_pb2
 from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import grid_to_proto, layout_from_proto, layout_to_proto
 
+from encoder_service.caching.tokens import CacheUse
 from encoder_service.compression import CompressionSpec
-from encoder_service.pipeline import ImageDone
+from encoder_service.events import ImageDone
+
+_CACHE: dict[CacheUse, encoder_service_pb2.Cache.ValueType] = {
+    CacheUse.OFF: encoder_service_pb2.CACHE_UNSPECIFIED,
+    CacheUse.MISS: encoder_service_pb2.CACHE_MISS,
+    CacheUse.MEMORY: encoder_service_pb2.CACHE_MEMORY,
+    CacheUse.DISK: encoder_service_pb2.CACHE_DISK,
+}
 
 
 def compression_from_proto(message: vision_tokens_pb2.Compression) -> CompressionSpec:
@@ -57,6 +65,16 @@ def data_type_from_proto(number: int, default: DataType) -> DataType:
         raise InvalidRequestError(f"unknown data type {number}; there are: {known}") from None
 
 
+def prompt_text(prompt: generation_pb2.Prompt) -> str:
+    """What a request asks, in one text, for the log."""
+    if prompt.WhichOneof("form") != "chat":
+        return prompt.text
+    return "\n".join(
+        f"{turn.role}: " + "".join(part.text if part.HasField("text") else "<image>" for part in turn.parts)
+        for turn in prompt.chat.messages
+    )
+
+
 def summary_to_proto(done: ImageDone) -> encoder_service_pb2.ImageSummary:
     return encoder_service_pb2.ImageSummary(
         image_index=done.image_index,
@@ -72,4 +90,5 @@ def summary_to_proto(done: ImageDone) -> encoder_service_pb2.ImageSummary:
             first_chunk_seconds=done.first_chunk_seconds,
             total_seconds=done.total_seconds,
         ),
+        cache=_CACHE[done.cache],
     )

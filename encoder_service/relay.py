@@ -1,17 +1,26 @@
 """From encoded images to the LLM service's text: the upload and the answer of one Generate call."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TypeAlias
 
+from opentelemetry.trace import Tracer
+from visionsplit.errors import UnavailableError
+from visionsplit.telemetry.tracing import stage
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, vision_tokens_pb2
+from visionsplit.wire.transport import MIB
 from visionsplit.wire.vision_tokens import split_into_chunks
 
-from encoder_service.llm_client import LlmCall
-from encoder_service.pipeline import BudgetsKnown, Event, ImageDone, TokensReady
+from encoder_service.events import BudgetsKnown, Event, ImageDone, TokensReady
+from encoder_service.gateways import LlmGateway, LlmGateways
+from encoder_service.llm_client import LlmCall, LlmClient
+from encoder_service.upload import Part, Upload
 
-Part: TypeAlias = vision_tokens_pb2.ImageTokensHeader | vision_tokens_pb2.TokenChunk | ImageDone
+_log = logging.getLogger(__name__)
+
+_KEEP_BYTES = 16 * MIB  # of one call's tokens, until its answer begins: some images uncompressed, dozens compressed
 _Response = encoder_service_pb2.EncoderServiceGenerateResponse
 _Write: TypeAlias = Callable[[_Response], Awaitable[None]]
 
@@ -41,41 +50,72 @@ async def to_parts(events: AsyncIterator[Event], chunk_bytes: int) -> AsyncGener
 
 
 async def relay(
-    call: LlmCall,
+    gateways: LlmGateways,
+    begin: Callable[[LlmClient], LlmCall],
     header: llm_service_pb2.GenerateHeader,
-    parts: AsyncIterator[Part],
+    parts: AsyncGenerator[Part, None],
     write: _Write,
     summarise: Callable[[ImageDone], encoder_service_pb2.ImageSummary],
+    tracer: Tracer,
 ) -> None:
-    """Upload the parts, then pass the answer on through `write`. The caller cancels the call afterwards.
+    """Upload the parts to an LLM service, then pass the answer on through `write`.
+
+    Where there are several services and one is lost before anything of its answer was passed on, another gets the
+    upload from its beginning, once.
 
     Raises:
         VisionSplitError: of the encoder or, in its own class, of the LLM service.
     """
-    await _unless_ended(call, _upload(call, header, parts, write, summarise))
-    async with aclosing(call.events()) as events:
-        async for event in events:
-            if isinstance(event, generation_pb2.TextDelta):
-                await write(_Response(delta=event))
-            else:
-                await write(_Response(summary=event))
+
+    async def report(done: ImageDone) -> None:
+        await write(_Response(image=summarise(done)))
+
+    upload = Upload(parts, report, keep_bytes=_KEEP_BYTES if len(gateways) > 1 else 0)
+    lost: LlmGateway | None = None
+    try:
+        while True:
+            gateway = await gateways.pick(but=lost)
+            try:
+                with gateway.call(begin) as call:
+                    await _ask(call, header, upload, write, tracer)
+                gateway.succeeded()
+                return
+            except UnavailableError as error:
+                if upload.failed:
+                    raise
+                gateway.failed()
+                if lost is not None or not upload.repeatable:
+                    raise
+                _log.warning("LLM service %s was lost, another is asked: %s", gateway.address, error)
+                lost = gateway
+    finally:
+        await upload.close()
 
 
-async def _upload(
-    call: LlmCall,
-    header: llm_service_pb2.GenerateHeader,
-    parts: AsyncIterator[Part],
-    write: _Write,
-    summarise: Callable[[ImageDone], encoder_service_pb2.ImageSummary],
+async def _ask(
+    call: LlmCall, header: llm_service_pb2.GenerateHeader, upload: Upload, write: _Write, tracer: Tracer
 ) -> None:
+    """One call, to its end."""
+    with stage(tracer, "upload"):
+        await _unless_ended(call, _send(call, header, upload))
+    with stage(tracer, "relay"):
+        async with aclosing(call.events()) as events:
+            async for event in events:
+                upload.forget()  # what the caller has seen of an answer cannot be taken back
+                if isinstance(event, generation_pb2.TextDelta):
+                    await write(_Response(delta=event))
+                else:
+                    await write(_Response(summary=event))
+
+
+async def _send(call: LlmCall, header: llm_service_pb2.GenerateHeader, upload: Upload) -> None:
     await call.send_header(header)
-    async for part in parts:
-        if isinstance(part, vision_tokens_pb2.ImageTokensHeader):
-            await call.send_image(part)
-        elif isinstance(part, vision_tokens_pb2.TokenChunk):
-            await call.send_tokens(part)
-        else:
-            await write(_Response(image=summarise(part)))
+    async with aclosing(upload.messages()) as messages:
+        async for message in messages:
+            if isinstance(message, vision_tokens_pb2.ImageTokensHeader):
+                await call.send_image(message)
+            else:
+                await call.send_tokens(message)
     await call.finish_upload()
 
 

@@ -8,16 +8,22 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import UnavailableError
+from visionsplit.telemetry.setup import Telemetry
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc
+from visionsplit.wire.security.server import Guard
 from visionsplit.wire.status import ErrorInterceptor
 from visionsplit.wire.transport import server_options
 
 from encoder_service.admission import Admission
 from encoder_service.batching import TileBatcher
+from encoder_service.caching.key import encoder_identity
+from encoder_service.caching.tokens import CacheCounts, TokenCache
 from encoder_service.config import EncoderConfig
 from encoder_service.encoding import BatchEncoder
+from encoder_service.gateways import LlmGateway, LlmGateways
 from encoder_service.info import encoder_info
 from encoder_service.llm_client import LlmClient
+from encoder_service.metrics import EncoderMetrics
 from encoder_service.pipeline import EncoderPipeline
 from encoder_service.service import EncoderService
 from encoder_service.tiles import Tiler
@@ -34,12 +40,28 @@ class EncoderServer:
     def __init__(self, config: EncoderConfig) -> None:
         self._config = config
         self._health = health.aio.HealthServicer()
-        self._admission = Admission(config.max_calls)
+        self._admission = Admission(config.max_calls, caller_share=config.caller_share)
         self.port = 0  # the real one once `start` has returned
         self._server: grpc.aio.Server | None = None
         self._batcher: TileBatcher | None = None
         self._pipeline: EncoderPipeline | None = None
-        self._llm: LlmClient | None = None
+        self._llm: LlmGateways | None = None
+        self._telemetry = Telemetry("encoder", config.telemetry)
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Where metrics are served; None while they are not."""
+        return self._telemetry.metrics_port
+
+    @property
+    def cache_counts(self) -> CacheCounts | None:
+        """What the cache of tokens has done and holds; None without one, and before the start."""
+        return None if self._pipeline is None else self._pipeline.cache_counts
+
+    @property
+    def reserved_tiles(self) -> int:
+        """Tiles of images from before their decoding until they are encoded."""
+        return 0 if self._pipeline is None else self._pipeline.reserved_tiles
 
     async def start(self) -> int:
         """Load the checkpoint, bind the address and begin to serve.
@@ -50,21 +72,35 @@ class EncoderServer:
         Raises:
             ConfigError: this machine or the checkpoint cannot honour a setting.
             CheckpointError: the checkpoint cannot be read or used.
+            CredentialsError: a certificate, key or token cannot be used.
             UnavailableError: the address cannot be bound.
         """
-        checkpoint, tiler, tower, info = await asyncio.to_thread(self._load)
-        self._batcher = TileBatcher(BatchEncoder(tower), self._config.batch)
+        guard = Guard(self._config.security)
+        if self._config.llm_addresses:
+            self._llm = LlmGateways(
+                [
+                    LlmGateway(address, LlmClient(address, self._config.llm_security))
+                    for address in self._config.llm_addresses
+                ]
+            )
+        checkpoint, tiler, tower, info, cache = await asyncio.to_thread(self._load)
+        metrics = EncoderMetrics(self._telemetry.registry)
+        self._batcher = TileBatcher(BatchEncoder(tower, metrics.batch_done), self._config.batch)
         self._pipeline = EncoderPipeline(
             tiler,
             self._batcher,
             self._config.image,
             threads=self._config.image_threads,
             max_tiles=self._config.batch.max_queued_tiles,
+            caller_share=self._config.caller_share,
+            cache=cache,
         )
-        self._llm = LlmClient(self._config.llm) if self._config.llm is not None else None
-        service = EncoderService(self._config, self._pipeline, info, self._admission, self._llm)
+        metrics.watch(self._batcher, self._pipeline)
+        service = EncoderService(
+            self._config, self._pipeline, info, self._admission, self._llm, self._telemetry, metrics
+        )
         self._server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(_log)],
+            interceptors=[*self._telemetry.interceptors, *guard.interceptors, ErrorInterceptor(_log)],
             options=server_options(max_receive_bytes=self._config.max_request_bytes),
         )
         encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(service, self._server)
@@ -72,10 +108,11 @@ class EncoderServer:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self._batcher.start()
         try:
-            self.port = self._server.add_insecure_port(self._config.listen)
-        except RuntimeError:
+            self._telemetry.serve_metrics()
+            self.port = guard.bind(self._server, self._config.listen)
+        except UnavailableError:
             await self.stop(None)
-            raise UnavailableError(f"cannot listen on {self._config.listen}") from None
+            raise
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
         _log.info("serving %s on %s:%d", checkpoint.name, self._config.listen.rpartition(":")[0], self.port)
@@ -94,14 +131,22 @@ class EncoderServer:
             await asyncio.to_thread(self._batcher.stop)
         if self._pipeline is not None:
             await asyncio.to_thread(self._pipeline.close)
+        await asyncio.to_thread(self._telemetry.close)
 
     def _load(
         self,
-    ) -> tuple[Checkpoint, Tiler, VisionTower, encoder_service_pb2.GetEncoderInfoResponse]:
+    ) -> tuple[Checkpoint, Tiler, VisionTower, encoder_service_pb2.GetEncoderInfoResponse, TokenCache | None]:
         device = self._config.resolve_device()
         checkpoint = Checkpoint(self._config.model, revision=self._config.revision)
         tiler = Tiler(checkpoint)
         self._config.check_room_for_image(tiler.max_tiles)
         dtype = self._config.dtype or checkpoint.dtype_on(device)
         tower = VisionTower.load(checkpoint, dtype=dtype, device=device)
-        return checkpoint, tiler, tower, encoder_info(self._config, checkpoint, tiler, tower)
+        info = encoder_info(self._config, checkpoint, tiler, tower)
+        return checkpoint, tiler, tower, info, self._cache_of(checkpoint, tower, info.format.encoder_fingerprint)
+
+    def _cache_of(self, checkpoint: Checkpoint, tower: VisionTower, fingerprint: str) -> TokenCache | None:
+        if self._config.cache.off:
+            return None
+        identity = encoder_identity(fingerprint, checkpoint.config.vision_config.to_dict(), tower)
+        return TokenCache(self._config.cache, encoder=identity, device=tower.device)

@@ -2,13 +2,16 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc.aio
+from opentelemetry.trace import SpanKind
 from visionsplit.errors import IncompatibleServicesError, InvalidCompressionError, InvalidRequestError
+from visionsplit.telemetry.setup import Telemetry
+from visionsplit.telemetry.tracing import describe_current, stage
 from visionsplit.v1 import (
     encoder_service_pb2,
     encoder_service_pb2_grpc,
@@ -17,6 +20,7 @@ from visionsplit.v1 import (
     vision_tokens_pb2,
 )
 from visionsplit.wire.call_log import log_call
+from visionsplit.wire.caller import caller_of
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
 from visionsplit.wire.tensors import DataType
@@ -25,13 +29,19 @@ from visionsplit.wire.vision_tokens import grid_to_proto, layout_to_proto
 from encoder_service.admission import Admission
 from encoder_service.compression import Composition, compose
 from encoder_service.config import EncoderConfig
-from encoder_service.jobs import PreparedImage
-from encoder_service.llm_client import LlmClient
+from encoder_service.events import ImageDone
+from encoder_service.flight import ImageSource, TokensWanted
+from encoder_service.gateways import LlmGateways
+from encoder_service.llm_client import LlmCall, LlmClient
+from encoder_service.metrics import EncoderMetrics
+from encoder_service.observation import CallObserver
 from encoder_service.pipeline import EncoderPipeline
-from encoder_service.protocol import compression_from_proto, data_type_from_proto, summary_to_proto
-from encoder_service.relay import Part, relay, to_parts
+from encoder_service.protocol import compression_from_proto, data_type_from_proto, prompt_text, summary_to_proto
+from encoder_service.relay import relay, to_parts
+from encoder_service.upload import Part
 
 _log = logging.getLogger(__name__)
+_LLM_CALL = "visionsplit.v1.LlmService/Generate"  # the name of its span
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Request: TypeAlias = encoder_service_pb2.EncodeRequest | encoder_service_pb2.EncoderServiceGenerateRequest
@@ -45,6 +55,8 @@ class _Wanted:
     composition: Composition
     data_type: DataType
     started: float  # seconds of time.monotonic
+    caller: str  # callers take turns
+    method: str  # the row of the table that the request names
 
 
 class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
@@ -56,13 +68,17 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         pipeline: EncoderPipeline,
         info: encoder_service_pb2.GetEncoderInfoResponse,
         admission: Admission,
-        llm: LlmClient | None,
+        llm: LlmGateways | None,
+        telemetry: Telemetry,
+        metrics: EncoderMetrics,
     ) -> None:
         self._config = config
         self._pipeline = pipeline
         self._info = info
         self._admission = admission
         self._llm = llm
+        self._tracer = telemetry.tracer
+        self._metrics = metrics
 
     async def GetEncoderInfo(  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.GetEncoderInfoRequest, context: _Context
@@ -75,30 +91,54 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
     async def Encode(  # type: ignore[override]  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.EncodeRequest, context: _Context
     ) -> None:
-        with log_call(_log, request_id_of(context)), self._admission.call():
-            wanted = self._check(request)
+        request_id, caller = request_id_of(context), caller_of(context)
+        with (
+            log_call(_log, request_id, "Encode") as record,
+            self._admission.call(caller, context.time_remaining()),
+        ):
+            describe_current(request_id=request_id)
+            wanted = self._check(request, caller)
+            observer = CallObserver(self._metrics, self._tracer, record, wanted.method)
             async with AsyncExitStack() as stack:
                 images = await self._prepared([request.image], wanted, stack)
                 async for part in await self._parts(images, wanted, stack):
+                    if isinstance(part, ImageDone):
+                        observer.image_done(part)
                     await context.write(self._encode_response(part, images[0], wanted))
 
     async def Generate(  # type: ignore[override]  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.EncoderServiceGenerateRequest, context: _Context
     ) -> None:
-        request_id = request_id_of(context)
-        with log_call(_log, request_id), self._admission.call():
-            wanted = self._check(request)
+        request_id, caller = request_id_of(context), caller_of(context)
+        with (
+            log_call(_log, request_id, "Generate") as record,
+            self._admission.call(caller, context.time_remaining()),
+        ):
+            describe_current(request_id=request_id)
+            if self._config.telemetry.log_prompts:
+                record.prompt = prompt_text(request.prompt)
+            wanted = self._check(request, caller)
+            observer = CallObserver(self._metrics, self._tracer, record, wanted.method)
             if self._llm is None:
                 raise IncompatibleServicesError("this encoder has no LLM service; it only encodes")
             async with AsyncExitStack() as stack:
                 images = await self._prepared(request.images, wanted, stack)
-                call = self._llm.generate(timeout_seconds=context.time_remaining(), request_id=request_id)
-                stack.callback(call.cancel)
+                stack.enter_context(stage(self._tracer, _LLM_CALL, kind=SpanKind.CLIENT))
                 parts = await self._parts(images, wanted, stack)
                 header = self._generate_header(request, images, wanted)
-                await relay(call, header, parts, context.write, summary_to_proto)
 
-    def _check(self, request: _Request) -> _Wanted:
+                def summarise(done: ImageDone) -> encoder_service_pb2.ImageSummary:
+                    observer.image_done(done)
+                    return summary_to_proto(done)
+
+                def begin(client: LlmClient) -> LlmCall:
+                    return client.generate(
+                        timeout_seconds=context.time_remaining(), request_id=request_id, caller=caller
+                    )
+
+                await relay(self._llm, begin, header, parts, context.write, summarise, self._tracer)
+
+    def _check(self, request: _Request, caller: str) -> _Wanted:
         """Refuse what is wrong before any work.
 
         Raises:
@@ -119,24 +159,27 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         if spec.quotas_only and isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
             _check_someone_prunes(request.prefill)
         data_type = data_type_from_proto(request.data_type, DataType(self._info.default_data_type))
-        return _Wanted(compose(spec), data_type, started)
+        return _Wanted(compose(spec), data_type, started, caller, spec.method)
 
     async def _prepared(
         self, images: Sequence[encoder_service_pb2.Image], wanted: _Wanted, stack: AsyncExitStack
-    ) -> list[PreparedImage]:
+    ) -> list[ImageSource]:
         """The images in tiles; leaving `stack` gives up the room that they take."""
         files = [image.data for image in images]
-        return await stack.enter_async_context(self._pipeline.prepared(files, wanted.composition.layout))
+        asked = TokensWanted(wanted.composition, wanted.data_type, wanted.caller)
+        return await stack.enter_async_context(self._pipeline.prepared(files, asked))
 
-    async def _parts(self, images: list[PreparedImage], wanted: _Wanted, stack: AsyncExitStack) -> AsyncIterator[Part]:
+    async def _parts(
+        self, images: list[ImageSource], wanted: _Wanted, stack: AsyncExitStack
+    ) -> AsyncGenerator[Part, None]:
         """The messages of a request's images; leaving `stack` gives up what has not been encoded."""
         if not images:
             return _nothing()
-        events = self._pipeline.encode(images, wanted.composition, wanted.data_type, call_start=wanted.started)
+        events = self._pipeline.encode(images, call_start=wanted.started)
         await stack.enter_async_context(aclosing(events))
         return await stack.enter_async_context(aclosing(to_parts(events, self._config.chunk_bytes)))
 
-    def _encode_response(self, part: Part, image: PreparedImage, wanted: _Wanted) -> _EncodeResponse:
+    def _encode_response(self, part: Part, image: ImageSource, wanted: _Wanted) -> _EncodeResponse:
         if isinstance(part, vision_tokens_pb2.ImageTokensHeader):
             header = encoder_service_pb2.EncodeHeader(
                 grid=grid_to_proto(image.grid),
@@ -152,7 +195,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
     def _generate_header(
         self,
         request: encoder_service_pb2.EncoderServiceGenerateRequest,
-        images: list[PreparedImage],
+        images: list[ImageSource],
         wanted: _Wanted,
     ) -> llm_service_pb2.GenerateHeader:
         return llm_service_pb2.GenerateHeader(
@@ -175,7 +218,7 @@ def _check_someone_prunes(prefill: generation_pb2.Prefill) -> None:
         )
 
 
-async def _nothing() -> AsyncIterator[Part]:
+async def _nothing() -> AsyncGenerator[Part, None]:
     """The parts of a request without images."""
     return
     yield

@@ -2,13 +2,17 @@
 
 import argparse
 import asyncio
-import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 
 from visionsplit.checkpoint import DTYPES
 from visionsplit.errors import VisionSplitError
+from visionsplit.telemetry.config import add_telemetry_options, telemetry_from
+from visionsplit.telemetry.logs import configure_logging
+from visionsplit.wire.security.command_line import add_server_options, server_security_from
+from visionsplit.wire.security.files import CredentialsError
 
 from llm_service.config import BackendKind, EngineConfig, Limits, LlmConfig, RayConfig
 from llm_service.server import LlmServer
@@ -29,8 +33,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-images", type=int, default=Limits.max_images, help="of one request")
     add("--default-max-new-tokens", type=int, default=Limits.default_max_new_tokens)
     add("--upload-idle", type=float, default=Limits.upload_idle_seconds, help="seconds an upload may be silent")
+    add("--max-calls", type=int, help="calls at once (default: as many as the replicas have places for)")
+    add("--max-uploads", type=int, default=Limits.max_uploads, help="requests being received at once")
+    add("--max-upload-bytes", type=int, default=Limits.max_upload_bytes, help="vision tokens held, as float32")
+    add("--caller-share", type=float, default=Limits.caller_share, help="part of calls and bytes for one caller")
     _add_engine_options(parser.add_argument_group("engine, of each replica"))
     _add_ray_options(parser.add_argument_group("Ray Serve"))
+    add_server_options(parser)
+    add_telemetry_options(parser)
     return parser
 
 
@@ -68,9 +78,12 @@ def parse(arguments: list[str] | None = None) -> LlmConfig:
     """The configuration of a command line.
 
     Raises:
-        ValueError: a setting makes no sense.
+        ValueError, CredentialsError: a setting makes no sense.
     """
-    options = _parser().parse_args(arguments)
+    return _config(_parser().parse_args(arguments))
+
+
+def _config(options: argparse.Namespace) -> LlmConfig:
     return LlmConfig(
         model=options.model,
         listen=options.listen,
@@ -102,9 +115,15 @@ def parse(arguments: list[str] | None = None) -> LlmConfig:
             max_images=options.max_images,
             default_max_new_tokens=options.default_max_new_tokens,
             upload_idle_seconds=options.upload_idle,
+            max_calls=options.max_calls,
+            max_uploads=options.max_uploads,
+            max_upload_bytes=options.max_upload_bytes,
+            caller_share=options.caller_share,
         ),
         grace=options.grace,
         log_level=options.log_level,
+        telemetry=telemetry_from(options, os.environ),
+        security=server_security_from(options),
     )
 
 
@@ -128,13 +147,12 @@ def _on_signals(callback: Callable[[], None]) -> None:
 
 def main() -> int:
     """Entry point of `visionsplit-llm`; returns the process's exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    options = _parser().parse_args()
+    configure_logging("llm", level=options.log_level, form=options.log_format, loggers=("llm_service", "visionsplit"))
     try:
-        config = parse()
-    except ValueError as error:
+        config = _config(options)
+    except (ValueError, CredentialsError) as error:
         return _fail(error)
-    for name in ("llm_service", "visionsplit"):
-        logging.getLogger(name).setLevel(config.log_level)
     try:
         asyncio.run(serve(config))
     except VisionSplitError as error:

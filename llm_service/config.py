@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from visionsplit.checkpoint import DTYPES
 from visionsplit.errors import UnavailableError
+from visionsplit.telemetry.config import TelemetryConfig
+from visionsplit.wire.security.server import ServerSecurity
 
 
 class BackendKind(enum.Enum):
@@ -97,6 +99,9 @@ class Limits:
 
     max_images: int = 16
     max_uploads: int = 128  # requests being received at one time
+    max_upload_bytes: int = 2 * 2**30  # of the vision tokens of all calls together, counted as float32
+    max_calls: int | None = None  # from the first message to the last; None: as many as the replicas have places for
+    caller_share: float = 0.75  # of calls, uploads and bytes that one caller may have, so that others find room
     max_prompt_characters: int = 1_000_000
     default_max_new_tokens: int = 256
     # Silence after which an upload is given up. The encoder sends tokens as its batches come out of the device, so its
@@ -104,8 +109,18 @@ class Limits:
     upload_idle_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("max_images", "max_uploads", "max_prompt_characters", "default_max_new_tokens"):
+        for name in (
+            "max_images",
+            "max_uploads",
+            "max_upload_bytes",
+            "max_prompt_characters",
+            "default_max_new_tokens",
+        ):
             _at_least(name, getattr(self, name), 1)
+        if self.max_calls is not None:
+            _at_least("max_calls", self.max_calls, 1)
+        if not 0 < self.caller_share <= 1:
+            raise ValueError(f"caller_share is {self.caller_share}; a number in (0, 1] is needed")
         if not (self.upload_idle_seconds > 0 and math.isfinite(self.upload_idle_seconds)):
             raise ValueError(f"upload_idle_seconds is {self.upload_idle_seconds}; more than 0 is needed")
 
@@ -119,6 +134,7 @@ class ReplicaConfig:
     device: str | None = None  # None: CUDA where there is one, else the CPU
     dtype: str | None = None  # None: float32 on a CPU, else the checkpoint's own
     engine: EngineConfig = field(default_factory=EngineConfig)
+    otlp_endpoint: str | None = None  # where a replica sends its spans
 
     def torch_device(self) -> torch.device:
         """The device of this machine.
@@ -151,6 +167,8 @@ class LlmConfig:
     limits: Limits = field(default_factory=Limits)
     grace: float = 30.0  # seconds that running requests get when the service stops
     log_level: str = "INFO"
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    security: ServerSecurity = field(default_factory=ServerSecurity)
 
     def __post_init__(self) -> None:
         host, separator, port = self.listen.rpartition(":")
@@ -169,7 +187,8 @@ class LlmConfig:
 
     @property
     def replica(self) -> ReplicaConfig:
-        return ReplicaConfig(self.model, self.revision, self.device, self.dtype, self.engine)
+        otlp = self.telemetry.otlp_endpoint
+        return ReplicaConfig(self.model, self.revision, self.device, self.dtype, self.engine, otlp)
 
 
 def _at_least(name: str, value: float, least: float) -> None:

@@ -4,60 +4,40 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 
 import grpc.aio
 import visionsplit
+from opentelemetry.trace import Tracer
 from visionsplit.errors import CancelledError, OverloadedError, UnavailableError, VisionSplitError
+from visionsplit.overload import CallPlaces
+from visionsplit.telemetry.tracing import carrier_of, describe_current, stage
 from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
-from visionsplit.wire.call_log import log_call
+from visionsplit.wire.call_log import CallRecord, log_call
+from visionsplit.wire.caller import caller_of
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
 
 from llm_service.accepted import Accepted
 from llm_service.backends.base import Backend
-from llm_service.job import Job, TokenEvent
+from llm_service.call_clock import CallClock
+from llm_service.job import Job
+from llm_service.metrics import LlmMetrics
 from llm_service.prefill import pruning_methods_to_proto
 from llm_service.prompt import PromptEncoder
 from llm_service.replica import ReplicaInfo
 from llm_service.text import Detokenizer, StopStrings
 from llm_service.upload import Upload, UploadReceiver
+from llm_service.upload_room import UploadRoom
 
 _log = logging.getLogger(__name__)
 
 _DISCARD_SECONDS = 1.0
+_OVERLOADED_IDLE_SECONDS = 0.05
 
 Request = llm_service_pb2.LlmServiceGenerateRequest
 Response = llm_service_pb2.LlmServiceGenerateResponse
 GenerateContext = grpc.aio.ServicerContext[Request, Response]
-
-
-@dataclass
-class CallClock:
-    """Moments of one call, in seconds of time.monotonic()."""
-
-    started: float
-    received: float = 0.0
-    first_token: float = 0.0
-    last_token: float = 0.0
-    queue_seconds: float = 0.0
-
-    def note(self, event: TokenEvent) -> None:
-        """An event of the replica has arrived."""
-        self.last_token = time.monotonic()
-        if not self.first_token:
-            self.first_token = self.last_token
-            self.queue_seconds = event.queue_seconds
-
-    def timings(self) -> generation_pb2.LlmTimings:
-        return generation_pb2.LlmTimings(
-            receive_seconds=self.received - self.started,
-            queue_seconds=self.queue_seconds,
-            first_token_seconds=self.first_token - self.started,
-            decode_seconds=self.last_token - self.first_token,
-            total_seconds=time.monotonic() - self.started,
-        )
 
 
 class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
@@ -72,6 +52,9 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         accepted: Accepted,
         prompts: PromptEncoder,
         end_ids: tuple[int, ...],
+        metrics: LlmMetrics,
+        tracer: Tracer,
+        log_prompts: bool,
     ) -> None:
         self._model = model
         self._backend = backend
@@ -80,8 +63,13 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         self._prompts = prompts
         self._end_ids = frozenset(end_ids)
         self._limits = accepted.limits
+        self._metrics = metrics
+        self._tracer = tracer
+        self._log_prompts = log_prompts
         self._receiver = UploadReceiver(accepted, prompts)
-        self._uploads = 0
+        self._places = CallPlaces(self._limits.max_calls or backend.max_calls, share=self._limits.caller_share)
+        self._uploads = CallPlaces(self._limits.max_uploads, share=self._limits.caller_share)
+        self._bytes = UploadRoom(self._limits.max_upload_bytes, self._limits.caller_share)
         self._calls = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -99,13 +87,16 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
     async def Generate(  # type: ignore[override]  # noqa: N802
         self, request_iterator: AsyncIterator[Request], context: GenerateContext
     ) -> None:
-        clock = CallClock(time.monotonic())
-        request_id = request_id_of(context)
-        with self._running(), log_call(_log, request_id) as record:
+        clock = CallClock(time.monotonic(), self._metrics)
+        request_id, caller = request_id_of(context), caller_of(context, relayed=True)
+        with self._running() as held, log_call(_log, request_id, "Generate") as record:
+            describe_current(request_id=request_id)
             if self._draining:
                 raise UnavailableError("the service is stopping")
-            upload = await self._receive(request_iterator)
-            clock.received = time.monotonic()
+            with stage(self._tracer, "receive"):
+                upload = await self._receive(request_iterator, caller, context, held)
+            clock.upload_done(upload)
+            self._describe(upload, record)
             job = Job(
                 request_id,
                 upload.token_ids,
@@ -114,8 +105,12 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
                 upload.decoding.options,
                 pruning=upload.prefill.pruning,
                 position_ids=upload.prefill.position_ids,
+                caller=caller,
+                trace_context=carrier_of(),
             )
             generated = await self._answer(job, upload, clock, context)
+            record.fields["generated_tokens"] = generated
+            describe_current(generated_tokens=generated, seconds_to_first_token=clock.first_token - clock.started)
             record.outcome = f"done, {upload.counts.prompt} prompt tokens, {generated} generated"
 
     async def GetLlmInfo(  # noqa: N802
@@ -143,10 +138,18 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
             pruning_methods=pruning_methods_to_proto(accepted),
         )
 
-    async def _receive(self, stream: AsyncIterator[Request]) -> Upload:
+    async def _receive(
+        self, stream: AsyncIterator[Request], caller: str, context: GenerateContext, held: ExitStack
+    ) -> Upload:
+        """The whole upload; `held` keeps the call's place, and that of its tokens."""
         try:
-            with self._uploading():
-                return await self._receiver.receive(stream)
+            held.enter_context(self._places.call(caller, context.time_remaining()))
+            with self._uploading(caller):
+                return await self._receiver.receive(stream, held.enter_context(self._bytes.call(caller)))
+        except OverloadedError:
+            # An encoder goes on encoding for this call until it hears of it.
+            await _discard(stream, idle_seconds=_OVERLOADED_IDLE_SECONDS)
+            raise
         except VisionSplitError:
             await _discard(stream)
             raise
@@ -171,6 +174,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
                 await _send(context, Response(delta=delta))
                 if stop.reached:
                     break
+        clock.answered()
         stopped = ended or stop.reached
         summary = generation_pb2.GenerationSummary(
             finish_reason=(generation_pb2.FINISH_REASON_STOP if stopped else generation_pb2.FINISH_REASON_LENGTH),
@@ -181,26 +185,42 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         await _send(context, Response(summary=summary))
         return generated
 
+    def _describe(self, upload: Upload, record: CallRecord) -> None:
+        """What has come, for the call's trace and its line in the log."""
+        counts = upload.counts
+        numbers: dict[str, str | int | float] = {
+            "images": len(upload.images),
+            "prompt_tokens": counts.prompt,
+            "tokens_before": upload.vision_tokens_before,
+            "tokens_after": counts.vision,
+            "wire_bytes": upload.wire_bytes,
+        }
+        record.fields.update(numbers)
+        describe_current(**numbers)
+        if self._log_prompts:
+            record.prompt = self._prompts.tokenizer.decode(list(upload.token_ids))
+
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self) -> Iterator[ExitStack]:
+        """Counts a call; what it holds it lets go of at its end."""
         self._calls += 1
         self._idle.clear()
         try:
-            yield
+            with ExitStack() as held:
+                yield held
         finally:
             self._calls -= 1
             if not self._calls:
                 self._idle.set()
 
     @contextmanager
-    def _uploading(self) -> Iterator[None]:
-        if self._uploads >= self._limits.max_uploads:
-            raise OverloadedError(f"{self._uploads} requests are being received already")
-        self._uploads += 1
+    def _uploading(self, caller: str) -> Iterator[None]:
         try:
-            yield
+            with self._uploads.call(caller, None):
+                self._metrics.uploads.set(self._uploads.active)
+                yield
         finally:
-            self._uploads -= 1
+            self._metrics.uploads.set(self._uploads.active)
 
 
 async def _send(context: GenerateContext, response: Response) -> None:
@@ -211,12 +231,14 @@ async def _send(context: GenerateContext, response: Response) -> None:
         raise CancelledError("the caller went away") from error
 
 
-async def _discard(stream: AsyncIterator[Request]) -> None:
+async def _discard(stream: AsyncIterator[Request], *, idle_seconds: float = _DISCARD_SECONDS) -> None:
     """Read what is still on its way: a client in the middle of a write may see its failure instead of our status."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_DISCARD_SECONDS):
-            async for _ in stream:
-                pass
+            arrived = True
+            while arrived:
+                async with asyncio.timeout(idle_seconds):
+                    arrived = await anext(stream, None) is not None
 
 
 def _usage(upload: Upload, generated: int) -> generation_pb2.Usage:
@@ -226,7 +248,7 @@ def _usage(upload: Upload, generated: int) -> generation_pb2.Usage:
         text_tokens=counts.text,
         vision_tokens=counts.vision,
         newline_tokens=counts.newlines,
-        vision_tokens_before=sum(sum(image.grid.valid_counts()) for image in upload.images),
+        vision_tokens_before=upload.vision_tokens_before,
         generated_tokens=generated,
-        wire_bytes=sum(image.num_bytes for image in upload.images),
+        wire_bytes=upload.wire_bytes,
     )

@@ -47,6 +47,8 @@ class Job:
     sampling: SamplingOptions
     pruning: PruningSpec | None = None  # None drops nothing
     position_ids: PositionIds = PositionIds.RENUMBERED
+    caller: str = ""  # callers take turns
+    trace_context: Mapping[str, str] = field(default_factory=dict)  # W3C: what the replica's spans are children of
 
 
 @dataclass(frozen=True)

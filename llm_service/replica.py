@@ -10,10 +10,11 @@ from functools import partial
 from visionsplit.checkpoint import DTYPES, Checkpoint
 from visionsplit.errors import InvalidRequestError
 from visionsplit.grid import Layout
+from visionsplit.telemetry.tracing import Tracing
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.config import ReplicaConfig
-from llm_service.engines.base import Engine, EngineRequest, ImageInput, Places
+from llm_service.engines.base import Engine, EngineRequest, EngineUse, ImageInput, Places
 from llm_service.engines.continuous_batching import ContinuousBatchingEngine
 from llm_service.engines.layerwise.engine import LayerwiseEngine
 from llm_service.engines.layerwise.model import LayerwiseModel
@@ -23,6 +24,7 @@ from llm_service.job import Job, PositionIds, TokenEvent
 from llm_service.layout import original_places, original_span, sequence_order, tiles_of
 from llm_service.projector import Projector
 from llm_service.pruning import compose
+from llm_service.replica_trace import ReplicaTrace
 from llm_service.text_model import load_text_model
 
 
@@ -60,12 +62,11 @@ class Replica:
                 end_ids=end_ids,
                 max_waiting=config.engine.max_waiting,
             )
-        self._engine: Engine = ContinuousBatchingEngine(
-            model, config.engine, image_token_id=image_token_id, end_ids=end_ids
-        )
+        self._engine = ContinuousBatchingEngine(model, config.engine, image_token_id=image_token_id, end_ids=end_ids)
         self._engine.start()
         if self._layerwise is not None:
             self._layerwise.start()  # after the other, which takes a share of the memory that it finds free
+        self._tracing = Tracing("visionsplit-llm-replica", config.otlp_endpoint)
         self.info = ReplicaInfo(self._engine.name, str(device), self._engine.context_length)
 
     def stop(self) -> None:
@@ -73,6 +74,12 @@ class Replica:
         self._engine.stop()
         if self._layerwise is not None:
             self._layerwise.stop()
+        self._tracing.close()
+
+    @property
+    def use(self) -> EngineUse:
+        """What of the engine's memory is taken."""
+        return self._engine.use
 
     @property
     def healthy(self) -> bool:
@@ -84,11 +91,14 @@ class Replica:
         Raises:
             InvalidRequestError: also for pruning or original places where the model or the layout has none.
         """
-        engine = self._engine_for(job)
-        request = await asyncio.to_thread(self._prepare, job)
-        async with aclosing(engine.generate(request)) as events:
-            async for event in events:
-                yield event
+        with ReplicaTrace(self._tracing.tracer, job) as trace:
+            engine = self._engine_for(job)
+            request = await asyncio.to_thread(self._prepare, job)
+            trace.prepared(request.num_prompt_tokens)
+            async with aclosing(engine.generate(request)) as events:
+                async for event in events:
+                    trace.note(event)
+                    yield event
 
     def _engine_for(self, job: Job) -> Engine:
         if job.pruning is None and job.position_ids is PositionIds.RENUMBERED:
@@ -108,7 +118,7 @@ class Replica:
             quotas = any(tokens.quotas is not None for tokens in job.images)
             pruning = compose(job.pruning, self._num_layers, quotas=quotas)
         images = tuple(self._image(tokens, job) for tokens in job.images)
-        return EngineRequest(job.request_id, job.token_ids, images, job.sampling, pruning)
+        return EngineRequest(job.request_id, job.token_ids, images, job.sampling, pruning, job.caller)
 
     def _image(self, tokens: VisionTokens, job: Job) -> ImageInput:
         order = sequence_order(tokens.grid, tokens.positions, job.layout)

@@ -8,8 +8,9 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from visionsplit.checkpoint import Checkpoint
-from visionsplit.errors import UnavailableError
+from visionsplit.telemetry.setup import Telemetry
 from visionsplit.v1 import llm_service_pb2, llm_service_pb2_grpc
+from visionsplit.wire.security.server import Guard
 from visionsplit.wire.status import ErrorInterceptor
 from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, server_options
 
@@ -19,6 +20,7 @@ from llm_service.backends.base import Backend
 from llm_service.config import LlmConfig
 from llm_service.gateway import LlmGateway
 from llm_service.generation_settings import GenerationSettings
+from llm_service.metrics import LlmMetrics
 from llm_service.prompt import PromptEncoder
 
 _log = logging.getLogger(__name__)
@@ -36,6 +38,13 @@ class LlmServer:
         self._gateway: LlmGateway | None = None
         self._health = health.aio.HealthServicer()
         self._watch: asyncio.Task[None] | None = None
+        self._telemetry = Telemetry("llm", config.telemetry)
+        self._metrics = LlmMetrics(self._telemetry.registry)
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Where metrics are served; None while they are not."""
+        return self._telemetry.metrics_port
 
     async def start(self) -> int:
         """Load, bind and serve.
@@ -45,17 +54,21 @@ class LlmServer:
 
         Raises:
             CheckpointError: the checkpoint cannot be read or used.
+            CredentialsError: a certificate, key or token cannot be used.
             UnavailableError: the address cannot be bound.
             ValueError: the device is not there.
         """
+        guard = Guard(self._config.security)
         self._backend = make_backend(self._config)
         try:
             self._gateway = await self._make_gateway(self._backend)
-            self._server, port = await self._serve(self._gateway)
+            self._telemetry.serve_metrics()
+            self._server, port = await self._serve(self._gateway, guard)
         except BaseException:
             await self.stop(None)
             raise
         await self._set_health(serving=True)
+        await self._count(self._backend)
         self._watch = asyncio.create_task(self._follow_health(self._backend))
         _log.info("serving %s on %s", self._config.model, _with_port(self._config.listen, port))
         return port
@@ -79,6 +92,7 @@ class LlmServer:
         if self._backend is not None:
             await self._backend.stop()
             self._backend = None
+        await asyncio.to_thread(self._telemetry.close)
 
     async def _make_gateway(self, backend: Backend) -> LlmGateway:
         config = self._config
@@ -96,20 +110,20 @@ class LlmServer:
             accepted=accepted,
             prompts=prompts,
             end_ids=settings.end_ids,
+            metrics=self._metrics,
+            tracer=self._telemetry.tracer,
+            log_prompts=config.telemetry.log_prompts,
         )
 
-    async def _serve(self, gateway: LlmGateway) -> tuple[grpc.aio.Server, int]:
+    async def _serve(self, gateway: LlmGateway, guard: Guard) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(_log)],
+            interceptors=[*self._telemetry.interceptors, *guard.interceptors, ErrorInterceptor(_log)],
             options=server_options(max_receive_bytes=MAX_TOKEN_MESSAGE_BYTES),
         )
         llm_service_pb2_grpc.add_LlmServiceServicer_to_server(gateway, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        try:
-            port = server.add_insecure_port(self._config.listen)
-        except RuntimeError:
-            raise UnavailableError(f"cannot listen on {self._config.listen}") from None
+        port = guard.bind(server, self._config.listen)
         await server.start()
         return server, port
 
@@ -119,7 +133,7 @@ class LlmServer:
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_SECONDS)
             try:
-                healthy = await backend.num_replicas() > 0
+                healthy = await self._count(backend) > 0
             except Exception:  # a watch that ended would leave health as it was, for ever
                 if serving:
                     _log.exception("the replicas cannot be counted")
@@ -131,6 +145,14 @@ class LlmServer:
                 )
                 await self._set_health(serving=healthy)
                 serving = healthy
+
+    async def _count(self, backend: Backend) -> int:
+        """Healthy replicas; tells the metrics, and what they have taken where that is known."""
+        replicas = await backend.num_replicas()
+        self._metrics.replicas.set(replicas)
+        if (use := backend.use) is not None:
+            self._metrics.engine_uses(use)
+        return replicas
 
     async def _set_health(self, *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING

@@ -1,7 +1,7 @@
 """Receives a request and checks all of it before anything reaches a replica."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from visionsplit.errors import (
@@ -25,6 +25,11 @@ from llm_service.prompt import PromptEncoder
 from llm_service.sampling import Decoding, decoding_from_proto
 
 RequestStream = AsyncIterator[llm_service_pb2.LlmServiceGenerateRequest]
+_MOST_BYTES_OF_NUMBER = 4  # the tokens' format shows only in their first chunk
+
+
+def _refuse_nothing(num_bytes: int) -> None:
+    """There is room for everything."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,16 @@ class Upload:
     decoding: Decoding
     counts: TokenCounts
 
+    @property
+    def vision_tokens_before(self) -> int:
+        """Vision tokens of the images without compression."""
+        return sum(sum(image.grid.valid_counts()) for image in self.images)
+
+    @property
+    def wire_bytes(self) -> int:
+        """Of features, scales and positions."""
+        return sum(image.num_bytes for image in self.images)
+
 
 @dataclass
 class _Receiving:
@@ -63,6 +78,7 @@ class _Receiving:
     decoding: Decoding
     assemblers: list[TokenAssembler] = field(default_factory=list)
     vision_tokens: int = 0
+    reserve: Callable[[int], None] = _refuse_nothing
 
     @property
     def counts(self) -> TokenCounts:
@@ -87,10 +103,15 @@ class UploadReceiver:
         # The tokenizer keeps settings between calls, so it serves one at a time.
         self._tokenizing = asyncio.Lock()
 
-    async def receive(self, stream: RequestStream) -> Upload:
+    async def receive(self, stream: RequestStream, reserve: Callable[[int], None] = _refuse_nothing) -> Upload:
         """Read until the client closes its side.
 
+        Args:
+            stream: the request's messages.
+            reserve: told how many bytes an image's tokens will take, before they come; may refuse.
+
         Raises:
+            OverloadedError: of `reserve`.
             InvalidRequestError: the first thing that is wrong, by one of its subclasses.
             IncompatibleServicesError: tokens of another encoder.
             DeadlineError: the client fell silent.
@@ -103,6 +124,7 @@ class UploadReceiver:
                 if part != "header":
                     raise InvalidRequestError("the first message of a request must be its header")
                 receiving = await self._begin(message.header)
+                receiving.reserve = reserve
             elif part == "image":
                 self._add_image(receiving, message.image)
             elif part == "tokens":
@@ -187,6 +209,7 @@ class UploadReceiver:
         receiving.vision_tokens += sum(header.budgets)
         # Before the tokens themselves take memory.
         self._check_length(receiving)
+        receiving.reserve(sum(header.budgets) * self._accepted.feature_size * _MOST_BYTES_OF_NUMBER)
 
     def _add_tokens(self, receiving: _Receiving, chunk: vision_tokens_pb2.TokenChunk) -> None:
         if chunk.image_index >= len(receiving.assemblers):

@@ -21,10 +21,15 @@ from visionsplit.errors import (
     InvalidTokensError,
     OverloadedError,
     PromptTooLongError,
+    UnauthenticatedError,
     UnavailableError,
     VisionSplitError,
 )
 from visionsplit.grid import Region, TileGrid
+from visionsplit.wire.security.client import ClientSecurity
+from visionsplit.wire.security.files import CredentialsError
+from visionsplit.wire.security.tls import ClientTls
+from visionsplit.wire.security.tokens import BearerToken
 from visionsplit.wire.tensors import DataType, TokenTensor
 from visionsplit.wire.vision_tokens import VisionTokens
 
@@ -39,6 +44,7 @@ from visionsplit_client._info import EncoderInfo, HealthStatus, LlmInfo, NamedCh
 from visionsplit_client._options import Compression, DataTypeName, Layout, PositionIds, Pruning, Sampling
 from visionsplit_client._prompts import ImagePart, Message, Prompt
 from visionsplit_client._results import (
+    CacheUse,
     EncodeTimings,
     Finished,
     FinishReason,
@@ -58,9 +64,14 @@ __all__ = [
     "AsyncEventStream",
     "AsyncGrpcTransport",
     "AsyncTransport",
+    "BearerToken",
+    "CacheUse",
     "CancelledError",
     "Client",
+    "ClientSecurity",
+    "ClientTls",
     "Compression",
+    "CredentialsError",
     "DataType",
     "DataTypeName",
     "DeadlineError",
@@ -111,6 +122,7 @@ __all__ = [
     "TokenTensor",
     "TokensArrived",
     "Transport",
+    "UnauthenticatedError",
     "UnavailableError",
     "Usage",
     "VisionFormat",

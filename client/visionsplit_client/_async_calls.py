@@ -12,6 +12,7 @@ from visionsplit.wire.upload_status import UploadStatus, is_failed_write
 
 from visionsplit_client._calls import Collector
 from visionsplit_client._retry import Attempts
+from visionsplit_client._tracing import CallTrace
 
 MessageT = TypeVar("MessageT")
 MessageT_co = TypeVar("MessageT_co", covariant=True)
@@ -60,8 +61,10 @@ class AsyncEventStream(Generic[EventT, LastT]):
         attempts: Attempts,
         prepare: Callable[[], Awaitable[Callable[[str, float | None], AsyncCall[MessageT]]]],
         collector: Collector[MessageT, EventT, LastT],
+        trace: CallTrace,
     ) -> None:
         self.request_id = collector.request_id
+        self._trace = trace
         self._call: AsyncCall[object] | None = None
         self._closed = False
         self._last: LastT | None = None
@@ -108,10 +111,11 @@ class AsyncEventStream(Generic[EventT, LastT]):
         try:
             start = await prepare()
             collector.begin()
-            async for message in self._messages(attempts, start, collector.commits):
-                yield collector.take(message)
-            if not self._closed:
-                self._last = collector.end()
+            with self._trace.running():
+                async for message in self._messages(attempts, start, collector.commits):
+                    yield collector.take(message)
+                if not self._closed:
+                    self._last = collector.end()
         finally:
             await self.aclose()
 

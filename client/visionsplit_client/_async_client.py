@@ -11,7 +11,7 @@ from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
 
 from visionsplit_client._async_calls import AsyncCall, AsyncEventStream, AsyncUpload
 from visionsplit_client._async_connected import AsyncConnectedClient
-from visionsplit_client._base import TimeoutArgument, request_metadata
+from visionsplit_client._base import TimeoutArgument
 from visionsplit_client._collect import EncodeCollector, GenerationCollector
 from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent
 from visionsplit_client._images import ImageSource, as_sources, read_image
@@ -20,6 +20,7 @@ from visionsplit_client._prompts import MessageLike, Prompt
 from visionsplit_client._requests import check_same_kind, encode_request, generate_request, renumbered, token_upload
 from visionsplit_client._results import Finished, Generation, GenerationEvent
 from visionsplit_client._settings import UNSET
+from visionsplit_client._tracing import CallTrace
 
 StartGenerate = Callable[[str, float | None], AsyncCall[encoder_service_pb2.EncoderServiceGenerateResponse]]
 StartEncode = Callable[[str, float | None], AsyncCall[encoder_service_pb2.EncodeResponse]]
@@ -39,10 +40,13 @@ class AsyncClient(AsyncConnectedClient):
         timeout: seconds for each call, or `Timeouts`.
         retries: how a call that found its service unavailable is repeated.
         limits: what is not read into memory.
-        transport: opens the connections; `AsyncGrpcTransport(credentials)` encrypts them.
+        transport: opens the connections, where what comes along does not do.
+        security: TLS and the token; without it, connections are plain. Certificates are read now, a token's file
+            again whenever it changes.
 
     Raises:
         ValueError: an address of another form, or given twice.
+        CredentialsError: a certificate or token that cannot be used, or a token that would travel in clear.
     """
 
     async def generate(
@@ -106,16 +110,16 @@ class AsyncClient(AsyncConnectedClient):
         form = self._prompt(prompt, messages, len(sources))
         prefill = prefill_to_proto(pruning, position_ids)
         collector = GenerationCollector(self._new_request_id())
-        metadata = request_metadata(collector.request_id)
+        trace = CallTrace("EncoderService/Generate", self._metadata(collector.request_id))
 
         async def prepare() -> StartGenerate:
             pictures = await asyncio.gather(*(self._read(source) for source in sources))
             request = generate_request(pictures, form, compression, data_type, sampling, prefill)
             return lambda address, seconds: EncoderServiceStub(self._channel(address)).Generate(
-                request, timeout=seconds, metadata=metadata
+                request, timeout=seconds, metadata=trace.metadata()
             )
 
-        return AsyncEventStream(self._attempts(self._encoders, timeout), prepare, collector)
+        return AsyncEventStream(self._attempts(self._encoders, timeout), prepare, collector, trace)
 
     async def encode(
         self,
@@ -139,15 +143,15 @@ class AsyncClient(AsyncConnectedClient):
     ) -> AsyncEventStream[EncodeEvent, Encoded]:
         """The kept vision tokens as they are made: `EncodeStarted`, `TokensArrived`, at last `Encoded`."""
         collector = EncodeCollector(self._new_request_id(), compression)
-        metadata = request_metadata(collector.request_id)
+        trace = CallTrace("EncoderService/Encode", self._metadata(collector.request_id))
 
         async def prepare() -> StartEncode:
             request = encode_request(await self._read(image), compression, data_type)
             return lambda address, seconds: EncoderServiceStub(self._channel(address)).Encode(
-                request, timeout=seconds, metadata=metadata
+                request, timeout=seconds, metadata=trace.metadata()
             )
 
-        return AsyncEventStream(self._attempts(self._encoders, timeout), prepare, collector)
+        return AsyncEventStream(self._attempts(self._encoders, timeout), prepare, collector, trace)
 
     async def generate_from_tokens(
         self,
@@ -189,16 +193,16 @@ class AsyncClient(AsyncConnectedClient):
         form = self._prompt(prompt, messages, len(encoded))
         prefill = prefill_to_proto(pruning, position_ids)
         collector = GenerationCollector(self._new_request_id(), renumbered(encoded))
-        metadata = request_metadata(collector.request_id)
+        trace = CallTrace("LlmService/Generate", self._metadata(collector.request_id))
 
         async def prepare() -> StartGenerateFromTokens:
             return lambda address, seconds: AsyncUpload(
                 LlmServiceStub(self._channel(address)).Generate(
-                    token_upload(encoded, form, sampling, prefill), timeout=seconds, metadata=metadata
+                    token_upload(encoded, form, sampling, prefill), timeout=seconds, metadata=trace.metadata()
                 )
             )
 
-        return AsyncEventStream(self._attempts(self._llm_endpoints(), timeout), prepare, collector)
+        return AsyncEventStream(self._attempts(self._llm_endpoints(), timeout), prepare, collector, trace)
 
     async def _read(self, source: ImageSource) -> bytes:
         return await asyncio.to_thread(read_image, source, limits=self._limits, timeouts=self._timeouts)

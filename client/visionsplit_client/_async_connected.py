@@ -13,10 +13,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
+from visionsplit.wire.security.client import ClientSecurity
 
 from visionsplit_client._async_calls import unary
 from visionsplit_client._base import (
     DEFAULT_ENCODER,
+    PLAIN,
     BaseClient,
     TimeoutArgument,
     health_from_error,
@@ -47,9 +49,10 @@ class AsyncConnectedClient(BaseClient):
         retries: Retries = DEFAULT_RETRIES,
         limits: Limits = DEFAULT_LIMITS,
         transport: AsyncTransport | None = None,
+        security: ClientSecurity = PLAIN,
     ) -> None:
-        super().__init__(encoders, llm, timeout, retries, limits)
-        self._transport = transport or AsyncGrpcTransport()
+        super().__init__(encoders, llm, timeout, retries, limits, security, transport)
+        self._transport = transport or AsyncGrpcTransport.of(security.tls)
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def encoder_info(self, *, timeout: TimeoutArgument = UNSET) -> EncoderInfo:
@@ -59,7 +62,7 @@ class AsyncConnectedClient(BaseClient):
             await unary(
                 self._attempts(self._encoders, timeout),
                 lambda address, seconds: EncoderServiceStub(self._channel(address)).GetEncoderInfo(
-                    request, timeout=seconds
+                    request, timeout=seconds, metadata=self._metadata()
                 ),
             )
         )
@@ -70,7 +73,9 @@ class AsyncConnectedClient(BaseClient):
         return LlmInfo.from_proto(
             await unary(
                 self._attempts(self._llm_endpoints(), timeout),
-                lambda address, seconds: LlmServiceStub(self._channel(address)).GetLlmInfo(request, timeout=seconds),
+                lambda address, seconds: LlmServiceStub(self._channel(address)).GetLlmInfo(
+                    request, timeout=seconds, metadata=self._metadata()
+                ),
             )
         )
 

@@ -7,6 +7,7 @@ from grpc_health.v1 import health_pb2
 from visionsplit.errors import DeadlineError, UnavailableError
 from visionsplit.v1 import generation_pb2
 from visionsplit.wire.request_id import REQUEST_ID_KEY, new_request_id
+from visionsplit.wire.security.client import ClientSecurity
 
 from visionsplit_client._addresses import check_address
 from visionsplit_client._errors import call_error
@@ -16,6 +17,7 @@ from visionsplit_client._retry import Attempts, Endpoints
 from visionsplit_client._settings import Limits, Retries, Timeouts, Unset, check_seconds
 
 DEFAULT_ENCODER = "127.0.0.1:50051"
+PLAIN = ClientSecurity()
 
 Metadata = tuple[tuple[str, str], ...]
 TimeoutArgument = float | None | Unset
@@ -31,6 +33,8 @@ class BaseClient:
         timeout: Timeouts | float | None,
         retries: Retries,
         limits: Limits,
+        security: ClientSecurity,
+        transport: object | None,
     ) -> None:
         self._encoders = Endpoints([encoders] if isinstance(encoders, str) else encoders, "an encoder service")
         self._llm = None if llm is None else Endpoints([llm], "an LLM service")
@@ -39,6 +43,11 @@ class BaseClient:
         self._timeouts = timeout if isinstance(timeout, Timeouts) else Timeouts(call=timeout)
         self._retries = retries
         self._limits = limits
+        if transport is not None and security.tls is not None:
+            raise ValueError("a transport of your own decides about TLS itself; give one of the two")
+        # A transport of the caller's that does not say is taken for an unencrypted one.
+        security.check(self._all_addresses(), encrypted=getattr(transport, "encrypted", security.tls is not None))
+        self._token = None if security.token is None else security.token.sender()
         self._closed = False
 
     @property
@@ -66,16 +75,17 @@ class BaseClient:
     ) -> generation_pb2.Prompt:
         return prompt_to_proto(prompt, messages, num_images=num_images)
 
+    def _metadata(self, request_id: str | None = None) -> Metadata:
+        """What a call carries beside its request."""
+        named = () if request_id is None else ((REQUEST_ID_KEY, request_id),)
+        return named if self._token is None else (*named, *self._token.metadata())
+
     @staticmethod
     def _new_request_id() -> str:
         return new_request_id()
 
     def _all_addresses(self) -> list[str]:
         return [*self._encoders.addresses, *(self._llm.addresses if self._llm else ())]
-
-
-def request_metadata(request_id: str) -> Metadata:
-    return ((REQUEST_ID_KEY, request_id),)
 
 
 def health_from_proto(message: health_pb2.HealthCheckResponse) -> HealthStatus:

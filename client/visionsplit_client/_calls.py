@@ -9,6 +9,7 @@ import grpc
 from visionsplit.errors import CancelledError
 
 from visionsplit_client._retry import Attempts
+from visionsplit_client._tracing import CallTrace
 
 MessageT = TypeVar("MessageT")
 MessageT_contra = TypeVar("MessageT_contra", contravariant=True)
@@ -53,8 +54,10 @@ class EventStream(Generic[EventT, LastT]):
         attempts: Attempts,
         start: Callable[[str, float | None], Call[MessageT]],
         collector: Collector[MessageT, EventT, LastT],
+        trace: CallTrace,
     ) -> None:
         self.request_id = collector.request_id
+        self._trace = trace
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._call: Call[object] | None = None
@@ -102,10 +105,11 @@ class EventStream(Generic[EventT, LastT]):
     ) -> Iterator[EventT]:
         collector.begin()
         try:
-            for message in self._messages(attempts, start, collector.commits):
-                yield collector.take(message)
-            if not self._stop.is_set():
-                self._last = collector.end()
+            with self._trace.running():
+                for message in self._messages(attempts, start, collector.commits):
+                    yield collector.take(message)
+                if not self._stop.is_set():
+                    self._last = collector.end()
         finally:
             self.close()
 

@@ -6,7 +6,7 @@ from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
 
-from visionsplit_client._base import TimeoutArgument, request_metadata
+from visionsplit_client._base import TimeoutArgument
 from visionsplit_client._calls import Call, EventStream
 from visionsplit_client._collect import EncodeCollector, GenerationCollector
 from visionsplit_client._connected import ConnectedClient
@@ -17,6 +17,7 @@ from visionsplit_client._prompts import MessageLike, Prompt
 from visionsplit_client._requests import check_same_kind, encode_request, generate_request, renumbered, token_upload
 from visionsplit_client._results import Finished, Generation, GenerationEvent
 from visionsplit_client._settings import UNSET
+from visionsplit_client._tracing import CallTrace
 
 
 class Client(ConnectedClient):
@@ -32,10 +33,13 @@ class Client(ConnectedClient):
         timeout: seconds for each call, or `Timeouts`.
         retries: how a call that found its service unavailable is repeated.
         limits: what is not read into memory.
-        transport: opens the connections; `GrpcTransport(credentials)` encrypts them.
+        transport: opens the connections, where what comes along does not do.
+        security: TLS and the token; without it, connections are plain. Certificates are read now, a token's file
+            again whenever it changes.
 
     Raises:
         ValueError: an address of another form, or given twice.
+        CredentialsError: a certificate or token that cannot be used, or a token that would travel in clear.
     """
 
     def generate(
@@ -99,12 +103,14 @@ class Client(ConnectedClient):
         prefill = prefill_to_proto(pruning, position_ids)
         request = generate_request(pictures, form, compression, data_type, sampling, prefill)
         collector = GenerationCollector(self._new_request_id())
-        metadata = request_metadata(collector.request_id)
+        trace = CallTrace("EncoderService/Generate", self._metadata(collector.request_id))
 
         def start(address: str, seconds: float | None) -> Call[encoder_service_pb2.EncoderServiceGenerateResponse]:
-            return EncoderServiceStub(self._channel(address)).Generate(request, timeout=seconds, metadata=metadata)
+            return EncoderServiceStub(self._channel(address)).Generate(
+                request, timeout=seconds, metadata=trace.metadata()
+            )
 
-        return EventStream(self._attempts(self._encoders, timeout), start, collector)
+        return EventStream(self._attempts(self._encoders, timeout), start, collector, trace)
 
     def encode(
         self,
@@ -130,12 +136,14 @@ class Client(ConnectedClient):
         picture = read_image(image, limits=self._limits, timeouts=self._timeouts)
         request = encode_request(picture, compression, data_type)
         collector = EncodeCollector(self._new_request_id(), compression)
-        metadata = request_metadata(collector.request_id)
+        trace = CallTrace("EncoderService/Encode", self._metadata(collector.request_id))
 
         def start(address: str, seconds: float | None) -> Call[encoder_service_pb2.EncodeResponse]:
-            return EncoderServiceStub(self._channel(address)).Encode(request, timeout=seconds, metadata=metadata)
+            return EncoderServiceStub(self._channel(address)).Encode(
+                request, timeout=seconds, metadata=trace.metadata()
+            )
 
-        return EventStream(self._attempts(self._encoders, timeout), start, collector)
+        return EventStream(self._attempts(self._encoders, timeout), start, collector, trace)
 
     def generate_from_tokens(
         self,
@@ -177,10 +185,10 @@ class Client(ConnectedClient):
         form = self._prompt(prompt, messages, len(encoded))
         prefill = prefill_to_proto(pruning, position_ids)
         collector = GenerationCollector(self._new_request_id(), renumbered(encoded))
-        metadata = request_metadata(collector.request_id)
+        trace = CallTrace("LlmService/Generate", self._metadata(collector.request_id))
 
         def start(address: str, seconds: float | None) -> Call[llm_service_pb2.LlmServiceGenerateResponse]:
             upload = token_upload(encoded, form, sampling, prefill)
-            return LlmServiceStub(self._channel(address)).Generate(upload, timeout=seconds, metadata=metadata)
+            return LlmServiceStub(self._channel(address)).Generate(upload, timeout=seconds, metadata=trace.metadata())
 
-        return EventStream(self._attempts(self._llm_endpoints(), timeout), start, collector)
+        return EventStream(self._attempts(self._llm_endpoints(), timeout), start, collector, trace)

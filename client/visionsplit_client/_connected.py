@@ -10,9 +10,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
+from visionsplit.wire.security.client import ClientSecurity
 
 from visionsplit_client._base import (
     DEFAULT_ENCODER,
+    PLAIN,
     BaseClient,
     TimeoutArgument,
     health_from_error,
@@ -44,9 +46,10 @@ class ConnectedClient(BaseClient):
         retries: Retries = DEFAULT_RETRIES,
         limits: Limits = DEFAULT_LIMITS,
         transport: Transport | None = None,
+        security: ClientSecurity = PLAIN,
     ) -> None:
-        super().__init__(encoders, llm, timeout, retries, limits)
-        self._transport = transport or GrpcTransport()
+        super().__init__(encoders, llm, timeout, retries, limits, security, transport)
+        self._transport = transport or GrpcTransport.of(security.tls)
         self._channels: dict[str, grpc.Channel] = {}
         self._lock = threading.Lock()
 
@@ -57,7 +60,7 @@ class ConnectedClient(BaseClient):
             unary(
                 self._attempts(self._encoders, timeout),
                 lambda address, seconds: EncoderServiceStub(self._channel(address)).GetEncoderInfo(
-                    request, timeout=seconds
+                    request, timeout=seconds, metadata=self._metadata()
                 ),
             )
         )
@@ -68,7 +71,9 @@ class ConnectedClient(BaseClient):
         return LlmInfo.from_proto(
             unary(
                 self._attempts(self._llm_endpoints(), timeout),
-                lambda address, seconds: LlmServiceStub(self._channel(address)).GetLlmInfo(request, timeout=seconds),
+                lambda address, seconds: LlmServiceStub(self._channel(address)).GetLlmInfo(
+                    request, timeout=seconds, metadata=self._metadata()
+                ),
             )
         )
 

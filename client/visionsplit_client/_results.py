@@ -9,10 +9,18 @@ from visionsplit.v1 import encoder_service_pb2, generation_pb2
 from visionsplit.wire.vision_tokens import grid_from_proto
 
 FinishReason = Literal["stop", "length"]
+CacheUse = Literal["off", "miss", "memory", "disk"]
 
 _FINISH_REASONS: dict[int, FinishReason] = {
     generation_pb2.FINISH_REASON_STOP: "stop",
     generation_pb2.FINISH_REASON_LENGTH: "length",
+}
+
+_CACHE_USES: dict[int, CacheUse] = {
+    encoder_service_pb2.CACHE_UNSPECIFIED: "off",
+    encoder_service_pb2.CACHE_MISS: "miss",
+    encoder_service_pb2.CACHE_MEMORY: "memory",
+    encoder_service_pb2.CACHE_DISK: "disk",
 }
 
 
@@ -38,6 +46,7 @@ class ImageSummary:
     tokens_after: int
     wire_bytes: int  # features, scales and positions
     timings: EncodeTimings
+    cache: CacheUse = "off"  # where the tokens came from: "miss" they were encoded, "off" the encoder keeps none
 
     @property
     def wire_bytes_before(self) -> int:
@@ -61,6 +70,7 @@ class ImageSummary:
                 first_chunk_seconds=timings.first_chunk_seconds,
                 total_seconds=timings.total_seconds,
             ),
+            cache=_cache_use(message.cache),
         )
 
 
@@ -134,6 +144,13 @@ def finish_reason(number: int) -> FinishReason:
     if number not in _FINISH_REASONS:
         raise InternalError(f"the service gave the unknown finish reason {number}")
     return _FINISH_REASONS[number]
+
+
+def _cache_use(number: int) -> CacheUse:
+    """Raises InternalError for a place the protocol does not have."""
+    if number not in _CACHE_USES:
+        raise InternalError(f"the encoder took tokens from the unknown cache {number}")
+    return _CACHE_USES[number]
 
 
 def usage_from_proto(message: generation_pb2.Usage) -> Usage:

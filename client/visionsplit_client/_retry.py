@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
-from visionsplit.errors import DeadlineError, UnavailableError, VisionSplitError
+from visionsplit.errors import DeadlineError, OverloadedError, UnavailableError, VisionSplitError
 
 from visionsplit_client._errors import call_error
 from visionsplit_client._settings import Retries
@@ -127,18 +127,26 @@ class Attempts:
             VisionSplitError: there is no next try.
         """
         error = call_error(rpc_error, self.address, self._timeout, self._endpoints.service)
-        if not isinstance(error, UnavailableError):
+        if isinstance(error, UnavailableError):
+            self._endpoints.failed(self.address)
+        elif not self._may_wait_for(error):
             raise error from rpc_error
-        self._endpoints.failed(self.address)
-        delay = self._delay()
+        delay = self._delay(error)
         remaining = self._remaining()
         if not repeatable or self._count >= self._limit or (remaining is not None and delay >= remaining):
             raise self._final(error) from rpc_error
         return delay
 
-    def _delay(self) -> float:
+    def _may_wait_for(self, error: VisionSplitError) -> bool:
+        """Whether a service is full for now, and the caller wishes to wait."""
+        return self._retries.overloaded and isinstance(error, OverloadedError) and error.retry_after_seconds is not None
+
+    def _delay(self, error: VisionSplitError) -> float:
         if self._endpoints.has_working(frozenset(self._tried)):
             return 0.0
+        if isinstance(error, OverloadedError) and error.retry_after_seconds is not None:
+            # Never earlier than the service says, and not at the same moment as others.
+            return error.retry_after_seconds * (1 + self._rng() / 2)
         longest: float = min(self._retries.initial_delay * 2 ** (self._count - 1), self._retries.max_delay)
         return longest * (1 - self._rng() / 2)
 
@@ -146,4 +154,9 @@ class Attempts:
         return None if self._deadline is None else self._deadline - self._clock()
 
     def _final(self, error: VisionSplitError) -> VisionSplitError:
-        return error if self._count == 1 else type(error)(f"{error} (after {self._count} attempts)")
+        if self._count == 1:
+            return error
+        text = f"{error} (after {self._count} attempts)"
+        if isinstance(error, OverloadedError):
+            return OverloadedError(text, error.retry_after_seconds)
+        return type(error)(text)

@@ -22,15 +22,19 @@ class Timeouts:
 class Retries:
     """How a call that found its service unavailable is repeated.
 
-    Only such calls are repeated, and only while no text and no token of the answer has arrived. The n-th repetition
-    waits initial_delay * 2**(n-1) seconds, at most max_delay, of which a random half may be left out, so that
+    As a rule only such calls are repeated, and only while no text and no token of the answer has arrived. The n-th
+    repetition waits initial_delay * 2**(n-1) seconds, at most max_delay, of which a random half may be left out:
     clients which lost one service together do not come back together. With several addresses, one that has not been
     tried yet is tried at once.
+
+    With `overloaded`, calls that were refused because the service is full are repeated as well, after the time that it
+    names and up to a half more; those refused for good, such as a request larger than any room, never are.
     """
 
     attempts: int = 5  # tries in all; with more addresses than this, each address once
     initial_delay: float = 0.2  # seconds
     max_delay: float = 2.0  # seconds
+    overloaded: bool = False  # whether to wait for a service that is full
 
     def __post_init__(self) -> None:
         if self.attempts < 1:

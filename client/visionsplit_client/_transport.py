@@ -1,9 +1,10 @@
 """Connections to services. A client takes any object with `connect`, so tests and proxies can bring their own."""
 
-from typing import Protocol
+from typing import Protocol, Self
 
 import grpc
 import grpc.aio
+from visionsplit.wire.security.tls import ClientTls
 from visionsplit.wire.transport import channel_options
 
 
@@ -23,25 +24,52 @@ class AsyncTransport(Protocol):
         ...
 
 
-class GrpcTransport:
-    """Plain connections, or encrypted ones if credentials are given."""
+class _Connector:
+    """What both transports know.
 
-    def __init__(self, credentials: grpc.ChannelCredentials | None = None) -> None:
+    Args:
+        credentials: encrypt with these; None makes plain connections.
+        server_name: that a server's certificate must hold; None means the host of its address.
+    """
+
+    def __init__(self, credentials: grpc.ChannelCredentials | None = None, server_name: str | None = None) -> None:
         self._credentials = credentials
+        self._options = [*channel_options(), *ClientTls(server_name=server_name).options()]
+
+    @classmethod
+    def of(cls, tls: ClientTls | None) -> Self:
+        """
+        Raises:
+            CredentialsError: the files cannot be used.
+        """
+        return cls() if tls is None else cls(tls.credentials(), tls.server_name)
+
+    @property
+    def encrypted(self) -> bool:
+        return self._credentials is not None
+
+
+class GrpcTransport(_Connector):
+    """Plain connections, or encrypted ones if credentials are given."""
 
     def connect(self, address: str) -> grpc.Channel:
         if self._credentials is None:
-            return grpc.insecure_channel(address, options=channel_options())
-        return grpc.secure_channel(address, self._credentials, options=channel_options())
+            return grpc.insecure_channel(address, options=self._options)
+        channel = grpc.secure_channel(address, self._credentials, options=self._options)
+        # gRPC works on a blocking channel only while something waits for it. Without this, which waits until the
+        # channel is closed, a handshake begun by a call that did not wait stands still, and the next calls fail.
+        channel.subscribe(_nothing)
+        return channel
 
 
-class AsyncGrpcTransport:
+class AsyncGrpcTransport(_Connector):
     """Plain connections, or encrypted ones if credentials are given."""
-
-    def __init__(self, credentials: grpc.ChannelCredentials | None = None) -> None:
-        self._credentials = credentials
 
     def connect(self, address: str) -> grpc.aio.Channel:
         if self._credentials is None:
-            return grpc.aio.insecure_channel(address, options=channel_options())
-        return grpc.aio.secure_channel(address, self._credentials, options=channel_options())
+            return grpc.aio.insecure_channel(address, options=self._options)
+        return grpc.aio.secure_channel(address, self._credentials, options=self._options)
+
+
+def _nothing(state: grpc.ChannelConnectivity) -> None:
+    """The channel's state is of no interest."""

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from visionsplit.errors import InternalError, InvalidCompressionError
 from visionsplit.grid import Layout, TileGrid
 
 from encoder_service.compression.base import Composition, Picks, TileFeatures, TowerOutput
 from encoder_service.compression.candidates import Candidates
 from encoder_service.compression.geometry import canonical, geometry_of
+from encoder_service.compression.shares import pooled_tokens, share_out
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class KeptTokens:
 
     numbers: torch.Tensor  # [K] int64: tile * P + row * side + column
     features: torch.Tensor  # [K, Dv]
+    ranks: torch.Tensor | None = None  # [K] int64, where all tiles' tokens compete: as which of them each was picked
 
 
 class Plan:
@@ -40,6 +41,7 @@ class Plan:
         self.budgets: list[int] = []  # tokens per tile, thumbnail first; empty until the first tokens are there
         self.ratios: list[float] | None = None  # per tile; None until then and where nothing is pruned
         self.quotas: list[int] | None = None  # tokens per tile, where only these were asked for
+        self.evidence: torch.Tensor | None = None  # [P], what the thumbnail says, where that decides the ratios
 
     def take(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> KeptTokens | None:
         """The kept tokens of the next tiles, [first_tile, stop_tile).
@@ -82,17 +84,9 @@ class Plan:
         budget = composition.budget
         source = None if budget.source is None else encoded.outputs[budget.source]
         if source is not None and not budget.whole_image:
-            source = source[0]
-        ratios = budget.ratios(source, self._geometry, composition.retention_ratio, composition.parameters)
-        if not all(map(math.isfinite, ratios)):
-            raise InternalError("the vision tower's scores are not finite")
-        self.ratios = ratios
-        kept = [int(count * share) for count, share in zip(counts, ratios, strict=True)]
-        if not (int(sum(counts) * ratios[0]) if budget.pooled else any(kept)):
-            raise InvalidCompressionError(
-                f"retention_ratio {composition.retention_ratio or ratios[0]} keeps none of the image's {sum(counts)} "
-                "tokens"
-            )
+            source = self.evidence = source[0]
+        shares = share_out(composition, self._geometry, source)
+        self.ratios, kept = shares.ratios, shares.tokens
         if composition.quotas_only:
             self.quotas = kept
             return
@@ -139,7 +133,7 @@ class Plan:
         counts = self._geometry.counts
         assert self.ratios is not None, "the budgets come first"
         total = sum(counts)
-        number = int(total * self.ratios[0])
+        number = pooled_tokens(counts, self.ratios)
         extra = self._extra(number, total)
         valid = torch.argsort(self._geometry.padding.flatten().to(torch.int8), stable=True)  # [T * P]
         row = self._geometry.numbers.flatten()[valid][None]  # [1, T * P]
@@ -158,7 +152,7 @@ class Plan:
         tiles, by_tile = torch.sort(numbers // self._grid.cells_per_tile, stable=True)
         self.budgets = torch.bincount(tiles, minlength=self._grid.num_tiles).tolist()
         kept = numbers[by_tile]
-        return KeptTokens(kept, self._features(0, encoded, kept) if features is None else features[by_tile])
+        return KeptTokens(kept, self._features(0, encoded, kept) if features is None else features[by_tile], by_tile)
 
     def _pick(self, candidates: Candidates, budgets: Sequence[int]) -> tuple[Picks, torch.Tensor | None]:
         """The picks, and their features [K, Dv] where a merging changes them."""

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 
+from llm_service.engines.base import EngineUse
 from llm_service.job import Job, TokenEvent
 from llm_service.replica import ReplicaInfo
 
@@ -28,6 +29,16 @@ class Backend(ABC):
             VisionSplitError: of `Replica.generate`; also OverloadedError where the queue for a replica is full, and
                 UnavailableError where the replica was lost.
         """
+
+    @property
+    @abstractmethod
+    def max_calls(self) -> int:
+        """Calls that run or wait at once; those beyond it would be refused after their upload."""
+
+    @property
+    def use(self) -> EngineUse | None:
+        """What of a replica's memory is taken; None where replicas run elsewhere."""
+        return None
 
     @abstractmethod
     async def num_replicas(self) -> int:

@@ -8,6 +8,7 @@ from visionsplit.errors import UnavailableError
 
 from llm_service.backends.base import Backend
 from llm_service.config import ReplicaConfig
+from llm_service.engines.base import EngineUse
 from llm_service.job import Job, TokenEvent
 from llm_service.replica import Replica, ReplicaInfo
 
@@ -36,6 +37,14 @@ class LocalBackend(Backend):
         async with aclosing(self._replica.generate(job)) as events:
             async for event in events:
                 yield event
+
+    @property
+    def max_calls(self) -> int:
+        return 2 * self._config.engine.max_running + self._config.engine.max_waiting
+
+    @property
+    def use(self) -> EngineUse | None:
+        return None if self._replica is None else self._replica.use
 
     async def num_replicas(self) -> int:
         return int(self._replica is not None and self._replica.healthy)

@@ -15,7 +15,9 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.schema import LoggingConfig
 from visionsplit.errors import InternalError, OverloadedError, UnavailableError, VisionSplitError
+from visionsplit.fairness import FairGate
 from visionsplit.grid import TileGrid
+from visionsplit.overload import Drain
 from visionsplit.wire.tensors import DataType, TokenTensor
 from visionsplit.wire.vision_tokens import VisionTokens
 
@@ -24,6 +26,7 @@ from llm_service.backends.quiet import quiet_ray
 from llm_service.config import RayConfig, ReplicaConfig
 from llm_service.job import Job, TokenEvent
 from llm_service.replica import Replica, ReplicaInfo
+from llm_service.token_buffer import TokenBuffer
 
 _log = logging.getLogger(__name__)
 _DEPLOYMENT = "LlmReplica"
@@ -91,6 +94,14 @@ class RayServeBackend(Backend):
         self._deployed = False
         self._handle: Any = None
         self._owns_cluster = False
+        # Serve's own queue is strictly in order; here callers take turns, and Serve gets what replicas have places for.
+        self._gate = FairGate(replicas * config.max_ongoing_requests)
+        self._drain = Drain()
+
+    @property
+    def max_calls(self) -> int:
+        most = self._config.max_replicas or self._num_replicas
+        return most * self._config.max_ongoing_requests + self._config.max_queued_requests
 
     async def start(self) -> ReplicaInfo:
         quiet_ray()
@@ -107,16 +118,35 @@ class RayServeBackend(Backend):
     async def generate(self, job: Job) -> AsyncGenerator[TokenEvent, None]:
         if self._handle is None:
             raise UnavailableError("the service is not running")
+        buffer = TokenBuffer()
+        reading = asyncio.create_task(self._read(self._handle, job, buffer))
+        try:
+            finished = False
+            while not finished:
+                event = await buffer.get()
+                finished = event.finished
+                yield event
+        finally:
+            reading.cancel()
+            await asyncio.wait({reading})
+
+    async def _read(self, handle: Any, job: Job, buffer: TokenBuffer) -> None:  # noqa: ANN401 - Ray has no types
+        """One job through Serve, read as it comes: a caller that does not read keeps no place and little memory."""
+        try:
+            async with self._gate.place(job.caller):
+                await self._pass(handle, job, buffer)
+            self._drain.note(1, busy=len(self._gate) > 0)
+            buffer.put(InternalError("a replica ended its answer too early"))  # nobody reads on after the last event
+        except Exception as error:  # whatever it is, somebody waits for it
+            buffer.put(self._translate(error))
+
+    async def _pass(self, handle: Any, job: Job, buffer: TokenBuffer) -> None:  # noqa: ANN401
         metas = tuple(_meta(tokens) for tokens in job.images)
         arrays = [ray.put(array) for tokens in job.images for array in _arrays(tokens)]
-        stream = self._handle.options(stream=True, method_name="generate").remote(
-            replace(job, images=()), metas, *arrays
-        )
+        stream = handle.options(stream=True, method_name="generate").remote(replace(job, images=()), metas, *arrays)
         try:
             async for event in stream:
-                yield event
-        except (RayError, BackPressureError, DeploymentUnavailableError, VisionSplitError) as error:
-            raise _translate(error) from error
+                buffer.put(event)
         finally:
             stream.cancel()
 
@@ -128,7 +158,9 @@ class RayServeBackend(Backend):
             return 0
         application = status.applications.get(self._application)
         deployment = application.deployments.get(_DEPLOYMENT) if application is not None else None
-        return int(deployment.replica_states.get("RUNNING", 0)) if deployment is not None else 0
+        replicas = int(deployment.replica_states.get("RUNNING", 0)) if deployment is not None else 0
+        self._gate.resize(max(replicas, 1) * self._config.max_ongoing_requests)
+        return replicas
 
     def _connect(self) -> None:
         if not ray.is_initialized():
@@ -173,6 +205,18 @@ class RayServeBackend(Backend):
             )
         }
 
+    def _translate(self, error: Exception) -> VisionSplitError:
+        """The one place that turns Ray's errors into ours."""
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, VisionSplitError):
+            return cause
+        if isinstance(cause, BackPressureError):
+            return OverloadedError("every replica is busy and the queue is full", self._drain.retry_after(1))
+        if isinstance(cause, RayActorError | DeploymentUnavailableError):
+            return UnavailableError("the replica that served the call was lost")
+        _log.error("a replica failed", exc_info=error)
+        return InternalError("a replica failed; the service's log has the details")
+
     def _tear_down(self) -> None:
         if self._deployed:
             serve.delete(self._application)
@@ -199,16 +243,3 @@ def _arrays(tokens: VisionTokens) -> tuple[Bytes, Bytes, NDArray[np.int32]]:
 def _unpack(meta: _ImageMeta, data: Bytes, scales: Bytes, positions: NDArray[np.int32]) -> VisionTokens:
     features = TokenTensor(DataType[meta.data_type], len(positions), meta.columns, data.tobytes(), scales.tobytes())
     return VisionTokens(meta.grid, meta.budgets, features, positions, meta.quotas)
-
-
-def _translate(error: Exception) -> VisionSplitError:
-    """The one place that turns Ray's errors into ours."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, VisionSplitError):
-        return cause
-    if isinstance(cause, BackPressureError):
-        return OverloadedError("every replica is busy and the queue is full")
-    if isinstance(cause, RayActorError | DeploymentUnavailableError):
-        return UnavailableError("the replica that served the call was lost")
-    _log.error("a replica failed", exc_info=error)
-    return InternalError("a replica failed; the service's log has the details")

@@ -8,6 +8,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from visionsplit.errors import OverloadedError
+from visionsplit.fairness import FairGate
+from visionsplit.overload import Drain
 
 from llm_service.engines.base import EngineRequest, ImageInput
 from llm_service.engines.sampler import Sampler, SamplingRow
@@ -28,7 +30,10 @@ class Place:
 
 
 class Admission:
-    """Admits requests one after the other, in order of arrival."""
+    """Admits requests one after the other; callers take turns, each one's requests come in order.
+
+    Requests with images have a queue of their own, so that text need not wait behind an image that waits for rows.
+    """
 
     def __init__(
         self,
@@ -51,7 +56,9 @@ class Admission:
         self._forget_ids = forget_ids
         self._running = 0
         self._waiting = 0
-        self._turn = asyncio.Lock()
+        self._drain = Drain()
+        self._text_turn = FairGate()
+        self._image_turn = FairGate()
         self._released = asyncio.Event()
 
     async def admit(self, request: EngineRequest) -> Place:
@@ -61,11 +68,13 @@ class Admission:
             OverloadedError: too many requests wait already.
         """
         if self._waiting >= self._max_waiting:
-            raise OverloadedError(f"{self._waiting} requests are waiting for a replica already")
+            later = self._drain.retry_after(1)
+            raise OverloadedError(f"{self._waiting} requests are waiting for a replica already", later)
         self._waiting += 1
         place = Place([], SamplingRow(request.sampling))
         try:
-            async with self._turn:
+            turn = self._image_turn if request.images else self._text_turn
+            async with turn.place(request.caller):
                 await self._take(request, place)
         except BaseException:
             self.release(place)
@@ -76,7 +85,9 @@ class Admission:
 
     def release(self, place: Place) -> None:
         """Give a place back, once no step can touch it any more."""
-        self._running -= place.counted
+        if place.counted:
+            self._drain.note(1, busy=self._waiting > 0)
+            self._running -= 1
         place.counted = False
         for run in place.runs:
             self._slab.release(run)

@@ -46,6 +46,7 @@ class EngineRequest:
     images: tuple[ImageInput, ...]
     sampling: SamplingOptions
     pruning: Pruning | None = None
+    caller: str = ""  # callers take turns
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -55,6 +56,15 @@ class EngineRequest:
     def num_places(self) -> int:
         """Places of the prompt in the position encoding: its tokens, or more where images have places of their own."""
         return len(self.token_ids) - len(self.images) + sum(image.span for image in self.images)
+
+
+@dataclass(frozen=True)
+class EngineUse:
+    """What of an engine's memory is taken."""
+
+    slab_tokens_used: int  # rows of running requests' images
+    slab_tokens: int
+    kv_used_ratio: float  # in [0, 1], with what is kept for reuse
 
 
 class Engine(ABC):

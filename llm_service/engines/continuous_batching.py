@@ -15,7 +15,7 @@ from visionsplit.errors import InternalError, PromptTooLongError, UnavailableErr
 
 from llm_service.config import EngineConfig
 from llm_service.engines.admission import Admission, Place
-from llm_service.engines.base import Engine, EngineRequest
+from llm_service.engines.base import Engine, EngineRequest, EngineUse
 from llm_service.engines.delivery import Sink, SinkRouter, post
 from llm_service.engines.manager import RunningManager, start_manager
 from llm_service.engines.sampler import SAMPLING_KEY, Sampler
@@ -94,6 +94,14 @@ class ContinuousBatchingEngine(Engine):
     @property
     def context_length(self) -> int:
         return min(self._context, self._capacity)
+
+    @property
+    def use(self) -> EngineUse:
+        """What of the slab and of the KV cache is taken; on the event loop that admits."""
+        running = self._running
+        processor = None if running is None else running.manager.batch_processor
+        taken = 0.0 if processor is None else 1.0 - processor.cache.compute_free_capacity(relative=True)
+        return EngineUse(self._slab.rows_in_use, self._slab.rows, taken)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
         arrived = time.perf_counter()
@@ -235,7 +243,5 @@ async def _events(sink: Sink) -> AsyncGenerator[TokenEvent, None]:
     finished = False
     while not finished:
         event = await sink.events.get()
-        if isinstance(event, VisionSplitError):
-            raise event
         finished = event.finished
         yield event

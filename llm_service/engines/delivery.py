@@ -12,6 +12,7 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from visionsplit.errors import InternalError, VisionSplitError
 
 from llm_service.job import TokenEvent
+from llm_service.token_buffer import TokenBuffer
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class Sink:
     arrived: float  # time.perf_counter() when the job reached the engine
     loop: asyncio.AbstractEventLoop
     on_end: Callable[[], None]  # called on the loop once decoding has ended, whether or not anybody reads the events
-    events: "asyncio.Queue[TokenEvent | VisionSplitError]" = field(default_factory=asyncio.Queue)
+    events: TokenBuffer = field(default_factory=TokenBuffer)
     sent: int = 0  # tokens delivered; written by the engine's thread alone
 
 
@@ -123,7 +124,7 @@ def post(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
 
 
 def _post(sink: Sink, event: TokenEvent | VisionSplitError) -> None:
-    post(sink.loop, partial(sink.events.put_nowait, event))
+    post(sink.loop, partial(sink.events.put, event))
     if isinstance(event, VisionSplitError) or event.finished:
         post(sink.loop, sink.on_end)
 

@@ -88,6 +88,11 @@ class SlabAllocator:
         return self._rows
 
     @property
+    def rows_in_use(self) -> int:
+        """Rows of images in use."""
+        return sum(run.length for run in self._runs.values() if run.users)
+
+    @property
     def in_use(self) -> bool:
         return any(run.users for run in self._runs.values())
 

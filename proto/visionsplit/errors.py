@@ -10,6 +10,7 @@
     │   ├── InvalidSamplingError       a decoding option out of range or not supported
     │   └── InvalidTokensError         an upload of vision tokens that contradicts itself
     ├── IncompatibleServicesError      the services do not belong together
+    ├── UnauthenticatedError           the service asks for a token, and the call had none that it accepts
     ├── OverloadedError                a queue is full, or a message is too large
     ├── UnavailableError               draining, not reachable, or a replica was lost; a retry may help
     ├── DeadlineError                  the caller's deadline passed
@@ -33,6 +34,7 @@ __all__ = [
     "InvalidTokensError",
     "OverloadedError",
     "PromptTooLongError",
+    "UnauthenticatedError",
     "UnavailableError",
     "VisionSplitError",
 ]
@@ -79,8 +81,19 @@ class IncompatibleServicesError(VisionSplitError):
     expects, no LLM service behind the encoder, or an address that belongs to another service."""
 
 
+class UnauthenticatedError(VisionSplitError):
+    """The service asks for a token, and the call had none that it accepts. The text does not say what was wrong."""
+
+
 class OverloadedError(VisionSplitError):
-    """A queue is full, or a message is larger than the service takes."""
+    """A queue is full, or a message is larger than the service takes.
+
+    `retry_after_seconds` is when to ask again, by the service's estimate; None where asking again cannot help.
+    """
+
+    def __init__(self, message: str = "", retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class UnavailableError(VisionSplitError):

@@ -16,7 +16,11 @@ _LEARNING = ("training.model", "training.learning", "training.evaluation")
 FORBIDDEN = {
     "proto/visionsplit": ["encoder_service", "llm_service", "visionsplit_client", "training"],
     "proto/visionsplit/wire": ["torch", "transformers", "ray"],
+    "proto/visionsplit/telemetry": ["torch", "transformers", "ray", "visionsplit.v1"],
+    "proto/visionsplit/telemetry/tracing.py": ["grpc"],
     "proto/visionsplit/grid.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
+    "proto/visionsplit/fairness.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
+    "proto/visionsplit/overload.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
     "proto/visionsplit/errors.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
     "proto/visionsplit/checkpoint.py": ["visionsplit.wire", "visionsplit.v1", "grpc", "ray"],
     "encoder_service": ["llm_service", "visionsplit_client", "training", "ray"],
@@ -41,8 +45,25 @@ FORBIDDEN = {
 }
 # Only these may see grpc or the generated messages.
 GRPC_MODULES = {
-    "encoder_service": {"service.py", "server.py", "llm_client.py", "relay.py", "protocol.py", "info.py"},
-    "llm_service": {"gateway.py", "server.py", "upload.py", "prefill.py", "sampling.py", "conversation.py"},
+    "encoder_service": {
+        "service.py",
+        "server.py",
+        "llm_client.py",
+        "llm_channel.py",
+        "relay.py",
+        "upload.py",
+        "protocol.py",
+        "info.py",
+    },
+    "llm_service": {
+        "gateway.py",
+        "call_clock.py",
+        "server.py",
+        "upload.py",
+        "prefill.py",
+        "sampling.py",
+        "conversation.py",
+    },
 }
 
 

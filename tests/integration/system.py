@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
-from visionsplit_client import AsyncClient
+from visionsplit_client import AsyncClient, ClientSecurity
 
+from encoder_service.caching.tokens import CacheLimits
 from encoder_service.config import EncoderConfig
 from encoder_service.server import EncoderServer
 from llm_service.config import LlmConfig
@@ -29,7 +30,11 @@ class System:
 
 @asynccontextmanager
 async def running_system(
-    checkpoint: Path, *, encoder: dict[str, Any] | None = None, llm: dict[str, Any] | None = None
+    checkpoint: Path,
+    *,
+    encoder: dict[str, Any] | None = None,
+    llm: dict[str, Any] | None = None,
+    security: ClientSecurity | None = None,
 ) -> AsyncIterator[System]:
     """Both services in this process, talking over real sockets, in float32 on the CPU."""
     llm_config = replace(LlmConfig(model=str(checkpoint), listen="127.0.0.1:0", device="cpu"), **(llm or {}))
@@ -37,12 +42,16 @@ async def running_system(
     llm_address = f"127.0.0.1:{await llm_server.start()}"
     try:
         encoder_config = EncoderConfig(
-            model=str(checkpoint), listen="127.0.0.1:0", llm=llm_address, device=torch.device("cpu")
+            model=str(checkpoint),
+            listen="127.0.0.1:0",
+            llm=llm_address,
+            device=torch.device("cpu"),
+            cache=CacheLimits(memory_bytes=0),  # what is tested is encoding, unless a test says otherwise
         )
         encoder_server = EncoderServer(replace(encoder_config, **(encoder or {})))
         encoder_address = f"127.0.0.1:{await encoder_server.start()}"
         try:
-            async with AsyncClient(encoder_address, llm=llm_address) as client:
+            async with AsyncClient(encoder_address, llm=llm_address, security=security or ClientSecurity()) as client:
                 yield System(client, encoder_server, llm_server, encoder_address, llm_address)
         finally:
             await encoder_server.stop(grace=5)

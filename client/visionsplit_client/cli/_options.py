@@ -2,7 +2,12 @@
 
 import argparse
 import math
+import os
 from typing import Any, NoReturn
+
+from visionsplit.wire.security.client import ClientSecurity
+from visionsplit.wire.security.command_line import add_client_options, client_security_from
+from visionsplit.wire.security.tokens import TOKEN_VARIABLE, BearerToken
 
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client._client import Client
@@ -10,6 +15,7 @@ from visionsplit_client._options import DATA_TYPES, LAYOUTS, POSITION_IDS, Compr
 
 DEFAULT_LLM = "127.0.0.1:50052"
 DEFAULT_TIMEOUT = 120.0
+METRICS = {"encoder": "127.0.0.1:9051", "llm": "127.0.0.1:9052"}  # where services of `up --metrics` serve them
 
 Subparsers = Any  # argparse keeps this type private
 _METHOD = "globalcom2"  # where only a ratio is given
@@ -33,7 +39,18 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="for each call, retries included (default: %(default)g)",
     )
+    add_security(parser)
     parser.set_defaults(parser=parser)  # for what only turns out to be wrong once all options are known
+
+
+def add_security(parser: argparse.ArgumentParser) -> None:
+    add_client_options(parser, service="the services")
+
+
+def security_from(args: argparse.Namespace) -> ClientSecurity:
+    """The token may also come from the environment, where it shows in no list of processes."""
+    token = BearerToken(environment=TOKEN_VARIABLE) if TOKEN_VARIABLE in os.environ else None
+    return client_security_from(args, fallback=token)
 
 
 def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> None:
@@ -108,7 +125,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def client_from(args: argparse.Namespace) -> Client:
     """A wrong address is a wrong usage."""
     try:
-        return Client(args.encoder or DEFAULT_ENCODER, llm=args.llm, timeout=args.timeout)
+        return Client(args.encoder or DEFAULT_ENCODER, llm=args.llm, timeout=args.timeout, security=security_from(args))
     except ValueError as error:
         usage_error(args, str(error))
 

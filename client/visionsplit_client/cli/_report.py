@@ -9,6 +9,8 @@ from typing import Any
 
 from visionsplit_client._results import ImageSummary
 
+_CACHED = {"memory": ", from the encoder's memory", "disk": ", from the encoder's disk"}
+
 
 def message(error: Exception, images: Sequence[str] = ()) -> str:
     """One line on a failure. A service counts a call's images from 0; here they go by the names the user gave."""
@@ -46,11 +48,12 @@ def percent_less(after: float, before: float) -> str:
 
 def cost(image: ImageSummary) -> str:
     """One line on what an image cost."""
+    cached = _CACHED.get(image.cache, "")
     if image.tokens_after == image.tokens_before:
-        return f"{image.tokens_before} vision tokens, {size(image.wire_bytes)} on the wire"
+        return f"{image.tokens_before} vision tokens, {size(image.wire_bytes)} on the wire{cached}"
     return (
         f"{image.tokens_before} -> {image.tokens_after} vision tokens, "
-        f"{size(image.wire_bytes_before)} -> {size(image.wire_bytes)} on the wire"
+        f"{size(image.wire_bytes_before)} -> {size(image.wire_bytes)} on the wire{cached}"
     )
 
 

@@ -12,6 +12,9 @@ from pathlib import Path
 from types import FrameType
 
 from visionsplit.errors import VisionSplitError
+from visionsplit.wire.security.client import ClientSecurity
+from visionsplit.wire.security.command_line import add_server_options, server_security_from
+from visionsplit.wire.security.tls import ClientTls
 
 import visionsplit_client
 from visionsplit_client._addresses import split_host_port
@@ -66,13 +69,27 @@ def add_parser(commands: _options.Subparsers) -> None:
     parser.add_argument(
         "--start-timeout", type=_options.positive_seconds, default=600.0, help="seconds to become healthy (%(default)g)"
     )
+    _add_security(parser)
+    parser.add_argument(
+        "--metrics",
+        action="store_true",
+        help=f"serve metrics for visionsplit top at {' and '.join(_options.METRICS.values())}",
+    )
     parser.add_argument("--quiet", action="store_true", help="no log lines but warnings, and no hints")
     parser.set_defaults(run=run, parser=parser)
+
+
+def _add_security(parser: argparse.ArgumentParser) -> None:
+    add_server_options(parser)
+    add = parser.add_argument_group("security between the services").add_argument
+    add("--tls-ca", type=Path, metavar="PEM", help="authorities of --tls-cert, if others than those of gRPC")
+    add("--tls-server-name", metavar="NAME", help="that --tls-cert holds, if not the hosts of both addresses")
 
 
 def run(args: argparse.Namespace) -> int:
     """0 after Ctrl-C or SIGTERM, which is how it is meant to end; 1 if a service does not start or ends on its own."""
     _check(args)
+    security = _security(args)
     args.encoder, args.llm = free_addresses([args.encoder, args.llm])
     llm, encoder = _services(args)
     with _stop_signals() as stop:
@@ -80,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
             # Before any connection: starting a child is safe only while we have no other thread.
             for service in (llm, encoder):
                 service.start()
-            if _wait_until_healthy((llm, encoder), args.start_timeout, stop):
+            if _wait_until_healthy((llm, encoder), args.start_timeout, stop, security):
                 _announce(args, llm, encoder)
                 while not stop.wait(_WATCH_SECONDS):
                     _check_alive((llm, encoder))
@@ -123,17 +140,55 @@ def _services(args: argparse.Namespace) -> tuple[Service, Service]:
     for option in ("device", "dtype"):
         if getattr(args, option) is not None:
             shared += [f"--{option}", getattr(args, option)]
+    for option in ("tls-cert", "tls-key", "tls-client-ca", "token-file"):
+        shared += _passed_on(args, option)
+    to_llm = [word for name in ("tls-ca", "tls-server-name") for word in _passed_on(args, name, prefix="llm-")]
+    for option in ("tls-cert", "tls-key", "token-file"):  # the encoder shows the LLM service what it is itself shown
+        to_llm += _passed_on(args, option, prefix="llm-")
+    metrics = {name: ["--metrics", at] if args.metrics else [] for name, at in _options.METRICS.items()}
     python = [sys.executable, "-P", "-m"]  # -P: a folder here of the same name is not the service
     replicas = ["--backend", args.backend, "--replicas", str(args.replicas)]
-    llm = [*python, "llm_service", "--listen", args.llm, *replicas, *shared, *args.llm_args]
-    encoder = [*python, "encoder_service", "--listen", args.encoder, "--llm", args.llm, *shared, *args.encoder_args]
+    llm = [*python, "llm_service", "--listen", args.llm, *replicas, *shared, *metrics["llm"], *args.llm_args]
+    encoder = [
+        *python,
+        "encoder_service",
+        "--listen",
+        args.encoder,
+        "--llm",
+        args.llm,
+        *shared,
+        *to_llm,
+        *metrics["encoder"],
+        *args.encoder_args,
+    ]
     return Service("LLM service", args.llm, llm), Service("encoder service", args.encoder, encoder)
 
 
-def _wait_until_healthy(services: Sequence[Service], timeout: float, stop: threading.Event) -> bool:
+def _passed_on(args: argparse.Namespace, option: str, *, prefix: str = "") -> list[str]:
+    value = getattr(args, option.replace("-", "_"))
+    return [] if value is None else [f"--{prefix}{option}", str(value)]
+
+
+def _security(args: argparse.Namespace) -> ClientSecurity:
+    """Of our own health checks, which need no token.
+
+    Raises:
+        CredentialsError: options that do not make sense without another, or files that cannot be used.
+    """
+    if server_security_from(args).tls is None:
+        return ClientSecurity()
+    tls = ClientTls(args.tls_ca, args.tls_cert, args.tls_key, args.tls_server_name)
+    tls.read()  # and no more: gRPC must not run yet when the services are started
+    return ClientSecurity(tls)
+
+
+def _wait_until_healthy(
+    services: Sequence[Service], timeout: float, stop: threading.Event, security: ClientSecurity
+) -> bool:
     """True once all serve, False if asked to stop before."""
     deadline = time.monotonic() + timeout
-    with Client([service.address for service in services], retries=Retries(attempts=1)) as client:
+    addresses = [service.address for service in services]
+    with Client(addresses, retries=Retries(attempts=1), security=security) as client:
         while not stop.wait(_WATCH_SECONDS):
             _check_alive(services)
             health = client.health(timeout=1.0)

@@ -2,12 +2,13 @@
 
 import logging
 import threading
-from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from visionsplit.errors import InternalError, OverloadedError, PromptTooLongError, UnavailableError, VisionSplitError
+from visionsplit.fairness import Turns
+from visionsplit.overload import Drain
 
 from llm_service.engines.base import Engine, EngineRequest
 from llm_service.engines.layerwise.model import LayerwiseModel
@@ -41,8 +42,9 @@ class LayerwiseEngine(Engine):
         self._max_waiting = max_waiting
         self._max_running = max_running
         self._kv_tokens = max_running * model.context_length
-        self._waiting: deque[Run] = deque()
+        self._waiting: Turns[Run] = Turns()
         self._running: list[Run] = []
+        self._drain = Drain()
         self._changed = threading.Condition()  # guards the two and wakes the thread
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="layerwise-engine")
@@ -78,8 +80,6 @@ class LayerwiseEngine(Engine):
             finished = False
             while not finished:
                 event = await run.events.get()
-                if isinstance(event, VisionSplitError):
-                    raise event
                 finished = event.finished
                 yield event
         finally:
@@ -103,15 +103,15 @@ class LayerwiseEngine(Engine):
             if not self.healthy:
                 raise UnavailableError("the layerwise engine is not running")
             if len(self._waiting) >= self._max_waiting:
-                raise OverloadedError(f"{len(self._waiting)} requests are waiting for a replica already")
-            self._waiting.append(run)
+                later = self._drain.retry_after(1)
+                raise OverloadedError(f"{len(self._waiting)} requests are waiting for a replica already", later)
+            self._waiting.put(run.request.caller, run)
             self._changed.notify()
 
     def _leave(self, run: Run) -> None:
         with self._changed:
             run.cancelled = True
-            if run in self._waiting:
-                self._waiting.remove(run)
+            self._waiting.remove(run.request.caller, run)
             self._changed.notify()
 
     def _serve(self) -> None:
@@ -126,7 +126,7 @@ class LayerwiseEngine(Engine):
                 self._stopping = True
                 left = [*self._running, *self._waiting]
                 self._running.clear()
-                self._waiting.clear()
+                self._waiting = Turns()
             for run in left:
                 run.fail(UnavailableError("the service is stopping"))
 
@@ -135,8 +135,8 @@ class LayerwiseEngine(Engine):
         with self._changed:
             while not self._stopping:
                 self._running = [run for run in self._running if not run.cancelled]
-                while self._waiting and self._has_room(self._waiting[0]):
-                    self._running.append(self._waiting.popleft())
+                while self._waiting and self._has_room(self._waiting.first()):
+                    self._running.append(self._waiting.pop())
                 if self._running:
                     return list(self._running)
                 self._changed.wait()
@@ -162,6 +162,7 @@ class LayerwiseEngine(Engine):
         if finished:
             with self._changed:
                 self._running.remove(run)
+                self._drain.note(1, busy=len(self._waiting) > 0)
 
 
 def _own_stream(device: torch.device) -> AbstractContextManager[object]:

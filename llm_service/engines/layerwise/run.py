@@ -12,6 +12,7 @@ from llm_service.engines.layerwise.chooser import TokenChooser
 from llm_service.engines.layerwise.model import LayerwiseModel, LayerwiseState
 from llm_service.engines.layerwise.prompt import read_prompt
 from llm_service.job import TokenEvent
+from llm_service.token_buffer import TokenBuffer
 
 
 class Run:
@@ -19,7 +20,7 @@ class Run:
 
     def __init__(self, request: EngineRequest) -> None:
         self.request = request
-        self.events: asyncio.Queue[TokenEvent | VisionSplitError] = asyncio.Queue()
+        self.events: TokenBuffer = TokenBuffer()
         self.cancelled = False  # set by the event loop
         self._loop = asyncio.get_running_loop()
         self._arrived = time.perf_counter()
@@ -63,4 +64,4 @@ class Run:
         return model.prefill(embeddings, layout, request.pruning), chooser
 
     def _post(self, event: TokenEvent | VisionSplitError) -> None:
-        post(self._loop, partial(self.events.put_nowait, event))
+        post(self._loop, partial(self.events.put, event))

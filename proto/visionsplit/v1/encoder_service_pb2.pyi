@@ -8,6 +8,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from visionsplit.v1 import choice_pb2 as _choice_pb2
 from visionsplit.v1 import generation_pb2 as _generation_pb2
 from visionsplit.v1 import tensor_pb2 as _tensor_pb2
@@ -22,6 +23,36 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Cache:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cache.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_UNSPECIFIED: _Cache.ValueType  # 0
+    """The encoder keeps no tokens."""
+    CACHE_MISS: _Cache.ValueType  # 1
+    """They were encoded: by this call, or by an equal one that ran at the same time."""
+    CACHE_MEMORY: _Cache.ValueType  # 2
+    """They were in memory; nothing was decoded or encoded, and the timings say so."""
+    CACHE_DISK: _Cache.ValueType  # 3
+    """They were on disk."""
+
+class Cache(_Cache, metaclass=_CacheEnumTypeWrapper):
+    """Cache tells where an image's tokens came from. Tokens that were kept are those that encoding the image
+    would have given.
+    """
+
+CACHE_UNSPECIFIED: Cache.ValueType  # 0
+"""The encoder keeps no tokens."""
+CACHE_MISS: Cache.ValueType  # 1
+"""They were encoded: by this call, or by an equal one that ran at the same time."""
+CACHE_MEMORY: Cache.ValueType  # 2
+"""They were in memory; nothing was decoded or encoded, and the timings say so."""
+CACHE_DISK: Cache.ValueType  # 3
+"""They were on disk."""
+Global___Cache: _TypeAlias = Cache  # noqa: Y015
 
 @_typing.final
 class Image(_message.Message):
@@ -173,6 +204,7 @@ class ImageSummary(_message.Message):
     TOKENS_AFTER_FIELD_NUMBER: _builtins.int
     WIRE_BYTES_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     image_index: _builtins.int
     """Position of the image in the request, from 0."""
     tokens_before: _builtins.int
@@ -181,6 +213,8 @@ class ImageSummary(_message.Message):
     """Vision tokens kept, newlines not counted."""
     wire_bytes: _builtins.int
     """Bytes of features, scales and positions sent."""
+    cache: Global___Cache.ValueType
+    """Where the tokens came from; unspecified where the encoder keeps none."""
     @_builtins.property
     def grid(self) -> _vision_tokens_pb2.TileGrid:
         """How the image was cut."""
@@ -203,10 +237,11 @@ class ImageSummary(_message.Message):
         tokens_after: _builtins.int = ...,
         wire_bytes: _builtins.int = ...,
         timings: Global___EncodeTimings | None = ...,
+        cache: Global___Cache.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grid", b"grid", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "grid", b"grid", "image_index", b"image_index", "timings", b"timings", "tokens_after", b"tokens_after", "tokens_before", b"tokens_before", "wire_bytes", b"wire_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "cache", b"cache", "grid", b"grid", "image_index", b"image_index", "timings", b"timings", "tokens_after", b"tokens_after", "tokens_before", b"tokens_before", "wire_bytes", b"wire_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,6 +32,8 @@ class EncoderServiceStub(object):
     Every call ends with exactly one status:
     INVALID_ARGUMENT     the request is wrong, and the message says where; sending it again cannot help
     FAILED_PRECONDITION  the two services do not belong together
+    UNAUTHENTICATED      the service asks for a token (metadata `authorization: Bearer TOKEN`) and the
+    call had none that it accepts; grpc.health.v1 alone answers without one
     RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed, or the
     request alone is larger than the queue, as the message says; without it: a
     message is larger than max_request_bytes, and a retry cannot help
@@ -77,6 +79,8 @@ class EncoderServiceServicer(object):
     Every call ends with exactly one status:
     INVALID_ARGUMENT     the request is wrong, and the message says where; sending it again cannot help
     FAILED_PRECONDITION  the two services do not belong together
+    UNAUTHENTICATED      the service asks for a token (metadata `authorization: Bearer TOKEN`) and the
+    call had none that it accepts; grpc.health.v1 alone answers without one
     RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed, or the
     request alone is larger than the queue, as the message says; without it: a
     message is larger than max_request_bytes, and a retry cannot help
@@ -151,6 +155,8 @@ class EncoderService(object):
     Every call ends with exactly one status:
     INVALID_ARGUMENT     the request is wrong, and the message says where; sending it again cannot help
     FAILED_PRECONDITION  the two services do not belong together
+    UNAUTHENTICATED      the service asks for a token (metadata `authorization: Bearer TOKEN`) and the
+    call had none that it accepts; grpc.health.v1 alone answers without one
     RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed, or the
     request alone is larger than the queue, as the message says; without it: a
     message is larger than max_request_bytes, and a retry cannot help

@@ -33,6 +33,8 @@ class EncoderServiceStub:
     Every call ends with exactly one status:
       INVALID_ARGUMENT     the request is wrong, and the message says where; sending it again cannot help
       FAILED_PRECONDITION  the two services do not belong together
+      UNAUTHENTICATED      the service asks for a token (metadata `authorization: Bearer TOKEN`) and the
+                           call had none that it accepts; grpc.health.v1 alone answers without one
       RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed, or the
                            request alone is larger than the queue, as the message says; without it: a
                            message is larger than max_request_bytes, and a retry cannot help
@@ -74,6 +76,8 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     Every call ends with exactly one status:
       INVALID_ARGUMENT     the request is wrong, and the message says where; sending it again cannot help
       FAILED_PRECONDITION  the two services do not belong together
+      UNAUTHENTICATED      the service asks for a token (metadata `authorization: Bearer TOKEN`) and the
+                           call had none that it accepts; grpc.health.v1 alone answers without one
       RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed, or the
                            request alone is larger than the queue, as the message says; without it: a
                            message is larger than max_request_bytes, and a retry cannot help
@@ -111,6 +115,8 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
     Every call ends with exactly one status:
       INVALID_ARGUMENT     the request is wrong, and the message says where; sending it again cannot help
       FAILED_PRECONDITION  the two services do not belong together
+      UNAUTHENTICATED      the service asks for a token (metadata `authorization: Bearer TOKEN`) and the
+                           call had none that it accepts; grpc.health.v1 alone answers without one
       RESOURCE_EXHAUSTED   with `visionsplit-error`: a queue is full, and a retry may succeed, or the
                            request alone is larger than the queue, as the message says; without it: a
                            message is larger than max_request_bytes, and a retry cannot help

@@ -1,38 +1,80 @@
-"""One line for each call in a service's log: how it ended and how long it took, never what was in it."""
+"""One line for each call in a service's log: how it ended and how long it took, never what was in it.
+
+The prompt is the exception, where the operator asks for it.
+"""
 
 import asyncio
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from visionsplit.errors import VisionSplitError
+from visionsplit.wire.status import status_of
+
+_MAX_PROMPT_CHARACTERS = 2000
+
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 @dataclass
 class CallRecord:
-    """What the line will say of a call that succeeds."""
+    """What the line will say of the call."""
 
-    outcome: str = "done"
+    outcome: str = "done"  # of a call that succeeds
+    status: str = "OK"
+    fields: dict[str, str | int | float] = field(default_factory=dict)  # beside those that every line has
+    prompt: str | None = None  # set only where prompts are to be logged
+
+
+def current_request_id() -> str | None:
+    """Of the call in whose context this runs."""
+    return _request_id.get()
 
 
 @contextmanager
-def log_call(log: logging.Logger, request_id: str) -> Iterator[CallRecord]:
-    """Log the end of the call that runs inside, whichever end it is."""
+def log_call(log: logging.Logger, request_id: str, method: str) -> Iterator[CallRecord]:
+    """Log the end of the call that runs inside, whichever end it is.
+
+    The line's `fields` (an attribute of the log record) hold its parts for formats that have names for them.
+    """
     started = time.monotonic()
     record = CallRecord()
+    token = _request_id.set(request_id)
     try:
         yield record
     except VisionSplitError as error:
         # An error's text may quote the caller; a line stays a line.
         record.outcome = f"failed, {type(error).__name__}: {' '.join(str(error).split())}"
+        record.status = status_of(error).name
+        record.fields["error"] = type(error).__name__
         raise
     except asyncio.CancelledError:
         record.outcome = "given up by the caller"
+        record.status = "CANCELLED"
         raise
     except BaseException as error:  # its text may hold anything; the traceback is logged where the call ends
         record.outcome = f"failed, {type(error).__name__}"
+        record.status = "INTERNAL"
+        record.fields["error"] = type(error).__name__
         raise
     finally:
-        log.info("request %s after %.3f s: %s", request_id, time.monotonic() - started, record.outcome)
+        _write(log, request_id, method, record, time.monotonic() - started)
+        _request_id.reset(token)
+
+
+def _write(log: logging.Logger, request_id: str, method: str, record: CallRecord, seconds: float) -> None:
+    fields: dict[str, str | int | float] = {
+        "request_id": request_id,
+        "method": method,
+        "status": record.status,
+        "duration_seconds": round(seconds, 6),
+        **record.fields,
+    }
+    outcome = record.outcome
+    if record.prompt is not None:
+        fields["prompt"] = record.prompt[:_MAX_PROMPT_CHARACTERS]
+        outcome += f"; prompt {fields['prompt']!r}"
+    log.info("request %s after %.3f s: %s", request_id, seconds, outcome, extra={"fields": fields})

@@ -2,26 +2,33 @@
 
 import logging
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from itertools import accumulate
 from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
 
 from visionsplit import errors
 
 ERROR_METADATA_KEY = "visionsplit-error"
+# gRPC's standard place for a google.rpc.Status. An overloaded service puts a google.rpc.RetryInfo there.
+STATUS_METADATA_KEY = "grpc-status-details-bin"
 
 # As it travels. gRPC limits all of a call's trailing metadata, to 8 KiB unless both ends agree on more, and replaces a
 # status that is larger by one of its own.
 _MAX_DETAILS_BYTES = 4096
 _ELLIPSIS = "…"
+# The text of a status that also travels in `STATUS_METADATA_KEY`, beside the other.
+_MAX_TWICE_SENT_BYTES = 1024
 
 # Looked up along an error's class hierarchy, so a subclass inherits its base's status.
 _STATUS_OF: dict[type[errors.VisionSplitError], grpc.StatusCode] = {
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.IncompatibleServicesError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -45,8 +52,10 @@ def error_from_rpc(rpc_error: grpc.RpcError) -> errors.VisionSplitError:
     code = rpc_error.code()
     details = rpc_error.details() or code.name
     metadata: Iterable[tuple[str, str | bytes]] = rpc_error.trailing_metadata() or ()  # type: ignore[assignment]
-    named = {key: str(value) for key, value in metadata}
-    cls = _BY_NAME.get(named.get(ERROR_METADATA_KEY, "")) or _CLASS_OF.get(code, errors.InternalError)
+    named = {key: value for key, value in metadata}  # noqa: C416 - not a mapping
+    cls = _BY_NAME.get(str(named.get(ERROR_METADATA_KEY, ""))) or _CLASS_OF.get(code, errors.InternalError)
+    if cls is errors.OverloadedError:
+        return errors.OverloadedError(details, _retry_after(named.get(STATUS_METADATA_KEY)))
     return cls(details)
 
 
@@ -65,18 +74,19 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith("/visionsplit."):
             return handler
+        handler = handler._replace(request_deserializer=_forgiving(handler.request_deserializer))
         if handler.unary_unary:
-            return handler._replace(unary_unary=self._guard(handler.unary_unary, method))
+            return handler._replace(unary_unary=self._guard(_parsed_first(handler.unary_unary), method))
         if handler.unary_stream:
-            return handler._replace(unary_stream=self._guard(handler.unary_stream, method))
-        return handler._replace(stream_stream=self._guard(handler.stream_stream, method))
+            return handler._replace(unary_stream=self._guard(_parsed_first(handler.unary_stream), method))
+        return handler._replace(stream_stream=self._guard(_parsed_each(handler.stream_stream), method))
 
     def _guard(self, behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
         async def guarded(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> object:
             try:
                 return await behavior(request, context)
             except errors.VisionSplitError as error:
-                await _abort(context, error)
+                await abort(context, error)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
@@ -85,23 +95,98 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                     self._log.debug("%s: the caller left", method, exc_info=True)
                     return None
                 self._log.exception("%s failed", method)
-                await _abort(context, errors.InternalError("internal error; the service's log has the details"))
+                await abort(context, errors.InternalError("internal error; the service's log has the details"))
             return None  # not reached: abort raises
 
         return guarded
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.VisionSplitError) -> None:
-    metadata = ((ERROR_METADATA_KEY, type(error).__name__),)
-    await context.abort(status_of(error), _shortened(str(error)), trailing_metadata=metadata)
+class _Malformed:
+    """Stands in for a request that cannot be parsed: what a deserialiser raises, gRPC tells the caller as it is."""
 
 
-def _shortened(details: str) -> str:
+def _forgiving(deserialize: Callable[[bytes], object]) -> Callable[[bytes], object]:
+    def deserialized(data: bytes) -> object:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _Malformed()
+
+    return deserialized
+
+
+def _parsed_first(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def checked(request: object, context: object) -> object:
+        return await behavior(_parsed(request), context)
+
+    return checked
+
+
+def _parsed_each(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def checked(requests: AsyncIterator[object], context: object) -> object:
+        return await behavior(_ParsedRequests(requests), context)
+
+    return checked
+
+
+class _ParsedRequests:
+    """A stream of requests. One that cannot be parsed does not end it, so that the rest can be read and dropped."""
+
+    def __init__(self, requests: AsyncIterator[object]) -> None:
+        self._requests = requests
+
+    def __aiter__(self) -> AsyncIterator[object]:
+        return self
+
+    async def __anext__(self) -> object:
+        return _parsed(await anext(self._requests))
+
+
+def _parsed(request: object) -> object:
+    if isinstance(request, _Malformed):
+        raise errors.InvalidRequestError("the request cannot be parsed; it is not of the protocol's form")
+    return request
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.VisionSplitError) -> None:
+    """End a call with an error's status."""
+    details, metadata = status_parts(error)
+    await context.abort(status_of(error), details, trailing_metadata=metadata)
+
+
+def status_parts(error: errors.VisionSplitError) -> tuple[str, tuple[tuple[str, str | bytes], ...]]:
+    """The text and the trailing metadata of an error's status."""
+    named = (ERROR_METADATA_KEY, type(error).__name__)
+    if not isinstance(error, errors.OverloadedError) or error.retry_after_seconds is None:
+        return _shortened(str(error), _MAX_DETAILS_BYTES), (named,)
+    details = _shortened(str(error), _MAX_TWICE_SENT_BYTES)
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromNanoseconds(round(error.retry_after_seconds * 1e9))
+    code: int = status_of(error).value[0]
+    status = status_pb2.Status(code=code, message=details)
+    status.details.add().Pack(retry)
+    return details, (named, (STATUS_METADATA_KEY, status.SerializeToString()))
+
+
+def _retry_after(status: str | bytes | None) -> float | None:
+    """Seconds of the RetryInfo in a serialised google.rpc.Status; None without one that can be read."""
+    if not isinstance(status, bytes):
+        return None
+    retry = error_details_pb2.RetryInfo()
+    try:
+        found = any(detail.Unpack(retry) for detail in status_pb2.Status.FromString(status).details)
+    except DecodeError:
+        return None
+    seconds: float = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    return seconds if found and seconds >= 0 else None
+
+
+def _shortened(details: str, most_bytes: int) -> str:
     """A status's text, cut to what may travel."""
-    ends = list(accumulate(map(_encoded_size, details[: _MAX_DETAILS_BYTES + 1])))
-    if not ends or ends[-1] <= _MAX_DETAILS_BYTES:
+    ends = list(accumulate(map(_encoded_size, details[: most_bytes + 1])))
+    if not ends or ends[-1] <= most_bytes:
         return details
-    return details[: bisect_right(ends, _MAX_DETAILS_BYTES - _encoded_size(_ELLIPSIS))] + _ELLIPSIS
+    return details[: bisect_right(ends, most_bytes - _encoded_size(_ELLIPSIS))] + _ELLIPSIS
 
 
 def _encoded_size(character: str) -> int:

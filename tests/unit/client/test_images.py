@@ -70,6 +70,9 @@ class Web(http.server.BaseHTTPRequestHandler):
         if self.path == "/redirect":
             self.send_response(302)
             self.send_header("Location", "/picture")
+        elif self.path == "/in-circles":
+            self.send_response(302)
+            self.send_header("Location", "/in-circles")
         elif self.path == "/to-a-file":
             self.send_response(302)
             self.send_header("Location", "file:///etc/hostname")
@@ -113,6 +116,7 @@ def test_urls_are_fetched(web):
         ("/large", InvalidImageError, "more than 5000 bytes"),
         ("/to-a-file", ImageFetchError, "cannot fetch"),
         ("/to-ftp", ImageFetchError, "cannot fetch"),
+        ("/in-circles", ImageFetchError, "infinite loop"),
     ],
 )
 def test_urls_that_fail(web, path, error, text):

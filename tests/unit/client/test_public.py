@@ -15,10 +15,11 @@ PUBLIC = {
     *("Prompt", "Message", "ImagePart", "ImageSource"),
     *("Timeouts", "Retries", "Limits", "Transport", "AsyncTransport", "GrpcTransport", "AsyncGrpcTransport"),
     *("Generation", "GenerationEvent", "ImageEncoded", "TextDelta", "Finished", "FinishReason"),
-    *("ImageSummary", "Usage", "EncodeTimings", "LlmTimings"),
+    *("ImageSummary", "CacheUse", "Usage", "EncodeTimings", "LlmTimings"),
     *("EncodedImage", "EncodeEvent", "EncodeStarted", "TokensArrived", "Encoded"),
     *("VisionTokens", "TokenTensor", "TileGrid", "Region"),
     *("EncoderInfo", "LlmInfo", "NamedChoice", "VisionFormat", "HealthStatus"),
+    *("ClientSecurity", "ClientTls", "BearerToken", "CredentialsError"),
     *("ImageFetchError", *errors.__all__),
 }
 

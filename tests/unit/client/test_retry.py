@@ -2,7 +2,8 @@
 
 import grpc
 import pytest
-from visionsplit.errors import DeadlineError, InvalidRequestError, UnavailableError
+from visionsplit.errors import DeadlineError, InvalidRequestError, OverloadedError, UnavailableError
+from visionsplit.wire.status import status_parts
 from visionsplit_client import Retries, Timeouts
 from visionsplit_client._retry import Attempts, Endpoints
 
@@ -143,3 +144,49 @@ def test_time_is_shared_by_all_tries(clock):
 def test_wrong_settings_are_refused(make):
     with pytest.raises(ValueError, match=r".+"):
         make()
+
+
+class Full(Failure):
+    """A refusal as a service sends it."""
+
+    def __init__(self, retry_after):
+        super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED)
+        self.metadata = status_parts(OverloadedError("full", retry_after))[1]
+
+    def trailing_metadata(self):
+        return self.metadata
+
+
+def test_a_full_service_is_waited_for_where_the_caller_wishes(clock):
+    tries = attempts(clock, attempts=3, overloaded=True, timeout=10)
+    tries.begin()
+    assert tries.failed(Full(3.5), repeatable=True) == 3.5
+    tries.begin()
+    with pytest.raises(OverloadedError, match="after 2 attempts") as caught:
+        tries.failed(Full(11), repeatable=True)  # beyond the deadline
+    assert caught.value.retry_after_seconds == 11
+
+
+def test_waiting_is_spread_beyond_the_named_time(clock):
+    endpoints = Endpoints(["a"], "a service", clock=clock)
+    tries = Attempts(endpoints, Retries(overloaded=True), None, clock=clock, rng=lambda: 0.999)
+    tries.begin()
+    assert 2.9 < tries.failed(Full(2), repeatable=True) < 3
+
+
+def test_a_full_service_has_not_failed_and_another_is_asked_at_once(clock):
+    tries = attempts(clock, ["a", "b"], attempts=3, overloaded=True)
+    assert tries.begin()[0] == "a"
+    assert tries.failed(Full(5), repeatable=True) == 0
+    assert tries.begin()[0] == "b"
+    assert tries.failed(Full(5), repeatable=True) == 5
+    assert tries.begin()[0] == "a"
+
+
+@pytest.mark.parametrize(("overloaded", "retry_after"), [(False, 1.0), (True, None)])
+def test_a_refusal_ends_the_call_unless_waiting_helps(clock, overloaded, retry_after):
+    tries = attempts(clock, overloaded=overloaded)
+    tries.begin()
+    with pytest.raises(OverloadedError) as caught:
+        tries.failed(Full(retry_after), repeatable=True)
+    assert caught.value.retry_after_seconds == retry_after

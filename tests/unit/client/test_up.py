@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from visionsplit_client.cli import main
+from visionsplit_client.cli._options import METRICS
 from visionsplit_client.cli._ports import free_addresses
 from visionsplit_client.cli._processes import Service
 
@@ -99,6 +100,16 @@ def test_both_serve_and_stop_in_order(environment, tmp_path, number):
     arguments = (tmp_path / "llm_service.arguments").read_text()
     assert "--backend ray --replicas 2" in arguments
     assert arguments.endswith("--page-size 16")
+    assert "--metrics" not in arguments
+
+
+def test_metrics_are_switched_on_together(environment, tmp_path):
+    process = start(environment, "--metrics")
+    wait_for_line(process, "ready")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    for service, address in METRICS.items():
+        assert f"--metrics {address}" in (tmp_path / f"{service}_service.arguments").read_text()
 
 
 def test_a_service_that_cannot_start_is_reported_and_the_other_stopped(environment, tmp_path):

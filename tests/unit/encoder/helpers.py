@@ -21,6 +21,7 @@ from visionsplit.v1 import (
 from visionsplit.wire.status import ERROR_METADATA_KEY, status_of
 from visionsplit.wire.transport import channel_options
 
+from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import TileFeatures, TowerOutput
 from encoder_service.config import EncoderConfig
 from encoder_service.image import ImageLimits, decode_image
@@ -82,7 +83,8 @@ async def status_of_call(call):
 
 @asynccontextmanager
 async def running_encoder(model, **settings):
-    """A real server on a free port, and a stub connected to it."""
+    """A real server on a free port, and a stub connected to it; it keeps no tokens unless a test says so."""
+    settings = {"cache": CacheLimits(memory_bytes=0), **settings}
     server = EncoderServer(EncoderConfig(str(model), listen="127.0.0.1:0", **settings))
     port = await server.start()
     try:

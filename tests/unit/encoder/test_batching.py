@@ -14,22 +14,25 @@ from visionsplit.errors import (
     OverloadedError,
     UnavailableError,
 )
-from visionsplit.grid import Layout, TileGrid
+from visionsplit.grid import TileGrid
 from visionsplit.wire.tensors import DataType
 
 from encoder_service.admission import TileRoom
 from encoder_service.batching import BatchLimits, TileBatcher, TileQueue
 from encoder_service.compression import CompressionSpec, compose
 from encoder_service.encoding import BatchEncoder
+from encoder_service.events import BudgetsKnown, ImageDone, TokensReady
+from encoder_service.flight import TokensWanted
 from encoder_service.image import ImageLimits, decode_image
 from encoder_service.jobs import ImageJob, PreparedImage
-from encoder_service.pipeline import BudgetsKnown, EncoderPipeline, ImageDone, TokensReady
+from encoder_service.pipeline import EncoderPipeline
 from encoder_service.tiles import Tiler
 from encoder_service.vision_tower import VisionTower
 from tests.unit.encoder.helpers import png
 
 ROOM = 12  # tiles
 GLOBALCOM2 = compose(CompressionSpec("globalcom2", 0.5))
+WANTED = TokensWanted(GLOBALCOM2, DataType.FLOAT32)
 
 
 def job(rows=2, columns=2):
@@ -127,8 +130,8 @@ def device(random_checkpoints):
 
 async def events_of(pipeline, images, composition=GLOBALCOM2):
     async with (
-        pipeline.prepared(images, composition.layout) as prepared,
-        aclosing(pipeline.encode(prepared, composition, DataType.FLOAT32, call_start=0.0)) as events,
+        pipeline.prepared(images, TokensWanted(composition, DataType.FLOAT32)) as prepared,
+        aclosing(pipeline.encode(prepared, call_start=0.0)) as events,
     ):
         async for event in events:
             yield event
@@ -204,9 +207,9 @@ def cut(monkeypatch):
 async def test_what_has_no_room_is_refused_before_it_is_decoded(device, cut):
     encoder, pipeline = device
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(pipeline.prepared([png(200, 200), png(200, 200)], Layout.SPATIAL))
+        await stack.enter_async_context(pipeline.prepared([png(200, 200), png(200, 200)], WANTED))
         with pytest.raises(OverloadedError, match="10 tiles are waiting; 4 more exceed the limit of 12"):
-            await stack.enter_async_context(pipeline.prepared([png(50, 120)], Layout.SPATIAL))
+            await stack.enter_async_context(pipeline.prepared([png(50, 120)], WANTED))
         assert cut == [(200, 200)] * 2
     with pytest.raises(OverloadedError, match="make 15 tiles; this encoder's limit is 12"):
         await anext(events_of(pipeline, [png(200, 200)] * 3))
@@ -236,10 +239,10 @@ async def test_every_end_gives_the_room_back(device):
 async def test_an_encoded_image_takes_no_more_room_while_its_answer_is_awaited(device):
     encoder, pipeline = device
     encoder.permits.release(50)
-    async with pipeline.prepared([png(200, 200), png(200, 200)], Layout.SPATIAL) as prepared:
-        assert [image.pixels.shape[0] for image in prepared] == [5, 5]
-        async with aclosing(pipeline.encode(prepared, GLOBALCOM2, DataType.FLOAT32, call_start=0.0)) as events:
+    async with pipeline.prepared([png(200, 200), png(200, 200)], WANTED) as prepared:
+        assert [image.image.pixels.shape[0] for image in prepared] == [5, 5]
+        async with aclosing(pipeline.encode(prepared, call_start=0.0)) as events:
             async for _ in events:
                 pass
-        assert [image.pixels.numel() for image in prepared] == [0, 0]
+        assert [image.image.pixels.numel() for image in prepared] == [0, 0]
         assert isinstance([event async for event in events_of(pipeline, [png(200, 200)] * 2)][-1], ImageDone)

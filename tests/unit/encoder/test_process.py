@@ -36,11 +36,17 @@ def test_the_command_line_reaches_the_configuration():
     assert config.max_images == 3
 
 
+def test_several_llm_services_by_commas_or_by_repetition():
+    assert config_of("--llm", "a:1,b:2", "--llm", "c:3").llm_addresses == ("a:1", "b:2", "c:3")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("--chunk-bytes", "1"),
         ("--max-batch-tiles", "0"),
+        ("--cache-bytes", "-1"),
+        ("--cache-dir-bytes", "0"),
         ("--max-calls", "-1"),
         ("--max-batch-wait-ms", "nan"),
         ("--max-batch-wait-ms", "-1"),

@@ -119,3 +119,24 @@ async def test_a_caller_that_leaves_during_a_write_is_no_failure(caplog: pytest.
             await asyncio.sleep(0.2)
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
     assert any("the caller left" in record.getMessage() for record in caplog.records if record.name == LOG.name)
+
+
+async def test_a_request_that_is_no_message_is_the_callers_fault(caplog: pytest.LogCaptureFixture) -> None:
+    """gRPC would say UNKNOWN, with the name of the exception, and fill the log with tracebacks."""
+
+    async def fail(context: Any) -> None:
+        raise AssertionError("no request arrived")
+
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(LOG)])
+    encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(Service(fail), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for method in ("Encode", "GetEncoderInfo"):
+            call = channel.unary_unary(f"/visionsplit.v1.EncoderService/{method}")(b"\xff\xff")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert type(error_from_rpc(caught.value)) is InvalidRequestError
+            assert "DecodeError" not in str(caught.value.details())
+    await server.stop(None)
+    assert not caplog.records

@@ -1,0 +1,1 @@
+"""The system under more requests than it can answer, and while its parts are killed."""

@@ -1,0 +1,115 @@
+"""The services as processes of their own, which may be killed and started again on the same ports."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from visionsplit_client import Client, HealthStatus
+
+START_SECONDS = 120.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Service:
+    """One service process. It logs to a file, of which failures show the end."""
+
+    module: str
+    arguments: list[str]
+    address: str
+    process: subprocess.Popen[bytes] | None = None
+    log: Path = field(default_factory=lambda: Path(tempfile.mkstemp(suffix=".log")[1]))
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", self.module, "--listen", self.address, "--device", "cpu", *self.arguments]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def wait_until_serving(self) -> float:
+        """Seconds until it serves."""
+        started = time.monotonic()
+        with Client(self.address) as client:
+            while client.health(timeout=1)[self.address] is not HealthStatus.SERVING:
+                if self.process is None or self.process.poll() is not None:
+                    raise RuntimeError(f"{self.module} ended: {self.log.read_text()[-2000:]}")
+                if time.monotonic() - started > START_SECONDS:
+                    raise RuntimeError(f"{self.module} does not serve: {self.log.read_text()[-2000:]}")
+                time.sleep(0.05)
+        return time.monotonic() - started
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; the exit status."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children(recursive=True) if number == signal.SIGKILL else []
+        self.process.send_signal(number)
+        status = self.process.wait(timeout=60)
+        for child in children:  # a killed gateway leaves the cluster that it had started
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=20)
+        return status
+
+    def replicas(self) -> list[psutil.Process]:
+        """The processes of its Ray replicas."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if "LlmReplica" in " ".join(child.cmdline())]
+
+    def memory_mib(self) -> float:
+        """Resident memory of the process itself."""
+        assert self.process is not None
+        return float(psutil.Process(self.process.pid).memory_info().rss) / 2**20
+
+
+@dataclass
+class System:
+    """An LLM service and encoders in front of it."""
+
+    llm: Service
+    encoders: list[Service]
+
+    @classmethod
+    def of(cls, model: str, *, encoders: int, replicas: int = 0) -> "System":
+        """`replicas` on Ray; 0 for one in the gateway's process."""
+        llm = f"127.0.0.1:{free_port()}"
+        ray = ["--backend", "ray", "--replicas", str(replicas)] if replicas else []
+        return cls(
+            Service("llm_service", ["--model", model, *ray], llm),
+            [
+                Service("encoder_service", ["--model", model, "--llm", llm], f"127.0.0.1:{free_port()}")
+                for _ in range(encoders)
+            ],
+        )
+
+    @property
+    def services(self) -> list[Service]:
+        return [self.llm, *self.encoders]
+
+    def __enter__(self) -> "System":
+        for service in self.services:
+            service.start()
+        try:
+            for service in self.services:
+                service.wait_until_serving()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for service in reversed(self.services):
+            if service.process is not None and service.process.poll() is None:
+                service.stop()

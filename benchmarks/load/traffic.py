@@ -1,0 +1,112 @@
+"""Requests that come when they come, answered or not, each accounted for."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+from visionsplit_client import AsyncClient, Compression, Retries, Sampling, TextDelta, VisionSplitError
+
+SIZES = [(300, 200), (640, 480), (200, 600), (800, 800), (336, 336)]
+PROMPT = "What is in the picture?"
+
+
+@dataclass
+class Outcomes:
+    """What became of the requests."""
+
+    sent: int = 0
+    ends: Counter[str] = field(default_factory=Counter)  # "answer", or the error's class
+    first_seconds: list[float] = field(default_factory=list)  # of the answered
+    total_seconds: list[float] = field(default_factory=list)
+    answered_at: list[float] = field(default_factory=list)  # seconds of time.monotonic
+    failed_at: list[float] = field(default_factory=list)
+    seconds: float = 0.0  # from the first request to the last end
+
+    @property
+    def answered(self) -> int:
+        return self.ends["answer"]
+
+    @property
+    def lost(self) -> int:
+        """Requests without exactly one end."""
+        return self.sent - sum(self.ends.values())
+
+    @property
+    def goodput(self) -> float:
+        """Answers a second."""
+        return self.answered / self.seconds if self.seconds else 0.0
+
+
+class Traffic:
+    """Asks one client, which may know several encoders."""
+
+    def __init__(self, addresses: Sequence[str], *, seed: int = 0, timeout: float, patient: bool = False) -> None:
+        """`patient` callers repeat what a full or lost service refused, until the timeout."""
+        retries = Retries(attempts=100, overloaded=True) if patient else Retries(attempts=1)
+        self._client = AsyncClient(list(addresses), retries=retries, timeout=timeout)
+        self._rng = random.Random(seed)
+        generator = np.random.default_rng(seed)
+        self._images = [
+            Image.fromarray(generator.integers(0, 255, (12, 12, 3), dtype=np.uint8)).resize(size) for size in SIZES
+        ]
+        self._numbers = itertools.count()
+
+    async def __aenter__(self) -> "Traffic":
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def ask(self, outcomes: Outcomes) -> None:
+        """One request, from its start to its only end."""
+        number = next(self._numbers)
+        image = self._images[number % len(self._images)].copy()
+        image.putpixel((0, 0), (number % 256, number // 256 % 256, 0))  # no two alike: nothing comes from a cache
+        outcomes.sent += 1
+        started, first = time.monotonic(), 0.0
+        try:
+            async with self._client.stream(
+                image, PROMPT, compression=Compression("globalcom2", 0.25), sampling=Sampling(max_new_tokens=16)
+            ) as stream:
+                async for event in stream:
+                    if isinstance(event, TextDelta) and not first:
+                        first = time.monotonic() - started
+        except VisionSplitError as error:
+            outcomes.ends[type(error).__name__] += 1
+            outcomes.failed_at.append(time.monotonic())
+            return
+        outcomes.ends["answer"] += 1
+        outcomes.first_seconds.append(first)
+        outcomes.total_seconds.append(time.monotonic() - started)
+        outcomes.answered_at.append(time.monotonic())
+
+    async def open_loop(self, rate: float, seconds: float) -> Outcomes:
+        """Poisson arrivals: the next request does not wait for the last one's answer."""
+        outcomes, started = Outcomes(), time.monotonic()
+        tasks: set[asyncio.Task[None]] = set()
+        due = started
+        while (due := due + self._rng.expovariate(rate)) < started + seconds:
+            await asyncio.sleep(max(due - time.monotonic(), 0))
+            tasks.add(asyncio.create_task(self.ask(outcomes)))
+        await asyncio.gather(*tasks)
+        outcomes.seconds = time.monotonic() - started
+        return outcomes
+
+    async def closed_loop(self, callers: int, seconds: float) -> Outcomes:
+        """So many callers, each of which asks again as soon as it has its answer."""
+        outcomes, started = Outcomes(), time.monotonic()
+
+        async def call() -> None:
+            while time.monotonic() < started + seconds:
+                await self.ask(outcomes)
+
+        await asyncio.gather(*(call() for _ in range(callers)))
+        outcomes.seconds = time.monotonic() - started
+        return outcomes

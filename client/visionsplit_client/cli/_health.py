@@ -1,0 +1,39 @@
+"""`visionsplit health`: whether a service takes calls, for health checks of containers and scripts.
+
+Done (0) if it does; 1 while it starts or drains, or if it cannot be reached.
+"""
+
+import argparse
+from dataclasses import replace
+
+from visionsplit_client._client import Client
+from visionsplit_client._info import HealthStatus
+from visionsplit_client.cli import _options
+
+_TIMEOUT_SECONDS = 5.0
+
+
+def add_parser(commands: _options.Subparsers) -> None:
+    parser = commands.add_parser("health", help="say whether a service takes calls", description=__doc__)
+    parser.add_argument("address", metavar="HOST:PORT", help="an encoder service or an LLM service")
+    parser.add_argument(
+        "--timeout",
+        type=_options.positive_seconds,
+        default=_TIMEOUT_SECONDS,
+        metavar="SECONDS",
+        help="to wait for an answer (default: %(default)g)",
+    )
+    _options.add_security(parser)
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        # The health check needs no token.
+        client = Client(args.address, security=replace(_options.security_from(args), token=None))
+    except ValueError as error:
+        _options.usage_error(args, str(error))
+    with client:
+        status = client.health(timeout=args.timeout)[args.address]
+    print(status.value)
+    return 0 if status is HealthStatus.SERVING else 1

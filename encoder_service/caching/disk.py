@@ -1,0 +1,198 @@
+"""The tokens used last, in a folder, so that they outlive the process.
+
+A file per entry, `<key>.tokens`: the SHA-256 of what follows, a JSON header by its length, and a safetensors file.
+Files are written beside their place and moved into it, so that a reader finds all of an entry or none. Nothing here may
+fail a request: what cannot be read is a miss, what cannot be written is left out, and the log says so. Other files in
+the folder are left alone.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import struct
+import tempfile
+import threading
+from collections import OrderedDict
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from visionsplit.grid import Region, TileGrid
+from visionsplit.wire.tensors import DataType, TokenTensor
+
+from encoder_service.caching.entry import CachedTokens
+
+_log = logging.getLogger(__name__)
+_SUFFIX, _UNFINISHED = ".tokens", ".part"
+_NAME = re.compile(rf"[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
+_LENGTH = struct.Struct("<Q")
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+class DiskTier:
+    """Entries up to a number of bytes; those not used for longest go first. Safe to use from several threads.
+
+    Several encoders may share a folder: each counts the files that it found at its start and its own since, and a file
+    that another has removed is a miss.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        """
+        Raises:
+            OSError: the folder cannot be made, read or written to.
+        """
+        self._folder, self._max_bytes = folder, max_bytes
+        self._lock = threading.Lock()
+        self._sizes: OrderedDict[str, int] = OrderedDict()  # bytes of each key's file, least recently used first
+        self.num_bytes = 0
+        self.evictions = 0
+        self.failures = 0  # files that could not be read or written
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass  # it can be written to
+        self._find()
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def get(self, key: str) -> CachedTokens | None:
+        """An entry, None if there is none that is whole."""
+        with self._lock:
+            if key not in self._sizes:
+                return None
+            self._sizes.move_to_end(key)
+        path = self._path(key)
+        try:
+            content = path.read_bytes()
+            entry = _from_bytes(key, content)
+            os.utime(path)  # the order of use outlives the process
+        except (OSError, ValueError) as error:
+            if not isinstance(error, FileNotFoundError):
+                self._failed(f"cannot use {path.name}: {error}")
+            self._forget(key)
+            if not isinstance(error, OSError):
+                self._remove(path)
+            return None
+        return entry
+
+    def put(self, key: str, entry: CachedTokens) -> None:
+        """Keep an entry in place of the present one."""
+        content = _to_bytes(key, entry)
+        if len(content) > self._max_bytes:
+            return
+        with self._lock:
+            self._make_room(len(content) - self._sizes.get(key, 0))
+        try:
+            self._write(self._path(key), content)
+        except OSError as error:
+            self._failed(f"cannot keep an image's tokens: {error}")
+            return
+        with self._lock:
+            self.num_bytes += len(content) - self._sizes.pop(key, 0)
+            self._sizes[key] = len(content)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}{_SUFFIX}"
+
+    def _find(self) -> None:
+        """Take stock of the folder, and clear away what a killed process left unfinished."""
+        found: list[tuple[float, str, int]] = []
+        for path in self._folder.iterdir():
+            try:
+                status = path.stat()
+            except OSError:
+                continue  # another encoder's, gone in the meantime
+            if path.name.endswith(_UNFINISHED) and _NAME.match(path.name):
+                self._remove(path)
+            elif _NAME.fullmatch(path.name) and path.is_file():
+                found.append((status.st_mtime, path.name.removesuffix(_SUFFIX), status.st_size))
+        for _, key, size in sorted(found):
+            self._sizes[key] = size
+            self.num_bytes += size
+        with self._lock:
+            self._make_room(0)
+
+    def _make_room(self, more: int) -> None:
+        while self._sizes and self.num_bytes + more > self._max_bytes:
+            key, size = self._sizes.popitem(last=False)
+            self.num_bytes -= size
+            self.evictions += 1
+            self._remove(self._path(key))
+
+    def _write(self, path: Path, content: bytes) -> None:
+        handle, name = tempfile.mkstemp(prefix=path.name, suffix=_UNFINISHED, dir=self._folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            Path(name).replace(path)
+        except OSError:
+            self._remove(Path(name))
+            raise
+
+    def _forget(self, key: str) -> None:
+        with self._lock:
+            self.num_bytes -= self._sizes.pop(key, 0)
+
+    def _remove(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._failed(f"cannot remove {path.name}: {error}")
+
+    def _failed(self, what: str) -> None:
+        self.failures += 1
+        _log.warning("cache in %s: %s", self._folder, what)
+
+
+def _to_bytes(key: str, entry: CachedTokens) -> bytes:
+    tensors = {"data": np.frombuffer(entry.features.data, np.uint8), "positions": entry.positions.astype("<i4")}
+    if entry.features.scales:
+        tensors["scales"] = np.frombuffer(entry.features.scales, np.uint8)
+    if entry.evidence is not None:
+        tensors["evidence"] = entry.evidence
+    if entry.ranks is not None:
+        tensors["ranks"] = entry.ranks
+    facts = {
+        "key": key,
+        "grid": asdict(entry.grid),
+        "budgets": entry.budgets,
+        "quotas": entry.quotas,
+        "tensor": [entry.features.data_type.name, entry.features.rows, entry.features.columns],
+    }
+    described = json.dumps(facts).encode()
+    body: bytes = _LENGTH.pack(len(described)) + described + save(tensors)
+    return hashlib.sha256(body).digest() + body
+
+
+def _from_bytes(key: str, content: bytes) -> CachedTokens:
+    """
+    Raises:
+        ValueError: not what `_to_bytes` made of an entry of this key.
+    """
+    digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise ValueError("its checksum is wrong; it is cut off or damaged")
+    try:
+        (length,) = _LENGTH.unpack_from(body)
+        facts = json.loads(body[_LENGTH.size : _LENGTH.size + length])
+        tensors = load(body[_LENGTH.size + length :])
+        data_type, rows, columns = facts["tensor"]
+        scales = tensors["scales"].tobytes() if "scales" in tensors else b""
+        entry = CachedTokens(
+            TileGrid(**{**facts["grid"], "valid": Region(**facts["grid"]["valid"])}),
+            tuple(facts["budgets"]),
+            None if facts["quotas"] is None else tuple(facts["quotas"]),
+            TokenTensor(DataType[data_type], rows, columns, tensors["data"].tobytes(), scales),
+            tensors["positions"],
+            tensors.get("evidence"),
+            tensors.get("ranks"),
+        )
+    except (struct.error, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(f"it is no entry of this cache ({error})") from error
+    if facts["key"] != key:
+        raise ValueError("it belongs to another image")
+    return entry

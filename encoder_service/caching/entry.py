@@ -1,0 +1,116 @@
+"""The tokens of one image as they are kept, and what of them a request gets."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from visionsplit.grid import Layout, TileGrid
+from visionsplit.wire.tensors import TokenTensor, concatenate
+from visionsplit.wire.vision_tokens import Positions
+
+from encoder_service.caching.key import serves_smaller
+from encoder_service.compression import Composition
+from encoder_service.compression.geometry import canonical, geometry_of
+from encoder_service.compression.shares import pooled_tokens, share_out
+from encoder_service.jobs import EncodedTiles
+
+_OVERHEAD = 2048  # bytes of an entry beside its arrays, roughly
+
+
+@dataclass(frozen=True)
+class CachedTokens:
+    """One image's kept tokens in their wire format, tile after tile, each tile's in picking order.
+
+    In the wire format, not as the vision tower gave them: it is up to four times smaller, a hit converts nothing, and a
+    GPU's last bit of a conversion need not be found again on a CPU. Rows are converted one by one, so any of them may
+    be left out.
+    """
+
+    grid: TileGrid
+    budgets: tuple[int, ...]  # tokens per tile, thumbnail first
+    quotas: tuple[int, ...] | None  # of each tile, where they were asked for; other ratios' follow from the evidence
+    features: TokenTensor  # [K, Dv]
+    positions: Positions  # [K, 3]
+    evidence: NDArray[np.float32] | None  # [P], what the thumbnail says, where the budgets come from it
+    ranks: NDArray[np.int32] | None  # [K], as which token of the image each was picked, where all tiles compete
+
+    @property
+    def num_bytes(self) -> int:
+        arrays = [array for array in (self.positions, self.evidence, self.ranks) if array is not None]
+        return self.features.num_bytes + sum(array.nbytes for array in arrays) + _OVERHEAD
+
+    @classmethod
+    def of(cls, grid: TileGrid, results: Sequence[EncodedTiles]) -> "CachedTokens":
+        """All that encoding an image gave, from its first tiles to its last."""
+        parts = [result for result in results if result.features.rows]
+        evidence = next((result.evidence for result in results if result.evidence is not None), None)
+        ranks = [result.ranks for result in parts if result.ranks is not None]
+        return cls(
+            grid,
+            tuple(results[-1].budgets),
+            tuple(results[-1].quotas) if results[-1].quotas is not None else None,
+            concatenate([part.features for part in parts]),
+            np.concatenate([part.positions for part in parts]),
+            evidence,
+            np.concatenate(ranks) if ranks else None,
+        )
+
+    def covers(self, other: "CachedTokens") -> bool:
+        """Whether a request that the other entry serves is served by this one as well."""
+        return all(own >= others for own, others in zip(self.budgets, other.budgets, strict=True))
+
+    def answer(self, composition: Composition, device: torch.device) -> EncodedTiles | None:
+        """What encoding the image anew would give, all tiles at once; None if not all of it is here.
+
+        Args:
+            composition: of the request; the entry lies under its name.
+            device: that of the vision tower, on which the budgets are computed as they were the first time.
+
+        Raises:
+            InvalidCompressionError: the request's ratio keeps no token.
+        """
+        if composition.retention_ratio == 1:  # kept for all who ask so, with or without quotas
+            return self._tiles(None, list(self.budgets), list(self.budgets) if composition.quotas_only else None)
+        if not serves_smaller(composition):
+            return self._tiles(None, list(self.budgets), None if self.quotas is None else list(self.quotas))
+        reference = composition.layout is Layout.REFERENCE
+        geometry = geometry_of(canonical(self.grid), reference_layout=reference, device=device)
+        source = None if self.evidence is None else torch.from_numpy(self.evidence).to(device)
+        shares = share_out(composition, geometry, source)
+        if composition.quotas_only:
+            return self._tiles(None, list(self.budgets), shares.tokens)
+        if composition.budget.pooled:
+            return self._foremost(pooled_tokens(geometry.counts, shares.ratios))
+        return self._prefixes(shares.tokens)
+
+    def _prefixes(self, budgets: list[int]) -> EncodedTiles | None:
+        """The first tokens of each tile."""
+        if any(wanted > own for wanted, own in zip(budgets, self.budgets, strict=True)):
+            return None
+        starts = np.cumsum((0, *self.budgets[:-1]))
+        rows = [np.arange(start, start + number) for start, number in zip(starts, budgets, strict=True)]
+        return self._tiles(np.concatenate(rows), budgets, None)
+
+    def _foremost(self, number: int) -> EncodedTiles | None:
+        """The tokens that were picked first, of whatever tile."""
+        if self.ranks is None or number > len(self.ranks):
+            return None
+        rows = np.flatnonzero(self.ranks < number)
+        budgets = np.bincount(self.positions[rows, 0], minlength=self.grid.num_tiles)
+        return self._tiles(rows, budgets.tolist(), None)
+
+    def _tiles(self, rows: NDArray[np.intp] | None, budgets: list[int], quotas: list[int] | None) -> EncodedTiles:
+        """Some rows in their order; None is all of them."""
+        features, positions = self.features, self.positions
+        if rows is not None and len(rows) < features.rows:
+            features, positions = _rows(features, rows), positions[rows]
+        return EncodedTiles(self.grid.num_tiles, budgets, quotas, features, positions, time.monotonic(), 0.0)
+
+
+def _rows(tensor: TokenTensor, rows: NDArray[np.intp]) -> TokenTensor:
+    data = np.frombuffer(tensor.data, np.uint8).reshape(tensor.rows, -1)[rows].tobytes()
+    scales = np.frombuffer(tensor.scales, "<f4")[rows].tobytes() if tensor.scales else b""
+    return TokenTensor(tensor.data_type, len(rows), tensor.columns, data, scales)

@@ -1,0 +1,78 @@
+"""Under which name the tokens of an image are kept: whatever decides about a single bit of them goes in.
+
+Tokens are kept in the order in which they were picked. Where a smaller ratio keeps a prefix of what a larger one keeps,
+one entry serves both, and the ratio stays out of the name. With ratio 1 nothing is chosen: all methods share an entry.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from visionsplit.wire.tensors import DataType
+
+from encoder_service.compression import Composition
+from encoder_service.vision_tower import VisionTower
+
+_FORMAT = 1  # of entries and names; another number and nothing older is found
+_LIBRARIES = ("torch", "transformers", "pillow", "numpy")  # their next versions may compute other last bits
+
+
+@dataclass(frozen=True)
+class TokensKey:
+    """The names of one request's tokens of one image."""
+
+    entry: str  # 64 hex digits, under which they are kept
+    request: str  # the same, but with the ratio: equal where all of the answer is
+
+
+def serves_smaller(composition: Composition) -> bool:
+    """Whether tokens kept at one ratio hold what any smaller ratio would keep."""
+    if composition.retention_ratio in (None, 1):
+        return False
+    budget = composition.budget
+    if budget.adaptive or (budget.whole_image and not budget.pooled):
+        return False
+    return composition.quotas_only or (composition.nested and not composition.selection.own_counts)
+
+
+def tokens_key(image_digest: str, encoder: str, composition: Composition, data_type: DataType) -> TokensKey:
+    """The names, by the digest of the image's bytes and what `encoder_identity` says."""
+    facts = [_FORMAT, image_digest, encoder, composition.layout.name, data_type.name, _choice(composition)]
+    ratio = composition.retention_ratio
+    kept = facts if serves_smaller(composition) else [*facts, ratio]
+    return TokensKey(_digest(kept), _digest([*facts, ratio, composition.quotas_only]))
+
+
+def image_digest(data: bytes) -> str:
+    """SHA-256: nobody can make two images of one digest, so nobody gets the tokens of another image."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def encoder_identity(fingerprint: str, vision_config: dict[str, Any], tower: VisionTower) -> str:
+    """Everything but the request that decides about tokens' bits: weights, settings, types, device, software."""
+    device = torch.cuda.get_device_name(tower.device) if tower.device.type == "cuda" else tower.device.type
+    software = {name: version(name) for name in ("visionsplit", *_LIBRARIES)}
+    return _digest([fingerprint, vision_config, tower.feature_layers, str(tower.dtype), device, software])
+
+
+def _choice(composition: Composition) -> dict[str, Any]:
+    """What decides which tokens are kept, but for the ratio."""
+    if composition.retention_ratio == 1:
+        return {}
+    named = {"budget": composition.budget.name, "parameters": dict(composition.parameters)}
+    if composition.quotas_only:
+        return {"quotas": named}
+    merging = composition.merging.name if composition.merging is not None else None
+    return {
+        **named,
+        "score": composition.score.name,
+        "selection": composition.selection.name,
+        "merging": merging,
+    }
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,48 @@
+"""How many tokens each tile keeps at a ratio, from what the vision tower says."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from visionsplit.errors import InternalError, InvalidCompressionError
+
+from encoder_service.compression.base import Composition
+from encoder_service.compression.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What a budget grants the tiles of one image, thumbnail first."""
+
+    ratios: list[float]  # of each tile's valid tokens
+    tokens: list[int]  # the same in whole tokens, without those that a merging adds; means nothing for a pooled budget
+
+
+def share_out(composition: Composition, geometry: Geometry, source: torch.Tensor | None) -> Shares:
+    """Ask the composition's budget. Its ratio must not be 1.
+
+    Args:
+        composition: what was asked for.
+        geometry: how the image was cut.
+        source: what the budget is computed from, [P] or, with `whole_image`, [T, P]; None if it needs nothing.
+
+    Raises:
+        InvalidCompressionError: not one token would be kept.
+        InternalError: the source is not finite.
+    """
+    budget, counts = composition.budget, geometry.counts
+    ratios = budget.ratios(source, geometry, composition.retention_ratio, composition.parameters)
+    if not all(map(math.isfinite, ratios)):
+        raise InternalError("the vision tower's scores are not finite")
+    tokens = [int(count * share) for count, share in zip(counts, ratios, strict=True)]
+    if not (pooled_tokens(counts, ratios) if budget.pooled else any(tokens)):
+        raise InvalidCompressionError(
+            f"retention_ratio {composition.retention_ratio or ratios[0]} keeps none of the image's {sum(counts)} tokens"
+        )
+    return Shares(ratios, tokens)
+
+
+def pooled_tokens(counts: Sequence[int], ratios: Sequence[float]) -> int:
+    """How many tokens an image keeps whose tiles compete for one budget."""
+    return int(sum(counts) * ratios[0])

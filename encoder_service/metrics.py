@@ -1,0 +1,89 @@
+"""What an encoder counts and measures of its own work, beside its calls.
+
+Seconds are those of `EncodeTimings`. `compression` is a row of the table of methods, whatever parts a request replaced.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from visionsplit.telemetry.metrics import LONG_BUCKETS, SHORT_BUCKETS, TILE_BUCKETS, CacheMetrics, CacheState
+
+from encoder_service.batching import TileBatcher
+from encoder_service.caching.tokens import CacheCounts, CacheUse
+from encoder_service.events import ImageDone
+from encoder_service.pipeline import EncoderPipeline
+
+
+class EncoderMetrics:
+    """The encoder's metrics in one server's registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"visionsplit_encoder_{name}", text, ("compression",), registry=registry)
+
+        def seconds(name: str, text: str, buckets: tuple[float, ...] = SHORT_BUCKETS) -> Histogram:
+            return Histogram(f"visionsplit_encoder_{name}_seconds", text, buckets=buckets, registry=registry)
+
+        self._images = counter("images", "Images encoded.")
+        self._tokens_before = counter("vision_tokens_before", "Vision tokens of those images without compression.")
+        self._tokens_after = counter("vision_tokens_after", "Vision tokens kept of them.")
+        self._bytes = counter("wire_bytes", "Bytes of features, scales and positions made of them.")
+        self._preprocess = seconds("preprocess", "An image's decoding, turning, cutting and normalising.")
+        self._queue = seconds("queue", "From then until its first tile entered the vision tower.", LONG_BUCKETS)
+        self._encode = seconds("encode", "Forward passes that held its tiles, with scores and selection.")
+        self._first_chunk = seconds("first_chunk", "From the call's start to its first chunk of tokens.", LONG_BUCKETS)
+        self._image = seconds("image", "From the call's start to its last chunk of tokens.", LONG_BUCKETS)
+        self._batch_tiles = Histogram(
+            "visionsplit_encoder_batch_tiles", "Tiles of a forward pass.", buckets=TILE_BUCKETS, registry=registry
+        )
+        self._batch = seconds("batch", "A forward pass with scores, selection and the way to the host.")
+        self._compression = seconds(
+            "compression", "Of that, what choosing tokens took the host; on a GPU, only the launching of it."
+        )
+        self._queued_tiles = Gauge(
+            "visionsplit_encoder_queued_tiles", "Tiles that wait for the vision tower.", registry=registry
+        )
+        self._reserved_tiles = Gauge(
+            "visionsplit_encoder_reserved_tiles",
+            "Tiles of images from before their decoding until they are encoded, by their files' headers.",
+            registry=registry,
+        )
+
+    def watch(self, batcher: TileBatcher, pipeline: EncoderPipeline) -> None:
+        """Whom to ask whenever the metrics are read, on a thread of its own. Once."""
+        CacheMetrics(self._registry, "encoder", lambda: _cache_states(pipeline.cache_counts))
+        self._queued_tiles.set_function(lambda: batcher.queued_tiles)
+        self._reserved_tiles.set_function(lambda: pipeline.reserved_tiles)
+
+    def image_done(self, done: ImageDone, compression: str) -> None:
+        """An image's last tokens are ready."""
+        self._images.labels(compression).inc()
+        self._tokens_before.labels(compression).inc(sum(done.grid.valid_counts()))
+        self._tokens_after.labels(compression).inc(sum(done.budgets))
+        self._bytes.labels(compression).inc(done.wire_bytes)
+        if done.cache in (CacheUse.OFF, CacheUse.MISS):
+            self._preprocess.observe(done.preprocess_seconds)
+            self._queue.observe(done.queue_seconds)
+            self._encode.observe(done.encode_seconds)
+        self._first_chunk.observe(done.first_chunk_seconds)
+        self._image.observe(done.total_seconds)
+
+    def batch_done(self, tiles: int, seconds: float, compression_seconds: float) -> None:
+        """A forward pass is over. Called on the device's thread."""
+        self._batch_tiles.observe(tiles)
+        self._batch.observe(seconds)
+        self._compression.observe(compression_seconds)
+
+
+def _cache_states(counts: CacheCounts | None) -> list[CacheState]:
+    """The tiers of the cache of tokens. What memory does not have is looked for on disk; an image that an equal request
+    is encoding already joins that one."""
+    if counts is None:
+        return []
+    behind_memory = counts.disk_hits + counts.misses
+    memory = {"hit": counts.memory_hits, "miss": behind_memory, "joined": counts.joined}
+    disk = {"hit": counts.disk_hits, "miss": counts.misses}
+    return [
+        CacheState("memory", memory, counts.memory_evictions, counts.memory_entries, counts.memory_bytes),
+        CacheState("disk", disk, counts.disk_evictions, counts.disk_entries, counts.disk_bytes),
+    ]

@@ -1,0 +1,63 @@
+"""Tokens on their way to whoever reads them, in little memory though nobody reads."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, replace
+
+from visionsplit.errors import VisionSplitError
+
+from llm_service.job import TokenEvent
+
+# Beyond so many events the later ones become one, so that a call nobody reads costs a few bytes a token, not an object.
+_MAX_EVENTS = 64
+
+
+@dataclass
+class _Tail:
+    """Events made one."""
+
+    first: TokenEvent
+    token_ids: list[int]
+    finished: bool
+
+    def event(self) -> TokenEvent:
+        return replace(self.first, token_ids=tuple(self.token_ids), finished=self.finished)
+
+
+class TokenBuffer:
+    """A queue of one request's events, the last of which is finished or an error. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._events: deque[TokenEvent] = deque()
+        self._tail: _Tail | None = None  # after the events
+        self._error: VisionSplitError | None = None  # after the tail
+        self._changed = asyncio.Event()
+
+    def put(self, event: TokenEvent | VisionSplitError) -> None:
+        if isinstance(event, VisionSplitError):
+            self._error = event
+        elif self._tail is not None:
+            self._tail.token_ids += event.token_ids
+            self._tail.finished = event.finished
+        elif len(self._events) == _MAX_EVENTS:
+            self._tail = _Tail(event, list(event.token_ids), event.finished)
+        else:
+            self._events.append(event)
+        self._changed.set()
+
+    async def get(self) -> TokenEvent:
+        """The next event, once it is there.
+
+        Raises:
+            VisionSplitError: the request failed.
+        """
+        while not (self._events or self._tail or self._error):
+            self._changed.clear()
+            await self._changed.wait()
+        if self._events:
+            return self._events.popleft()
+        if self._tail is not None:
+            tail, self._tail = self._tail, None
+            return tail.event()
+        assert self._error is not None
+        raise self._error

@@ -1,0 +1,119 @@
+"""Interceptors that see every call of our services from outside: one counts, one traces."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from opentelemetry.trace import SpanKind, StatusCode, Tracer
+
+from visionsplit.telemetry.metrics import CallMetrics
+from visionsplit.telemetry.tracing import context_of
+from visionsplit.wire.status import ERROR_METADATA_KEY
+
+Behavior: TypeAlias = Callable[..., Awaitable[Any]]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Runs `around` in place of each of our calls' behaviour. Belongs outside the interceptor that maps errors."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:  # noqa: ANN401 - a grpc.RpcMethodHandler, whose kinds grpc does not type
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith("/visionsplit."):
+            return handler
+        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            if (behavior := getattr(handler, kind)) is not None:
+                return handler._replace(**{kind: self._wrapped(behavior, method)})
+        return handler
+
+    def _wrapped(self, behavior: Behavior, method: str) -> Behavior:
+        async def wrapped(request: object, context: Context) -> object:
+            return await self.around(behavior, method, request, context)
+
+        return wrapped
+
+    async def around(self, behavior: Behavior, method: str, request: object, context: Context) -> object:
+        raise NotImplementedError
+
+
+class MetricsInterceptor(CallInterceptor):
+    """Counts and times calls."""
+
+    def __init__(self, metrics: CallMetrics) -> None:
+        self._metrics = metrics
+
+    async def around(self, behavior: Behavior, method: str, request: object, context: Context) -> object:
+        name = method.rpartition("/")[2]
+        started = time.monotonic()
+        code = grpc.StatusCode.OK
+        running = self._metrics.in_flight.labels(name)
+        running.inc()
+        try:
+            result = await behavior(request, context)
+            code = status_at_end(context, None)
+            return result
+        except BaseException as error:
+            code = status_at_end(context, error)
+            raise
+        finally:
+            running.dec()
+            self._metrics.requests.labels(name, code.name).inc()
+            self._metrics.seconds.labels(name, code.name).observe(time.monotonic() - started)
+
+
+class TracingInterceptor(CallInterceptor):
+    """A span for each call, the child of what the caller's metadata names and the current one while the call runs.
+
+    With a tracer that records nothing, the caller's context still goes along to the next service.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    async def around(self, behavior: Behavior, method: str, request: object, context: Context) -> object:
+        service, _, name = method.removeprefix("/").rpartition("/")
+        with self._tracer.start_as_current_span(
+            f"{service}/{name}",
+            context=context_of(context.invocation_metadata()),
+            kind=SpanKind.SERVER,
+            attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": name},
+            # An error's text may quote the caller.
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            error: BaseException | None = None
+            try:
+                return await behavior(request, context)
+            except BaseException as caught:
+                error = caught
+                raise
+            finally:
+                code = status_at_end(context, error)
+                span.set_attribute("rpc.grpc.status_code", code.value[0])
+                if code is not grpc.StatusCode.OK:
+                    span.set_attribute("error.type", _error_class(context) or code.name)
+                    span.set_status(StatusCode.ERROR)
+
+
+def status_at_end(context: Context, error: BaseException | None) -> grpc.StatusCode:
+    """How a call ended whose behaviour returned, or raised `error`."""
+    code: grpc.StatusCode | None = context.code()
+    if isinstance(error, grpc.aio.AbortError):
+        return code or grpc.StatusCode.UNKNOWN
+    if context.done() or context.cancelled() or isinstance(error, asyncio.CancelledError):
+        late = context.time_remaining() == 0
+        return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+    return code or (grpc.StatusCode.OK if error is None else grpc.StatusCode.UNKNOWN)
+
+
+def _error_class(context: Context) -> str | None:
+    metadata = context.trailing_metadata() or ()
+    return next((str(value) for key, value in metadata if key == ERROR_METADATA_KEY), None)

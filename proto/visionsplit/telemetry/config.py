@@ -1,0 +1,80 @@
+"""What of telemetry is on. Read once at the edge, the standard OpenTelemetry variables included."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_LOOPBACK = "127.0.0.1"
+_ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+
+
+@dataclass(frozen=True)
+class TelemetryConfig:
+    """Settings of one service's telemetry; everything is off by default.
+
+    Raises:
+        ValueError: an address or endpoint of another form.
+    """
+
+    metrics: str | None = None  # HOST:PORT of the page of metrics, or PORT on loopback; port 0 takes a free one
+    otlp_endpoint: str | None = None  # of an OpenTelemetry collector that takes traces over gRPC
+    log_prompts: bool = False  # whether a call's line in the log holds its prompt
+
+    def __post_init__(self) -> None:
+        if self.metrics is not None:
+            metrics_address(self.metrics)
+        if self.otlp_endpoint is not None and not self.otlp_endpoint.startswith(("http://", "https://")):
+            raise ValueError(
+                f"the OTLP endpoint is {self.otlp_endpoint!r}; http://HOST:PORT is needed, or https for TLS"
+            )
+
+
+def metrics_address(text: str) -> tuple[str, int]:
+    """Host and port; a port alone means loopback.
+
+    Raises:
+        ValueError: another form.
+    """
+    host, separator, port = text.rpartition(":")
+    if not separator:
+        host = _LOOPBACK
+    if not (host and port.isascii() and port.isdecimal() and int(port) < 2**16):
+        raise ValueError(f"the address for metrics is {text!r}; HOST:PORT is needed, or PORT for loopback")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def add_telemetry_options(parser: argparse.ArgumentParser) -> None:
+    """The options behind `telemetry_from`, and `--log-format`."""
+    group = parser.add_argument_group("telemetry")
+    add = group.add_argument
+    add("--metrics", metavar="HOST:PORT", help="serve Prometheus metrics here; a port alone means loopback")
+    add("--otlp-endpoint", metavar="URL", help="send traces to this OpenTelemetry collector, such as http://HOST:4317")
+    add("--log-format", default="text", choices=["text", "json"], help="json: an object a line (default: text)")
+    add("--log-prompts", action="store_true", help="write prompts, cut, into the log; otherwise they never get there")
+
+
+def telemetry_from(options: argparse.Namespace, environment: Mapping[str, str]) -> TelemetryConfig:
+    """The settings of a command line and, where it names no collector, of OpenTelemetry's own variables.
+
+    Headers, certificates, time limits, sampling and resource attributes come from those variables alone: the
+    OpenTelemetry SDK reads them.
+
+    Raises:
+        ValueError: a setting makes no sense.
+    """
+    return TelemetryConfig(
+        metrics=options.metrics,
+        otlp_endpoint=options.otlp_endpoint or _endpoint_of(environment),
+        log_prompts=options.log_prompts,
+    )
+
+
+def _endpoint_of(environment: Mapping[str, str]) -> str | None:
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
+    endpoint = next((environment[name] for name in _ENDPOINT_VARIABLES if environment.get(name)), None)
+    protocol = next((environment[name] for name in _PROTOCOL_VARIABLES if environment.get(name)), "grpc")
+    if endpoint is not None and protocol != "grpc":
+        raise ValueError(f"the environment asks for OTLP over {protocol}; traces go over grpc only")
+    return endpoint

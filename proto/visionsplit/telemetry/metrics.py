@@ -1,0 +1,106 @@
+"""Parts that both services' metrics are made of, and the page that shows them.
+
+A label's values come from tables of ours (calls, statuses, methods), never from a caller: their number is bounded.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from visionsplit.errors import UnavailableError
+
+# Seconds. From a cached answer's milliseconds to a minute in a full queue.
+LONG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+SHORT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# Seconds between tokens: a GPU's few milliseconds, a busy CPU's second.
+TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)
+TILE_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
+
+
+class CallMetrics:
+    """Calls of a service by method and status; an interceptor feeds them."""
+
+    def __init__(self, registry: CollectorRegistry, service: str) -> None:
+        """`service` is "encoder" or "llm", part of each metric's name."""
+        prefix = f"visionsplit_{service}"
+        labels = ("method", "code")
+        self.requests = Counter(f"{prefix}_requests", "Calls that ended, by gRPC status.", labels, registry=registry)
+        self.in_flight = Gauge(f"{prefix}_requests_in_flight", "Calls that run.", ("method",), registry=registry)
+        self.seconds = Histogram(
+            f"{prefix}_request_seconds", "Whole calls.", labels, buckets=LONG_BUCKETS, registry=registry
+        )
+        started = Gauge(f"{prefix}_start_time_seconds", "When the service started, Unix time.", registry=registry)
+        started.set(time.time())
+
+
+@dataclass(frozen=True)
+class CacheState:
+    """What a cache has done since the start, and what it holds."""
+
+    name: str  # the service's own word, such as "memory"
+    lookups: Mapping[str, int]  # by result: "hit", "miss"
+    evictions: int
+    entries: int
+    num_bytes: int
+
+
+class CacheMetrics(Collector):
+    """A service's caches, asked whenever the metrics are read, on a thread of its own."""
+
+    def __init__(self, registry: CollectorRegistry, service: str, read: Callable[[], Sequence[CacheState]]) -> None:
+        self._prefix = f"visionsplit_{service}_cache"
+        self._read = read
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        lookups = CounterMetricFamily(f"{self._prefix}_lookups", "Look-ups by result.", labels=("cache", "result"))
+        evictions = CounterMetricFamily(f"{self._prefix}_evictions", "Entries given up for room.", labels=("cache",))
+        entries = GaugeMetricFamily(f"{self._prefix}_entries", "Entries held.", labels=("cache",))
+        held = GaugeMetricFamily(f"{self._prefix}_bytes", "Bytes held.", labels=("cache",))
+        for state in self._read():
+            for result, count in state.lookups.items():
+                lookups.add_metric((state.name, result), count)
+            evictions.add_metric((state.name,), state.evictions)
+            entries.add_metric((state.name,), state.entries)
+            held.add_metric((state.name,), state.num_bytes)
+        return [lookups, evictions, entries, held]
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry with the process's memory, processor time and open files, where the system tells them."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return registry
+
+
+class MetricsPage:
+    """Serves a registry over HTTP from a thread of its own."""
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+        """Bind and serve.
+
+        Raises:
+            UnavailableError: the address cannot be bound.
+        """
+        try:
+            running: tuple[WSGIServer, Thread] = start_http_server(port, host, registry)
+        except OSError as error:
+            where = f"{host}:{port}"
+            raise UnavailableError(f"cannot listen on {where} for metrics: {error.strerror or error}") from None
+        self._server, self._thread = running
+
+    @property
+    def port(self) -> int:
+        return self._server.server_port
+
+    def close(self) -> None:
+        """Blocks for up to half a second."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

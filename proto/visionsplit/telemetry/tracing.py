@@ -1,0 +1,115 @@
+"""Traces with OpenTelemetry: W3C trace context in a call's metadata, spans for a call's stages.
+
+The services need the API alone; the SDK and the exporter are the extra `tracing`, imported only where traces are on.
+A span's attributes are numbers and names of ours, never a prompt, an image or an error's text.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import NoOpTracer, Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+import visionsplit
+from visionsplit.errors import UnavailableError
+
+Attributes = Mapping[str, str | int | float | bool]
+
+_PREFIX = "visionsplit."
+_propagator = TraceContextTextMapPropagator()
+
+
+class Tracing:
+    """A service's tracer, and what has to be closed after it."""
+
+    def __init__(self, service: str, otlp_endpoint: str | None) -> None:
+        """
+        Raises:
+            UnavailableError: traces are wanted, but the extra `tracing` is not installed.
+        """
+        self.tracer: Tracer = NoOpTracer()
+        self._shutdown: Callable[[], None] = lambda: None
+        if otlp_endpoint is not None:
+            self._connect(service, otlp_endpoint)
+
+    def close(self) -> None:
+        """Send what is left and end; blocks."""
+        self._shutdown()
+
+    def _connect(self, service: str, otlp_endpoint: str) -> None:
+        try:
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        except ImportError as error:
+            raise UnavailableError(f"traces need the extra visionsplit[tracing]: {error}") from None
+        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win over the name of ours.
+        own = Resource.create({"service.name": service, "service.version": visionsplit.__version__})
+        provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_endpoint)))
+        self._shutdown = provider.shutdown
+        self.tracer = provider.get_tracer("visionsplit", visionsplit.__version__)
+
+
+def context_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> Context:
+    """The trace context that a call's metadata carries; an empty one if it has none."""
+    carrier = {key: value for key, value in metadata or () if isinstance(value, str)}
+    return _propagator.extract(carrier, context=Context())
+
+
+def carrier_of(context: Context | None = None) -> dict[str, str]:
+    """A trace context, the current one unless given, as metadata or as a part of a job; empty without a trace."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier, context=context)
+    return carrier
+
+
+def describe_current(**attributes: str | int | float | bool) -> None:
+    """Add to the current span."""
+    trace.get_current_span().set_attributes(_named(attributes))
+
+
+@contextmanager
+def stage(tracer: Tracer, name: str, *, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[Span]:
+    """A span around a stage, the current one meanwhile. Not for generators, which may end in another context."""
+    with tracer.start_as_current_span(name, kind=kind, record_exception=False, set_status_on_exception=False) as span:
+        try:
+            yield span
+        except BaseException as error:
+            fail(span, error)
+            raise
+
+
+def past_stage(
+    tracer: Tracer,
+    name: str,
+    start: float,
+    end: float,
+    *,
+    context: Context | None = None,
+    **attributes: str | int | float | bool,
+) -> None:
+    """A span for what is over already, between two moments of time.monotonic()."""
+    offset = time.time() - time.monotonic()
+    span = tracer.start_span(
+        name, context=context, start_time=_nanoseconds(start + offset), attributes=_named(attributes)
+    )
+    span.end(_nanoseconds(max(end, start) + offset))
+
+
+def fail(span: Span, error: BaseException) -> None:
+    """Mark a span as failed, with the error's class and never its text."""
+    span.set_attribute("error.type", type(error).__name__)
+    span.set_status(StatusCode.ERROR)
+
+
+def _named(attributes: Attributes) -> dict[str, str | int | float | bool]:
+    return {_PREFIX + name: value for name, value in attributes.items()}
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)

@@ -1,0 +1,122 @@
+"""Bearer tokens: who may call a service. They live in files and never show in logs, errors or representations."""
+
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from visionsplit.wire.security.files import CredentialsError, Watched, read_file
+
+AUTHORIZATION_KEY = "authorization"  # metadata
+TOKEN_VARIABLE = "VISIONSPLIT_TOKEN"
+
+_SCHEME = "bearer"
+_MIN_LENGTH = 16
+_MAX_LENGTH = 1024  # gRPC takes 8 KiB of metadata in all
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
+
+
+def read_tokens(path: Path) -> tuple[str, ...]:
+    """The tokens of a file: one a line, empty lines and those that begin with # left out.
+
+    Raises:
+        CredentialsError: the file cannot be read or a line is no token. The line is named by its number only.
+    """
+    lines = read_file(path, "the token file").decode("utf-8", "replace").splitlines()
+    named = ((number, line.strip()) for number, line in enumerate(lines, 1))
+    return tuple(_checked(line, f"line {number} of {path}") for number, line in named if line and line[0] != "#")
+
+
+class AcceptedTokens:
+    """The tokens that a server takes, by the file. One that was taken out of the file is refused from the next call on;
+    a file left without a token refuses everybody.
+
+    Raises:
+        CredentialsError: the file cannot be read, or holds no token or something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not read_tokens(path):
+            raise CredentialsError(f"the token file {path} holds no token")
+        self._hashes = Watched([path], lambda: tuple(_hash(token) for token in read_tokens(path)))
+
+    def accept(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+        """Whether a call's metadata hold one of the tokens. The time this takes does not depend on which."""
+        given = [value for key, value in metadata if key == AUTHORIZATION_KEY]
+        if len(given) != 1 or not isinstance(given[0], str):
+            return False
+        scheme, _, token = given[0].partition(" ")
+        hashed = _hash(token.strip())
+        found = False
+        for accepted in self._hashes.get():
+            found |= hmac.compare_digest(hashed, accepted)
+        return found and scheme.lower() == _SCHEME
+
+
+@dataclass(frozen=True)
+class BearerToken:
+    """Where a client's token comes from; exactly one of the three.
+
+    Raises:
+        CredentialsError: none or several are given.
+    """
+
+    file: Path | str | None = None  # its first token is sent; read again when the file changes
+    environment: str | None = None  # name of a variable
+    value: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if sum(source is not None for source in (self.file, self.environment, self.value)) != 1:
+            raise CredentialsError("a token comes from a file, from an environment variable or as its value: give one")
+
+    def sender(self) -> "TokenSender":
+        """
+        Raises:
+            CredentialsError: there is no token, or it is none.
+        """
+        return TokenSender(self)
+
+
+class TokenSender:
+    """The metadata by which a client proves itself. Thread-safe."""
+
+    def __init__(self, source: BearerToken) -> None:
+        if source.file is not None:
+            path = Path(source.file)
+            self._token = Watched([path], lambda: _first(path))
+        else:
+            self._token = Watched([], lambda: _given(source))
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        return ((AUTHORIZATION_KEY, f"Bearer {self._token.get()}"),)
+
+
+def _first(path: Path) -> str:
+    tokens = read_tokens(path)
+    if not tokens:
+        raise CredentialsError(f"the token file {path} holds no token")
+    return tokens[0]
+
+
+def _given(source: BearerToken) -> str:
+    if source.environment is None:
+        return _checked(source.value or "", "the value given")
+    token = os.environ.get(source.environment)
+    if token is None:
+        raise CredentialsError(f"the environment variable {source.environment} is not set")
+    return _checked(token.strip(), f"the environment variable {source.environment}")
+
+
+def _checked(token: str, where: str) -> str:
+    if not (_MIN_LENGTH <= len(token) <= _MAX_LENGTH and _TOKEN.fullmatch(token)):
+        raise CredentialsError(
+            f"{where} is no token: {_MIN_LENGTH} to {_MAX_LENGTH} letters, digits and . _ ~ + / - are needed"
+        )
+    return token
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "replace")).digest()

@@ -1,0 +1,171 @@
+"""The Kubernetes manifests are whole: names, ports, images and settings meet. No cluster is asked."""
+
+import ast
+from typing import Any
+
+import pytest
+import yaml
+
+from encoder_service.__main__ import build_parser
+from encoder_service.config import EncoderConfig
+from llm_service.__main__ import parse
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "deploy" / "kubernetes"
+BASE = yaml.safe_load((FOLDER / "base" / "kustomization.yaml").read_text())
+GPU = yaml.safe_load((FOLDER / "gpu" / "kustomization.yaml").read_text())
+DOCUMENTS: list[dict[str, Any]] = [
+    document for file in BASE["resources"] for document in yaml.safe_load_all((FOLDER / "base" / file).read_text())
+]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+
+def of_kind(kind: str) -> dict[str, dict[str, Any]]:
+    return {document["metadata"]["name"]: document for document in DOCUMENTS if document["kind"] == kind}
+
+
+SETTINGS = of_kind("ConfigMap")["visionsplit"]["data"]
+CLUSTER = of_kind("RayCluster")["visionsplit"]["spec"]
+PODS: dict[str, dict[str, Any]] = {
+    **{name: deployment["spec"]["template"] for name, deployment in of_kind("Deployment").items()},
+    "head": CLUSTER["headGroupSpec"]["template"],
+    "worker": CLUSTER["workerGroupSpecs"][0]["template"],
+}
+
+
+def container(pod: str) -> dict[str, Any]:
+    (only,) = PODS[pod]["spec"]["containers"]
+    return dict(only)
+
+
+def arguments(pod: str) -> list[str]:
+    found = container(pod)["args"]
+    for name, value in SETTINGS.items():
+        found = [argument.replace(f"$({name})", value) for argument in found]
+    assert not any("$(" in argument for argument in found)
+    return found
+
+
+def test_every_document_says_what_it_is():
+    for document in DOCUMENTS:
+        assert document["apiVersion"]
+        assert document["kind"]
+        assert document["metadata"]["name"]
+    names = [(document["kind"], document["metadata"]["name"]) for document in DOCUMENTS]
+    assert len(names) == len(set(names))
+    files = {file.name for file in (FOLDER / "base").glob("*.yaml")}
+    assert files == {*BASE["resources"], *BASE["configurations"], "kustomization.yaml"}
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_pods_run_without_privileges_and_within_bounds(pod):
+    security = PODS[pod]["spec"]["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert f"USER {security['runAsUser']}:" in (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+    assert container(pod)["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container(pod)["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    for kind in ("requests", "limits"):
+        assert {"cpu", "memory"} <= set(container(pod)["resources"][kind])
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_pods_mount_what_they_have(pod):
+    volumes = {volume["name"]: volume for volume in PODS[pod]["spec"]["volumes"]}
+    assert {mount["name"] for mount in container(pod)["volumeMounts"]} == set(volumes)
+    assert volumes["models"]["persistentVolumeClaim"]["claimName"] in of_kind("PersistentVolumeClaim")
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_images_are_those_that_compose_builds(pod):
+    built = {service["image"] for service in COMPOSE.values() if "build" in service}
+    image = container(pod)["image"]
+    tag = next(entry["newTag"] for entry in BASE["images"] if entry["name"] == image)
+    assert any(f"-{image}:{tag}}}" in name for name in built)
+    assert {entry["name"] for entry in GPU["images"]} == {entry["name"] for entry in BASE["images"]}
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_pods_are_probed(pod):
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert {"grpc", "exec"} & set(container(pod)[probe])
+    if "args" in container(pod):
+        ports = {port["name"]: port["containerPort"] for port in container(pod)["ports"]}
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert container(pod)[probe]["grpc"]["port"] == ports["grpc"]
+
+
+def test_the_encoder_takes_its_command_line():
+    options = build_parser().parse_args(arguments("visionsplit-encoder"))
+    host, port = options.listen.split(":")
+    assert (host, int(port)) == ("0.0.0.0", container("visionsplit-encoder")["ports"][0]["containerPort"])
+    assert port == EncoderConfig(model="").listen.split(":")[1]
+    service, port = options.llm.split(":")
+    assert int(port) in {entry["port"] for entry in of_kind("Service")[service]["spec"]["ports"]}
+
+
+def test_the_gateway_takes_its_command_line_and_finds_the_head():
+    role, *rest = arguments("visionsplit-llm")
+    assert role == "gateway"
+    config = parse(["--backend", "ray", "--ray-address", "auto", *rest])
+    assert config.listen == "0.0.0.0:50052"
+    assert config.ray.max_replicas == CLUSTER["workerGroupSpecs"][0]["maxReplicas"]
+    (head,) = (entry["value"] for entry in container("visionsplit-llm")["env"] if entry["name"] == "RAY_HEAD")
+    assert head == f"{of_kind('RayCluster')['visionsplit']['metadata']['name']}-head-svc:6379"
+
+
+def test_calls_may_end_before_a_pod_is_killed():
+    for pod in ("visionsplit-encoder", "visionsplit-llm"):
+        grace = next(argument for argument in arguments(pod) if argument.startswith("--grace="))
+        assert PODS[pod]["spec"]["terminationGracePeriodSeconds"] > float(grace.split("=")[1])
+
+
+def test_selectors_select_pods():
+    labels = [PODS[pod]["metadata"]["labels"] for pod in PODS]
+    selectors = [document["spec"]["selector"] for document in of_kind("Service").values()]
+    selectors += [
+        document["spec"]["selector"]["matchLabels"]
+        for kind in ("Deployment", "PodDisruptionBudget")
+        for document in of_kind(kind).values()
+    ]
+    selectors += [
+        document["spec"]["podSelector"].get("matchLabels", {}) for document in of_kind("NetworkPolicy").values()
+    ]
+    for selector in selectors:
+        assert any(selector.items() <= pod.items() for pod in labels), selector
+
+
+def test_services_lead_to_ports_of_their_pods():
+    for name, service in of_kind("Service").items():
+        ports = {port["name"] for port in container(name)["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+
+
+def test_the_autoscaler_watches_a_metric_that_encoders_have():
+    scaler = of_kind("HorizontalPodAutoscaler")["visionsplit-encoder"]["spec"]
+    assert scaler["scaleTargetRef"]["name"] in of_kind("Deployment")
+    assert "replicas" not in of_kind("Deployment")["visionsplit-encoder"]["spec"]
+    (metric,) = scaler["metrics"]
+    tree = ast.parse((ROOT / "encoder_service" / "metrics.py").read_text())
+    names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert metric["pods"]["metric"]["name"] in names
+
+
+def test_ray_is_of_the_image_and_holds_replicas_on_workers_only():
+    pinned = (ROOT / "constraints.txt").read_text().splitlines()
+    assert f"ray=={CLUSTER['rayVersion']}" in pinned
+    assert CLUSTER["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert int(CLUSTER["workerGroupSpecs"][0]["rayStartParams"]["num-cpus"]) >= 1
+
+
+def test_the_gpu_overlay_patches_what_is_there():
+    for patch in GPU["patches"]:
+        assert patch["target"]["name"] in of_kind(patch["target"]["kind"])
+        for operation in yaml.safe_load(patch["patch"]):
+            assert operation["op"] == "add"
+            assert _parent(of_kind(patch["target"]["kind"])[patch["target"]["name"]], operation["path"]) is not None
+
+
+def _parent(document: Any, path: str) -> Any:
+    for part in path.strip("/").split("/")[:-1]:
+        document = document[int(part)] if isinstance(document, list) else document[part]
+    return document

@@ -1,0 +1,1 @@
+"""Hostile requests by number: the same seed and number always make the same request."""

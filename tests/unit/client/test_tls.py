@@ -1,0 +1,33 @@
+"""The blocking client over TLS, with a service that comes later."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from visionsplit.wire.security.tls import ServerTls
+from visionsplit_client import Client, ClientSecurity, ClientTls, HealthStatus, Retries
+from visionsplit_client.cli._ports import free_addresses
+
+from tests.certificates import Authority
+
+_PATIENCE_SECONDS = 12.0  # below the 20 after which gRPC gives up a handshake that nobody drives
+
+
+def test_services_that_come_later_are_found(tmp_path):
+    authority = Authority(tmp_path)
+    service = authority.issue("service")
+    tls = ClientTls(authority.path)
+    addresses = free_addresses(["127.0.0.1:0", "127.0.0.1:0"])
+    server = grpc.server(ThreadPoolExecutor(2))
+    health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
+    with Client(addresses, retries=Retries(attempts=1), security=ClientSecurity(tls)) as client:
+        assert set(client.health(timeout=1).values()) == {HealthStatus.UNREACHABLE}
+        for address in addresses:
+            server.add_secure_port(address, ServerTls(service.certificate, service.key).credentials())
+        server.start()
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while set(client.health(timeout=1).values()) != {HealthStatus.SERVING}:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    server.stop(None).wait()

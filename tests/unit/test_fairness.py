@@ -1,0 +1,82 @@
+"""Whose turn it is."""
+
+import asyncio
+
+import pytest
+from visionsplit.fairness import FairGate, Shares, Turns
+
+
+def test_callers_take_turns_and_each_keeps_its_order():
+    turns = Turns()
+    for number in range(5):
+        turns.put("heavy", number)
+    turns.put("light", "one")
+    turns.put("other", "two")
+    assert len(turns) == 7
+    assert turns.first() == 0
+    assert [turns.pop() for _ in range(7)] == [0, "one", "two", 1, 2, 3, 4]
+    with pytest.raises(IndexError):
+        turns.pop()
+
+
+def test_what_leaves_its_line_costs_nobody_a_turn():
+    turns = Turns()
+    turns.put("a", 1)
+    turns.put("b", 2)
+    assert turns.remove("a", 1)
+    assert not turns.remove("a", 1)
+    assert not turns.remove("c", 1)
+    assert (len(turns), turns.pop()) == (1, 2)
+
+
+async def passing(gate, caller, passed, leave):
+    async with gate.place(caller):
+        passed.append(caller)
+        await leave.wait()
+
+
+async def test_a_gate_lets_callers_in_by_turns_and_forgets_who_gave_up():
+    gate, passed, leave = FairGate(1), [], asyncio.Event()
+    crowd = [asyncio.create_task(passing(gate, "heavy", passed, leave)) for _ in range(5)]
+    await asyncio.sleep(0)
+    light = asyncio.create_task(passing(gate, "light", passed, leave))
+    gone = asyncio.create_task(passing(gate, "gone", passed, leave))
+    await asyncio.sleep(0)
+    assert (passed, len(gate)) == (["heavy"], 6)
+    gone.cancel()
+    leave.set()
+    await asyncio.gather(*crowd, light)
+    assert passed == ["heavy", "heavy", "light", "heavy", "heavy", "heavy"]
+    assert not len(gate)
+
+
+async def test_one_who_gives_up_as_it_is_let_in_passes_its_place_on():
+    gate, passed, leave = FairGate(1), [], asyncio.Event()
+    first, second, third = (asyncio.create_task(passing(gate, name, passed, leave)) for name in "abc")
+    await asyncio.sleep(0)
+    leave.set()
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(first, second, third, return_exceptions=True)
+    assert passed[-1] == "c"
+
+
+async def test_a_larger_gate_lets_in_at_once():
+    gate, passed, leave = FairGate(1), [], asyncio.Event()
+    crowd = [asyncio.create_task(passing(gate, "a", passed, leave)) for _ in range(3)]
+    await asyncio.sleep(0)
+    gate.resize(2)
+    await asyncio.sleep(0)
+    assert len(passed) == 2
+    leave.set()
+    await asyncio.gather(*crowd)
+
+
+def test_shares():
+    shares = Shares(8, 0.5)
+    shares.take("a", 4)
+    assert not shares.fits("a", 1)
+    assert shares.fits("b", 4)
+    shares.give_back("a", 4)
+    assert (shares.taken, shares.held_by("a")) == (0, 0)
+    assert shares.fits("a", 6)  # more than its part at once, where it holds nothing
