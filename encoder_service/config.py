@@ -52,6 +52,8 @@ class EncoderConfig:
 
     model: str  # a LLaVA-NeXT checkpoint: local folder or hub id
     revision: str | None = None  # of a hub id
+    text_tower: str | None = None  # the CLIP checkpoint that the vision tower comes from: folder or hub id
+    text_tower_revision: str | None = None  # of that hub id
     listen: str = "127.0.0.1:50051"
     llm: str | None = None  # address of the LLM service; None leaves Generate without one
     device: torch.device | None = None  # None: a GPU if there is one
@@ -70,7 +72,10 @@ class EncoderConfig:
     grace_seconds: float = 30.0  # how long calls may go on after the service was told to stop
 
     def __post_init__(self) -> None:
-        compose(self.default_compression)
+        if compose(self.default_compression).reads_text and self.text_tower is None:
+            raise ConfigError(f"method {self.default_compression.method!r} looks at the prompt; it needs a text_tower")
+        if self.text_tower_revision is not None and self.text_tower is None:
+            raise ConfigError("text_tower_revision is given without text_tower")
         if not MIN_CHUNK_BYTES <= self.chunk_bytes <= MAX_CHUNK_BYTES:
             raise ConfigError(f"chunk_bytes is {self.chunk_bytes}; {MIN_CHUNK_BYTES} to {MAX_CHUNK_BYTES} are allowed")
         if not 0 < self.max_request_bytes <= MAX_IMAGE_REQUEST_BYTES:

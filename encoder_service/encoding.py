@@ -12,8 +12,11 @@ from visionsplit.errors import VisionSplitError
 
 from encoder_service.compression import Plan, TileFeatures, TowerOutput
 from encoder_service.jobs import EncodedTiles, ImageJob, SpanResult, TileSpan
+from encoder_service.text_tower import TextTower
 from encoder_service.tokens_out import PackedTokens, pack, to_host, to_token_tensor
 from encoder_service.vision_tower import VisionTower
+
+_FROM_TEXT = frozenset({TowerOutput.TEXT_RELEVANCE})  # not the vision tower's: each image has a text of its own
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,9 @@ class _Chosen:
 class BatchEncoder:
     """Runs batches of tiles. Used by one thread only."""
 
-    def __init__(self, tower: VisionTower) -> None:
+    def __init__(self, tower: VisionTower, text_tower: TextTower | None = None) -> None:
         self._tower = tower
+        self._text_tower = text_tower
 
     @torch.inference_mode()
     def encode(self, spans: list[TileSpan]) -> list[tuple[ImageJob, SpanResult]]:
@@ -40,7 +44,7 @@ class BatchEncoder:
             Exception: the forward pass failed, for all of them.
         """
         started = time.monotonic()
-        wanted = frozenset[TowerOutput]().union(*(span.job.composition.needs for span in spans))
+        wanted = frozenset[TowerOutput]().union(*(span.job.composition.needs for span in spans)) - _FROM_TEXT
         encoded = self._tower(self._upload(spans), wanted)
         chosen: list[_Chosen] = []
         waiting: list[ImageJob] = []
@@ -76,6 +80,10 @@ class BatchEncoder:
         job = span.job
         if job.plan is None:
             job.plan = Plan(job.composition, job.image.grid, self._tower.device)
+        if job.text is not None:
+            assert self._text_tower is not None, "who embedded the text?"
+            relevance = self._text_tower.relevance(encoded.features, job.text)  # [t, P]
+            encoded = TileFeatures(encoded.features, {**encoded.outputs, TowerOutput.TEXT_RELEVANCE: relevance})
         kept = job.plan.take(span.first, span.stop, encoded)
         return None if kept is None else _Chosen(span, job.plan, kept.numbers, pack(kept.features, job.data_type))
 

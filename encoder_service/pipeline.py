@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import torch
 from visionsplit.errors import InvalidImageError, VisionSplitError
 from visionsplit.grid import Layout, TileGrid, UnpadRule
 from visionsplit.wire.tensors import DataType, TokenTensor
@@ -19,6 +20,7 @@ from encoder_service.batching import TileBatcher
 from encoder_service.compression import Composition
 from encoder_service.image import ImageLimits, decode_image, read_size
 from encoder_service.jobs import EncodedTiles, ImageJob, PreparedImage, SpanResult
+from encoder_service.text_tower import TextTower
 from encoder_service.tiles import Tiler
 
 _T = TypeVar("_T")
@@ -77,7 +79,14 @@ class EncoderPipeline:
     """The path of an image from bytes to kept tokens. Used from one event loop."""
 
     def __init__(
-        self, tiler: Tiler, batcher: TileBatcher, limits: ImageLimits, *, threads: int, max_tiles: int
+        self,
+        tiler: Tiler,
+        batcher: TileBatcher,
+        limits: ImageLimits,
+        *,
+        threads: int,
+        max_tiles: int,
+        text_tower: TextTower | None = None,
     ) -> None:
         self._tiler = tiler
         self._batcher = batcher
@@ -86,10 +95,12 @@ class EncoderPipeline:
         # Headers have a thread of their own: a request that is refused must not wait for others' images.
         self._headers = ThreadPoolExecutor(1, thread_name_prefix="encoder-header")
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
+        self._text_tower = text_tower
+        self._texts = ThreadPoolExecutor(1, thread_name_prefix="encoder-text")
 
     def close(self) -> None:
-        """End the threads that decode."""
-        for pool in (self._headers, self._pool):
+        """End the threads that decode and that read texts."""
+        for pool in (self._headers, self._pool, self._texts):
             pool.shutdown(wait=True, cancel_futures=True)
 
     @asynccontextmanager
@@ -117,7 +128,13 @@ class EncoderPipeline:
                 place.leave()
 
     async def encode(
-        self, images: list[PreparedImage], composition: Composition, data_type: DataType, *, call_start: float
+        self,
+        images: list[PreparedImage],
+        composition: Composition,
+        data_type: DataType,
+        *,
+        call_start: float,
+        text: str | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Encode prepared images; the events of different images may interleave, those of one are in order.
 
@@ -128,6 +145,7 @@ class EncoderPipeline:
             composition: how to choose tokens.
             data_type: the tokens' format.
             call_start: when the call began, seconds of time.monotonic.
+            text: what decides which tokens are kept, where the composition reads a text; embedded once for all images.
 
         Raises:
             InvalidCompressionError: an image would keep no token.
@@ -139,7 +157,11 @@ class EncoderPipeline:
         def deliver(index: int, result: SpanResult) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, (index, result))
 
-        jobs = [ImageJob(image, composition, data_type, partial(deliver, index)) for index, image in enumerate(images)]
+        embedded = None if text is None else await self._embed(text)  # [E]
+        jobs = [
+            ImageJob(image, composition, data_type, partial(deliver, index), embedded)
+            for index, image in enumerate(images)
+        ]
         progress = [_Progress(job) for job in jobs]
         self._batcher.submit(jobs)
         unfinished = len(jobs)
@@ -156,6 +178,10 @@ class EncoderPipeline:
         finally:
             for job in jobs:
                 self._batcher.cancel(job)
+
+    async def _embed(self, text: str) -> torch.Tensor:
+        assert self._text_tower is not None, "the service refuses such requests where there is none"
+        return await asyncio.get_running_loop().run_in_executor(self._texts, self._text_tower.embed, text)
 
     def _count_tiles(self, index: int, data: bytes) -> int:
         with _naming(index):

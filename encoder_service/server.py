@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import dataclass
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,12 +21,24 @@ from encoder_service.info import encoder_info
 from encoder_service.llm_client import LlmClient
 from encoder_service.pipeline import EncoderPipeline
 from encoder_service.service import EncoderService
+from encoder_service.text_tower import TextTower, image_placeholder
 from encoder_service.tiles import Tiler
 from encoder_service.vision_tower import VisionTower
 
 _log = logging.getLogger(__name__)
 
 SERVICE_NAME: str = encoder_service_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What is read at the start."""
+
+    tiler: Tiler
+    tower: VisionTower
+    text_tower: TextTower | None
+    placeholder: str | None  # of an image in a prompt, where there is a text tower
+    info: encoder_service_pb2.GetEncoderInfoResponse
 
 
 class EncoderServer:
@@ -52,17 +65,20 @@ class EncoderServer:
             CheckpointError: the checkpoint cannot be read or used.
             UnavailableError: the address cannot be bound.
         """
-        checkpoint, tiler, tower, info = await asyncio.to_thread(self._load)
-        self._batcher = TileBatcher(BatchEncoder(tower), self._config.batch)
+        loaded = await asyncio.to_thread(self._load)
+        self._batcher = TileBatcher(BatchEncoder(loaded.tower, loaded.text_tower), self._config.batch)
         self._pipeline = EncoderPipeline(
-            tiler,
+            loaded.tiler,
             self._batcher,
             self._config.image,
             threads=self._config.image_threads,
             max_tiles=self._config.batch.max_queued_tiles,
+            text_tower=loaded.text_tower,
         )
         self._llm = LlmClient(self._config.llm) if self._config.llm is not None else None
-        service = EncoderService(self._config, self._pipeline, info, self._admission, self._llm)
+        service = EncoderService(
+            self._config, self._pipeline, loaded.info, self._admission, self._llm, placeholder=loaded.placeholder
+        )
         self._server = grpc.aio.server(
             interceptors=[ErrorInterceptor(_log)],
             options=server_options(max_receive_bytes=self._config.max_request_bytes),
@@ -78,7 +94,7 @@ class EncoderServer:
             raise UnavailableError(f"cannot listen on {self._config.listen}") from None
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
-        _log.info("serving %s on %s:%d", checkpoint.name, self._config.listen.rpartition(":")[0], self.port)
+        _log.info("serving %s on %s:%d", loaded.info.model, self._config.listen.rpartition(":")[0], self.port)
         return self.port
 
     async def stop(self, grace: float | None) -> None:
@@ -95,13 +111,17 @@ class EncoderServer:
         if self._pipeline is not None:
             await asyncio.to_thread(self._pipeline.close)
 
-    def _load(
-        self,
-    ) -> tuple[Checkpoint, Tiler, VisionTower, encoder_service_pb2.GetEncoderInfoResponse]:
+    def _load(self) -> _Loaded:
         device = self._config.resolve_device()
         checkpoint = Checkpoint(self._config.model, revision=self._config.revision)
         tiler = Tiler(checkpoint)
         self._config.check_room_for_image(tiler.max_tiles)
         dtype = self._config.dtype or checkpoint.dtype_on(device)
         tower = VisionTower.load(checkpoint, dtype=dtype, device=device)
-        return checkpoint, tiler, tower, encoder_info(self._config, checkpoint, tiler, tower)
+        text_tower, placeholder = None, None
+        if self._config.text_tower is not None:
+            text_tower = TextTower.load(
+                self._config.text_tower, checkpoint, revision=self._config.text_tower_revision, device=device
+            )
+            placeholder = image_placeholder(checkpoint)
+        return _Loaded(tiler, tower, text_tower, placeholder, encoder_info(self._config, checkpoint, tiler, tower))

@@ -36,6 +36,7 @@ class Compression:
     merging: str | None = None  # what they take over from the others
     parameters: Mapping[str, float] = field(default_factory=dict)
     quotas_only: bool = False  # send every token, and only say how many of each tile `Pruning` is to keep
+    guidance: str | None = None  # text for methods that look at one; without it they read the prompt
 
     def __post_init__(self) -> None:
         layout_to_proto(self.layout)
@@ -56,6 +57,7 @@ class Compression:
             merging=self.merging,
             parameters=self.parameters,
             quotas_only=self.quotas_only,
+            guidance=self.guidance,
         )
 
     @classmethod
@@ -70,6 +72,7 @@ class Compression:
             merging=message.merging if message.HasField("merging") else None,
             parameters=dict(message.parameters),
             quotas_only=message.quotas_only,
+            guidance=message.guidance if message.HasField("guidance") else None,
         )
 
 

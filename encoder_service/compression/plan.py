@@ -123,6 +123,7 @@ class Plan:
             cells,
             encoded.features,
             encoded.outputs,
+            worth_is_weight=self._composition.score.is_weight,
             shares=tuple(self.ratios[first_tile:stop_tile]),
             extras=tuple(self._extras[first_tile:stop_tile]),
             adaptive=self._composition.budget.adaptive,
@@ -149,6 +150,7 @@ class Plan:
             row,
             encoded.features.flatten(0, 1)[None],
             {name: output.flatten(0, 1)[None] for name, output in encoded.outputs.items()},
+            worth_is_weight=self._composition.score.is_weight,
             shares=(self.ratios[0],),
             extras=(extra,),
             adaptive=self._composition.budget.adaptive,
@@ -176,7 +178,8 @@ class Plan:
     def _worth(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> torch.Tensor:
         """The worth of every cell in the geometry's order, [t, P]; padding is worth minus infinity.
 
-        The thumbnail's tokens are worth their own scores, the crops' what the composition's score says.
+        The thumbnail's tokens are worth their own scores, the crops' what the composition's score says; of a score that
+        rates the whole image, all are worth what it says.
         """
         score, padding = self._composition.score, self._padding
         if score.source is None:
@@ -184,14 +187,13 @@ class Plan:
             return worth if padding is None else worth.masked_fill(padding[first_tile:stop_tile], -math.inf)
         own = encoded.outputs[score.source].float()  # [t, P]
         own = own.gather(1, self._geometry.cells[first_tile:stop_tile]) if self._geometry.padded else own
-        first_crop = max(first_tile, 1)
-        crops = own[first_crop - first_tile :]  # [c, P]
-        guidance = None if self._guidance is None else self._guidance[first_crop - 1 : stop_tile - 1]
-        crop_padding = None if padding is None else padding[first_crop:stop_tile]
-        worth = score.rate(crops, guidance, crop_padding, self._composition.parameters)
-        if crop_padding is not None:
-            worth = worth.masked_fill(crop_padding, -math.inf)
-        return worth if first_tile else torch.cat((own[:1], worth))
+        first = first_tile if score.whole_image else max(first_tile, 1)
+        guidance = None if self._guidance is None else self._guidance[first - 1 : stop_tile - 1]
+        rated_padding = None if padding is None else padding[first:stop_tile]
+        worth = score.rate(own[first - first_tile :], guidance, rated_padding, self._composition.parameters)  # [c, P]
+        if rated_padding is not None:
+            worth = worth.masked_fill(rated_padding, -math.inf)
+        return worth if first == first_tile else torch.cat((own[:1], worth))
 
 
 def _joined(parts: list[TileFeatures]) -> TileFeatures:

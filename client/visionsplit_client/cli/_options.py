@@ -58,6 +58,9 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
         metavar="NAME=NUMBER",
         help="of the method, such as tau=10; may be repeated",
     )
+    group.add_argument(
+        "--guidance", metavar="TEXT", help="for a method that looks at a text; without it, it reads the question"
+    )
     group.add_argument("--data-type", choices=DATA_TYPES, help="how tokens travel")
     if ratio:
         group.add_argument(
@@ -129,7 +132,7 @@ def usage_error(args: argparse.Namespace, message: str) -> NoReturn:
 def compression_from(args: argparse.Namespace, *, ratio: float | None = None) -> Compression | None:
     """None if no option asks for anything. `ratio` stands in for the option where a command has its own."""
     ratio = args.ratio if ratio is None else ratio
-    parts = (args.method, ratio, args.layout, args.score, args.budget, args.selection, args.merging)
+    parts = (args.method, ratio, args.layout, args.score, args.budget, args.selection, args.merging, args.guidance)
     if all(part is None for part in parts) and not args.parameter and not args.quotas_only:
         return None
     # Of other methods and budgets the encoder knows whether they do without.
@@ -147,6 +150,7 @@ def compression_from(args: argparse.Namespace, *, ratio: float | None = None) ->
         merging=args.merging,
         parameters=dict(args.parameter),
         quotas_only=args.quotas_only,
+        guidance=args.guidance,
     )
 
 
