@@ -85,7 +85,9 @@ class BatchEncoder:
             relevance = self._text_tower.relevance(encoded.features, job.text)  # [t, P]
             encoded = TileFeatures(encoded.features, {**encoded.outputs, TowerOutput.TEXT_RELEVANCE: relevance})
         kept = job.plan.take(span.first, span.stop, encoded)
-        return None if kept is None else _Chosen(span, job.plan, kept.numbers, pack(kept.features, job.data_type))
+        if kept is None:
+            return None
+        return _Chosen(span, job.plan, kept.numbers, pack(kept.features, job.data_type, kept.sound))
 
     def _collect(self, chosen: list[_Chosen], started: float) -> list[tuple[ImageJob, SpanResult]]:
         """Bring all spans' tokens to the host at once."""

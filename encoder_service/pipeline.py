@@ -10,7 +10,7 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from visionsplit.errors import InvalidImageError, VisionSplitError
+from visionsplit.errors import InvalidCompressionError, InvalidImageError, VisionSplitError
 from visionsplit.grid import Layout, TileGrid, UnpadRule
 from visionsplit.wire.tensors import DataType, TokenTensor
 from visionsplit.wire.vision_tokens import Positions
@@ -148,7 +148,7 @@ class EncoderPipeline:
             text: what decides which tokens are kept, where the composition reads a text; embedded once for all images.
 
         Raises:
-            InvalidCompressionError: an image would keep no token.
+            InvalidCompressionError: an image would keep no token; names it by its index.
             InternalError: the device failed.
         """
         arrived: asyncio.Queue[tuple[int, SpanResult]] = asyncio.Queue()
@@ -168,6 +168,8 @@ class EncoderPipeline:
         try:
             while unfinished:
                 index, result = await arrived.get()
+                if isinstance(result, InvalidCompressionError):
+                    raise InvalidCompressionError(f"image {index}: {result}") from result
                 if isinstance(result, VisionSplitError):
                     raise result
                 if result.stop_tile == images[index].grid.num_tiles:

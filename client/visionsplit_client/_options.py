@@ -40,6 +40,7 @@ class Compression:
 
     def __post_init__(self) -> None:
         layout_to_proto(self.layout)
+        _check_numbers(self.parameters)
 
     @classmethod
     def none(cls, layout: Layout = "spatial") -> "Compression":
@@ -88,6 +89,9 @@ class Pruning:
     method: str
     retention_ratio: float | None = None  # share of the vision tokens to keep, in (0, 1]; None: as published
     parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_numbers(self.parameters)
 
     def to_proto(self) -> generation_pb2.Pruning:
         return generation_pb2.Pruning(
@@ -178,6 +182,13 @@ def data_type_from_name(name: DataTypeName) -> DataType:
 def data_type_name(data_type: DataType) -> DataTypeName:
     names: dict[DataType, DataTypeName] = {data_type_from_name(name): name for name in DATA_TYPES}
     return names[data_type]
+
+
+def _check_numbers(parameters: Mapping[str, float]) -> None:
+    """Raises TypeError; whether a number is in its range the services know."""
+    for name, value in parameters.items():
+        if not isinstance(value, int | float):
+            raise TypeError(f"parameter {name!r} is {value!r}; a number is needed")
 
 
 def _check_range(name: str, value: int | None, low: int, high: int) -> None:

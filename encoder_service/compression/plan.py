@@ -19,6 +19,10 @@ class KeptTokens:
 
     numbers: torch.Tensor  # [K] int64: tile * P + row * side + column
     features: torch.Tensor  # [K, Dv]
+    sound: torch.Tensor  # [] bool, whether all that they were chosen by is finite
+
+
+_Chosen = tuple[torch.Tensor, torch.Tensor]  # numbers [K] and features [K, Dv] of kept tokens
 
 
 class Plan:
@@ -61,10 +65,12 @@ class Plan:
         if not self._started:
             self._start(encoded)
         if not self._composition.prunes:
-            return self._keep_all(first_tile, stop_tile, encoded)
-        if self._composition.budget.pooled:
-            return self._choose_pooled(encoded)
-        return self._choose(first_tile, stop_tile, encoded)
+            numbers, features = self._keep_all(first_tile, stop_tile, encoded)
+        elif self._composition.budget.pooled:
+            numbers, features = self._choose_pooled(encoded)
+        else:
+            numbers, features = self._choose(first_tile, stop_tile, encoded)
+        return KeptTokens(numbers, features, self._sound(encoded))
 
     def positions(self, numbers: torch.Tensor) -> torch.Tensor:
         """Tile, row and column within the tile, [K, 3] int64, of cells as `take` gives them."""
@@ -89,10 +95,12 @@ class Plan:
         self.ratios = ratios
         kept = [int(count * share) for count, share in zip(counts, ratios, strict=True)]
         if not (int(sum(counts) * ratios[0]) if budget.pooled else any(kept)):
-            raise InvalidCompressionError(
-                f"retention_ratio {composition.retention_ratio or ratios[0]} keeps none of the image's {sum(counts)} "
-                "tokens"
-            )
+            kept_none = f"keeps none of the image's {sum(counts)} tokens"
+            if composition.retention_ratio is None:
+                raise InvalidCompressionError(
+                    f"budget {budget.name!r} {kept_none}, for nothing stands out; give a retention_ratio"
+                )
+            raise InvalidCompressionError(f"retention_ratio {composition.retention_ratio} {kept_none}")
         if composition.quotas_only:
             self.quotas = kept
             return
@@ -107,13 +115,13 @@ class Plan:
         merging = self._composition.merging
         return 0 if merging is None or not number else min(merging.extra, count - number)
 
-    def _keep_all(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> KeptTokens:
+    def _keep_all(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> _Chosen:
         numbers = self._geometry.numbers[first_tile:stop_tile]  # [t, P]
         counts = self._geometry.counts[first_tile:stop_tile]
         kept = torch.cat([row[:count] for row, count in zip(numbers.unbind(), counts, strict=True)])
-        return KeptTokens(kept, self._features(first_tile, encoded, kept))
+        return (kept, self._features(first_tile, encoded, kept))
 
-    def _choose(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> KeptTokens:
+    def _choose(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> _Chosen:
         """The choice of each tile for itself."""
         cells = self._geometry.cells[first_tile:stop_tile] if self._geometry.padded else None  # [t, P]
         assert self.ratios is not None, "the budgets come first"
@@ -133,9 +141,9 @@ class Plan:
             self.budgets = list(picks.counts)
         numbers = self._geometry.numbers[first_tile:stop_tile].gather(1, picks.order)  # [t, m]
         kept = torch.cat([row[:count] for row, count in zip(numbers.unbind(), picks.counts, strict=True)])
-        return KeptTokens(kept, self._features(first_tile, encoded, kept) if features is None else features)
+        return (kept, self._features(first_tile, encoded, kept) if features is None else features)
 
-    def _choose_pooled(self, encoded: TileFeatures) -> KeptTokens:
+    def _choose_pooled(self, encoded: TileFeatures) -> _Chosen:
         """One choice among all tiles' tokens, which are one row of candidates, valid cells first."""
         counts = self._geometry.counts
         assert self.ratios is not None, "the budgets come first"
@@ -160,7 +168,7 @@ class Plan:
         tiles, by_tile = torch.sort(numbers // self._grid.cells_per_tile, stable=True)
         self.budgets = torch.bincount(tiles, minlength=self._grid.num_tiles).tolist()
         kept = numbers[by_tile]
-        return KeptTokens(kept, self._features(0, encoded, kept) if features is None else features[by_tile])
+        return (kept, self._features(0, encoded, kept) if features is None else features[by_tile])
 
     def _pick(self, candidates: Candidates, budgets: Sequence[int]) -> tuple[Picks, torch.Tensor | None]:
         """The picks, and their features [K, Dv] where a merging changes them."""
@@ -169,6 +177,11 @@ class Plan:
         if composition.merging is None:
             return picks, None
         return picks, composition.merging.merge(candidates, picks, composition.parameters)
+
+    def _sound(self, encoded: TileFeatures) -> torch.Tensor:
+        """[] bool, left on the device: asking for it would wait for the forward pass."""
+        finite = [torch.isfinite(encoded.outputs[output]).all() for output in self._composition.needs]
+        return torch.stack(finite).all() if finite else torch.ones((), dtype=torch.bool, device=encoded.features.device)
 
     def _features(self, first_tile: int, encoded: TileFeatures, numbers: torch.Tensor) -> torch.Tensor:
         """Features [K, Dv] of cells whose tiles begin with the first of those encoded."""
