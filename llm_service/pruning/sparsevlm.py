@@ -171,9 +171,9 @@ def _parameters() -> Declared:
 
 SPARSEVLM = PruningMethod(
     _NAME,
-    "Drops vision tokens at three or four depths (of 0 to 1) by the attention of the text that speaks of the image, and "
-    "brings part of them back merged; retention_ratio is the mean over the layers, without it the attention's rank decides; "
-    "takes quotas (arXiv 2410.04417).",
+    "Drops vision tokens at three or four depths (of 0 to 1) by the attention of the text that speaks of the image, "
+    "and brings part of them back merged; retention_ratio is the mean over the layers, without it the attention's "
+    "rank decides; takes quotas (arXiv 2410.04417).",
     _parameters(),
     takes_quotas=True,
     build=_build,

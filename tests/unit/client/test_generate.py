@@ -18,7 +18,6 @@ from visionsplit_client import (
     Message,
     Prompt,
     Pruning,
-    Pruning,
     Retries,
     Sampling,
     TextDelta,
