@@ -17,6 +17,8 @@ PositionIds = Literal["renumbered", "original"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 DATA_TYPES: tuple[DataTypeName, ...] = get_args(DataTypeName)
 POSITION_IDS: tuple[PositionIds, ...] = get_args(PositionIds)
+# GlobalCom2's scores and budgets with a choice that avoids tokens alike: docs/measurements.md has the comparison.
+DEFAULT_METHOD = "globalcom2-diverse"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Compression:
     side: the encoder refuses unknown names and a missing ratio or one outside (0, 1] with `InvalidCompressionError`.
     """
 
-    method: str = "globalcom2"
+    method: str = DEFAULT_METHOD
     retention_ratio: float | None = None  # share of the tokens to keep, in (0, 1]; nearly every method needs it
     layout: Layout = "spatial"
     score: str | None = None  # what a token is worth

@@ -6,13 +6,21 @@ from typing import Any, NoReturn
 
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client._client import Client
-from visionsplit_client._options import DATA_TYPES, LAYOUTS, POSITION_IDS, Compression, Pruning, Sampling
+from visionsplit_client._options import (
+    DATA_TYPES,
+    DEFAULT_METHOD,
+    LAYOUTS,
+    POSITION_IDS,
+    Compression,
+    Pruning,
+    Sampling,
+)
 
 DEFAULT_LLM = "127.0.0.1:50052"
 DEFAULT_TIMEOUT = 120.0
 
 Subparsers = Any  # argparse keeps this type private
-_METHOD = "globalcom2"  # where only a ratio is given
+_NEEDS_RATIO = (None, DEFAULT_METHOD, "globalcom2")
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +48,9 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
     group = parser.add_argument_group(
         "compression",
         "Without any of these, the encoder's default. "
-        + (f"--ratio alone means {_METHOD}; nearly every method needs a ratio." if ratio else ""),
+        + (f"--ratio alone means {DEFAULT_METHOD}; nearly every method needs a ratio." if ratio else ""),
     )
-    group.add_argument("--method", "--compression", metavar="NAME", help=f"such as none or {_METHOD}; see info")
+    group.add_argument("--method", "--compression", metavar="NAME", help=f"such as none or {DEFAULT_METHOD}; see info")
     if ratio:
         group.add_argument("--ratio", type=float, metavar="SHARE", help="share of the vision tokens to keep, in (0, 1]")
     group.add_argument("--layout", choices=LAYOUTS, help="order of the kept tokens")
@@ -136,12 +144,12 @@ def compression_from(args: argparse.Namespace, *, ratio: float | None = None) ->
     if all(part is None for part in parts) and not args.parameter and not args.quotas_only:
         return None
     # Of other methods and budgets the encoder knows whether they do without.
-    if ratio is None and args.method in (None, _METHOD) and args.budget is None:
+    if ratio is None and args.method in _NEEDS_RATIO and args.budget is None:
         usage_error(
             args, "the compression options need --ratio, the share of the vision tokens to keep (or --method none)"
         )
     return Compression(
-        method=args.method or _METHOD,
+        method=args.method or DEFAULT_METHOD,
         retention_ratio=ratio,
         layout=args.layout or "spatial",
         score=args.score,

@@ -175,11 +175,11 @@ def test_one_image_needs_no_name(where, picture, capsys):
     assert capsys.readouterr().err.splitlines()[0].startswith("224 vision tokens, ")
 
 
-def test_a_ratio_alone_means_globalcom2(where, picture, services):
+def test_a_ratio_alone_means_the_default_method(where, picture, services):
     assert main(["caption", str(picture), "--ratio", "0.5", *where]) == 0
     assert main(["caption", str(picture), "--method", "none", "--layout", "reference", *where]) == 0
     first, second = (request.compression for request in services.encoder.script.requests)
-    assert (first.method, first.retention_ratio) == ("globalcom2", 0.5)
+    assert (first.method, first.retention_ratio) == ("globalcom2-diverse", 0.5)
     assert (second.method, second.HasField("retention_ratio")) == ("none", False)
 
 
