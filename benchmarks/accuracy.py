@@ -1,6 +1,6 @@
 """What each way of compressing keeps of the shipped model's accuracy: the tables of GlobalCom2's poster, measured.
 
-    python -m benchmarks.accuracy [--images 300] [--tables main budgets ...] [--out FOLDER | --from FOLDER]
+    python -m benchmarks.accuracy [--images 300] [--tables main budgets ...] [--out FOLDER | --from FOLDER...]
 
 All conditions answer the same held-out questions in one run (see `training.evaluation`), so that their differences are
 paired. Every table counts the vision tokens that enter the language model, newlines included, and beside them those
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     chosen = [one for name in options.tables for one in TABLES[name]]
     if options.read:
-        run = Run.read(options.read)
+        run = merged([Run.read(folder) for folder in options.read])
         present = set(run.conditions)
         chosen = [one for one in chosen if present.issuperset(one.conditions)]
     else:
@@ -151,6 +151,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (options.out / "report.md").write_text(text)
     print(text, end="")
     return 0
+
+
+def merged(runs: Sequence[Run]) -> Run:
+    """Several runs under the same conditions on different images as one.
+
+    Raises:
+        ValueError: the conditions differ, or an image is in two of them.
+    """
+    first = runs[0]
+    images = [{answer.image for answer in run.answers} for run in runs]
+    if any(run.conditions != first.conditions for run in runs) or len(set().union(*images)) < sum(map(len, images)):
+        raise ValueError("runs of the same conditions on different images are needed")
+    return Run(first.facts, first.conditions, tuple(answer for run in runs for answer in run.answers))
 
 
 def render(run: Run, chosen: Sequence[Table]) -> str:
@@ -192,7 +205,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, help="processes that draw images; 0 draws in this one")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--out", type=Path, metavar="FOLDER", help="keep answers and tables here")
-    where.add_argument("--from", dest="read", type=Path, metavar="FOLDER", help="only print an earlier run's tables")
+    where.add_argument(
+        "--from", dest="read", type=Path, nargs="+", metavar="FOLDER", help="only print earlier runs' tables, as one"
+    )
     return parser
 
 

@@ -52,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", required=True, help="LLaVA-NeXT checkpoint: a folder or a hub id")
     add("--revision", help="revision of a hub id")
+    add("--text-tower", metavar="MODEL", help="CLIP checkpoint of the vision tower, for methods that read the prompt")
+    add("--text-tower-revision", metavar="REVISION", help="revision of that hub id")
     add("--listen", default=default.listen, help="address to serve on")
     add("--llm", action=_Joined, help="addresses of LLM services, with commas between; without it none generates")
     add("--device", help="cpu, cuda or cuda:N; a GPU if there is one")
@@ -89,6 +91,8 @@ def config_from(options: argparse.Namespace) -> EncoderConfig:
     return EncoderConfig(
         model=options.model,
         revision=options.revision,
+        text_tower=options.text_tower,
+        text_tower_revision=options.text_tower_revision,
         listen=options.listen,
         llm=options.llm,
         device=device_of(options.device) if options.device is not None else None,

@@ -56,6 +56,8 @@ class EncoderConfig:
 
     model: str  # a LLaVA-NeXT checkpoint: local folder or hub id
     revision: str | None = None  # of a hub id
+    text_tower: str | None = None  # the CLIP checkpoint that the vision tower comes from: folder or hub id
+    text_tower_revision: str | None = None  # of that hub id
     listen: str = "127.0.0.1:50051"
     llm: str | None = None  # addresses of LLM services, with commas between; None leaves Generate without one
     device: torch.device | None = None  # None: a GPU if there is one
@@ -79,7 +81,10 @@ class EncoderConfig:
     llm_security: ClientSecurity = field(default_factory=ClientSecurity)  # of the connection to the LLM service
 
     def __post_init__(self) -> None:
-        compose(self.default_compression)
+        if compose(self.default_compression).reads_text and self.text_tower is None:
+            raise ConfigError(f"method {self.default_compression.method!r} looks at the prompt; it needs a text_tower")
+        if self.text_tower_revision is not None and self.text_tower is None:
+            raise ConfigError("text_tower_revision is given without text_tower")
         if not MIN_CHUNK_BYTES <= self.chunk_bytes <= MAX_CHUNK_BYTES:
             raise ConfigError(f"chunk_bytes is {self.chunk_bytes}; {MIN_CHUNK_BYTES} to {MAX_CHUNK_BYTES} are allowed")
         if not 0 < self.max_request_bytes <= MAX_IMAGE_REQUEST_BYTES:

@@ -13,8 +13,11 @@ from visionsplit.errors import VisionSplitError
 
 from encoder_service.compression import Plan, TileFeatures, TowerOutput
 from encoder_service.jobs import EncodedTiles, ImageJob, SpanResult, TileSpan
+from encoder_service.text_tower import TextTower
 from encoder_service.tokens_out import PackedTokens, pack, to_host, to_token_tensor
 from encoder_service.vision_tower import VisionTower
+
+_FROM_TEXT = frozenset({TowerOutput.TEXT_RELEVANCE})  # not the vision tower's: each image has a text of its own
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,9 @@ def _ignore(tiles: int, seconds: float, choosing_seconds: float) -> None:
 class BatchEncoder:
     """Runs batches of tiles. Used by one thread only."""
 
-    def __init__(self, tower: VisionTower, on_batch: OnBatch = _ignore) -> None:
+    def __init__(self, tower: VisionTower, text_tower: TextTower | None = None, on_batch: OnBatch = _ignore) -> None:
         self._tower = tower
+        self._text_tower = text_tower
         self._on_batch = on_batch
 
     @torch.inference_mode()
@@ -57,7 +61,7 @@ class BatchEncoder:
             Exception: the forward pass failed, for all of them.
         """
         started = time.monotonic()
-        wanted = frozenset[TowerOutput]().union(*(span.job.composition.needs for span in spans))
+        wanted = frozenset[TowerOutput]().union(*(span.job.composition.needs for span in spans)) - _FROM_TEXT
         encoded = self._tower(self._upload(spans), wanted)
         chosen: list[_Chosen] = []
         waiting: list[ImageJob] = []
@@ -96,11 +100,16 @@ class BatchEncoder:
         job = span.job
         if job.plan is None:
             job.plan = Plan(job.composition, job.image.grid, self._tower.device)
+        if job.text is not None:
+            assert self._text_tower is not None, "who embedded the text?"
+            relevance = self._text_tower.relevance(encoded.features, job.text)  # [t, P]
+            encoded = TileFeatures(encoded.features, {**encoded.outputs, TowerOutput.TEXT_RELEVANCE: relevance})
         kept = job.plan.take(span.first, span.stop, encoded)
         if kept is None:
             return None
         evidence = job.plan.evidence if span.first == 0 else None
-        return _Chosen(span, job.plan, kept.numbers, pack(kept.features, job.data_type), evidence, kept.ranks)
+        packed = pack(kept.features, job.data_type, kept.sound)
+        return _Chosen(span, job.plan, kept.numbers, packed, evidence, kept.ranks)
 
     def _collect(self, chosen: list[_Chosen], started: float) -> list[tuple[ImageJob, SpanResult]]:
         """Bring all spans' tokens to the host at once."""

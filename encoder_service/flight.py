@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
+import torch
 from visionsplit.errors import VisionSplitError
 from visionsplit.grid import TileGrid
 from visionsplit.wire.tensors import DataType
@@ -28,6 +29,8 @@ class TokensWanted:
     composition: Composition
     data_type: DataType
     caller: str = ""  # callers take turns
+    text: str | None = None  # that decides what is kept, where the composition reads one
+    embedded: torch.Tensor | None = None  # [E] the same as the text tower says it
 
 
 class Flight:
@@ -112,7 +115,7 @@ class Flight:
             loop.call_soon_threadsafe(self.arrive, result)
 
         wanted = self.wanted
-        self.job = ImageJob(self.image, wanted.composition, wanted.data_type, deliver, wanted.caller)
+        self.job = ImageJob(self.image, wanted.composition, wanted.data_type, deliver, wanted.caller, wanted.embedded)
         return self.job
 
     def follow(self, listener: Listener) -> None:

@@ -7,7 +7,7 @@ from visionsplit import __version__
 from visionsplit.checkpoint import Checkpoint
 from visionsplit.v1 import choice_pb2, encoder_service_pb2, vision_tokens_pb2
 
-from encoder_service.compression import BUDGETS, MERGINGS, METHODS, SCORES, SELECTIONS, Choice
+from encoder_service.compression import BUDGETS, MERGINGS, METHODS, SCORES, SELECTIONS, Choice, TowerOutput
 from encoder_service.config import EncoderConfig
 from encoder_service.protocol import compression_to_proto
 from encoder_service.tiles import Tiler
@@ -17,7 +17,15 @@ from encoder_service.vision_tower import VisionTower
 def encoder_info(
     config: EncoderConfig, checkpoint: Checkpoint, tiler: Tiler, tower: VisionTower
 ) -> encoder_service_pb2.GetEncoderInfoResponse:
-    """Everything a caller may want to know. Reads the whole vision tower once, for its fingerprint."""
+    """Everything a caller may want to know. Reads the whole vision tower once, for its fingerprint.
+
+    What needs a text tower is listed where there is one: a request may name what is listed.
+    """
+    scores = {
+        name: score
+        for name, score in SCORES.items()
+        if score.source is not TowerOutput.TEXT_RELEVANCE or config.text_tower is not None
+    }
     vision_format = vision_tokens_pb2.VisionFormat(
         feature_size=tower.feature_size, encoder_fingerprint=checkpoint.encoder_fingerprint()
     )
@@ -27,8 +35,8 @@ def encoder_info(
         tile_pixels=tiler.tile_pixels,
         patch_pixels=tiler.patch_pixels,
         grids=[encoder_service_pb2.GridShape(rows=rows, columns=columns) for rows, columns in tiler.grids],
-        methods=_choices(METHODS.values()),
-        scores=_choices(SCORES.values()),
+        methods=_choices(method for method in METHODS.values() if method.score in scores),
+        scores=_choices(scores.values()),
         budgets=_choices(BUDGETS.values()),
         selections=_choices(SELECTIONS.values()),
         mergings=_choices(MERGINGS.values()),

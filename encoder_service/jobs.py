@@ -59,6 +59,7 @@ class ImageJob:
     data_type: DataType
     deliver: Callable[[SpanResult], None]  # called on the device's thread
     caller: str = ""  # callers take turns
+    text: torch.Tensor | None = None  # [E], what the composition is to look for, where it reads a text
     queued: float = field(default_factory=time.monotonic)
     next_tile: int = 0  # the first tile that has not been taken from the queue
     plan: Plan | None = None  # made on the device's thread, as the next two are set

@@ -5,11 +5,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from visionsplit.errors import InvalidImageError, VisionSplitError
+import torch
+from visionsplit.errors import InvalidCompressionError, InvalidImageError, VisionSplitError
 from visionsplit.fairness import FairGate
 from visionsplit.grid import Layout, UnpadRule
 
@@ -22,6 +23,7 @@ from encoder_service.events import Event, ImageProgress
 from encoder_service.flight import Flight, ImageSource, Landed, TokensWanted
 from encoder_service.image import ImageLimits, decode_image, read_size
 from encoder_service.jobs import PreparedImage, SpanResult
+from encoder_service.text_tower import TextTower
 from encoder_service.tiles import Tiler
 
 _T = TypeVar("_T")
@@ -49,6 +51,7 @@ class EncoderPipeline:
         max_tiles: int,
         caller_share: float = 1.0,
         cache: TokenCache | None = None,
+        text_tower: TextTower | None = None,
     ) -> None:
         """`max_tiles` are held at once, of which one caller may have the part `caller_share`."""
         self._tiler = tiler
@@ -62,6 +65,8 @@ class EncoderPipeline:
         self._lookups = ThreadPoolExecutor(max(threads, 1), thread_name_prefix="encoder-cache")
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
         self._decoding = FairGate(threads)
+        self._text_tower = text_tower
+        self._texts = ThreadPoolExecutor(1, thread_name_prefix="encoder-text")
 
     @property
     def reserved_tiles(self) -> int:
@@ -75,7 +80,7 @@ class EncoderPipeline:
 
     def close(self) -> None:
         """End the threads, and finish what the cache is writing."""
-        for pool in (self._headers, self._lookups, self._pool):
+        for pool in (self._headers, self._lookups, self._pool, self._texts):
             pool.shutdown(wait=True, cancel_futures=True)
         if self._cache is not None:
             self._cache.close()
@@ -94,6 +99,8 @@ class EncoderPipeline:
         headers = await _run_all(
             [self._in_thread(self._headers, self._read_header, *image) for image in enumerate(images)]
         )
+        if wanted.text is not None:
+            wanted = replace(wanted, embedded=await self._embed(wanted.text))  # once for all images
         keys, hits = await self._look_up(headers, wanted)
         sources = self._board(images, headers, keys, hits, wanted)
         try:
@@ -113,7 +120,7 @@ class EncoderPipeline:
             call_start: when the call began, seconds of time.monotonic.
 
         Raises:
-            InvalidCompressionError: an image would keep no token.
+            InvalidCompressionError: an image would keep no token; names it by its index.
             InternalError: the device failed.
         """
         arrived: asyncio.Queue[tuple[int, SpanResult]] = asyncio.Queue()  # at most one result of each tile
@@ -130,6 +137,8 @@ class EncoderPipeline:
         try:
             while unfinished:
                 index, result = await arrived.get()
+                if isinstance(result, InvalidCompressionError):
+                    raise InvalidCompressionError(f"image {index}: {result}") from result
                 if isinstance(result, VisionSplitError):
                     raise result
                 unfinished -= result.stop_tile == images[index].grid.num_tiles
@@ -144,7 +153,8 @@ class EncoderPipeline:
     ) -> tuple[list[TokensKey | None], list[Hit | None]]:
         """The names of the images' tokens, and those that are in the cache."""
         cache = self._cache
-        if cache is None:
+        # What depends on a text is not kept: it is the answer to one question.
+        if cache is None or wanted.text is not None:
             return [None] * len(headers), [None] * len(headers)
         keys = [cache.key(header.digest, wanted.composition, wanted.data_type) for header in headers if header.digest]
         while True:
@@ -215,6 +225,10 @@ class EncoderPipeline:
             for job in jobs:
                 job.deliver(error)
             raise
+
+    async def _embed(self, text: str) -> torch.Tensor:
+        assert self._text_tower is not None, "the service refuses such requests where there is none"
+        return await self._in_thread(self._texts, self._text_tower.embed, text)
 
     def _count(self, hit: Hit | None, *, joined: bool) -> None:
         if self._cache is not None:

@@ -1,6 +1,6 @@
 """Requests and events as the protocol's messages, and back."""
 
-from visionsplit.errors import InvalidRequestError
+from visionsplit.errors import InvalidPromptError, InvalidRequestError
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, vision_tokens_pb2
 from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import grid_to_proto, layout_from_proto, layout_to_proto
@@ -33,6 +33,7 @@ def compression_from_proto(message: vision_tokens_pb2.Compression) -> Compressio
         parameters=dict(message.parameters),
         merging=message.merging if message.HasField("merging") else None,
         quotas_only=message.quotas_only,
+        guidance=message.guidance if message.HasField("guidance") else None,
     )
 
 
@@ -47,7 +48,27 @@ def compression_to_proto(spec: CompressionSpec) -> vision_tokens_pb2.Compression
         parameters=spec.parameters,
         merging=spec.merging,
         quotas_only=spec.quotas_only,
+        guidance=spec.guidance,
     )
+
+
+def asked_text(prompt: generation_pb2.Prompt, placeholder: str) -> str:
+    """What a prompt asks: the text of a conversation's last user turn; of a finished prompt all but the placeholders.
+
+    Raises:
+        InvalidPromptError: there is no prompt, or no such text in it.
+    """
+    match prompt.WhichOneof("form"):
+        case "text":
+            text = prompt.text.replace(placeholder, " ")
+        case "chat":
+            turns = [turn for turn in prompt.chat.messages if turn.role == "user"]
+            text = "\n".join(part.text for part in (turns[-1].parts if turns else ()) if part.HasField("text"))
+        case _:
+            raise InvalidPromptError("the request has no prompt")
+    if not text.strip():
+        raise InvalidPromptError("the prompt has no text by which tokens could be kept; give the compression guidance")
+    return text
 
 
 def data_type_from_proto(number: int, default: DataType) -> DataType:

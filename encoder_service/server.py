@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import dataclass
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -26,12 +27,25 @@ from encoder_service.llm_client import LlmClient
 from encoder_service.metrics import EncoderMetrics
 from encoder_service.pipeline import EncoderPipeline
 from encoder_service.service import EncoderService
+from encoder_service.text_tower import TextTower, image_placeholder
 from encoder_service.tiles import Tiler
 from encoder_service.vision_tower import VisionTower
 
 _log = logging.getLogger(__name__)
 
 SERVICE_NAME: str = encoder_service_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What is read at the start."""
+
+    tiler: Tiler
+    tower: VisionTower
+    text_tower: TextTower | None
+    placeholder: str | None  # of an image in a prompt, where there is a text tower
+    info: encoder_service_pb2.GetEncoderInfoResponse
+    cache: TokenCache | None
 
 
 class EncoderServer:
@@ -83,21 +97,30 @@ class EncoderServer:
                     for address in self._config.llm_addresses
                 ]
             )
-        checkpoint, tiler, tower, info, cache = await asyncio.to_thread(self._load)
+        loaded = await asyncio.to_thread(self._load)
         metrics = EncoderMetrics(self._telemetry.registry)
-        self._batcher = TileBatcher(BatchEncoder(tower, metrics.batch_done), self._config.batch)
+        encoder = BatchEncoder(loaded.tower, loaded.text_tower, metrics.batch_done)
+        self._batcher = TileBatcher(encoder, self._config.batch)
         self._pipeline = EncoderPipeline(
-            tiler,
+            loaded.tiler,
             self._batcher,
             self._config.image,
             threads=self._config.image_threads,
             max_tiles=self._config.batch.max_queued_tiles,
             caller_share=self._config.caller_share,
-            cache=cache,
+            cache=loaded.cache,
+            text_tower=loaded.text_tower,
         )
         metrics.watch(self._batcher, self._pipeline)
         service = EncoderService(
-            self._config, self._pipeline, info, self._admission, self._llm, self._telemetry, metrics
+            self._config,
+            self._pipeline,
+            loaded.info,
+            self._admission,
+            self._llm,
+            self._telemetry,
+            metrics,
+            placeholder=loaded.placeholder,
         )
         self._server = grpc.aio.server(
             interceptors=[*self._telemetry.interceptors, *guard.interceptors, ErrorInterceptor(_log)],
@@ -115,7 +138,7 @@ class EncoderServer:
             raise
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
-        _log.info("serving %s on %s:%d", checkpoint.name, self._config.listen.rpartition(":")[0], self.port)
+        _log.info("serving %s on %s:%d", loaded.info.model, self._config.listen.rpartition(":")[0], self.port)
         return self.port
 
     async def stop(self, grace: float | None) -> None:
@@ -133,17 +156,22 @@ class EncoderServer:
             await asyncio.to_thread(self._pipeline.close)
         await asyncio.to_thread(self._telemetry.close)
 
-    def _load(
-        self,
-    ) -> tuple[Checkpoint, Tiler, VisionTower, encoder_service_pb2.GetEncoderInfoResponse, TokenCache | None]:
+    def _load(self) -> _Loaded:
         device = self._config.resolve_device()
         checkpoint = Checkpoint(self._config.model, revision=self._config.revision)
         tiler = Tiler(checkpoint)
         self._config.check_room_for_image(tiler.max_tiles)
         dtype = self._config.dtype or checkpoint.dtype_on(device)
         tower = VisionTower.load(checkpoint, dtype=dtype, device=device)
+        text_tower, placeholder = None, None
+        if self._config.text_tower is not None:
+            text_tower = TextTower.load(
+                self._config.text_tower, checkpoint, revision=self._config.text_tower_revision, device=device
+            )
+            placeholder = image_placeholder(checkpoint)
         info = encoder_info(self._config, checkpoint, tiler, tower)
-        return checkpoint, tiler, tower, info, self._cache_of(checkpoint, tower, info.format.encoder_fingerprint)
+        cache = self._cache_of(checkpoint, tower, info.format.encoder_fingerprint)
+        return _Loaded(tiler, tower, text_tower, placeholder, info, cache)
 
     def _cache_of(self, checkpoint: Checkpoint, tower: VisionTower, fingerprint: str) -> TokenCache | None:
         if self._config.cache.off:

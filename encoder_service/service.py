@@ -27,7 +27,7 @@ from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import grid_to_proto, layout_to_proto
 
 from encoder_service.admission import Admission
-from encoder_service.compression import Composition, compose
+from encoder_service.compression import Composition, CompressionSpec, compose
 from encoder_service.config import EncoderConfig
 from encoder_service.events import ImageDone
 from encoder_service.flight import ImageSource, TokensWanted
@@ -36,8 +36,15 @@ from encoder_service.llm_client import LlmCall, LlmClient
 from encoder_service.metrics import EncoderMetrics
 from encoder_service.observation import CallObserver
 from encoder_service.pipeline import EncoderPipeline
-from encoder_service.protocol import compression_from_proto, data_type_from_proto, prompt_text, summary_to_proto
+from encoder_service.protocol import (
+    asked_text,
+    compression_from_proto,
+    data_type_from_proto,
+    prompt_text,
+    summary_to_proto,
+)
 from encoder_service.relay import relay, to_parts
+from encoder_service.text_tower import MAX_TEXT_BYTES
 from encoder_service.upload import Part
 
 _log = logging.getLogger(__name__)
@@ -54,6 +61,7 @@ class _Wanted:
 
     composition: Composition
     data_type: DataType
+    text: str | None  # that decides what is kept, where the composition reads one
     started: float  # seconds of time.monotonic
     caller: str  # callers take turns
     method: str  # the row of the table that the request names
@@ -71,7 +79,10 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         llm: LlmGateways | None,
         telemetry: Telemetry,
         metrics: EncoderMetrics,
+        *,
+        placeholder: str | None,
     ) -> None:
+        """`placeholder` stands for an image in a finished prompt; None where no text tower reads prompts."""
         self._config = config
         self._pipeline = pipeline
         self._info = info
@@ -79,6 +90,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         self._llm = llm
         self._tracer = telemetry.tracer
         self._metrics = metrics
+        self._placeholder = placeholder
 
     async def GetEncoderInfo(  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.GetEncoderInfoRequest, context: _Context
@@ -159,14 +171,40 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         if spec.quotas_only and isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
             _check_someone_prunes(request.prefill)
         data_type = data_type_from_proto(request.data_type, DataType(self._info.default_data_type))
-        return _Wanted(compose(spec), data_type, started, caller, spec.method)
+        composition = compose(spec)
+        text = self._text(request, spec, composition) if composition.reads_text and images else None
+        return _Wanted(composition, data_type, text, started, caller, spec.method)
+
+    def _text(self, request: _Request, spec: CompressionSpec, composition: Composition) -> str:
+        """The text by which tokens are kept.
+
+        Raises:
+            InvalidCompressionError: nobody here could read it, there is none, or it is too long.
+            InvalidPromptError: the prompt has none.
+        """
+        name = composition.score.name
+        if self._placeholder is None:
+            raise InvalidCompressionError(
+                f"score {name!r} looks at a text; this encoder has no text tower, which --text-tower would give it"
+            )
+        text = spec.guidance
+        if text is None and isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
+            text = asked_text(request.prompt, self._placeholder)
+        if text is None:
+            raise InvalidCompressionError(f"score {name!r} looks at a text; Encode has no prompt and needs guidance")
+        if len(text.encode()) > MAX_TEXT_BYTES:
+            what = "the prompt's text" if spec.guidance is None else "guidance"
+            raise InvalidCompressionError(
+                f"{what} has {len(text.encode())} bytes; score {name!r} reads {MAX_TEXT_BYTES} at most"
+            )
+        return text
 
     async def _prepared(
         self, images: Sequence[encoder_service_pb2.Image], wanted: _Wanted, stack: AsyncExitStack
     ) -> list[ImageSource]:
         """The images in tiles; leaving `stack` gives up the room that they take."""
         files = [image.data for image in images]
-        asked = TokensWanted(wanted.composition, wanted.data_type, wanted.caller)
+        asked = TokensWanted(wanted.composition, wanted.data_type, wanted.caller, wanted.text)
         return await stack.enter_async_context(self._pipeline.prepared(files, asked))
 
     async def _parts(

@@ -23,7 +23,7 @@ class PackedTokens:
 
     data_type: DataType
     elements: torch.Tensor  # [K, Dv] in the wire's type
-    finite: torch.Tensor  # [] bool, whether all features were finite before their conversion
+    finite: torch.Tensor  # [] bool, whether features and scores were finite before the conversion
     scales: torch.Tensor | None = None  # [K] float32, INT8 only
 
     @property
@@ -35,12 +35,13 @@ class PackedTokens:
         return PackedTokens(self.data_type, *tensors)
 
 
-def pack(features: torch.Tensor, data_type: DataType) -> PackedTokens:
-    """Convert features [K, Dv] on their device.
+def pack(features: torch.Tensor, data_type: DataType, sound: torch.Tensor | None = None) -> PackedTokens:
+    """Convert features [K, Dv] on their device; `sound` [] bool is whether what they were chosen by is finite.
 
     INT8 is symmetric per token: scale = max |x| / 127, element = round(x / scale), to even on a tie.
     """
     finite = torch.isfinite(features).all()
+    finite = finite if sound is None else finite & sound
     if data_type is not DataType.INT8:
         return PackedTokens(data_type, features.to(_TORCH_TYPE[data_type]), finite)
     wide = features.float()
@@ -65,11 +66,11 @@ def to_token_tensor(packed: PackedTokens) -> TokenTensor:
     """The wire's tensor of packed tokens that are on the CPU.
 
     Raises:
-        InternalError: a value of the vision tower's is NaN or infinite.
+        InternalError: a feature or score of the vision tower's is NaN or infinite.
         InvalidRequestError: a value is too large for the data type.
     """
     if not packed.finite:
-        raise InternalError("the vision tower's features are not finite")
+        raise InternalError("the vision tower's features or scores are not finite")
     if packed.scales is None and not torch.isfinite(packed.elements).all():
         data_type = packed.data_type
         raise InvalidRequestError(

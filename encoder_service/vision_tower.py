@@ -85,6 +85,8 @@ class VisionTower(nn.Module):
                 return cls_attention(self.layers[0], states[0])
             case TowerOutput.KEYS:
                 return patch_keys(self.layers[self._feature_layer - 1], states[self._feature_layer - 1])
+            case TowerOutput.TEXT_RELEVANCE:
+                raise ValueError("what is relevant to a text is for the text tower to say")
 
 
 def _tensor_name(name: str, last_layer: str) -> str:

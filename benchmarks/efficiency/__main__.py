@@ -17,7 +17,7 @@ import torch
 import transformers
 from visionsplit.errors import VisionSplitError
 
-from benchmarks.efficiency.conditions import RATIOS, conditions, known_methods
+from benchmarks.efficiency.conditions import RATIOS, conditions, encoder_methods, known_methods
 from benchmarks.efficiency.flops import LLAMA_2_7B, LLAMA_2_13B
 from benchmarks.efficiency.measure import Row, measure
 from benchmarks.efficiency.operations import EXPLANATION, prefill_table, stages_table
@@ -25,7 +25,6 @@ from benchmarks.efficiency.pipeline import TEXT_AFTER, TEXT_BEFORE, Pipeline
 from benchmarks.efficiency.shapes import LARGE, SMALL, TIME_SHARES, checkpoint
 from benchmarks.efficiency.tables import time_table, work_table
 from benchmarks.selection_cost import machine
-from encoder_service.compression import METHODS
 
 _QUICK_RATIOS = (0.1,)
 
@@ -65,7 +64,7 @@ def _print_operations(*, quick: bool) -> None:
     print("## TFLOPs of the prefill\n", EXPLANATION, sep="\n")
     for name, shape in (("7B", LLAMA_2_7B),) if quick else (("7B", LLAMA_2_7B), ("13B", LLAMA_2_13B)):
         print(f"### Llama-2-{name}\n", prefill_table(shape), sep="\n", flush=True)
-    methods = () if quick else METHODS
+    methods = () if quick else encoder_methods()
     print("### Before the language model, LLaVA-NeXT-7B\n", stages_table(LLAMA_2_7B, methods), sep="\n", flush=True)
 
 

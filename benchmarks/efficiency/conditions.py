@@ -12,6 +12,7 @@ from llm_service.job import PruningSpec
 
 RATIOS = (0.5, 0.25, 0.1)
 UNCOMPRESSED = CompressionSpec("none")
+_ANY = 0.5  # some ratio
 _GUIDE = "globalcom2"  # whose numbers of tokens per tile a method inside the language model can follow
 
 
@@ -33,11 +34,16 @@ class Conditions:
     left_out: tuple[str, ...]  # why, one for each
 
 
+def encoder_methods() -> list[str]:
+    """Methods of the encoder but "none" and those that read the prompt: no model measured here has a text tower."""
+    return [name for name in METHODS if name != "none" and not compose(CompressionSpec(name, _ANY)).reads_text]
+
+
 def known_methods() -> list[str]:
     """Methods of both services, without "none"; "a+b" is b inside the language model with a's quotas for each tile."""
     inside = pruning.PRUNING_METHODS.values()
     guided = [f"{_GUIDE}+{method.name}" for method in inside if method.takes_quotas]
-    return [*(name for name in METHODS if name != "none"), *(method.name for method in inside), *guided]
+    return [*encoder_methods(), *(method.name for method in inside), *guided]
 
 
 def conditions(num_layers: int, methods: Sequence[str] | None, ratios: Sequence[float]) -> Conditions:

@@ -17,6 +17,8 @@ PositionIds = Literal["renumbered", "original"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 DATA_TYPES: tuple[DataTypeName, ...] = get_args(DataTypeName)
 POSITION_IDS: tuple[PositionIds, ...] = get_args(PositionIds)
+# GlobalCom2's scores and budgets with a choice that avoids tokens alike: docs/measurements.md has the comparison.
+DEFAULT_METHOD = "globalcom2-diverse"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Compression:
     side: the encoder refuses unknown names and a missing ratio or one outside (0, 1] with `InvalidCompressionError`.
     """
 
-    method: str = "globalcom2"
+    method: str = DEFAULT_METHOD
     retention_ratio: float | None = None  # share of the tokens to keep, in (0, 1]; nearly every method needs it
     layout: Layout = "spatial"
     score: str | None = None  # what a token is worth
@@ -36,9 +38,11 @@ class Compression:
     merging: str | None = None  # what they take over from the others
     parameters: Mapping[str, float] = field(default_factory=dict)
     quotas_only: bool = False  # send every token, and only say how many of each tile `Pruning` is to keep
+    guidance: str | None = None  # text for methods that look at one; without it they read the prompt
 
     def __post_init__(self) -> None:
         layout_to_proto(self.layout)
+        _check_numbers(self.parameters)
 
     @classmethod
     def none(cls, layout: Layout = "spatial") -> "Compression":
@@ -56,6 +60,7 @@ class Compression:
             merging=self.merging,
             parameters=self.parameters,
             quotas_only=self.quotas_only,
+            guidance=self.guidance,
         )
 
     @classmethod
@@ -70,6 +75,7 @@ class Compression:
             merging=message.merging if message.HasField("merging") else None,
             parameters=dict(message.parameters),
             quotas_only=message.quotas_only,
+            guidance=message.guidance if message.HasField("guidance") else None,
         )
 
 
@@ -85,6 +91,9 @@ class Pruning:
     method: str
     retention_ratio: float | None = None  # share of the vision tokens to keep, in (0, 1]; None: as published
     parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_numbers(self.parameters)
 
     def to_proto(self) -> generation_pb2.Pruning:
         return generation_pb2.Pruning(
@@ -175,6 +184,13 @@ def data_type_from_name(name: DataTypeName) -> DataType:
 def data_type_name(data_type: DataType) -> DataTypeName:
     names: dict[DataType, DataTypeName] = {data_type_from_name(name): name for name in DATA_TYPES}
     return names[data_type]
+
+
+def _check_numbers(parameters: Mapping[str, float]) -> None:
+    """Raises TypeError; whether a number is in its range the services know."""
+    for name, value in parameters.items():
+        if not isinstance(value, int | float):
+            raise TypeError(f"parameter {name!r} is {value!r}; a number is needed")
 
 
 def _check_range(name: str, value: int | None, low: int, high: int) -> None:

@@ -4,7 +4,7 @@
 """
 
 import torch
-from visionsplit.errors import InvalidCompressionError
+from visionsplit.errors import InternalError, InvalidCompressionError
 from visionsplit.grid import TileGrid
 
 from encoder_service.compression.base import Composition, CompressionSpec, Kept, TileFeatures, TowerOutput
@@ -47,12 +47,15 @@ def select(encoded: TileFeatures, grid: TileGrid, spec: CompressionSpec) -> Kept
     Raises:
         InvalidCompressionError: the spec is wrong, keeps no token, or the features and outputs do not have the grid's
             shape.
+        InternalError: what decides is not finite.
     """
     composition = compose(spec)
     _check_shapes(encoded, grid, composition)
     plan = Plan(composition, grid, encoded.features.device)
     kept = plan.take(0, grid.num_tiles, encoded)
     assert kept is not None, "an image was given whole"
+    if not kept.sound:
+        raise InternalError("the vision tower's scores are not finite")
     positions = torch.split(plan.positions(kept.numbers), plan.budgets)
     return Kept(plan.budgets, plan.ratios, list(positions), kept.features, plan.quotas)
 

@@ -31,6 +31,7 @@ class TowerOutput(enum.Enum):
     CLS_AFFINITY = "softmax of q_cls . k / sqrt(D) over [CLS] and patches, last layer, as one head"  # [t, P] float32
     LAST_KEYS = "keys of the last layer, all heads side by side"  # [t, P, D] float32
     KEYS = "keys of the layer that puts out the features, mean over heads"  # [t, P, D / H] float32
+    TEXT_RELEVANCE = "how relevant each patch is to the request's text; the text tower says"  # [t, P] float32
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Score(Protocol):
     description: str
     parameters: Declared
     source: TowerOutput | None  # a tile's own scores [t, P]; None where all tokens are alike
+    whole_image: bool  # rates all tiles together, the thumbnail's too: nothing is sent before the last tile
+    is_weight: bool  # worths are weights from 0 to about 1, to be multiplied with as they are
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         """What the thumbnail [P] says about every crop's cells, [crops, P] in the geometry's order, or None."""
@@ -57,6 +60,8 @@ class Score(Protocol):
         self, own: torch.Tensor, guidance: torch.Tensor | None, padding: torch.Tensor | None, parameters: Parameters
     ) -> torch.Tensor:
         """Worth of some crops' tokens, [c, P], from their own scores and the guidance, both [c, P].
+
+        With `whole_image` these are all tiles, thumbnail first, and there is no guidance.
 
         `padding` [c, P] marks the cells that show no image, None where there are none; what is said of them is ignored.
         """
@@ -140,6 +145,7 @@ class CompressionSpec:
     merging: str | None = None
     parameters: Parameters = field(default_factory=dict)
     quotas_only: bool = False  # keep every token and only say how many of each tile the method would keep
+    guidance: str | None = None  # text by which a score that reads one goes; None where the request has a prompt
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,7 @@ class Composition:
         """Whether no token can be sent before the image's last tile is encoded."""
         if self.retention_ratio == 1:
             return False
-        return self.budget.whole_image or (self.prunes and self.selection.own_counts)
+        return self.budget.whole_image or (self.prunes and (self.selection.own_counts or self.score.whole_image))
 
     @property
     def nested(self) -> bool:
@@ -173,8 +179,13 @@ class Composition:
         return self.selection.nested and self.merging is None
 
     @property
+    def reads_text(self) -> bool:
+        """Whether a text decides what is kept."""
+        return TowerOutput.TEXT_RELEVANCE in self.needs
+
+    @property
     def needs(self) -> frozenset[TowerOutput]:
-        """What the vision tower must deliver for this composition."""
+        """What the towers must deliver for this composition."""
         if self.retention_ratio == 1:
             return frozenset()
         sources = {self.budget.source}

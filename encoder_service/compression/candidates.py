@@ -24,6 +24,7 @@ class Candidates:
     tower_outputs: "Mapping[TowerOutput, torch.Tensor]"  # each [t, C, ...] in the tower's order
     shares: tuple[float, ...] = ()  # of each row's valid cells that the budget grants, before truncation
     extras: tuple[int, ...] = ()  # picks of each row beyond that, which give their places to a merging's extra tokens
+    worth_is_weight: bool = False  # worths are weights already, scaled over more than this row
     adaptive: bool = False  # whether the shares were found in the image and not asked for
 
     @property

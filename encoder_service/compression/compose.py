@@ -7,7 +7,7 @@ from typing import TypeVar
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.parameters import listed, quoted, with_defaults
 
-from encoder_service.compression.base import Budget, Composition, CompressionSpec
+from encoder_service.compression.base import Budget, Composition, CompressionSpec, Score, TowerOutput
 from encoder_service.compression.budgets import BUDGETS
 from encoder_service.compression.mergings import MERGINGS
 from encoder_service.compression.methods import METHODS, NO_MERGING, Method
@@ -33,6 +33,7 @@ def compose(spec: CompressionSpec) -> Composition:
         _check_name("merging", chosen.merging, [NO_MERGING, *MERGINGS])
         merging = MERGINGS[chosen.merging]
     ratio = _ratio(spec, chosen, budget)
+    _check_guidance(spec, score)
     if spec.quotas_only and (budget.pooled or selection.own_counts):
         raise InvalidCompressionError(
             f"budget {budget.name!r} with selection {selection.name!r} has no quotas: how many tokens a tile keeps "
@@ -77,6 +78,19 @@ def _look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:
 def _check_name(kind: str, name: str, known: Mapping[str, object] | list[str]) -> None:
     if name not in known:
         raise InvalidCompressionError(f"unknown {kind} {quoted(name)}; there are: {listed(known)}")
+
+
+def _check_guidance(spec: CompressionSpec, score: Score) -> None:
+    """A text where none is read would be ignored; one without words says nothing."""
+    if spec.guidance is None:
+        return
+    if score.source is not TowerOutput.TEXT_RELEVANCE:
+        reading = [name for name, other in SCORES.items() if other.source is TowerOutput.TEXT_RELEVANCE]
+        raise InvalidCompressionError(
+            f"score {score.name!r} looks at no text; guidance is for the scores: {listed(reading)}"
+        )
+    if not spec.guidance.strip():
+        raise InvalidCompressionError("guidance is empty; it is the text that the kept tokens are to be relevant to")
 
 
 def _ratio(spec: CompressionSpec, method: Method, budget: Budget) -> float | None:

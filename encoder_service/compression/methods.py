@@ -114,6 +114,13 @@ _ALL = (
         "centred_max_min",
     ),
     Method(
+        "cdpruner",
+        "Each tile's tokens that are relevant to the prompt and span most directions (arXiv 2506.10967).",
+        "prompt_relevance",
+        "uniform",
+        "determinantal",
+    ),
+    Method(
         "scope",
         "Each tile's tokens that cover most of the others, times [CLS] attention (arXiv 2510.24214).",
         "cls_attention",

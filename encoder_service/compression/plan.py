@@ -19,7 +19,11 @@ class KeptTokens:
 
     numbers: torch.Tensor  # [K] int64: tile * P + row * side + column
     features: torch.Tensor  # [K, Dv]
+    sound: torch.Tensor  # [] bool, whether all that they were chosen by is finite
     ranks: torch.Tensor | None = None  # [K] int64, where all tiles' tokens compete: as which of them each was picked
+
+
+_Chosen = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # of kept tokens: numbers [K], features [K, Dv], ranks
 
 
 class Plan:
@@ -63,10 +67,13 @@ class Plan:
         if not self._started:
             self._start(encoded)
         if not self._composition.prunes:
-            return self._keep_all(first_tile, stop_tile, encoded)
-        if self._composition.budget.pooled:
-            return self._choose_pooled(encoded)
-        return self._choose(first_tile, stop_tile, encoded)
+            chosen = self._keep_all(first_tile, stop_tile, encoded)
+        elif self._composition.budget.pooled:
+            chosen = self._choose_pooled(encoded)
+        else:
+            chosen = self._choose(first_tile, stop_tile, encoded)
+        numbers, features, ranks = chosen
+        return KeptTokens(numbers, features, self._sound(encoded), ranks)
 
     def positions(self, numbers: torch.Tensor) -> torch.Tensor:
         """Tile, row and column within the tile, [K, 3] int64, of cells as `take` gives them."""
@@ -101,13 +108,13 @@ class Plan:
         merging = self._composition.merging
         return 0 if merging is None or not number else min(merging.extra, count - number)
 
-    def _keep_all(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> KeptTokens:
+    def _keep_all(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> _Chosen:
         numbers = self._geometry.numbers[first_tile:stop_tile]  # [t, P]
         counts = self._geometry.counts[first_tile:stop_tile]
         kept = torch.cat([row[:count] for row, count in zip(numbers.unbind(), counts, strict=True)])
-        return KeptTokens(kept, self._features(first_tile, encoded, kept))
+        return kept, self._features(first_tile, encoded, kept), None
 
-    def _choose(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> KeptTokens:
+    def _choose(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> _Chosen:
         """The choice of each tile for itself."""
         cells = self._geometry.cells[first_tile:stop_tile] if self._geometry.padded else None  # [t, P]
         assert self.ratios is not None, "the budgets come first"
@@ -117,6 +124,7 @@ class Plan:
             cells,
             encoded.features,
             encoded.outputs,
+            worth_is_weight=self._composition.score.is_weight,
             shares=tuple(self.ratios[first_tile:stop_tile]),
             extras=tuple(self._extras[first_tile:stop_tile]),
             adaptive=self._composition.budget.adaptive,
@@ -126,9 +134,9 @@ class Plan:
             self.budgets = list(picks.counts)
         numbers = self._geometry.numbers[first_tile:stop_tile].gather(1, picks.order)  # [t, m]
         kept = torch.cat([row[:count] for row, count in zip(numbers.unbind(), picks.counts, strict=True)])
-        return KeptTokens(kept, self._features(first_tile, encoded, kept) if features is None else features)
+        return kept, self._features(first_tile, encoded, kept) if features is None else features, None
 
-    def _choose_pooled(self, encoded: TileFeatures) -> KeptTokens:
+    def _choose_pooled(self, encoded: TileFeatures) -> _Chosen:
         """One choice among all tiles' tokens, which are one row of candidates, valid cells first."""
         counts = self._geometry.counts
         assert self.ratios is not None, "the budgets come first"
@@ -143,6 +151,7 @@ class Plan:
             row,
             encoded.features.flatten(0, 1)[None],
             {name: output.flatten(0, 1)[None] for name, output in encoded.outputs.items()},
+            worth_is_weight=self._composition.score.is_weight,
             shares=(self.ratios[0],),
             extras=(extra,),
             adaptive=self._composition.budget.adaptive,
@@ -152,7 +161,7 @@ class Plan:
         tiles, by_tile = torch.sort(numbers // self._grid.cells_per_tile, stable=True)
         self.budgets = torch.bincount(tiles, minlength=self._grid.num_tiles).tolist()
         kept = numbers[by_tile]
-        return KeptTokens(kept, self._features(0, encoded, kept) if features is None else features[by_tile], by_tile)
+        return kept, self._features(0, encoded, kept) if features is None else features[by_tile], by_tile
 
     def _pick(self, candidates: Candidates, budgets: Sequence[int]) -> tuple[Picks, torch.Tensor | None]:
         """The picks, and their features [K, Dv] where a merging changes them."""
@@ -162,6 +171,11 @@ class Plan:
             return picks, None
         return picks, composition.merging.merge(candidates, picks, composition.parameters)
 
+    def _sound(self, encoded: TileFeatures) -> torch.Tensor:
+        """[] bool, left on the device: asking for it would wait for the forward pass."""
+        finite = [torch.isfinite(encoded.outputs[output]).all() for output in self._composition.needs]
+        return torch.stack(finite).all() if finite else torch.ones((), dtype=torch.bool, device=encoded.features.device)
+
     def _features(self, first_tile: int, encoded: TileFeatures, numbers: torch.Tensor) -> torch.Tensor:
         """Features [K, Dv] of cells whose tiles begin with the first of those encoded."""
         rows = encoded.features.reshape(-1, encoded.features.shape[-1])  # [t * P, Dv]
@@ -170,7 +184,8 @@ class Plan:
     def _worth(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> torch.Tensor:
         """The worth of every cell in the geometry's order, [t, P]; padding is worth minus infinity.
 
-        The thumbnail's tokens are worth their own scores, the crops' what the composition's score says.
+        The thumbnail's tokens are worth their own scores, the crops' what the composition's score says; of a score that
+        rates the whole image, all are worth what it says.
         """
         score, padding = self._composition.score, self._padding
         if score.source is None:
@@ -178,14 +193,13 @@ class Plan:
             return worth if padding is None else worth.masked_fill(padding[first_tile:stop_tile], -math.inf)
         own = encoded.outputs[score.source].float()  # [t, P]
         own = own.gather(1, self._geometry.cells[first_tile:stop_tile]) if self._geometry.padded else own
-        first_crop = max(first_tile, 1)
-        crops = own[first_crop - first_tile :]  # [c, P]
-        guidance = None if self._guidance is None else self._guidance[first_crop - 1 : stop_tile - 1]
-        crop_padding = None if padding is None else padding[first_crop:stop_tile]
-        worth = score.rate(crops, guidance, crop_padding, self._composition.parameters)
-        if crop_padding is not None:
-            worth = worth.masked_fill(crop_padding, -math.inf)
-        return worth if first_tile else torch.cat((own[:1], worth))
+        first = first_tile if score.whole_image else max(first_tile, 1)
+        guidance = None if self._guidance is None else self._guidance[first - 1 : stop_tile - 1]
+        rated_padding = None if padding is None else padding[first:stop_tile]
+        worth = score.rate(own[first - first_tile :], guidance, rated_padding, self._composition.parameters)  # [c, P]
+        if rated_padding is not None:
+            worth = worth.masked_fill(rated_padding, -math.inf)
+        return worth if first == first_tile else torch.cat((own[:1], worth))
 
 
 def _joined(parts: list[TileFeatures]) -> TileFeatures:

@@ -4,6 +4,7 @@ Source: GlobalCom2 (arXiv 2501.05179), section "token score" and the ablation on
 published code; they take the [CLS] logits of the last layer. And the scores of other methods, which know one view only.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -14,22 +15,7 @@ from visionsplit.parameters import Declared, Parameter, Parameters
 from encoder_service.compression.base import Score, TowerOutput
 from encoder_service.compression.geometry import Geometry
 
-
-class LocalScore:
-    """A crop's own [CLS] logits."""
-
-    name = "local"
-    description = "[CLS] logits of the crop itself (GlobalCom2's ablation, local only)."
-    parameters: Declared = MappingProxyType({})
-    source: TowerOutput | None = TowerOutput.CLS_LOGITS
-
-    def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
-        return None
-
-    def rate(
-        self, own: torch.Tensor, guidance: torch.Tensor | None, padding: torch.Tensor | None, parameters: Parameters
-    ) -> torch.Tensor:
-        return own
+_LEAST_RELEVANCE = 1e-6  # of CDPruner's code: what even the least relevant token weighs, before the division
 
 
 class FlatScore:
@@ -39,6 +25,8 @@ class FlatScore:
     description = "All tokens are worth the same; for selections that look at the features."
     parameters: Declared = MappingProxyType({})
     source: TowerOutput | None = None
+    whole_image = False
+    is_weight = False
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         return None
@@ -47,6 +35,14 @@ class FlatScore:
         self, own: torch.Tensor, guidance: torch.Tensor | None, padding: torch.Tensor | None, parameters: Parameters
     ) -> torch.Tensor:
         return own
+
+
+class LocalScore(FlatScore):
+    """A crop's own [CLS] logits."""
+
+    name = "local"
+    description = "[CLS] logits of the crop itself (GlobalCom2's ablation, local only)."
+    source: TowerOutput | None = TowerOutput.CLS_LOGITS
 
 
 class ClsAttentionScore(FlatScore):
@@ -72,6 +68,8 @@ class GlobalScore:
     description = "[CLS] logits of the thumbnail, resized to the crops (GlobalCom2's ablation, global only)."
     parameters: Declared = MappingProxyType({})
     source: TowerOutput | None = TowerOutput.CLS_LOGITS
+    whole_image = False
+    is_weight = False
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         return resize_to_crops(thumbnail, geometry)
@@ -89,6 +87,8 @@ class GlobalLocalScore:
     description = "alpha * local + (1 - alpha) * global, each of unit length per crop (GlobalCom2)."
     parameters: Declared = MappingProxyType({"alpha": Parameter(0.5, minimum=0, maximum=1)})
     source: TowerOutput | None = TowerOutput.CLS_LOGITS
+    whole_image = False
+    is_weight = False
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         resized = resize_to_crops(thumbnail, geometry)
@@ -101,6 +101,27 @@ class GlobalLocalScore:
             return own
         alpha = parameters["alpha"]
         return _unit_rows(own, padding) * alpha + guidance * (1 - alpha)
+
+
+class PromptRelevanceScore(FlatScore):
+    """Relevance to a text, scaled over all tiles: (r - lowest + 1e-6) / (highest - lowest), as in CDPruner's code.
+
+    That code scales over every cell of the tiles; here those that show none of the image do not count. Where all are
+    equally relevant it divides by zero; here all then weigh 1.
+    """
+
+    name = "prompt_relevance"
+    description = "Relevance to the request's text, by the CLIP checkpoint's text tower, over all tiles (CDPruner)."
+    source: TowerOutput | None = TowerOutput.TEXT_RELEVANCE
+    whole_image = True
+    is_weight = True
+
+    def rate(
+        self, own: torch.Tensor, guidance: torch.Tensor | None, padding: torch.Tensor | None, parameters: Parameters
+    ) -> torch.Tensor:
+        lowest = (own if padding is None else own.masked_fill(padding, math.inf)).amin()
+        highest = (own if padding is None else own.masked_fill(padding, -math.inf)).amax()
+        return torch.where(highest > lowest, (own - lowest + _LEAST_RELEVANCE) / (highest - lowest), 1.0)
 
 
 def resize_to_crops(thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
@@ -129,6 +150,7 @@ _ALL: tuple[Score, ...] = (
     GlobalScore(),
     ClsAttentionScore(),
     ClsAffinityScore(),
+    PromptRelevanceScore(),
     FlatScore(),
 )
 SCORES: Mapping[str, Score] = {score.name: score for score in _ALL}

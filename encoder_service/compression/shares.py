@@ -37,9 +37,12 @@ def share_out(composition: Composition, geometry: Geometry, source: torch.Tensor
         raise InternalError("the vision tower's scores are not finite")
     tokens = [int(count * share) for count, share in zip(counts, ratios, strict=True)]
     if not (pooled_tokens(counts, ratios) if budget.pooled else any(tokens)):
-        raise InvalidCompressionError(
-            f"retention_ratio {composition.retention_ratio or ratios[0]} keeps none of the image's {sum(counts)} tokens"
-        )
+        kept_none = f"keeps none of the image's {sum(counts)} tokens"
+        if composition.retention_ratio is None:
+            raise InvalidCompressionError(
+                f"budget {budget.name!r} {kept_none}, for nothing stands out; give a retention_ratio"
+            )
+        raise InvalidCompressionError(f"retention_ratio {composition.retention_ratio} {kept_none}")
     return Shares(ratios, tokens)
 
 

@@ -12,9 +12,9 @@ NUM_STAGES = 3
 _BISECTIONS = 60  # halvings of [0, 1]: below the distance of two doubles
 
 
-def depths_of(parameters: Parameters) -> list[float]:
+def depths_of(parameters: Parameters, count: int = NUM_STAGES) -> list[float]:
     """The stages' depths as the parameters say them."""
-    return [parameters[f"depth_{number}"] for number in range(1, NUM_STAGES + 1)]
+    return [parameters[f"depth_{number}"] for number in range(1, count + 1)]
 
 
 def stage_layers(depths: list[float], settings: Settings, *, method: str) -> list[int]:
@@ -23,17 +23,17 @@ def stage_layers(depths: list[float], settings: Settings, *, method: str) -> lis
     Raises:
         InvalidPruningError: the model is too shallow, or the depths do not ascend.
     """
-    layers = settings.num_layers
-    if layers <= NUM_STAGES:
+    layers, count = settings.num_layers, len(depths)
+    if layers <= count:
         raise InvalidPruningError(
-            f"method {method!r} has {NUM_STAGES} stages between layers; the model's {layers} layers are too few"
+            f"method {method!r} has {count} stages between layers; the model's {layers} layers are too few"
         )
     if depths != sorted(depths):
         raise InvalidPruningError(f"the depths of method {method!r} must ascend; they are {_numbers(depths)}")
     after: list[int] = []
     for number, depth in enumerate(depths):
         earliest = after[-1] + 1 if after else 1
-        latest = layers - (NUM_STAGES - number)  # leaves a layer for each stage to come
+        latest = layers - (count - number)  # leaves a layer for each stage to come
         after.append(min(max(math.floor(depth * layers + 0.5), earliest), latest))
     return after
 

@@ -22,7 +22,8 @@ from llm_service.pruning.schedule import depths_of, solve_shares, stage_layers
 
 _NAME = "sparsevlm"
 _DEPTHS = {"depth_1": 3 / 32, "depth_2": 7 / 32, "depth_3": 16 / 32}
-_RANK_RULE = ("scale", "bias")
+_LAST_DEPTH = "depth_4"  # of the rank's rule alone
+_RANK_RULE = ("scale", "bias", _LAST_DEPTH)
 # Shares after the three stages, from most to least: the lists of version 1.5 for 192, 128 and 64 of 576 tokens (300,
 # 200, 110; 303, 110, 36; 66, 30, 17) between everything and nothing.
 _LADDER = (
@@ -37,7 +38,8 @@ _LOWEST_MEAN = (3 * 576 + 4 * 66 + 9 * 30 + 16 * 17) / 32 / 576  # over the laye
 
 @dataclass(frozen=True)
 class SparseVLM(Pruning):
-    """Drops vision tokens, newlines among them, after layers 2, 6 and 15 (from 0) of 32, scaled to the model's depth.
+    """Drops vision tokens, newlines among them, after layers 2, 6 and 15 (from 0) of 32, scaled to the model's depth;
+    by version 1.0's rule after layer 19 as well.
 
     Raters are chosen once from the input embeddings V of the vision tokens and T of the text after the last of them:
     the columns of softmax(V T^t) over the text, mean over V, that are above the mean of that vector; where none is, the
@@ -126,7 +128,8 @@ def _insert(
 
 def _build(settings: Settings) -> SparseVLM:
     ratio, parameters = settings.retention_ratio, settings.parameters
-    depths = depths_of(parameters)
+    by_rank = ratio is None and not settings.quotas
+    depths = depths_of(parameters, len(_DEPTHS) + by_rank)
     if ratio is not None and not settings.quotas and settings.given.isdisjoint(_DEPTHS):
         depths = [depth * min(1.0, ratio / _LOWEST_MEAN) for depth in depths]
     after = stage_layers(depths, settings, method=_NAME)
@@ -159,7 +162,7 @@ def _on_ladder(place: float) -> list[float]:
 
 def _parameters() -> Declared:
     return {
-        **{name: Parameter(depth, 0, 1) for name, depth in _DEPTHS.items()},
+        **{name: Parameter(depth, 0, 1) for name, depth in {**_DEPTHS, _LAST_DEPTH: 20 / 32}.items()},
         "scale": Parameter(13.5, 0, 10_000),
         "bias": Parameter(0, 0, 1_000_000),
         "recycled": Parameter(0.3, 0, 1),
@@ -168,9 +171,9 @@ def _parameters() -> Declared:
 
 SPARSEVLM = PruningMethod(
     _NAME,
-    "Drops vision tokens at three depths (of 0 to 1) by the attention of the text that speaks of the image, and brings "
-    "part of them back merged; retention_ratio is the mean over the layers, without it the attention's rank decides; "
-    "takes quotas (arXiv 2410.04417).",
+    "Drops vision tokens at three or four depths (of 0 to 1) by the attention of the text that speaks of the image, "
+    "and brings part of them back merged; retention_ratio is the mean over the layers, without it the attention's "
+    "rank decides; takes quotas (arXiv 2410.04417).",
     _parameters(),
     takes_quotas=True,
     build=_build,

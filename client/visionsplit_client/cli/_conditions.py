@@ -8,15 +8,15 @@ import re
 from visionsplit_client._options import LAYOUTS, Compression, Layout
 
 FORM = "METHOD[:NAME=VALUE[,NAME=VALUE...]][@RATIO]"
-_PARTS = ("score", "budget", "selection", "merging")
+_PARTS = ("score", "budget", "selection", "merging", "guidance")
 _PRUNING = re.compile(r".+?\+[^+:@].*")  # a plus at the end of a name, as in prumerge+, is part of the name
 
 
 def parse_condition(text: str, layout: Layout = "spatial") -> Compression:
     """Read "none", "globalcom2@0.25" or "globalcom2:score=local,tau=5@0.1".
 
-    The names score, budget, selection, merging and layout mean the choices of a request; any other is a numeric
-    parameter. Whether they exist is for the encoder to say.
+    The names score, budget, selection, merging, guidance and layout mean the choices of a request; any other is a
+    numeric parameter. Whether they exist is for the encoder to say. A guidance here can hold no comma and no @.
 
     Args:
         text: the word.
@@ -52,6 +52,7 @@ def parse_condition(text: str, layout: Layout = "spatial") -> Compression:
         budget=parts.get("budget"),
         selection=parts.get("selection"),
         merging=parts.get("merging"),
+        guidance=parts.get("guidance"),
         parameters=parameters,
     )
 

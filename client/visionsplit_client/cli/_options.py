@@ -11,14 +11,22 @@ from visionsplit.wire.security.tokens import TOKEN_VARIABLE, BearerToken
 
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client._client import Client
-from visionsplit_client._options import DATA_TYPES, LAYOUTS, POSITION_IDS, Compression, Pruning, Sampling
+from visionsplit_client._options import (
+    DATA_TYPES,
+    DEFAULT_METHOD,
+    LAYOUTS,
+    POSITION_IDS,
+    Compression,
+    Pruning,
+    Sampling,
+)
 
 DEFAULT_LLM = "127.0.0.1:50052"
 DEFAULT_TIMEOUT = 120.0
 METRICS = {"encoder": "127.0.0.1:9051", "llm": "127.0.0.1:9052"}  # where services of `up --metrics` serve them
 
 Subparsers = Any  # argparse keeps this type private
-_METHOD = "globalcom2"  # where only a ratio is given
+_NEEDS_RATIO = (None, DEFAULT_METHOD, "globalcom2")
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
@@ -57,9 +65,9 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
     group = parser.add_argument_group(
         "compression",
         "Without any of these, the encoder's default. "
-        + (f"--ratio alone means {_METHOD}; nearly every method needs a ratio." if ratio else ""),
+        + (f"--ratio alone means {DEFAULT_METHOD}; nearly every method needs a ratio." if ratio else ""),
     )
-    group.add_argument("--method", "--compression", metavar="NAME", help=f"such as none or {_METHOD}; see info")
+    group.add_argument("--method", "--compression", metavar="NAME", help=f"such as none or {DEFAULT_METHOD}; see info")
     if ratio:
         group.add_argument("--ratio", type=float, metavar="SHARE", help="share of the vision tokens to keep, in (0, 1]")
     group.add_argument("--layout", choices=LAYOUTS, help="order of the kept tokens")
@@ -74,6 +82,9 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
         type=_parameter,
         metavar="NAME=NUMBER",
         help="of the method, such as tau=10; may be repeated",
+    )
+    group.add_argument(
+        "--guidance", metavar="TEXT", help="for a method that looks at a text; without it, it reads the question"
     )
     group.add_argument("--data-type", choices=DATA_TYPES, help="how tokens travel")
     if ratio:
@@ -146,16 +157,16 @@ def usage_error(args: argparse.Namespace, message: str) -> NoReturn:
 def compression_from(args: argparse.Namespace, *, ratio: float | None = None) -> Compression | None:
     """None if no option asks for anything. `ratio` stands in for the option where a command has its own."""
     ratio = args.ratio if ratio is None else ratio
-    parts = (args.method, ratio, args.layout, args.score, args.budget, args.selection, args.merging)
+    parts = (args.method, ratio, args.layout, args.score, args.budget, args.selection, args.merging, args.guidance)
     if all(part is None for part in parts) and not args.parameter and not args.quotas_only:
         return None
     # Of other methods and budgets the encoder knows whether they do without.
-    if ratio is None and args.method in (None, _METHOD) and args.budget is None:
+    if ratio is None and args.method in _NEEDS_RATIO and args.budget is None:
         usage_error(
             args, "the compression options need --ratio, the share of the vision tokens to keep (or --method none)"
         )
     return Compression(
-        method=args.method or _METHOD,
+        method=args.method or DEFAULT_METHOD,
         retention_ratio=ratio,
         layout=args.layout or "spatial",
         score=args.score,
@@ -164,6 +175,7 @@ def compression_from(args: argparse.Namespace, *, ratio: float | None = None) ->
         merging=args.merging,
         parameters=dict(args.parameter),
         quotas_only=args.quotas_only,
+        guidance=args.guidance,
     )
 
 

@@ -86,8 +86,9 @@ def _one_method(args: argparse.Namespace) -> list[Compression]:
 
 def _comparisons(args: argparse.Namespace) -> list[list[Compression]]:
     """All the compressions to compare, once for each of the ratios."""
-    if any((args.method, args.score, args.budget, args.selection, args.merging, args.parameter)):
-        _options.usage_error(args, "with --compare, method, parts and parameters belong into each SPEC")
+    parts = (args.method, args.score, args.budget, args.selection, args.merging, args.guidance)
+    if args.parameter or any(part is not None for part in parts):
+        _options.usage_error(args, "with --compare, method, parts, parameters and guidance belong into each SPEC")
     try:
         compressions = [parse_condition(text, args.layout or "spatial") for text in args.compare]
     except ValueError as error:

@@ -84,7 +84,8 @@ def softmax_ratios(weights: list[float], retention_ratio: float, tau: float) -> 
     total = _sum(exponentials) + _EPSILON
     sigmas = [exponential / total for exponential in exponentials]
     mean = _sum(sigmas) / len(sigmas)
-    return [min(1.0, retention_ratio * (1 + sigma - mean)) for sigma in sigmas]
+    ratios = [retention_ratio * (1 + sigma - mean) for sigma in sigmas]
+    return [1.0 if ratio > 1 else ratio for ratio in ratios]  # not min(): it would make 1 of what is no number
 
 
 def _sum(values: list[float]) -> float:

@@ -34,7 +34,7 @@ class DeterminantalSelection(GreedySelection):
 
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
         units = directions(candidates.features(), padding)
-        return _Volume(units, weights(candidates.worth, padding, parameters["worth_power"]), most)
+        return _Volume(units, weights(candidates, parameters["worth_power"]), most)
 
 
 class CentredDeterminantalSelection(DeterminantalSelection):
@@ -48,7 +48,7 @@ class CentredDeterminantalSelection(DeterminantalSelection):
 
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
         features = candidates.features()
-        weight = weights(candidates.worth, padding, parameters["worth_power"])
+        weight = weights(candidates, parameters["worth_power"])
         return _Volume(residuals(features, padding), weight * distinctiveness(features, padding), most)
 
 

@@ -31,7 +31,7 @@ class MaxMinSelection(GreedySelection):
 
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
         units = directions(candidates.features(), padding)
-        return _Distances(units, padding, weights(candidates.worth, padding, parameters["worth_power"]), None)
+        return _Distances(units, padding, weights(candidates, parameters["worth_power"]), None)
 
 
 class CentredMaxMinSelection(MaxMinSelection):
@@ -46,7 +46,7 @@ class CentredMaxMinSelection(MaxMinSelection):
 
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
         features = candidates.features()
-        weight = weights(candidates.worth, padding, parameters["worth_power"])
+        weight = weights(candidates, parameters["worth_power"])
         return _Distances(residuals(features, padding), padding, weight, distinctiveness(features, padding))
 
 

@@ -6,6 +6,8 @@ features as they leave the vision tower: the encoder holds no projector, whose w
 
 import torch
 
+from encoder_service.compression.candidates import Candidates
+
 _TINY = 1e-12  # lengths below it count as no direction
 _EPSILON = 1e-6  # of Cen-Prune's scaling of distinctiveness (equation 11), whose size the paper does not state
 
@@ -51,12 +53,15 @@ def cosines(units: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def weights(worth: torch.Tensor, padding: torch.Tensor, power: float) -> torch.Tensor:
+def weights(candidates: Candidates, power: float) -> torch.Tensor:
     """Worths [t, C] as factors from 0, the row's lowest, to 1, its highest, raised to a power; 0 for padding.
 
-    CDPruner scales relevance so. It makes logits, whose zero means nothing, and attention alike. All are 1 where all
-    are alike.
+    This makes logits, whose zero means nothing, and attention alike. All are 1 where all are alike. Worths that are
+    weights already, as CDPruner's relevance, keep their proportions, as in `proportional_weights`.
     """
+    worth, padding = candidates.worth, candidates.padding
+    if candidates.worth_is_weight:
+        return proportional_weights(worth, padding, power)
     lowest = worth.masked_fill(padding, torch.inf).amin(dim=1, keepdim=True)  # [t, 1]
     return _scaled(worth - lowest, padding, power)
 

@@ -156,6 +156,7 @@ class Compression(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     QUOTAS_ONLY_FIELD_NUMBER: _builtins.int
     MERGING_FIELD_NUMBER: _builtins.int
+    GUIDANCE_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """One of GetEncoderInfoResponse.methods. Must not be empty."""
     retention_ratio: _builtins.float
@@ -176,6 +177,12 @@ class Compression(_message.Message):
     """
     merging: _builtins.str
     """Replaces the method's merging; one of GetEncoderInfoResponse.mergings, or "none"."""
+    guidance: _builtins.str
+    """The text to which the kept tokens are to be relevant, for methods that look at one. If absent, such
+    a method reads in Generate the text of the prompt's last user turn, or of a finished prompt all but
+    the image placeholders, and is refused in Encode. Refused where the method looks at no text, where
+    it is empty, or where it has more than 8192 bytes.
+    """
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Numeric parameters of the composition, such as "tau" and "alpha" of globalcom2. The parts that
@@ -195,13 +202,16 @@ class Compression(_message.Message):
         parameters: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         quotas_only: _builtins.bool = ...,
         merging: _builtins.str | None = ...,
+        guidance: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_merging", b"_merging", "_retention_ratio", b"_retention_ratio", "_score", b"_score", "_selection", b"_selection", "budget", b"budget", "merging", b"merging", "retention_ratio", b"retention_ratio", "score", b"score", "selection", b"selection"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_guidance", b"_guidance", "_merging", b"_merging", "_retention_ratio", b"_retention_ratio", "_score", b"_score", "_selection", b"_selection", "budget", b"budget", "guidance", b"guidance", "merging", b"merging", "retention_ratio", b"retention_ratio", "score", b"score", "selection", b"selection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_merging", b"_merging", "_retention_ratio", b"_retention_ratio", "_score", b"_score", "_selection", b"_selection", "budget", b"budget", "layout", b"layout", "merging", b"merging", "method", b"method", "parameters", b"parameters", "quotas_only", b"quotas_only", "retention_ratio", b"retention_ratio", "score", b"score", "selection", b"selection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_guidance", b"_guidance", "_merging", b"_merging", "_retention_ratio", b"_retention_ratio", "_score", b"_score", "_selection", b"_selection", "budget", b"budget", "guidance", b"guidance", "layout", b"layout", "merging", b"merging", "method", b"method", "parameters", b"parameters", "quotas_only", b"quotas_only", "retention_ratio", b"retention_ratio", "score", b"score", "selection", b"selection"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
     _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
+    _WhichOneofReturnType__guidance: _TypeAlias = _typing.Literal["guidance"]  # noqa: Y015
+    _WhichOneofArgType__guidance: _TypeAlias = _typing.Literal["_guidance", b"_guidance"]  # noqa: Y015
     _WhichOneofReturnType__merging: _TypeAlias = _typing.Literal["merging"]  # noqa: Y015
     _WhichOneofArgType__merging: _TypeAlias = _typing.Literal["_merging", b"_merging"]  # noqa: Y015
     _WhichOneofReturnType__retention_ratio: _TypeAlias = _typing.Literal["retention_ratio"]  # noqa: Y015
@@ -212,6 +222,8 @@ class Compression(_message.Message):
     _WhichOneofArgType__selection: _TypeAlias = _typing.Literal["_selection", b"_selection"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance) -> _WhichOneofReturnType__guidance | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__merging) -> _WhichOneofReturnType__merging | None: ...
     @_typing.overload

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from visionsplit import errors
-from visionsplit_client import EncodedImage
+from visionsplit_client import Compression, EncodedImage
 from visionsplit_client.cli import main
 
 from tests.unit.client.fakes import GRID, LAYERS, WORDS
@@ -82,6 +82,19 @@ def test_options_reach_the_request(where, picture, services):
     assert (compression.score, dict(compression.parameters), request.data_type) == ("local", {"tau": 5.0}, 4)
     assert (decoding.max_new_tokens, decoding.temperature, decoding.top_p, decoding.top_k) == (5, 0.7, 0.9, 4)
     assert (decoding.seed, list(decoding.stop), decoding.repetition_penalty) == (3, ["x"], 1.1)
+
+
+def test_guidance_reaches_the_request(where, picture, services, tmp_path):
+    asked = ["--method", "cdpruner", "--ratio", "0.5", *where]
+    assert main(["ask", str(picture), "?", "--guidance", "the red, round ball", *asked]) == 0
+    assert main(["ask", str(picture), "?", *asked]) == 0
+    assert main(["ask", str(picture), "?", "--guidance", "", *asked]) == 0
+    output = tmp_path / "tokens.safetensors"
+    assert main(["encode", str(picture), "-o", str(output), "--guidance", "a ball", *asked]) == 0
+    sent = [request.compression for request in services.encoder.script.requests]
+    assert [one.guidance for one in sent] == ["the red, round ball", "", "", "a ball"]
+    assert [one.HasField("guidance") for one in sent] == [True, False, True, True]
+    assert EncodedImage.load(output).compression == Compression("cdpruner", 0.5, guidance="a ball")
 
 
 @pytest.mark.parametrize("command", [["ask", "?"], ["caption"]], ids=lambda words: words[0])
@@ -162,11 +175,11 @@ def test_one_image_needs_no_name(where, picture, capsys):
     assert capsys.readouterr().err.splitlines()[0].startswith("224 vision tokens, ")
 
 
-def test_a_ratio_alone_means_globalcom2(where, picture, services):
+def test_a_ratio_alone_means_the_default_method(where, picture, services):
     assert main(["caption", str(picture), "--ratio", "0.5", *where]) == 0
     assert main(["caption", str(picture), "--method", "none", "--layout", "reference", *where]) == 0
     first, second = (request.compression for request in services.encoder.script.requests)
-    assert (first.method, first.retention_ratio) == ("globalcom2", 0.5)
+    assert (first.method, first.retention_ratio) == ("globalcom2-diverse", 0.5)
     assert (second.method, second.HasField("retention_ratio")) == ("none", False)
 
 

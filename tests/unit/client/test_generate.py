@@ -302,3 +302,11 @@ def test_the_blocking_client_needs_no_event_loop(services):
 def test_a_wrong_prompt_is_refused_here(client, arguments):
     with pytest.raises(errors.InvalidPromptError):
         client.generate(None, **arguments)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: Compression("globalcom2", 0.5, parameters=p), lambda p: Pruning("fastv", 0.5, p)]
+)
+def test_a_parameter_that_is_no_number_is_named(make):
+    with pytest.raises(TypeError, match="parameter 'tau' is 'ten'; a number is needed"):
+        make({"tau": "ten"})

@@ -303,8 +303,9 @@ def test_conditions_mean_what_they_mean_to_the_evaluation(text):
 
 
 def test_a_condition_is_named_as_it_is_written():
-    for text in ("none", "globalcom2:score=local,layout=reference,tau=5", "random:seed=3"):
+    for text in ("none", "globalcom2:score=local,layout=reference,tau=5", "random:seed=3", "cdpruner:guidance=a ball"):
         assert condition_name(parse_condition(text)) == text
+    assert parse_condition("cdpruner:guidance=a red ball@0.5") == Compression("cdpruner", 0.5, guidance="a red ball")
     assert parse_condition("uniform@0.5", "reference").layout == "reference"
     assert condition_name(Compression("globalcom2", 0.5, budget="uniform")) == "globalcom2:budget=uniform"
 
@@ -333,7 +334,11 @@ def test_wrong_comparisons_are_seen_before_anything_is_encoded(options, where, s
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [(["--compare", "a@0.5", "--method", "b"], "SPEC"), (["--equal"], "--compare")],
+    [
+        (["--compare", "a@0.5", "--method", "b"], "SPEC"),
+        (["--compare", "a@0.5", "--guidance", ""], "SPEC"),
+        (["--equal"], "--compare"),
+    ],
 )
 def test_options_that_contradict_a_comparison_are_refused(options, named, where, picture, tmp_path, capsys):
     with pytest.raises(SystemExit):

@@ -1,10 +1,12 @@
 """GlobalCom2's kept sets, budgets and ratios against an independent, slow implementation."""
 
 import itertools
+import math
 import random
 
 import pytest
 import torch
+from visionsplit.errors import InternalError
 from visionsplit.grid import Layout, TileGrid, UnpadRule
 
 from encoder_service.compression import CompressionSpec, Plan, compose, select
@@ -139,3 +141,14 @@ def test_equals_score_the_first_in_raster_order_wins():
     for tile, positions in enumerate(kept.positions):
         cells = [row * 8 + column for _, row, column in positions.tolist()]
         assert cells == list(range(kept.budgets[tile]))
+
+
+@pytest.mark.parametrize("budget", ["softmax_sum", "softmax_max", "uniform"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("tile", [0, 3])
+def test_scores_that_are_not_finite_choose_nothing(budget, value, tile):
+    scores = make_scores(torch.Generator().manual_seed(5), 5, 64, "normal")
+    scores[tile, 7] = value
+    grid = TileGrid.for_image(500, 500, rows=2, columns=2, side=8)
+    with pytest.raises(InternalError, match="scores are not finite"):
+        select(scored(scores), grid, CompressionSpec("globalcom2", 0.3, budget=budget))

@@ -22,7 +22,9 @@ from encoder_service.vision_tower import VisionTower
 from tests.unit.encoder.helpers import file_of, picture, running_encoder
 
 SIZES = [(300, 180), (90, 260), (640, 90), (57, 112)]
+# Those that read the prompt are in test_cdpruner_served.py.
 SPECS = [CompressionSpec(method, ratio) for method in METHODS if method != "none" for ratio in (0.25, 0.6)]
+SPECS = [spec for spec in SPECS if not compose(spec).reads_text]
 SPECS += [CompressionSpec(method, None) for method in ("prumerge", "prumerge+")]
 SPECS += [CompressionSpec("globalcom2", 0.3, budget="pooled", merging="prumerge")]
 

@@ -132,7 +132,9 @@ def test_an_image_without_outliers_is_refused(method):
     grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=4)
     encoded = by_chance(grid)
     flat = {**encoded.outputs, TowerOutput.CLS_AFFINITY: torch.full((5, 16), 1 / 16)}
-    with pytest.raises(InvalidCompressionError, match=r"retention_ratio 0\.0 keeps none of the image's 80 tokens"):
+    with pytest.raises(
+        InvalidCompressionError, match=r"'outliers' keeps none of the image's 80 tokens, for nothing stands out; give a"
+    ):
         select(TileFeatures(encoded.features, flat), grid, CompressionSpec(method))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.torch import load_file, save_file
-from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2
+from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from encoder_service.batching import BatchLimits
@@ -107,7 +107,24 @@ async def test_features_that_are_no_numbers_are_the_services_fault(scaled):
             request = EncodeRequest(image=Image(data=png(90, 90)), data_type=data_type)
             code, details, _ = await status_of_call(stub.Encode(request))
             assert code is grpc.StatusCode.INTERNAL
-            assert details == "the vision tower's features are not finite"
+            assert details == "the vision tower's features or scores are not finite"
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"none", "uniform", "divprune", "cenprune", "cdpruner"}))
+async def test_scores_that_are_no_numbers_are_the_services_fault(tmp_path, method):
+    """Of the last layer only the scores are taken: its features are sound."""
+    folder = tiny_checkpoint(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    for part in ("layers.3.self_attn.q_proj.bias", "layers.2.self_attn.q_proj.bias", "layers.0.self_attn.q_proj.bias"):
+        (name,) = (name for name in tensors if "vision" in name and name.endswith(part))
+        if method in ("fastervlm", "visionzip", "scope", "hired") or part.startswith("layers.3"):
+            tensors[name][0] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+    async with running_encoder(folder) as (_, stub):
+        compression = vision_tokens_pb2.Compression(method=method, retention_ratio=0.5)
+        request = EncodeRequest(image=Image(data=png(90, 90)), compression=compression)
+        code, details, _ = await status_of_call(stub.Encode(request))
+        assert (code, "not finite" in details) == (grpc.StatusCode.INTERNAL, True), details
 
 
 async def test_many_callers_get_what_they_get_alone(model):
@@ -207,11 +224,12 @@ async def test_room_for_few_still_answers_many_in_the_end(model):
 async def test_info_names_everything_a_request_may_name(model):
     async with running_encoder(model) as (_, stub):
         info = await stub.GetEncoderInfo(encoder_service_pb2.GetEncoderInfoRequest())
-        assert [choice.name for choice in info.methods] == list(METHODS)
+        # What reads a text is named where there is a text tower: test_cdpruner_served.py.
+        assert [choice.name for choice in info.methods] == [name for name in METHODS if name != "cdpruner"]
         parameters = {method.name: dict(method.parameters) for method in info.methods}
         assert (parameters["none"], parameters["globalcom2"]) == ({}, {"alpha": 0.5, "tau": 10.0})
         for listed, table in (
-            (info.scores, SCORES),
+            (info.scores, [name for name in SCORES if name != "prompt_relevance"]),
             (info.budgets, BUDGETS),
             (info.selections, SELECTIONS),
             (info.mergings, MERGINGS),

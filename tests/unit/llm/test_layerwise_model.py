@@ -164,7 +164,7 @@ def test_sparsevlm_with_a_ratio(text: str):
 @pytest.mark.parametrize("text", BACKBONES)
 def test_sparsevlm_by_rank(text: str):
     pruning = compose(PruningSpec("sparsevlm", None, {"scale": 7.5, "bias": 2}), LAYERS)
-    stages = sparse_stages(*prompt_parts(), [1, 2, 4], [None] * 3, scale=7.5, bias=2)
+    stages = sparse_stages(*prompt_parts(), [1, 2, 4, 5], [None] * 4, scale=7.5, bias=2)
     lengths = compare(text, pruning, stages)
     assert lengths[1] < COUNT
 

@@ -79,7 +79,8 @@ def test_published_schedules():
     assert schedule(by_ratio) == schedule(pyramid)
     assert [stage.share for stage in by_ratio.stages] == pytest.approx([0.5, 0.25, 0.125])
     sparse = composed("sparsevlm")
-    assert schedule(sparse) == [(3, 2), (7, 6), (16, 15)]
+    assert schedule(sparse) == [(3, 2), (7, 6), (16, 15), (20, 19)]  # version 1.0; the lists of 1.5 have three stages
+    assert schedule(composed("sparsevlm", 0.25)) == [(3, 2), (7, 6), (16, 15)]
     assert sparse.average_share is None
 
 
