@@ -106,7 +106,7 @@ def test_pruning_reaches_the_request_and_its_cost_the_user(command, where, pictu
     pruning = request.prefill.pruning
     assert (pruning.method, pruning.retention_ratio, dict(pruning.parameters)) == ("fastv", 0.25, {"layer": 3.0})
     assert request.prefill.position_ids == 2
-    assert (request.compression.method, request.compression.quotas_only) == ("globalcom2", True)
+    assert (request.compression.method, request.compression.quotas_only) == ("globalcom2-diverse", True)
     out, err = capsys.readouterr()
     assert "prompt tokens by layer: 29 in 2 layers, 14 in 3 layers\n" in (err if command[0] == "ask" else out)
 
