@@ -18,6 +18,7 @@ from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 from encoder_service.__main__ import build_parser, config_from
 from encoder_service.admission import TileRoom
 from encoder_service.batching import BatchLimits
+from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import METHODS, SCORES, CompressionSpec, TileFeatures, TowerOutput, compose, select
 from encoder_service.config import ConfigError, EncoderConfig
 from encoder_service.encoding import BatchEncoder
@@ -158,7 +159,7 @@ def test_texts_do_not_mix_in_one_pass(checkpoints, expected):
             compose(CompressionSpec("globalcom2" if text is None else "cdpruner", RATIO)),
             DataType.FLOAT32,
             lambda _result: None,
-            None if text is None else reader.embed(text),
+            text=None if text is None else reader.embed(text),
         )
         for text, place in zip([TEXTS[0], None, TEXTS[2]], places, strict=True)
     }
@@ -327,3 +328,15 @@ def test_settings(checkpoints):
     arguments = ["--model", "m", "--text-tower", "clip", "--text-tower-revision", "r", "--method", "cdpruner"]
     config = config_from(build_parser().parse_args([*arguments, "--retention-ratio", "0.5"]))
     assert (config.text_tower, config.text_tower_revision) == ("clip", "r")
+
+
+async def test_what_one_text_kept_is_never_served_for_another(checkpoints, expected):
+    """With the cache on, one after the other."""
+    llava, clip = map(str, checkpoints)
+    async with running_encoder(llava, text_tower=clip, cache=CacheLimits(memory_bytes=2**20)) as (_, stub):
+        for text in (*TEXTS, *TEXTS):
+            budgets, positions, features = expected(SIZES[0], text)
+            kept = await encoded(stub, SIZES[0], compression(text))
+            assert list(kept.budgets) == budgets
+            assert np.array_equal(kept.positions, positions)
+            np.testing.assert_allclose(kept.features.to_float32(), features, rtol=1e-4, atol=1e-5)
