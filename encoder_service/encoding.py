@@ -71,7 +71,7 @@ class BatchEncoder:
         for span in spans:
             stop = slot + span.stop - span.first
             try:
-                choice = self._choose(span, _rows(encoded, slot, stop))
+                choice = self._choose(span, encoded.tiles(slot, stop))
                 if choice is None:
                     waiting.append(span.job)
                 else:
@@ -135,9 +135,3 @@ class BatchEncoder:
             tiles = EncodedTiles(choice.span.stop, budgets, quotas, features, positions, began, spent, evidence, ranks)
             results.append((job, tiles))
         return results
-
-
-def _rows(encoded: TileFeatures, first: int, stop: int) -> TileFeatures:
-    """Some of a batch's tiles, [stop - first, P, ...]."""
-    outputs = {name: output[first:stop] for name, output in encoded.outputs.items()}
-    return TileFeatures(encoded.features[first:stop], outputs)

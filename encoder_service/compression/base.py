@@ -41,6 +41,11 @@ class TileFeatures:
     features: torch.Tensor  # [t, P, Dv]
     outputs: Mapping[TowerOutput, torch.Tensor]  # those that were asked for
 
+    def tiles(self, first: int, stop: int) -> "TileFeatures":
+        """What it says about tiles [first, stop)."""
+        outputs = {output: values[first:stop] for output, values in self.outputs.items()}
+        return TileFeatures(self.features[first:stop], outputs)
+
 
 class Score(Protocol):
     """What the tokens are worth."""

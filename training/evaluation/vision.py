@@ -85,13 +85,12 @@ class VisionHalf:
     def _encode(self, pictures: Sequence[Picture]) -> list[EncodedPicture]:
         pixels = torch.from_numpy(np.concatenate([picture.pixels for picture in pictures]))  # [B, 3, H, W]
         encoded = self._tower(pixels.to(self._tower.device), self._wanted)
-        features = encoded.features.cpu()  # [B, P, Dv]
         outputs = {name: output.cpu() for name, output in encoded.outputs.items()}
+        encoded = TileFeatures(encoded.features.cpu(), outputs)  # B tiles
         results, first = [], 0
         for picture in pictures:
             stop = first + picture.grid.num_tiles
-            own = {name: output[first:stop] for name, output in outputs.items()}
-            results.append(EncodedPicture(picture, TileFeatures(features[first:stop], own)))
+            results.append(EncodedPicture(picture, encoded.tiles(first, stop)))
             first = stop
         return results
 

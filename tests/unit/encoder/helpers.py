@@ -67,11 +67,6 @@ def scored(scores):
     return TileFeatures(features, outputs)
 
 
-def tiles_of(encoded, first, stop):
-    """Some consecutive tiles of an image."""
-    return TileFeatures(encoded.features[first:stop], {o: v[first:stop] for o, v in encoded.outputs.items()})
-
-
 async def status_of_call(call):
     """Code, text and error class of a call that fails."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -16,7 +16,7 @@ from encoder_service.image import decode_image
 from encoder_service.tiles import Tiler
 from encoder_service.vision_tower import VisionTower
 from tests.unit.encoder import reference_greedy as reference
-from tests.unit.encoder.helpers import IMAGE_LIMITS, png, running_encoder, tiles_of
+from tests.unit.encoder.helpers import IMAGE_LIMITS, png, running_encoder
 from tests.unit.encoder.reference_globalcom2 import globalcom2
 
 SELECTIONS = {
@@ -112,7 +112,7 @@ def test_what_a_tile_keeps_does_not_depend_on_how_many_are_treated_at_once(name)
         plan = Plan(compose(spec), grid, features.device)
         first, numbers = 0, []
         for stop in cuts:
-            numbers.append(plan.take(first, stop, tiles_of(encoded, first, stop)).numbers)
+            numbers.append(plan.take(first, stop, encoded.tiles(first, stop)).numbers)
             first = stop
         assert torch.equal(plan.positions(torch.cat(numbers)), torch.cat(whole.positions))
 

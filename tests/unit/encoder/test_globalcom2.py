@@ -10,7 +10,7 @@ from visionsplit.errors import InternalError
 from visionsplit.grid import Layout, TileGrid, UnpadRule
 
 from encoder_service.compression import CompressionSpec, Plan, compose, select
-from tests.unit.encoder.helpers import scored, tiles_of
+from tests.unit.encoder.helpers import scored
 from tests.unit.encoder.reference_globalcom2 import globalcom2
 
 GRIDS = [(1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (3, 3)]
@@ -129,7 +129,7 @@ def test_tile_by_tile_equals_all_at_once():
         plan = Plan(compose(spec), grid, scores.device)
         first, parts = 0, []
         for stop in cuts:
-            parts.append(plan.take(first, stop, tiles_of(encoded, first, stop)))
+            parts.append(plan.take(first, stop, encoded.tiles(first, stop)))
             first = stop
         assert torch.equal(plan.positions(torch.cat([part.numbers for part in parts])), torch.cat(whole.positions))
         assert torch.equal(torch.cat([part.features for part in parts]), whole.features)
