@@ -19,6 +19,7 @@ from encoder_service.batching import TileBatcher
 from encoder_service.caching.entry import CachedTokens
 from encoder_service.caching.key import TokensKey, image_digest
 from encoder_service.caching.tokens import CacheCounts, CacheUse, Hit, TokenCache
+from encoder_service.compression import Composition
 from encoder_service.events import Event, ImageProgress
 from encoder_service.flight import Flight, ImageSource, Landed, TokensWanted
 from encoder_service.image import ImageLimits, decode_image, read_size
@@ -93,7 +94,7 @@ class EncoderPipeline:
 
         Raises:
             InvalidImageError: names the image by its index.
-            InvalidCompressionError: an image that was kept would keep no token.
+            InvalidCompressionError: an image whose tokens are in the cache would keep none; names it by its index.
             OverloadedError: there is no room for so many tiles.
         """
         headers = await _run_all(
@@ -137,10 +138,9 @@ class EncoderPipeline:
         try:
             while unfinished:
                 index, result = await arrived.get()
-                if isinstance(result, InvalidCompressionError):
-                    raise InvalidCompressionError(f"image {index}: {result}") from result
                 if isinstance(result, VisionSplitError):
-                    raise result
+                    with _naming(index):
+                        raise result
                 unfinished -= result.stop_tile == images[index].grid.num_tiles
                 for event in progress[index].take(result):
                     yield event
@@ -159,11 +159,15 @@ class EncoderPipeline:
         keys = [cache.key(header.digest, wanted.composition, wanted.data_type) for header in headers if header.digest]
         while True:
             stamps = [cache.stamp(key) for key in keys]
-            finds = [self._in_thread(self._lookups, cache.find, key, wanted.composition) for key in keys]
+            finds = [self._find(cache, index, key, wanted.composition) for index, key in enumerate(keys)]
             hits = await _run_all(finds)
             # A flight may have landed during the search; then it would be encoded a second time.
             if all(hit or cache.stamp(key) is stamp for hit, key, stamp in zip(hits, keys, stamps, strict=True)):
                 return list(keys), hits
+
+    async def _find(self, cache: TokenCache, index: int, key: TokensKey, composition: Composition) -> Hit | None:
+        with _naming(index):
+            return await self._in_thread(self._lookups, cache.find, key, composition)
 
     def _board(
         self,
@@ -262,8 +266,8 @@ async def _prepared(index: int, source: ImageSource) -> None:
 def _naming(index: int) -> Iterator[None]:
     try:
         yield
-    except InvalidImageError as error:
-        raise InvalidImageError(f"image {index}: {error}") from error
+    except (InvalidImageError, InvalidCompressionError) as error:
+        raise type(error)(f"image {index}: {error}") from error
 
 
 async def _run_all(work: list[Coroutine[None, None, _T]]) -> list[_T]:
