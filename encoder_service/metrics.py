@@ -85,5 +85,13 @@ def _cache_states(counts: CacheCounts | None) -> list[CacheState]:
     disk = {"hit": counts.disk_hits, "miss": counts.misses}
     return [
         CacheState("memory", memory, counts.memory_evictions, counts.memory_entries, counts.memory_bytes),
-        CacheState("disk", disk, counts.disk_evictions, counts.disk_entries, counts.disk_bytes),
+        CacheState(
+            "disk",
+            disk,
+            counts.disk_evictions,
+            counts.disk_entries,
+            counts.disk_bytes,
+            counts.disk_failures,
+            counts.disk_skipped,
+        ),
     ]

@@ -11,6 +11,7 @@ from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import UnavailableError
 from visionsplit.telemetry.setup import Telemetry
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc
+from visionsplit.wire.caller import Callers
 from visionsplit.wire.security.server import Guard
 from visionsplit.wire.status import ErrorInterceptor
 from visionsplit.wire.transport import server_options
@@ -120,6 +121,7 @@ class EncoderServer:
             self._llm,
             self._telemetry,
             metrics,
+            Callers(guard.tokens),
             placeholder=loaded.placeholder,
         )
         self._server = grpc.aio.server(

@@ -20,7 +20,7 @@ from visionsplit.v1 import (
     vision_tokens_pb2,
 )
 from visionsplit.wire.call_log import log_call
-from visionsplit.wire.caller import caller_of
+from visionsplit.wire.caller import Callers
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
 from visionsplit.wire.tensors import DataType
@@ -79,6 +79,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         llm: LlmGateways | None,
         telemetry: Telemetry,
         metrics: EncoderMetrics,
+        callers: Callers,
         *,
         placeholder: str | None,
     ) -> None:
@@ -90,6 +91,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         self._llm = llm
         self._tracer = telemetry.tracer
         self._metrics = metrics
+        self._callers = callers
         self._placeholder = placeholder
 
     async def GetEncoderInfo(  # noqa: N802 - the protocol's name
@@ -103,7 +105,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
     async def Encode(  # type: ignore[override]  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.EncodeRequest, context: _Context
     ) -> None:
-        request_id, caller = request_id_of(context), caller_of(context)
+        request_id, caller = request_id_of(context), self._callers.of(context)
         with (
             log_call(_log, request_id, "Encode") as record,
             self._admission.call(caller, context.time_remaining()),
@@ -121,7 +123,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
     async def Generate(  # type: ignore[override]  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.EncoderServiceGenerateRequest, context: _Context
     ) -> None:
-        request_id, caller = request_id_of(context), caller_of(context)
+        request_id, caller = request_id_of(context), self._callers.of(context)
         with (
             log_call(_log, request_id, "Generate") as record,
             self._admission.call(caller, context.time_remaining()),

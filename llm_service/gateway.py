@@ -3,22 +3,22 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, aclosing, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, aclosing, suppress
 
 import grpc.aio
 import visionsplit
 from opentelemetry.trace import Tracer
-from visionsplit.errors import CancelledError, OverloadedError, UnavailableError, VisionSplitError
-from visionsplit.overload import CallPlaces
+from visionsplit.errors import CancelledError, OverloadedError, VisionSplitError
 from visionsplit.telemetry.tracing import carrier_of, describe_current, stage
 from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
 from visionsplit.wire.call_log import CallRecord, log_call
-from visionsplit.wire.caller import caller_of
+from visionsplit.wire.caller import Callers
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
 
 from llm_service.accepted import Accepted
+from llm_service.admission import Admission
 from llm_service.backends.base import Backend
 from llm_service.call_clock import CallClock
 from llm_service.job import Job
@@ -28,7 +28,6 @@ from llm_service.prompt import PromptEncoder
 from llm_service.replica import ReplicaInfo
 from llm_service.text import Detokenizer, StopStrings
 from llm_service.upload import Upload, UploadReceiver
-from llm_service.upload_room import UploadRoom
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +49,8 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         backend: Backend,
         replica: ReplicaInfo,
         accepted: Accepted,
+        admission: Admission,
+        callers: Callers,
         prompts: PromptEncoder,
         end_ids: tuple[int, ...],
         metrics: LlmMetrics,
@@ -60,6 +61,8 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         self._backend = backend
         self._replica = replica
         self._accepted = accepted
+        self._admission = admission
+        self._callers = callers
         self._prompts = prompts
         self._end_ids = frozenset(end_ids)
         self._limits = accepted.limits
@@ -67,32 +70,19 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         self._tracer = tracer
         self._log_prompts = log_prompts
         self._receiver = UploadReceiver(accepted, prompts)
-        self._places = CallPlaces(self._limits.max_calls or backend.max_calls, share=self._limits.caller_share)
-        self._uploads = CallPlaces(self._limits.max_uploads, share=self._limits.caller_share)
-        self._bytes = UploadRoom(self._limits.max_upload_bytes, self._limits.caller_share)
-        self._calls = 0
-        self._draining = False
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    def drain(self) -> None:
-        """Refuse new requests from now on."""
-        self._draining = True
-
-    async def idle(self) -> None:
-        """Wait until no request runs."""
-        await self._idle.wait()
 
     # Not a generator, as the stub would have it: with the write API a cancel always reaches the backend.
     async def Generate(  # type: ignore[override]  # noqa: N802
         self, request_iterator: AsyncIterator[Request], context: GenerateContext
     ) -> None:
         clock = CallClock(time.monotonic(), self._metrics)
-        request_id, caller = request_id_of(context), caller_of(context, relayed=True)
-        with self._running() as held, log_call(_log, request_id, "Generate") as record:
+        request_id, caller = request_id_of(context), self._callers.of(context)
+        with (
+            log_call(_log, request_id, "Generate") as record,
+            self._admission.inside(),
+            ExitStack() as held,
+        ):
             describe_current(request_id=request_id)
-            if self._draining:
-                raise UnavailableError("the service is stopping")
             with stage(self._tracer, "receive"):
                 upload = await self._receive(request_iterator, caller, context, held)
             clock.upload_done(upload)
@@ -143,9 +133,9 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
     ) -> Upload:
         """The whole upload; `held` keeps the call's place, and that of its tokens."""
         try:
-            held.enter_context(self._places.call(caller, context.time_remaining()))
-            with self._uploading(caller):
-                return await self._receiver.receive(stream, held.enter_context(self._bytes.call(caller)))
+            held.enter_context(self._admission.places.call(caller, context.time_remaining()))
+            with self._admission.uploading(caller):
+                return await self._receiver.receive(stream, held.enter_context(self._admission.room(caller)))
         except OverloadedError:
             # An encoder goes on encoding for this call until it hears of it.
             await _discard(stream, idle_seconds=_OVERLOADED_IDLE_SECONDS)
@@ -199,28 +189,6 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         describe_current(**numbers)
         if self._log_prompts:
             record.prompt = self._prompts.tokenizer.decode(list(upload.token_ids))
-
-    @contextmanager
-    def _running(self) -> Iterator[ExitStack]:
-        """Counts a call; what it holds it lets go of at its end."""
-        self._calls += 1
-        self._idle.clear()
-        try:
-            with ExitStack() as held:
-                yield held
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
-
-    @contextmanager
-    def _uploading(self, caller: str) -> Iterator[None]:
-        try:
-            with self._uploads.call(caller, None):
-                self._metrics.uploads.set(self._uploads.active)
-                yield
-        finally:
-            self._metrics.uploads.set(self._uploads.active)
 
 
 async def _send(context: GenerateContext, response: Response) -> None:

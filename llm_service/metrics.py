@@ -1,10 +1,14 @@
 """What the gateway counts and measures, beside its calls.
 
-Replicas on Ray run in processes of their own, which nobody scrapes: what is here comes from the events that they send.
-Use of the slab and of the KV cache is known of a replica in this process alone.
+Replicas on Ray run in processes of their own, which nobody scrapes: what is here comes from the events that they send,
+and what they have taken of slab and KV cache from asking them once a second.
 """
 
+from collections.abc import Iterable, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from visionsplit.telemetry.metrics import LONG_BUCKETS, TOKEN_BUCKETS
 
 from llm_service.engines.base import EngineUse
@@ -42,11 +46,7 @@ class LlmMetrics:
         self.decode = seconds("decode", "From an answer's first token to its last.")
         self.uploads = gauge("uploads_in_progress", "Requests being received.")
         self.replicas = gauge("replicas", "Replicas that work; counted once a second.")
-        self._slab_used = gauge("slab_tokens_used", "Vision tokens and newlines of running requests (local backend).")
-        self._slab = gauge("slab_tokens", "Vision tokens and newlines that the slab holds (local backend).")
-        self._kv_used = gauge(
-            "kv_used_ratio", "Share of the KV cache that is taken, by prompts kept for reuse too (local backend)."
-        )
+        self.use = UseMetrics(registry)
 
     def received(self, upload: Upload) -> None:
         """An upload is whole and checked."""
@@ -59,8 +59,23 @@ class LlmMetrics:
         self._tokens_before.labels(pruning).inc(upload.vision_tokens_before)
         self._tokens_after.labels(pruning).inc(counts.vision)
 
-    def engine_uses(self, use: EngineUse) -> None:
-        """What a replica of this process has taken."""
-        self._slab_used.set(use.slab_tokens_used)
-        self._slab.set(use.slab_tokens)
-        self._kv_used.set(use.kv_used_ratio)
+
+class UseMetrics(Collector):
+    """What each replica's engine has taken. A replica of which nobody knows has no samples, rather than old ones."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.replicas: Mapping[str, EngineUse] = {}  # by the replica's name; replaced whole, read on any thread
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        def gauge(name: str, text: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"visionsplit_llm_{name}", text, labels=("replica",))
+
+        used = gauge("slab_tokens_used", "Vision tokens and newlines of running requests.")
+        held = gauge("slab_tokens", "Vision tokens and newlines that the slab holds.")
+        kv = gauge("kv_used_ratio", "Share of the KV cache that is taken, by prompts kept for reuse too.")
+        for replica, use in self.replicas.items():
+            used.add_metric((replica,), use.slab_tokens_used)
+            held.add_metric((replica,), use.slab_tokens)
+            kv.add_metric((replica,), use.kv_used_ratio)
+        return [used, held, kv]

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from contextlib import suppress
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -10,11 +9,13 @@ from grpc_reflection.v1alpha import reflection
 from visionsplit.checkpoint import Checkpoint
 from visionsplit.telemetry.setup import Telemetry
 from visionsplit.v1 import llm_service_pb2, llm_service_pb2_grpc
+from visionsplit.wire.caller import Callers
 from visionsplit.wire.security.server import Guard
 from visionsplit.wire.status import ErrorInterceptor
 from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, server_options
 
 from llm_service.accepted import Accepted
+from llm_service.admission import Admission
 from llm_service.backends import make_backend
 from llm_service.backends.base import Backend
 from llm_service.config import LlmConfig
@@ -22,9 +23,9 @@ from llm_service.gateway import LlmGateway
 from llm_service.generation_settings import GenerationSettings
 from llm_service.metrics import LlmMetrics
 from llm_service.prompt import PromptEncoder
+from llm_service.watch import ReplicaWatch
 
 _log = logging.getLogger(__name__)
-_HEALTH_PERIOD_SECONDS = 1.0
 SERVICE_NAME = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
 
 
@@ -35,9 +36,9 @@ class LlmServer:
         self._config = config
         self._backend: Backend | None = None
         self._server: grpc.aio.Server | None = None
-        self._gateway: LlmGateway | None = None
+        self._admission: Admission | None = None
         self._health = health.aio.HealthServicer()
-        self._watch: asyncio.Task[None] | None = None
+        self._watch: ReplicaWatch | None = None
         self._telemetry = Telemetry("llm", config.telemetry)
         self._metrics = LlmMetrics(self._telemetry.registry)
 
@@ -61,31 +62,26 @@ class LlmServer:
         guard = Guard(self._config.security)
         self._backend = make_backend(self._config)
         try:
-            self._gateway = await self._make_gateway(self._backend)
+            gateway = await self._make_gateway(self._backend, guard)
             self._telemetry.serve_metrics()
-            self._server, port = await self._serve(self._gateway, guard)
+            self._server, port = await self._serve(gateway, guard)
         except BaseException:
             await self.stop(None)
             raise
         await self._set_health(serving=True)
-        await self._count(self._backend)
-        self._watch = asyncio.create_task(self._follow_health(self._backend))
+        self._watch = ReplicaWatch(self._backend, self._metrics, lambda serving: self._set_health(serving=serving))
+        await self._watch.start()
         _log.info("serving %s on %s", self._config.model, _with_port(self._config.listen, port))
         return port
 
     async def stop(self, grace: float | None) -> None:
         """Refuse new requests, let running ones end for `grace` seconds, then cancel them and release everything."""
         if self._watch is not None:
-            self._watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watch
+            await self._watch.stop()
             self._watch = None
         await self._set_health(serving=False)
-        if self._gateway is not None:
-            self._gateway.drain()
-            if grace:
-                await _wait(self._gateway, grace)
-            self._gateway = None
+        if self._admission is not None and not await self._admission.drain(grace) and grace:
+            _log.warning("requests still run after %g seconds of grace; they are cancelled", grace)
         if self._server is not None:
             await self._server.stop(None)
             self._server = None
@@ -94,7 +90,7 @@ class LlmServer:
             self._backend = None
         await asyncio.to_thread(self._telemetry.close)
 
-    async def _make_gateway(self, backend: Backend) -> LlmGateway:
+    async def _make_gateway(self, backend: Backend, guard: Guard) -> LlmGateway:
         config = self._config
         checkpoint = await asyncio.to_thread(Checkpoint, config.model, revision=config.revision)
         prompts = await asyncio.to_thread(PromptEncoder, checkpoint, max_characters=config.limits.max_prompt_characters)
@@ -103,11 +99,14 @@ class LlmServer:
         accepted = await asyncio.to_thread(
             Accepted.by_checkpoint, checkpoint, settings, config.limits, context_length=replica.context_length
         )
+        self._admission = Admission(config.limits, max_calls=backend.max_calls, uploads=self._metrics.uploads)
         return LlmGateway(
             model=checkpoint.name,
             backend=backend,
             replica=replica,
             accepted=accepted,
+            admission=self._admission,
+            callers=Callers(guard.tokens, relayed=True),
             prompts=prompts,
             end_ids=settings.end_ids,
             metrics=self._metrics,
@@ -127,44 +126,10 @@ class LlmServer:
         await server.start()
         return server, port
 
-    async def _follow_health(self, backend: Backend) -> None:
-        """Serving is what has a healthy replica, now and again."""
-        serving = True
-        while True:
-            await asyncio.sleep(_HEALTH_PERIOD_SECONDS)
-            try:
-                healthy = await self._count(backend) > 0
-            except Exception:  # a watch that ended would leave health as it was, for ever
-                if serving:
-                    _log.exception("the replicas cannot be counted")
-                healthy = False
-            if healthy is not serving:
-                _log.log(
-                    logging.INFO if healthy else logging.ERROR,
-                    "serving again" if healthy else "not serving: no replica is healthy",
-                )
-                await self._set_health(serving=healthy)
-                serving = healthy
-
-    async def _count(self, backend: Backend) -> int:
-        """Healthy replicas; tells the metrics, and what they have taken where that is known."""
-        replicas = await backend.num_replicas()
-        self._metrics.replicas.set(replicas)
-        if (use := backend.use) is not None:
-            self._metrics.engine_uses(use)
-        return replicas
-
     async def _set_health(self, *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", SERVICE_NAME):
             await self._health.set(service, status)
-
-
-async def _wait(gateway: LlmGateway, grace: float) -> None:
-    try:
-        await asyncio.wait_for(gateway.idle(), grace)
-    except TimeoutError:
-        _log.warning("requests still run after %g seconds of grace; they are cancelled", grace)
 
 
 def _with_port(listen: str, port: int) -> str:

@@ -3,10 +3,12 @@
 import argparse
 import asyncio
 import sys
+import time
 
 import numpy as np
 
 from benchmarks.load.chaos import run_chaos
+from benchmarks.load.nodes import RayNodes
 from benchmarks.load.system import System
 from benchmarks.load.traffic import Outcomes, Traffic
 
@@ -38,8 +40,14 @@ async def run_load(system: System, *, seconds: float, patience: float, factors: 
         before = [service.memory_mib() for service in system.services]
         results: dict[float, Outcomes] = {}
         for factor in factors:
+            busy = [service.cpu_seconds() for service in system.services]
+            own = time.process_time()
             results[factor] = await traffic.open_loop(factor * capacity, seconds)
             print(row(f"{factor:g}x", results[factor]), flush=True)
+            for service, was in zip(system.services, busy, strict=True):
+                share = (service.cpu_seconds() - was) / results[factor].seconds
+                print(f"         {service.module}: {service.memory_mib():.0f} MiB, {share:.0%} of a processor")
+            print(f"         callers: {(time.process_time() - own) / results[factor].seconds:.0%} of a processor")
     for service, was in zip(system.services, before, strict=True):
         print(f"{service.module}: {was:.0f} MiB before, {service.memory_mib():.0f} MiB after")
     share = results[factors[-1]].goodput / results[factors[-2]].goodput
@@ -50,16 +58,19 @@ async def run_load(system: System, *, seconds: float, patience: float, factors: 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load")
     parser.add_argument("--model", default="models/visionsplit-mini", help="checkpoint")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each load, or of the chaos")
+    parser.add_argument("--seconds", type=float, help="of each load (60), or of the chaos (180)")
     parser.add_argument("--timeout", type=float, default=10.0, help="of a call under load, in seconds")
     parser.add_argument("--chaos", action="store_true", help="kill replicas, encoders and the gateway meanwhile")
     options = parser.parse_args()
     if options.chaos:
-        with System.of(options.model, encoders=2, replicas=2) as system:
-            good = asyncio.run(run_chaos(system, seconds=options.seconds))
+        with (
+            RayNodes(workers=2) as nodes,
+            System.of(options.model, encoders=2, replicas=2, ray_address=nodes.address) as system,
+        ):
+            good = asyncio.run(run_chaos(system, nodes, seconds=options.seconds or 180.0))
     else:
         with System.of(options.model, encoders=1) as system:
-            good = asyncio.run(run_load(system, seconds=options.seconds, patience=options.timeout))
+            good = asyncio.run(run_load(system, seconds=options.seconds or 60.0, patience=options.timeout))
     return 0 if good else 1
 
 

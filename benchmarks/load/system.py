@@ -15,6 +15,8 @@ import psutil
 from visionsplit_client import Client, HealthStatus
 
 START_SECONDS = 120.0
+# No image comes twice here. A small cache is full at once, so that memory which still grows shows.
+CACHE = ["--cache-bytes", str(16 * 2**20)]
 
 
 def free_port() -> int:
@@ -62,11 +64,11 @@ class Service:
         psutil.wait_procs(children, timeout=20)
         return status
 
-    def replicas(self) -> list[psutil.Process]:
-        """The processes of its Ray replicas."""
+    def cpu_seconds(self) -> float:
+        """Processor time of the process itself so far."""
         assert self.process is not None
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "LlmReplica" in " ".join(child.cmdline())]
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def memory_mib(self) -> float:
         """Resident memory of the process itself."""
@@ -82,14 +84,14 @@ class System:
     encoders: list[Service]
 
     @classmethod
-    def of(cls, model: str, *, encoders: int, replicas: int = 0) -> "System":
+    def of(cls, model: str, *, encoders: int, replicas: int = 0, ray_address: str = "local") -> "System":
         """`replicas` on Ray; 0 for one in the gateway's process."""
         llm = f"127.0.0.1:{free_port()}"
-        ray = ["--backend", "ray", "--replicas", str(replicas)] if replicas else []
+        ray = ["--backend", "ray", "--replicas", str(replicas), "--ray-address", ray_address] if replicas else []
         return cls(
             Service("llm_service", ["--model", model, *ray], llm),
             [
-                Service("encoder_service", ["--model", model, "--llm", llm], f"127.0.0.1:{free_port()}")
+                Service("encoder_service", ["--model", model, "--llm", llm, *CACHE], f"127.0.0.1:{free_port()}")
                 for _ in range(encoders)
             ],
         )

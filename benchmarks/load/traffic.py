@@ -1,6 +1,7 @@
 """Requests that come when they come, answered or not, each accounted for."""
 
 import asyncio
+import io
 import itertools
 import random
 import time
@@ -53,7 +54,8 @@ class Traffic:
         self._rng = random.Random(seed)
         generator = np.random.default_rng(seed)
         self._images = [
-            Image.fromarray(generator.integers(0, 255, (12, 12, 3), dtype=np.uint8)).resize(size) for size in SIZES
+            _jpeg(Image.fromarray(generator.integers(0, 255, (12, 12, 3), dtype=np.uint8)).resize(size))
+            for size in SIZES
         ]
         self._numbers = itertools.count()
 
@@ -67,8 +69,8 @@ class Traffic:
     async def ask(self, outcomes: Outcomes) -> None:
         """One request, from its start to its only end."""
         number = next(self._numbers)
-        image = self._images[number % len(self._images)].copy()
-        image.putpixel((0, 0), (number % 256, number // 256 % 256, 0))  # no two alike: nothing comes from a cache
+        # Decoders ignore what comes behind the picture, but no two files are alike: nothing comes from a cache.
+        image = self._images[number % len(self._images)] + number.to_bytes(4, "big")
         outcomes.sent += 1
         started, first = time.monotonic(), 0.0
         try:
@@ -87,9 +89,9 @@ class Traffic:
         outcomes.total_seconds.append(time.monotonic() - started)
         outcomes.answered_at.append(time.monotonic())
 
-    async def open_loop(self, rate: float, seconds: float) -> Outcomes:
-        """Poisson arrivals: the next request does not wait for the last one's answer."""
-        outcomes, started = Outcomes(), time.monotonic()
+    async def open_loop(self, rate: float, seconds: float, outcomes: Outcomes | None = None) -> Outcomes:
+        """Poisson arrivals: the next request does not wait for the last one's answer. `outcomes` can be watched."""
+        outcomes, started = outcomes or Outcomes(), time.monotonic()
         tasks: set[asyncio.Task[None]] = set()
         due = started
         while (due := due + self._rng.expovariate(rate)) < started + seconds:
@@ -110,3 +112,10 @@ class Traffic:
         await asyncio.gather(*(call() for _ in range(callers)))
         outcomes.seconds = time.monotonic() - started
         return outcomes
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    """Made once: on a small machine the callers must not take the services' time."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=90)
+    return buffer.getvalue()

@@ -54,10 +54,12 @@ class GrpcTransport(_Connector):
 
     def connect(self, address: str) -> grpc.Channel:
         if self._credentials is None:
-            return grpc.insecure_channel(address, options=self._options)
-        channel = grpc.secure_channel(address, self._credentials, options=self._options)
+            channel = grpc.insecure_channel(address, options=self._options)
+        else:
+            channel = grpc.secure_channel(address, self._credentials, options=self._options)
         # gRPC works on a blocking channel only while something waits for it. Without this, which waits until the
-        # channel is closed, a handshake begun by a call that did not wait stands still, and the next calls fail.
+        # channel is closed, a handshake begun by a call that did not wait stands still, and the next calls fail; and a
+        # service that comes back is noticed every five seconds only.
         channel.subscribe(_nothing)
         return channel
 

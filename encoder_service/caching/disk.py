@@ -14,6 +14,7 @@ import re
 import struct
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,7 @@ _SUFFIX, _UNFINISHED = ".tokens", ".part"
 _NAME = re.compile(rf"[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
 _LENGTH = struct.Struct("<Q")
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_LOG_PERIOD_SECONDS = 60.0  # a full disk fails every image: one line a minute, not one an image
 
 
 class DiskTier:
@@ -46,11 +48,13 @@ class DiskTier:
             OSError: the folder cannot be made, read or written to.
         """
         self._folder, self._max_bytes = folder, max_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # `_failed` may be called with it held
         self._sizes: OrderedDict[str, int] = OrderedDict()  # bytes of each key's file, least recently used first
         self.num_bytes = 0
         self.evictions = 0
         self.failures = 0  # files that could not be read or written
+        self._logged = 0  # of them
+        self._log_again = 0.0  # time.monotonic
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass  # it can be written to
@@ -144,8 +148,14 @@ class DiskTier:
             self._failed(f"cannot remove {path.name}: {error}")
 
     def _failed(self, what: str) -> None:
-        self.failures += 1
-        _log.warning("cache in %s: %s", self._folder, what)
+        with self._lock:
+            self.failures += 1
+            now, failures = time.monotonic(), self.failures
+            if now < self._log_again:
+                return
+            since, self._logged, self._log_again = failures - self._logged - 1, failures, now + _LOG_PERIOD_SECONDS
+        more = f"; {since} more failures since the last line" if since else ""
+        _log.warning("cache in %s: %s%s", self._folder, what, more)
 
 
 def _to_bytes(key: str, entry: CachedTokens) -> bytes:

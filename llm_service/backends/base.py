@@ -1,7 +1,7 @@
 """What the gateway asks of the place where replicas run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from llm_service.engines.base import EngineUse
 from llm_service.job import Job, TokenEvent
@@ -35,10 +35,10 @@ class Backend(ABC):
     def max_calls(self) -> int:
         """Calls that run or wait at once; those beyond it would be refused after their upload."""
 
-    @property
-    def use(self) -> EngineUse | None:
-        """What of a replica's memory is taken; None where replicas run elsewhere."""
-        return None
+    @abstractmethod
+    async def uses(self) -> Mapping[str, EngineUse]:
+        """What of each replica's memory is taken, by a name of the replica. One that does not say it soon is left out.
+        Takes no place from a job."""
 
     @abstractmethod
     async def num_replicas(self) -> int:

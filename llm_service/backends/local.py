@@ -1,7 +1,7 @@
 """One replica in the gateway's own process."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from visionsplit.errors import UnavailableError
@@ -42,9 +42,8 @@ class LocalBackend(Backend):
     def max_calls(self) -> int:
         return 2 * self._config.engine.max_running + self._config.engine.max_waiting
 
-    @property
-    def use(self) -> EngineUse | None:
-        return None if self._replica is None else self._replica.use
+    async def uses(self) -> Mapping[str, EngineUse]:
+        return {} if self._replica is None else {self.name: self._replica.use}
 
     async def num_replicas(self) -> int:
         return int(self._replica is not None and self._replica.healthy)

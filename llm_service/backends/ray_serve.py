@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray import serve
@@ -16,34 +15,20 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.schema import LoggingConfig
 from visionsplit.errors import InternalError, OverloadedError, UnavailableError, VisionSplitError
 from visionsplit.fairness import FairGate
-from visionsplit.grid import TileGrid
 from visionsplit.overload import Drain
-from visionsplit.wire.tensors import DataType, TokenTensor
-from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.backends.base import Backend
+from llm_service.backends.packing import ImageMeta, pack, unpack
 from llm_service.backends.quiet import quiet_ray
+from llm_service.backends.ray_uses import ReplicaUses
 from llm_service.config import RayConfig, ReplicaConfig
+from llm_service.engines.base import EngineUse
 from llm_service.job import Job, TokenEvent
 from llm_service.replica import Replica, ReplicaInfo
 from llm_service.token_buffer import TokenBuffer
 
 _log = logging.getLogger(__name__)
 _DEPLOYMENT = "LlmReplica"
-_ARRAYS_PER_IMAGE = 3
-
-Bytes = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class _ImageMeta:
-    """An image without its arrays, which travel through the object store."""
-
-    grid: TileGrid
-    budgets: tuple[int, ...]
-    data_type: str
-    columns: int
-    quotas: tuple[int, ...] | None
 
 
 class LlmReplica:
@@ -53,13 +38,9 @@ class LlmReplica:
         self._replica = Replica(config)
 
     async def generate(
-        self, job: Job, metas: tuple[_ImageMeta, ...], *arrays: NDArray[Any]
+        self, job: Job, metas: tuple[ImageMeta, ...], *arrays: NDArray[Any]
     ) -> AsyncGenerator[TokenEvent, None]:
-        images = tuple(
-            _unpack(meta, *arrays[index * _ARRAYS_PER_IMAGE : (index + 1) * _ARRAYS_PER_IMAGE])
-            for index, meta in enumerate(metas)
-        )
-        events = self._replica.generate(replace(job, images=images))
+        events = self._replica.generate(replace(job, images=unpack(metas, arrays)))
         try:
             async for event in events:
                 yield event
@@ -73,6 +54,10 @@ class LlmReplica:
         """Called by Serve, which replaces a replica that raises."""
         if not self._replica.healthy:
             raise RuntimeError("the decoding engine is not running")
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """Serve's hook for what a replica tells of itself; beside Serve, `ReplicaUses` asks for it."""
+        return asdict(self._replica.use)
 
     def __del__(self) -> None:
         # Serve's hook for a replica that goes away; its constructor may have failed.
@@ -97,6 +82,7 @@ class RayServeBackend(Backend):
         # Serve's own queue is strictly in order; here callers take turns, and Serve gets what replicas have places for.
         self._gate = FairGate(replicas * config.max_ongoing_requests)
         self._drain = Drain()
+        self._uses = ReplicaUses(application, _DEPLOYMENT)
 
     @property
     def max_calls(self) -> int:
@@ -141,9 +127,9 @@ class RayServeBackend(Backend):
             buffer.put(self._translate(error))
 
     async def _pass(self, handle: Any, job: Job, buffer: TokenBuffer) -> None:  # noqa: ANN401
-        metas = tuple(_meta(tokens) for tokens in job.images)
-        arrays = [ray.put(array) for tokens in job.images for array in _arrays(tokens)]
-        stream = handle.options(stream=True, method_name="generate").remote(replace(job, images=()), metas, *arrays)
+        metas, arrays = pack(job.images)
+        stored = [ray.put(array) for array in arrays]
+        stream = handle.options(stream=True, method_name="generate").remote(replace(job, images=()), metas, *stored)
         try:
             async for event in stream:
                 buffer.put(event)
@@ -161,6 +147,9 @@ class RayServeBackend(Backend):
         replicas = int(deployment.replica_states.get("RUNNING", 0)) if deployment is not None else 0
         self._gate.resize(max(replicas, 1) * self._config.max_ongoing_requests)
         return replicas
+
+    async def uses(self) -> Mapping[str, EngineUse]:
+        return await self._uses.get()
 
     def _connect(self) -> None:
         if not ray.is_initialized():
@@ -228,18 +217,3 @@ class RayServeBackend(Backend):
 def _last_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
-
-
-def _meta(tokens: VisionTokens) -> _ImageMeta:
-    features = tokens.features
-    return _ImageMeta(tokens.grid, tokens.budgets, features.data_type.name, features.columns, tokens.quotas)
-
-
-def _arrays(tokens: VisionTokens) -> tuple[Bytes, Bytes, NDArray[np.int32]]:
-    features = tokens.features
-    return np.frombuffer(features.data, np.uint8), np.frombuffer(features.scales, np.uint8), tokens.positions
-
-
-def _unpack(meta: _ImageMeta, data: Bytes, scales: Bytes, positions: NDArray[np.int32]) -> VisionTokens:
-    features = TokenTensor(DataType[meta.data_type], len(positions), meta.columns, data.tobytes(), scales.tobytes())
-    return VisionTokens(meta.grid, meta.budgets, features, positions, meta.quotas)

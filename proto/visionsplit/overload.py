@@ -12,8 +12,9 @@ _LONGEST_SECONDS = 60.0
 _UNKNOWN_SECONDS = 1.0
 _WEIGHT = 0.1  # of the newest interval in the average
 _FEWEST_SAMPLES = 4
-# A call that would take most of its time only to wait is refused: what it holds up would come too late as well.
-_PATIENCE = 0.8
+# A call that would take more than half of its time only to wait is refused: a queue as long as the time allows serves
+# nobody sooner, and where the service slows down, all that is in it comes too late.
+_PATIENCE = 0.5
 # More calls at once may go through quicker, where batches have room: that they do not shows in how long calls take.
 _LATE = 0.4
 _RETURNING = 8  # an eighth of the limit is expected back at once

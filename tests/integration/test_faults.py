@@ -19,6 +19,7 @@ from tests.integration.system import noise_image
 
 PROMPT = Prompt.raw("USER: <image>\nWhat? ASSISTANT:")
 PATIENT = Retries(attempts=100)
+HANGS = 300.0  # seconds; a call that takes longer, on a machine that is busy starting services, hangs
 FEW = Sampling(max_new_tokens=8)
 
 
@@ -42,7 +43,7 @@ def system(model: Path) -> Iterator[System]:
 
 async def under_traffic(running: System, change) -> list[object]:
     """What three callers with both encoders' addresses got while `change` went on."""
-    async with AsyncClient([one.address for one in running.encoders], retries=PATIENT, timeout=60) as client:
+    async with AsyncClient([one.address for one in running.encoders], retries=PATIENT, timeout=HANGS) as client:
         stop = asyncio.Event()
         callers = [asyncio.create_task(keep_asking(client, stop)) for _ in range(3)]
         await asyncio.sleep(0.5)
@@ -71,8 +72,8 @@ async def test_restarts_lose_nothing_and_kills_only_what_had_begun(random_checkp
         assert isinstance(answer, tuple)
         assert set(map(repr, outcomes)) == {repr(answer)}
 
-        # A killed encoder: text that had begun to arrive is not repeated; everything else is, elsewhere.
-        outcomes = await under_traffic(running, lambda: restart(running.encoders[0], signal.SIGKILL))
+        # A killed encoder: text that had begun to arrive is not repeated; everything else is, elsewhere. It stays away.
+        outcomes = await under_traffic(running, lambda: running.encoders[0].stop(signal.SIGKILL))
         errors = [outcome for outcome in outcomes if outcome != answer]
         assert all(isinstance(error, UnavailableError) for error in errors), errors
         assert len(errors) <= 3
@@ -125,7 +126,7 @@ async def test_a_cut_between_the_halves_is_a_status_and_heals(random_checkpoints
     encoder.start()
     try:
         encoder.wait_until_serving()
-        async with AsyncClient(encoder.address, retries=PATIENT, timeout=60) as client:
+        async with AsyncClient(encoder.address, retries=PATIENT, timeout=HANGS) as client:
             answer = (await client.generate(noise_image(112, 112), PROMPT, sampling=FEW)).token_ids
             switch(cut=True)
             with pytest.raises((DeadlineError, UnavailableError)):

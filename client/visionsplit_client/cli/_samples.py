@@ -29,6 +29,10 @@ class Samples:
         wanted = set(labels.items())
         return sum(value for (sample, has), value in self.values.items() if sample == name and wanted <= has)
 
+    def largest(self, name: str) -> float | None:
+        """Of all samples of a name; None without any."""
+        return max((value for (sample, _), value in self.values.items() if sample == name), default=None)
+
     def by(self, name: str, label: str) -> dict[str, float]:
         """The sum for each value of a label, without zeros."""
         sums: dict[str, float] = {}

@@ -128,7 +128,7 @@ def _view(samples: Samples, seconds: float) -> dict[str, object]:
             "time_to_first_token_seconds": quantiles("time_to_first_token_seconds"),
             "inter_token_seconds": quantiles("inter_token_seconds"),
             "replicas": samples.total("replicas"),
-            "kv_used_ratio": samples.total("kv_used_ratio"),
+            "kv_used_ratio": samples.largest("kv_used_ratio"),  # of the fullest replica
         }
     else:
         view |= {

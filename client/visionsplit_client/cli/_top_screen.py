@@ -42,11 +42,12 @@ def _encoder(view: View) -> list[str]:
 
 
 def _llm(view: View) -> list[str]:
+    taken = "-" if view["kv_used_ratio"] is None else f"{100 * view['kv_used_ratio']:.0f}%"
     return [
         f"  TTFT       {_quantiles(view['time_to_first_token_seconds'])}",
         f"  ITL        {_quantiles(view['inter_token_seconds'])}",
         f"  generated  {view['generated_tokens_per_second']:8.1f} tokens/s  {view['replicas']:.0f} replicas, "
-        f"KV cache {100 * view['kv_used_ratio']:.0f}% taken",
+        f"fullest KV cache {taken}",
     ]
 
 

@@ -48,6 +48,8 @@ class CacheState:
     evictions: int
     entries: int
     num_bytes: int
+    failures: int = 0  # entries that could not be read or written
+    skipped: int = 0  # entries left out, since too many waited to be written
 
 
 class CacheMetrics(Collector):
@@ -62,6 +64,12 @@ class CacheMetrics(Collector):
         lookups = CounterMetricFamily(f"{self._prefix}_lookups", "Look-ups by result.", labels=("cache", "result"))
         evictions = CounterMetricFamily(f"{self._prefix}_evictions", "Entries given up for room.", labels=("cache",))
         entries = GaugeMetricFamily(f"{self._prefix}_entries", "Entries held.", labels=("cache",))
+        failures = CounterMetricFamily(
+            f"{self._prefix}_failures", "Entries that could not be read or written.", labels=("cache",)
+        )
+        skipped = CounterMetricFamily(
+            f"{self._prefix}_skipped", "Entries left out, since too many waited to be written.", labels=("cache",)
+        )
         held = GaugeMetricFamily(f"{self._prefix}_bytes", "Bytes held.", labels=("cache",))
         for state in self._read():
             for result, count in state.lookups.items():
@@ -69,7 +77,9 @@ class CacheMetrics(Collector):
             evictions.add_metric((state.name,), state.evictions)
             entries.add_metric((state.name,), state.entries)
             held.add_metric((state.name,), state.num_bytes)
-        return [lookups, evictions, entries, held]
+            failures.add_metric((state.name,), state.failures)
+            skipped.add_metric((state.name,), state.skipped)
+        return [lookups, evictions, entries, held, failures, skipped]
 
 
 def new_registry() -> CollectorRegistry:

@@ -1,8 +1,11 @@
 """What the engine promises, seen from outside: sampling, cancelling, failing, and never another image's answer."""
 
 import asyncio
+import json
+import shutil
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -63,13 +66,14 @@ async def test_a_stop_string_ends_the_text_before_it(llama_caller: Caller):
     assert whole.token_ids[: len(answer.token_ids)] == answer.token_ids
 
 
-async def test_the_end_id_is_sent_but_no_text(llama: Whole):
-    """The last of a few generated tokens is made the checkpoint's end of sequence."""
+async def test_the_end_id_is_sent_but_no_text(llama: Whole, tmp_path: Path):
+    """One of a few generated tokens is made the checkpoint's end of sequence."""
     expected = llama.generate("Hi there", [], max_new_tokens=12)
-    async with running(llama) as (server, caller):
-        end = next(token for token in expected[3:] if token not in expected[:3])
-        engine_of(server)._end_ids = (end,)
-        server._gateway._end_ids = frozenset((end,))
+    end = next(token for token in expected[3:] if token not in expected[:3])
+    model = shutil.copytree(llama.path, tmp_path / "model")
+    settings = model / "generation_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token_id": end}))
+    async with running(llama, model=str(model)) as (_, caller):
         answer = await caller.generate("Hi there", max_new_tokens=12)
         assert answer.token_ids == expected[: expected.index(end) + 1]
         assert answer.summary.finish_reason == generation_pb2.FINISH_REASON_STOP

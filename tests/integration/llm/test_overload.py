@@ -148,7 +148,7 @@ async def test_callers_that_do_not_read_hold_nobody_back_and_little_memory(llama
         await collect(asked(caller, "light", max_new_tokens=20))
         before = psutil.Process().memory_info().rss
         unread = [asked(caller, "slow", max_new_tokens=150) for _ in range(30)]
-        await settles(lambda: server._gateway._places.active == 30)
+        await settles(lambda: server._admission.places.active == 30)
         assert (await collect(asked(caller, "light", max_new_tokens=20))).token_ids
         await settles(lambda: not engine_of(server)._router._sinks, 100)  # decoded, though nobody reads
         grown = psutil.Process().memory_info().rss - before

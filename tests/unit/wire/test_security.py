@@ -10,7 +10,7 @@ from visionsplit.wire.security.client import ClientSecurity, is_local
 from visionsplit.wire.security.files import CredentialsError, Watched
 from visionsplit.wire.security.server import Guard, ServerSecurity
 from visionsplit.wire.security.tls import ClientTls, ServerTls
-from visionsplit.wire.security.tokens import AUTHORIZATION_KEY, AcceptedTokens, BearerToken
+from visionsplit.wire.security.tokens import AUTHORIZATION_KEY, AcceptedTokens, BearerToken, TokenHolder, read_tokens
 
 from tests.certificates import Authority, Pair, pem_of_key
 
@@ -105,21 +105,47 @@ def test_tokens_are_accepted_by_the_file_as_it_is(tmp_path):
     path.write_text(f"# ours\n{TOKEN}\n\n  {OTHER}  \n")
     tokens = AcceptedTokens(path)
     for metadata in ([bearer(TOKEN)], [bearer(OTHER, scheme="bearer")], [("x", "y"), bearer(OTHER)]):
-        assert tokens.accept(metadata)
+        assert tokens.holder(metadata) is not None
     for metadata in (
         *([], [bearer(TOKEN[:-1])], [bearer(TOKEN + "x")], [bearer("")], [bearer("# ours")]),
         *([bearer(TOKEN, scheme="Basic")], [(AUTHORIZATION_KEY, TOKEN)], [(AUTHORIZATION_KEY, b"\xff")]),
         *([bearer(TOKEN), bearer(OTHER)], [bearer(TOKEN, key="token")], [bearer("\udcff")]),
     ):
-        assert not tokens.accept(metadata)
+        assert tokens.holder(metadata) is None
     path.write_text(f"{OTHER}\n")
-    assert tokens.accept([bearer(OTHER)])
-    assert not tokens.accept([bearer(TOKEN)])
+    assert tokens.holder([bearer(OTHER)]) is not None
+    assert tokens.holder([bearer(TOKEN)]) is None
     path.write_text("# nobody\n")
-    assert not tokens.accept([bearer(OTHER)])
+    assert tokens.holder([bearer(OTHER)]) is None
 
 
-@pytest.mark.parametrize("text", ["short", "two words in a line", "ümläute-sind-keine-token", "x" * 2000])
+def test_a_token_may_have_a_name_and_be_a_relays(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text(f"app {TOKEN}\napp {OTHER}\n{TOKEN}-3\nencoder {TOKEN}-4 relay\n{TOKEN}-5 relay\n")
+    tokens = AcceptedTokens(path)
+    first, second, third, fourth, fifth = (
+        tokens.holder([bearer(token)]) for token in (TOKEN, OTHER, *(f"{TOKEN}-{number}" for number in (3, 4, 5)))
+    )
+    assert first == second == TokenHolder("app", relay=False)  # an old token and its successor
+    assert fourth == TokenHolder("encoder", relay=True)
+    assert (third.relay, fifth.relay) == (False, True)
+    assert third.name != fifth.name
+    for holder in (third, fifth):
+        assert TOKEN not in repr(holder)
+        assert len(holder.name) == 12
+    assert BearerToken(file=path).sender().metadata() == (bearer(TOKEN),)
+    assert TOKEN not in repr(read_tokens(path))
+    path.write_text(f"app {TOKEN}\n{OTHER}\n")  # where none is marked, all are encoders'
+    assert all(tokens.holder([bearer(token)]).relay for token in (TOKEN, OTHER))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("short", "two words in a line", "ümläute-sind-keine-token", "x" * 2000, "relay", "app relay"),
+        *(f"{OTHER} {OTHER}", f"a-name-too-long-for-one {OTHER}", f"app {OTHER} relays", f"{OTHER} app", f"ä {OTHER}"),
+    ],
+)
 def test_what_is_no_token_is_named_by_its_line_only(tmp_path, text):
     path = tmp_path / "tokens"
     path.write_text(f"{TOKEN}\n{text}\n")
@@ -127,6 +153,7 @@ def test_what_is_no_token_is_named_by_its_line_only(tmp_path, text):
         with pytest.raises(CredentialsError, match="line 2 of") as caught:
             read()
         assert text not in str(caught.value)
+        assert OTHER not in str(caught.value)
 
 
 def test_a_client_sends_the_first_token_of_its_file_as_it_is(tmp_path):

@@ -16,7 +16,7 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     add("--tls-cert", type=Path, metavar="PEM", help="certificate, with its chain; without it nothing is encrypted")
     add("--tls-key", type=Path, metavar="PEM", help="private key of that certificate")
     add("--tls-client-ca", type=Path, metavar="PEM", help="authorities; clients must show a certificate of theirs")
-    add("--token-file", type=Path, metavar="FILE", help="accepted tokens, one a line; without it everybody may call")
+    add("--token-file", type=Path, metavar="FILE", help="accepted: [NAME] TOKEN [relay] a line; else all may call")
 
 
 def server_security_from(options: argparse.Namespace) -> ServerSecurity:

@@ -39,12 +39,12 @@ class Guard:
 
     def __init__(self, security: ServerSecurity) -> None:
         self._credentials = None if security.tls is None else security.tls.credentials()
-        self._tokens = None if security.token_file is None else AcceptedTokens(security.token_file)
+        self.tokens = None if security.token_file is None else AcceptedTokens(security.token_file)
 
     @property
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         """What comes before any interceptor that lets a call in; those that count calls may see the refused ones."""
-        return [] if self._tokens is None else [_TokenInterceptor(self._tokens)]
+        return [] if self.tokens is None else [_TokenInterceptor(self.tokens)]
 
     def bind(self, server: grpc.aio.Server, address: str) -> int:
         """Let a server listen; returns its port.
@@ -59,7 +59,7 @@ class Guard:
         except RuntimeError:
             raise UnavailableError(f"cannot listen on {address}") from None
         if not is_local(address):
-            exposed = "images and answers" if self._tokens is None else "images, answers and tokens"
+            exposed = "images and answers" if self.tokens is None else "images, answers and tokens"
             _log.warning("%s is reachable from other machines without TLS: %s are not encrypted", address, exposed)
         return port
 
@@ -79,7 +79,7 @@ class _TokenInterceptor(grpc.aio.ServerInterceptor):
         # A method that does not exist is left to gRPC, so that others who see the call know that too.
         if handler is None or handler_call_details.method.startswith(_OPEN_METHODS):
             return handler
-        if self._tokens.accept(handler_call_details.invocation_metadata or ()):
+        if self._tokens.holder(handler_call_details.invocation_metadata or ()) is not None:
             return handler
         # A stream's handler, whatever the method is: gRPC would wait for the request of any other.
         return grpc.stream_stream_rpc_method_handler(_refuse)

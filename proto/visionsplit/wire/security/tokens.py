@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,17 +17,49 @@ _SCHEME = "bearer"
 _MIN_LENGTH = 16
 _MAX_LENGTH = 1024  # gRPC takes 8 KiB of metadata in all
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
+# Shorter than any token, so that no token can be taken for a name, which may be shown.
+_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{_MIN_LENGTH - 1}}}")
+_RELAY = "relay"
+_DIGEST_CHARACTERS = 12
 
 
-def read_tokens(path: Path) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class TokenLine:
+    """A line of a token file: `[NAME] TOKEN [relay]`."""
+
+    token: str = field(repr=False)
+    name: str | None = None  # of whoever holds it; several tokens may have one name
+    relay: bool = False  # its holder calls for others, and is believed when it says for whom
+
+
+@dataclass(frozen=True)
+class TokenHolder:
+    """Who holds an accepted token, as it may be shown."""
+
+    name: str  # that of the token file, else a digest of the token
+    relay: bool  # is believed when it says on whose behalf it calls
+
+
+def read_tokens(path: Path) -> tuple[TokenLine, ...]:
     """The tokens of a file: one a line, empty lines and those that begin with # left out.
 
     Raises:
-        CredentialsError: the file cannot be read or a line is no token. The line is named by its number only.
+        CredentialsError: the file cannot be read or a line is of another form. The line is named by its number only.
     """
     lines = read_file(path, "the token file").decode("utf-8", "replace").splitlines()
     named = ((number, line.strip()) for number, line in enumerate(lines, 1))
-    return tuple(_checked(line, f"line {number} of {path}") for number, line in named if line and line[0] != "#")
+    return tuple(_line(line.split(), f"line {number} of {path}") for number, line in named if line and line[0] != "#")
+
+
+def _line(words: list[str], where: str) -> TokenLine:
+    relay = len(words) > 1 and words[-1] == _RELAY
+    *names, token = words[:-1] if relay else words
+    if len(names) > 1 or (names and not _NAME.fullmatch(names[0])):
+        raise CredentialsError(
+            f"{where} is no token: [NAME] TOKEN [relay] is needed, with a name of up to {_MIN_LENGTH - 1} letters, "
+            "digits and . _ -"
+        )
+    return TokenLine(_checked(token, where), names[0] if names else None, relay)
 
 
 class AcceptedTokens:
@@ -41,19 +73,29 @@ class AcceptedTokens:
     def __init__(self, path: Path) -> None:
         if not read_tokens(path):
             raise CredentialsError(f"the token file {path} holds no token")
-        self._hashes = Watched([path], lambda: tuple(_hash(token) for token in read_tokens(path)))
+        self._holders = Watched([path], lambda: _holders(read_tokens(path)))
 
-    def accept(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
-        """Whether a call's metadata hold one of the tokens. The time this takes does not depend on which."""
+    def holder(self, metadata: Iterable[tuple[str, str | bytes]]) -> TokenHolder | None:
+        """Whose token a call's metadata hold; None without one that is accepted. The time does not depend on which."""
         given = [value for key, value in metadata if key == AUTHORIZATION_KEY]
         if len(given) != 1 or not isinstance(given[0], str):
-            return False
+            return None
         scheme, _, token = given[0].partition(" ")
         hashed = _hash(token.strip())
-        found = False
-        for accepted in self._hashes.get():
-            found |= hmac.compare_digest(hashed, accepted)
-        return found and scheme.lower() == _SCHEME
+        found: TokenHolder | None = None
+        for accepted, holder in self._holders.get():
+            found = holder if hmac.compare_digest(hashed, accepted) else found
+        return found if scheme.lower() == _SCHEME else None
+
+
+def _holders(lines: Sequence[TokenLine]) -> tuple[tuple[bytes, TokenHolder], ...]:
+    """The tokens' hashes and their holders. Where no line says `relay`, every holder is believed."""
+    everybody = not any(line.relay for line in lines)
+    return tuple(
+        (hashed, TokenHolder(line.name or hashed.hex()[:_DIGEST_CHARACTERS], line.relay or everybody))
+        for line in lines
+        for hashed in [_hash(line.token)]
+    )
 
 
 @dataclass(frozen=True)
@@ -95,10 +137,10 @@ class TokenSender:
 
 
 def _first(path: Path) -> str:
-    tokens = read_tokens(path)
-    if not tokens:
+    lines = read_tokens(path)
+    if not lines:
         raise CredentialsError(f"the token file {path} holds no token")
-    return tokens[0]
+    return lines[0].token
 
 
 def _given(source: BearerToken) -> str:
