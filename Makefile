@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := visionsplit encoder_service llm_service visionsplit_client training
+PACKAGES := visionsplit encoder_service llm_service visionsplit_client visionsplit_batch training
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test types lint protocol tests test-compose fuzz breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy eval load chaos pictures clean
@@ -59,7 +59,7 @@ eval: $(INSTALLED) ## score the shipped model under every compression: make eval
 load: $(INSTALLED) ## requests at half, once and twice the capacity, all accounted for (five minutes; ARGS="--seconds 20")
 	$(BIN)/python -m benchmarks.load $(ARGS)
 
-chaos: $(INSTALLED) ## the same while replicas, encoders and the gateway are killed (two minutes; ARGS="--seconds 60")
+chaos: $(INSTALLED) ## the same while replicas, encoders and the gateway are killed (four minutes; ARGS="--seconds 60")
 	$(BIN)/python -m benchmarks.load --chaos $(ARGS)
 
 pictures: $(INSTALLED) ## draw the documentation's pictures anew

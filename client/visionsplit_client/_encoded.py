@@ -1,10 +1,11 @@
 """An image's kept vision tokens, to be kept, stored and asked about."""
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import visionsplit
@@ -14,6 +15,7 @@ from visionsplit.v1 import tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.tensors import DataType, TokenTensor
 from visionsplit.wire.vision_tokens import Positions, TokenAssembler, VisionTokens, grid_from_proto, grid_to_proto
 
+from visionsplit_client import _safetensors
 from visionsplit_client._info import VisionFormat
 from visionsplit_client._options import (
     DATA_TYPES,
@@ -25,10 +27,12 @@ from visionsplit_client._options import (
     data_type_name,
 )
 from visionsplit_client._results import EncodeTimings, ImageSummary
-from visionsplit_client._safetensors import StoredTensor, read_file, write_file
+from visionsplit_client._safetensors import StoredTensor
 
 _FILE_FORMAT = "visionsplit-tokens/1"
 _STORED_TYPE = {DataType.FLOAT32: "F32", DataType.FLOAT16: "F16", DataType.BFLOAT16: "BF16", DataType.INT8: "I8"}
+# What reading JSON of another form, or a wrong file, raises on the way.
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,9 @@ class EncodedImage:
         return data_type_name(self.tokens.features.data_type)
 
     def save(self, path: str | Path) -> None:
-        """Write a .safetensors file: `features` and `scales` as on the wire, `positions`, and the rest as metadata."""
-        features, positions = self.tokens.features, self.tokens.positions
-        tensors = {
-            "features": StoredTensor(
-                _STORED_TYPE[features.data_type], (features.rows, features.columns), features.data
-            ),
-            "positions": StoredTensor("I32", positions.shape, positions.astype("<i4").tobytes()),
-        }
-        if features.scales:
-            tensors["scales"] = StoredTensor("F32", (features.rows,), features.scales)
-        metadata = {"format": _FILE_FORMAT, "visionsplit": json.dumps(self._metadata())}
-        write_file(Path(path), tensors, metadata)
+        """Write a .safetensors file: the tensors of `to_tensors`, and the rest as metadata."""
+        with Path(path).open("wb") as file:
+            self._write(file)
 
     @classmethod
     def load(cls, path: str | Path) -> "EncodedImage":
@@ -68,15 +63,39 @@ class EncodedImage:
             OSError: the file cannot be read.
             InvalidTokensError: it is no such file, or contradicts itself.
         """
-        try:
-            tensors, metadata = read_file(Path(path))
-            if metadata.get("format") != _FILE_FORMAT:
-                raise InvalidTokensError(f"{path} holds {metadata.get('format')!r}, not {_FILE_FORMAT!r}")
-            return _decode(json.loads(metadata["visionsplit"]), tensors)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InvalidTokensError(f"{path} is no file of vision tokens: {type(error).__name__} {error}") from error
+        with Path(path).open("rb") as file:
+            return cls._read(file, str(path))
 
-    def _metadata(self) -> dict[str, Any]:
+    def to_bytes(self) -> bytes:
+        """What `save` writes to a file."""
+        file = io.BytesIO()
+        self._write(file)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "EncodedImage":
+        """Read what `to_bytes` gave, or the content of a file written by `save`.
+
+        Raises:
+            InvalidTokensError: it is no such content, or contradicts itself.
+        """
+        return cls._read(io.BytesIO(content), "the content")
+
+    def to_tensors(self) -> dict[str, StoredTensor]:
+        """`features` [tokens, width], int8 ones' `scales` [tokens], as on the wire; `positions` [tokens, 3]."""
+        features, positions = self.tokens.features, self.tokens.positions
+        tensors = {
+            "features": StoredTensor(
+                _STORED_TYPE[features.data_type], (features.rows, features.columns), features.data
+            ),
+            "positions": StoredTensor("I32", positions.shape, positions.astype("<i4").tobytes()),
+        }
+        if features.scales:
+            tensors["scales"] = StoredTensor("F32", (features.rows,), features.scales)
+        return tensors
+
+    def to_metadata(self) -> dict[str, Any]:
+        """What the tensors do not say: JSON values."""
         return {
             "version": visionsplit.__version__,
             "grid": asdict(self.tokens.grid),
@@ -89,6 +108,32 @@ class EncodedImage:
             "tokens_before": self.summary.tokens_before,
             "timings": asdict(self.summary.timings),
         }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, Any]) -> "EncodedImage":
+        """Put together what `to_tensors` and `to_metadata` took apart, and check it.
+
+        Raises:
+            InvalidTokensError: they contradict each other, or something is missing.
+        """
+        try:
+            return _decode(metadata, tensors)
+        except _MALFORMED as error:
+            raise InvalidTokensError(f"{type(error).__name__} {error}") from error
+
+    def _write(self, file: BinaryIO) -> None:
+        metadata = {"format": _FILE_FORMAT, "visionsplit": json.dumps(self.to_metadata())}
+        _safetensors.write(file, self.to_tensors(), metadata)
+
+    @classmethod
+    def _read(cls, file: BinaryIO, name: str) -> "EncodedImage":
+        try:
+            tensors, metadata = _safetensors.read(file)
+            if metadata.get("format") != _FILE_FORMAT:
+                raise InvalidTokensError(f"{name} holds {metadata.get('format')!r}, not {_FILE_FORMAT!r}")
+            return _decode(json.loads(metadata["visionsplit"]), tensors)
+        except _MALFORMED as error:
+            raise InvalidTokensError(f"{name} is no file of vision tokens: {type(error).__name__} {error}") from error
 
 
 def _decode(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> EncodedImage:

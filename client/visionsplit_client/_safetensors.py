@@ -4,13 +4,14 @@ The safetensors library needs a framework to hold a bfloat16 tensor; here tensor
 https://huggingface.co/docs/safetensors describes the format.
 """
 
+import io
 import json
 import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -27,54 +28,129 @@ class StoredTensor:
     data: bytes
 
 
-def write_file(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors in the given order, with wide elements first, so that all are aligned."""
-    ordered = sorted(tensors.items(), key=lambda item: -_ITEM_BYTES[item[1].dtype])
-    header: dict[str, Any] = {_METADATA: dict(metadata)}
-    offset = 0
-    for name, tensor in ordered:
-        end = offset + len(tensor.data)
-        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with path.open("wb") as file:
-        file.write(_LENGTH.pack(len(encoded)))
-        file.write(encoded)
-        for _, tensor in ordered:
-            file.write(tensor.data)
+@dataclass(frozen=True)
+class TensorPlace:
+    """Where a tensor lies, in bytes from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
 
 
-def read_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors and the metadata of a file.
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its tensors before they come."""
+
+    places: Mapping[str, TensorPlace]
+    metadata: Mapping[str, str]
+    start: int  # of the tensors' bytes, from the file's beginning
+
+    @classmethod
+    def read(cls, file: BinaryIO) -> "Header":
+        """Read it from a seekable file, and check that it and the file's length agree.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError, TypeError, KeyError: it is no safetensors file, is cut short, or has a type that vision tokens
+                never have.
+        """
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if size < _LENGTH.size:
+            raise ValueError("the file is too short for a header")
+        (length,) = _LENGTH.unpack(_read_exactly(file, _LENGTH.size))
+        start = _LENGTH.size + length
+        if length > _MAX_HEADER_BYTES or start > size:
+            raise ValueError(f"the header claims {length} bytes; the file has {size}")
+        header = json.loads(_read_exactly(file, length))
+        if not isinstance(header, dict):
+            raise ValueError("the header is no JSON object")
+        metadata = header.pop(_METADATA, {})
+        if not isinstance(metadata, dict):
+            raise ValueError("the metadata is no JSON object")
+        places = {name: _place(name, entry, size - start) for name, entry in header.items()}
+        total = sum(place.end - place.begin for place in places.values())
+        if start + total != size:
+            raise ValueError(f"the tensors have {total} bytes; the file holds {size - start}")
+        return cls(places, metadata, start)
+
+    def read_tensor(self, file: BinaryIO, name: str) -> StoredTensor:
+        """One tensor, by seeking.
+
+        Raises:
+            OSError: the file cannot be read.
+            KeyError: there is none of this name.
+            ValueError: the file is shorter than it was when the header was read.
+        """
+        place = self.places[name]
+        file.seek(self.start + place.begin)
+        return StoredTensor(place.dtype, place.shape, _read_exactly(file, place.end - place.begin))
+
+
+def encode_header(places: Mapping[str, TensorPlace], metadata: Mapping[str, str]) -> bytes:
+    """The bytes in front of the tensors. Those must follow each other without gaps, in the order of `places`.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no safetensors file, is cut short, or has a type that vision tokens never have.
+        ValueError: the header is larger than the format allows.
     """
-    content = path.read_bytes()
-    if len(content) < _LENGTH.size:
-        raise ValueError("the file is too short for a header")
-    (length,) = _LENGTH.unpack_from(content)
-    start = _LENGTH.size + length
-    if length > _MAX_HEADER_BYTES or start > len(content):
-        raise ValueError(f"the header claims {length} bytes; the file has {len(content)}")
-    header = json.loads(content[_LENGTH.size : start])
-    if not isinstance(header, dict):
-        raise ValueError("the header is no JSON object")
-    metadata = header.pop(_METADATA, {})
-    tensors = {name: _read_tensor(name, entry, content, start) for name, entry in header.items()}
-    total = sum(len(tensor.data) for tensor in tensors.values())
-    if start + total != len(content):
-        raise ValueError(f"the tensors have {total} bytes; the file holds {len(content) - start}")
-    return tensors, metadata
+    header: dict[str, Any] = {_METADATA: dict(metadata)}
+    for name, place in places.items():
+        header[name] = {
+            "dtype": place.dtype,
+            "shape": list(place.shape),
+            "data_offsets": [place.begin, place.end],
+        }
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    if len(encoded) > _MAX_HEADER_BYTES:
+        raise ValueError(f"the header has {len(encoded)} bytes; safetensors allows {_MAX_HEADER_BYTES}")
+    return _LENGTH.pack(len(encoded)) + encoded
 
 
-def _read_tensor(name: str, entry: Mapping[str, Any], content: bytes, start: int) -> StoredTensor:
+def write(file: BinaryIO, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors in the given order, with wide elements first, so that all are aligned."""
+    ordered = dict(sorted(tensors.items(), key=lambda item: -_ITEM_BYTES[item[1].dtype]))
+    places: dict[str, TensorPlace] = {}
+    offset = 0
+    for name, tensor in ordered.items():
+        end = offset + len(tensor.data)
+        places[name] = TensorPlace(tensor.dtype, tensor.shape, offset, end)
+        offset = end
+    file.write(encode_header(places, metadata))
+    for tensor in ordered.values():
+        file.write(tensor.data)
+
+
+def read(file: BinaryIO) -> tuple[dict[str, StoredTensor], Mapping[str, str]]:
+    """All tensors and the metadata of a seekable file. Raises as `Header.read` does."""
+    header = Header.read(file)
+    return {name: header.read_tensor(file, name) for name in header.places}, header.metadata
+
+
+def write_file(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+    with path.open("wb") as file:
+        write(file, tensors, metadata)
+
+
+def read_file(path: Path) -> tuple[dict[str, StoredTensor], Mapping[str, str]]:
+    """All tensors and the metadata of a file. Raises as `Header.read` does."""
+    with path.open("rb") as file:
+        return read(file)
+
+
+def _place(name: str, entry: Mapping[str, Any], available: int) -> TensorPlace:
     dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     if dtype not in _ITEM_BYTES or not all(isinstance(size, int) and size >= 0 for size in shape):
         raise ValueError(f"tensor {name!r} has type {dtype!r} and shape {list(shape)}")
     size = math.prod(shape) * _ITEM_BYTES[dtype]
-    if not 0 <= begin <= end <= len(content) - start or end - begin != size:
+    if not 0 <= begin <= end <= available or end - begin != size:
         raise ValueError(f"tensor {name!r} needs {size} bytes; its place is {begin} to {end}")
-    return StoredTensor(dtype, shape, content[start + begin : start + end])
+    return TensorPlace(dtype, shape, begin, end)
+
+
+def _read_exactly(file: BinaryIO, size: int) -> bytes:
+    content = file.read(size)
+    if len(content) != size:
+        raise ValueError(f"the file ended {size - len(content)} bytes too early")
+    return content

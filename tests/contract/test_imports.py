@@ -10,6 +10,16 @@ from tests.conftest import ROOT
 
 _HEAVY = ("torch", "transformers", "tokenizers", "visionsplit")
 _SERVICES = ("encoder_service", "llm_service", "visionsplit_client")
+# What works on rows in this process; the rest of a batch job needs the client and pyarrow only.
+_WORKING = (
+    "encoder_service",
+    "llm_service",
+    "training",
+    "torch",
+    "transformers",
+    "ray",
+    "visionsplit_batch.runners.ray_data",
+)
 _LEARNING = ("training.model", "training.learning", "training.evaluation")
 
 # folder -> module prefixes it must not import
@@ -33,6 +43,12 @@ FORBIDDEN = {
     "encoder_service": ["llm_service", "visionsplit_client", "training", "ray"],
     "llm_service": ["encoder_service", "visionsplit_client", "training"],
     "client/visionsplit_client": ["encoder_service", "llm_service", "training", "torch", "transformers", "ray"],
+    "client/visionsplit_batch/sources": [*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"],
+    "client/visionsplit_batch/sinks": [*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"],
+    **{
+        f"client/visionsplit_batch/{module}.py": [*_WORKING, "visionsplit_batch.cli"]
+        for module in ("rows", "parts", "records", "run_folder", "assembly", "job", "settings", "progress")
+    },
     "encoder_service/compression": [
         "visionsplit.wire",
         "visionsplit.v1",

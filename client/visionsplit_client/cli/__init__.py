@@ -13,11 +13,22 @@ from typing import NoReturn
 import visionsplit
 from visionsplit.errors import VisionSplitError
 
-from visionsplit_client.cli import _ask, _caption, _encode, _health, _info, _report, _top, _up, _visualize
+from visionsplit_client.cli import (
+    _ask,
+    _batch,
+    _caption,
+    _encode,
+    _health,
+    _info,
+    _report,
+    _top,
+    _up,
+    _visualize,
+)
 
 __all__ = ["main"]
 
-_COMMANDS = (_up, _caption, _ask, _encode, _visualize, _info, _health, _top)
+_COMMANDS = (_up, _caption, _ask, _encode, _batch, _visualize, _info, _health, _top)
 
 
 class _Parser(argparse.ArgumentParser):

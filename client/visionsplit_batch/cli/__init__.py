@@ -1,0 +1,74 @@
+"""`visionsplit batch caption|encode|ask INPUT... --output FOLDER`: a whole dataset, with running services or on Ray.
+
+Exit codes: 0 every row has its answer; 1 the job broke off, and goes on where it was when it is started again; 2 wrong
+usage; 3 done, but rows failed: they are in errors.jsonl; 130 stopped with Ctrl-C, 143 with SIGTERM.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from visionsplit.errors import VisionSplitError
+
+from visionsplit_batch.cli import _jobs, _options
+
+__all__ = ["main"]
+
+_FAILED, _ROWS_FAILED, _INTERRUPTED, _TERMINATED = 1, 3, 130, 143
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong usage; argparse's own lists every option first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT: what is under way is given up, what is done stays."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one job and return its exit code. A wrong usage raises SystemExit(2), as argparse does."""
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        with _ended_by_signals():
+            summary = _jobs.run(args)
+    except (VisionSplitError, OSError, ValueError) as error:
+        print(f"visionsplit: {error}", file=sys.stderr)
+        return _FAILED
+    except (KeyboardInterrupt, _Terminated) as stop:
+        print("visionsplit: stopped; the same command goes on from here", file=sys.stderr)
+        return _TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED
+    return _ROWS_FAILED if summary.failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="visionsplit batch", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="kind")
+    for kind, text in (
+        ("caption", "captions or answers about images"),
+        ("encode", "vision tokens of images, to ask about later"),
+        ("ask", "answers about vision tokens that `batch encode` wrote"),
+    ):
+        _options.add(commands.add_parser(kind, help=text, description=text), kind)
+    return parser
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end must not be cut off by a second one
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

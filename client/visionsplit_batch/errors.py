@@ -1,0 +1,15 @@
+"""What ends a batch job as a whole. What is wrong with one row is a `Failure` of that row."""
+
+from visionsplit.errors import VisionSplitError
+
+
+class BatchError(VisionSplitError):
+    """A batch job cannot go on."""
+
+
+class InputError(BatchError):
+    """The input cannot be listed: not there, of another format, or a row's id comes twice."""
+
+
+class OutputError(BatchError):
+    """The output cannot be written, or belongs to another run."""

@@ -1,0 +1,185 @@
+"""How far a job is, for people and for schedulers."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+from visionsplit_batch.job import Counts, JobSummary
+from visionsplit_batch.runners import StageUse
+
+_STAGES_SECONDS = 2.0  # shares over less time than a batch takes would jump
+_LINE_SECONDS = 30.0
+_EVENT_SECONDS = 10.0
+
+
+class StageShares:
+    """How busy the stages are: lately, and over the whole run."""
+
+    def __init__(self, ask: Callable[[], Sequence[StageUse]]) -> None:
+        self._ask = ask
+        self._asked = time.monotonic()
+        self._busy: dict[str, float] = {}  # seconds times share
+        self._seconds = 0.0
+        self.lately: tuple[StageUse, ...] = ()
+
+    def refresh(self, *, force: bool = False) -> None:
+        """Ask again, if it was not asked lately."""
+        now = time.monotonic()
+        if now - self._asked < _STAGES_SECONDS and not force:
+            return
+        self.lately = tuple(self._ask())
+        for use in self.lately:
+            self._busy[use.name] = self._busy.get(use.name, 0.0) + use.busy * (now - self._asked)
+        self._seconds += now - self._asked
+        self._asked = now
+
+    @property
+    def overall(self) -> dict[str, float]:
+        """Shares by stage since the start."""
+        return {name: busy / self._seconds for name, busy in self._busy.items()} if self._seconds else {}
+
+
+class Progress(Protocol):
+    """Told of a job's way."""
+
+    def update(self, counts: Counts) -> None:
+        """After every row."""
+
+    def close(self) -> None:
+        """The job has ended, well or not."""
+
+
+class Quiet:
+    """Says nothing."""
+
+    def update(self, counts: Counts) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class Bar:
+    """One line that a terminal draws again and again."""
+
+    def __init__(self, shares: StageShares, total: int, stream: TextIO = sys.stderr) -> None:
+        self._shares = shares
+        self._bar: tqdm[Any] = tqdm(total=total, unit="image", file=stream, dynamic_ncols=True, smoothing=0.05)
+
+    def update(self, counts: Counts) -> None:
+        before = counts.before - self._bar.initial
+        if before > 0:  # what was done earlier says nothing about the rate
+            self._bar.initial += before
+            self._bar.n += before
+            self._bar.last_print_n += before
+        self._shares.refresh()
+        self._bar.set_postfix_str(_state(counts, self._shares.lately), refresh=False)
+        self._bar.update(counts.before + counts.ended - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Lines:
+    """A line now and then, for a log."""
+
+    def __init__(self, shares: StageShares, stream: TextIO = sys.stderr) -> None:
+        self._shares = shares
+        self._stream = stream
+        self._next = time.monotonic() + _LINE_SECONDS
+
+    def update(self, counts: Counts) -> None:
+        self._shares.refresh()
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _LINE_SECONDS
+        done = counts.before + counts.ended
+        rate = f"{counts.rows_per_second:.2f} images/s, {duration(_remaining(counts))} left"
+        print(f"{done} of {counts.total} images, {rate}, {_state(counts, self._shares.lately)}", file=self._stream)
+
+    def close(self) -> None:
+        return
+
+
+class Events:
+    """JSON for schedulers, one object a line."""
+
+    def __init__(self, shares: StageShares, stream: TextIO) -> None:
+        self._shares = shares
+        self._stream = stream
+        self._next = time.monotonic() + _EVENT_SECONDS
+
+    def update(self, counts: Counts) -> None:
+        self._shares.refresh()
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _EVENT_SECONDS
+        stages = {use.name: {"places": use.places, "busy": use.busy, "rows": use.rows} for use in self._shares.lately}
+        event = {"event": "progress", **_numbers(counts), "stages": stages}
+        print(json.dumps(event), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        return
+
+
+def summary_json(summary: JobSummary, shares: Mapping[str, float]) -> str:
+    """The last of the events."""
+    totals = {"parts": summary.parts, "written": summary.written, "failed_rows": summary.failed}
+    return json.dumps({"event": "summary", **_numbers(summary.counts), **totals, "stages": shares})
+
+
+def summary_text(summary: JobSummary, shares: Mapping[str, float], output: str) -> str:
+    """What a run did, in a few lines."""
+    counts = summary.counts
+    lines = [f"{counts.ended} images in {duration(counts.seconds)}, {counts.rows_per_second:.2f} images/s"]
+    if counts.before:
+        lines[0] += f"; {counts.before} were done before"
+    if counts.tokens_before:
+        kept = counts.tokens_after / counts.tokens_before
+        lines.append(f"{counts.tokens_after} of {counts.tokens_before} vision tokens kept ({kept:.1%})")
+    if shares and counts.ended:
+        busiest = max(shares, key=lambda name: shares[name])
+        each = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        lines.append(f"busy: {each}; {busiest} sets the pace")
+    lines.append(f"{summary.written} rows in {summary.parts} parts in {output}")
+    if summary.failed:
+        lines.append(f"{summary.failed} rows failed, see errors.jsonl there; --retry-errors tries them again")
+    return "\n".join(lines)
+
+
+def duration(seconds: float | None) -> str:
+    """Such as 3 h 12 min, 4 min 5 s, or 2.1 s."""
+    if seconds is None:
+        return "unknown time"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def _state(counts: Counts, stages: Sequence[StageUse]) -> str:
+    parts = []
+    if counts.tokens_before:
+        parts.append(f"{counts.tokens_after / counts.tokens_before:.1%} of tokens kept")
+    if counts.failed:
+        parts.append(f"{counts.failed} failed")
+    if stages:
+        parts.append(", ".join(f"{use.name} {use.busy:.0%}" for use in stages))
+    return ", ".join(parts)
+
+
+def _numbers(counts: Counts) -> dict[str, Any]:
+    return {**asdict(counts), "rows_per_second": counts.rows_per_second, "seconds_left": _remaining(counts)}
+
+
+def _remaining(counts: Counts) -> float | None:
+    left = counts.total - counts.before - counts.ended
+    return left / counts.rows_per_second if counts.rows_per_second else None

@@ -1,0 +1,192 @@
+"""What a run leaves in its output folder beside the answers, so that another one can go on where it ended.
+
+part-00000.jsonl ...     the answers, in the order of the input, named after the format
+errors.jsonl             the rows without one, and why; written anew at the end of each run
+_run/settings.json       what the run was asked for, and its fingerprint
+_run/part-00000.json     a part is done: written last, so a part without it is done again
+_run/part-00000.journal  answers of a part that is not done; only on local disks
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from visionsplit_batch.errors import OutputError
+from visionsplit_batch.rows import Failure
+from visionsplit_batch.storage import Storage, join, local_path, parse
+
+_STATE = "_run"
+_SETTINGS = "settings.json"
+ERRORS = "errors.jsonl"
+_MAX_STATE_BYTES = 1 << 30  # of one file of ours
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """A row without an answer."""
+
+    index: int  # over the whole input
+    id: str
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class PartState:
+    """A part that is done."""
+
+    number: int
+    rows: int  # of the input
+    digest: str  # of its entries
+    files: tuple[str, ...]  # names in the folder: one, and one more for each retry that answered something
+    written: int  # rows in these files
+    tokens_before: int
+    tokens_after: int
+    failed: tuple[FailedRow, ...]
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "PartState":
+        fields = json.loads(data)
+        failed = [FailedRow(row["index"], row["id"], Failure(**row["failure"])) for row in fields.pop("failed")]
+        return cls(**{**fields, "files": tuple(fields["files"]), "failed": tuple(failed)})
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """A short hash of all that decides what a run writes."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class RunFolder:
+    """The state of one run. One process uses it at a time, which local folders make sure of."""
+
+    def __init__(self, location: str, storage: Storage) -> None:
+        self.location = location
+        self.storage = storage
+        self._lock: int | None = None
+        self._done: set[int] = set()
+
+    @contextlib.contextmanager
+    def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
+        """Begin the run, or go on with it.
+
+        Raises:
+            OutputError: the folder belongs to a run with other settings, to something else, or to a job that still
+                runs.
+        """
+        self.storage.make_folders(join(self.location, _STATE))
+        try:
+            self._take_lock()
+            self._check(settings)
+            names = self.storage.list(join(self.location, _STATE), max_depth=1)
+            self._done = {int(name[5:-5]) for name in names if name.startswith("part-") and name.endswith(".json")}
+            yield
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def name_of(self, part: int, suffix: str, retry: int = 0) -> str:
+        """Of a part's file of answers; retries have files of their own, since what is written stays as it is."""
+        return f"part-{part:05d}{f'.retry{retry}' if retry else ''}{suffix}"
+
+    def answers(self, name: str) -> str:
+        """Location of a file of answers."""
+        return join(self.location, name)
+
+    def state(self, part: int) -> PartState | None:
+        """What is known of a part; None if it is not done."""
+        if part not in self._done:
+            return None
+        data = self.storage.read(self._state_location(part), _MAX_STATE_BYTES)
+        try:
+            return PartState.from_json(data)
+        except (ValueError, TypeError, KeyError) as error:
+            raise OutputError(f"{self._state_location(part)} cannot be understood: {error}") from error
+
+    def commit(self, state: PartState) -> None:
+        """The part is done; its answers are written already."""
+        with self.storage.write_atomically(self._state_location(state.number)) as file:
+            file.write(state.to_json())
+        self._done.add(state.number)
+        journal = self.journal(state.number)
+        if journal is not None:
+            journal.unlink(missing_ok=True)
+
+    def journal(self, part: int) -> Path | None:
+        """Where answers of an unfinished part go; None where nothing can be appended to a file."""
+        if parse(self.location) is not None:
+            return None
+        return Path(local_path(self.location)) / _STATE / f"part-{part:05d}.journal"
+
+    def states(self) -> Iterator[PartState]:
+        """Of all parts that are done, in order."""
+        for part in sorted(self._done):
+            state = self.state(part)
+            assert state is not None
+            yield state
+
+    def write_errors(self, line: Callable[[FailedRow], bytes]) -> None:
+        """Write the list of rows that failed, anew from what the parts say, or remove it if there are none.
+
+        So it never lacks a row, and never has one that was answered since.
+        """
+        location = join(self.location, ERRORS)
+        failed = (row for state in self.states() for row in state.failed)
+        first = next(failed, None)
+        if first is None:
+            self.storage.delete(location)
+            return
+        with self.storage.write_atomically(location) as file:
+            for row in itertools.chain([first], failed):
+                file.write(line(row))
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        location = join(self.location, f"{_STATE}/{_SETTINGS}")
+        if self.storage.is_file(location):
+            stored = json.loads(self.storage.read(location, _MAX_STATE_BYTES))["settings"]
+            if fingerprint(stored) != fingerprint(settings):
+                differences = "; ".join(_differences(stored, json.loads(json.dumps(settings))))
+                raise OutputError(f"{self.location} belongs to a run with other settings: {differences}")
+            return
+        if next(self._foreign(), None) is not None:
+            raise OutputError(f"{self.location} has files in it and is no run's output; give a new folder")
+        with self.storage.write_atomically(location) as file:
+            content = {"fingerprint": fingerprint(settings), "settings": settings}
+            file.write(json.dumps(content, indent=2, ensure_ascii=False).encode(errors="surrogateescape"))
+
+    def _foreign(self) -> Iterator[str]:
+        """Files that no run has put here."""
+        for name in self.storage.list(self.location, max_depth=1):
+            if not name.startswith("."):
+                yield name
+
+    def _take_lock(self) -> None:
+        if parse(self.location) is not None:
+            return
+        path = Path(local_path(self.location)) / _STATE / "lock"
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"another job is writing to {self.location}") from error
+
+    def _state_location(self, part: int) -> str:
+        return join(self.location, f"{_STATE}/part-{part:05d}.json")
+
+
+def _differences(old: object, new: object, name: str = "") -> Iterator[str]:
+    """Where two JSON values differ, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name} was {json.dumps(old, ensure_ascii=False)}, is {json.dumps(new, ensure_ascii=False)}"

@@ -1,0 +1,124 @@
+"""What is to be done with each row, and what a runner is."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, get_args
+
+from visionsplit_client import Compression, DataTypeName, PositionIds, Pruning, Sampling
+
+from visionsplit_batch.errors import BatchError
+from visionsplit_batch.rows import Content, Outcome, Question, Slice
+
+WorkKind = Literal["caption", "encode", "ask"]
+Stage = Literal["read", "encode", "ask"]
+
+_COLUMN = re.compile(r"\{([^\W\d][\w .-]*)\}")
+
+
+class TemplateError(BatchError):
+    """A prompt names a column that the row does not have."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to do with each row. It is pickled to where that happens.
+
+    A prompt may name the row's other columns: `{title}`. Braces around anything that is no name stay as they are.
+
+    A method of compression that reads the prompt reads one question. Where a row is asked several questions, its images
+    are encoded once for all of them, so such a method needs `Compression.guidance`.
+
+    Raises:
+        ValueError: no prompt to caption with, or prompts where nothing is asked.
+    """
+
+    kind: WorkKind  # from images to answers, from images to tokens, from tokens to answers
+    prompts: tuple[str, ...] = ()  # asked of rows that bring no questions of their own
+    compression: Compression | None = None  # None: the encoder's default
+    data_type: DataTypeName | None = None  # None: the encoder's default
+    pruning: Pruning | None = None
+    position_ids: PositionIds | None = None
+    sampling: Sampling | None = None
+    timeout: float | None = 600.0  # seconds for one call, with its time in queues; None waits for ever
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(WorkKind):
+            raise ValueError(f"kind is {self.kind!r}; {', '.join(get_args(WorkKind))} exist")
+        if self.kind == "encode" and self.prompts:
+            raise ValueError("encoding asks nothing; leave the prompts out")
+
+    def questions(self, content: Content) -> tuple[Question, ...]:
+        """What is asked about a row: its own questions, else the prompts filled in from its columns.
+
+        Raises:
+            TemplateError: a column is missing or empty, or there is no question at all.
+        """
+        if content.questions:
+            return content.questions
+        if not self.prompts:
+            raise TemplateError("the row has no question, and the job no prompt")
+        return tuple(Question(_filled(prompt, content.fields)) for prompt in self.prompts)
+
+
+def _filled(prompt: str, fields: Mapping[str, Any]) -> str:
+    def value(match: re.Match[str]) -> str:
+        found = fields.get(match[1])
+        if found is None:
+            raise TemplateError(f"the prompt names the column {match[1]!r}, which the row does not have")
+        return str(found)
+
+    return _COLUMN.sub(value, prompt)
+
+
+@dataclass(frozen=True)
+class StageUse:
+    """How busy one stage was since it was last asked for: the stage whose share is near 1 holds up the others."""
+
+    name: Stage
+    places: int  # rows or tasks that it works on at once
+    busy: float  # share of the places' time that was used, 0 to 1
+    rows: int  # in it or waiting for it now
+
+
+@dataclass(frozen=True)
+class RunnerIdentity:
+    """What decides, together with the work, what comes out. Equal for runs whose rows may stand side by side."""
+
+    encoder_model: str | None  # None where nothing is encoded
+    encoder_fingerprint: str | None  # of the tokens, in any case
+    compression: Compression | None  # with the encoder's default put in
+    data_type: DataTypeName | None  # of the tokens, with the encoder's default put in
+    llm_model: str | None  # None where nothing is asked, or behind the encoder where it cannot be seen
+    versions: Mapping[str, str] = field(default_factory=dict)  # by part: "visionsplit", "encoder", "llm"
+
+
+class Runner(Protocol):
+    """Works on rows. A context manager: what it needs is started, and known, once it is entered.
+
+    Raises on entering:
+        UnavailableError, UnauthenticatedError, IncompatibleServicesError: the services cannot do the work.
+        CheckpointError, ConfigError, CredentialsError: what it was made with cannot be used.
+    """
+
+    def identity(self) -> RunnerIdentity:
+        """Of what was started."""
+
+    def run(self, slices: Iterator[Slice]) -> Iterator[Outcome]:
+        """One outcome for each row, in any order. Slices are pulled on the caller's thread, and only while few rows
+        are on their way. Closing the iterator gives up what is on its way. Once at a time.
+
+        Raises:
+            UnavailableError, UnauthenticatedError, IncompatibleServicesError: of a service, after repetitions. Rows
+                without an outcome have none.
+        """
+
+    def stages(self) -> tuple[StageUse, ...]:
+        """How busy it was since the last time. Any thread may ask."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...

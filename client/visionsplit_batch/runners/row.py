@@ -1,0 +1,142 @@
+"""One row's calls, the same for both runners: repeated where that helps, failed where it does not."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from visionsplit_client import (
+    AsyncClient,
+    CancelledError,
+    Compression,
+    EncodedImage,
+    Generation,
+    IncompatibleServicesError,
+    InvalidCompressionError,
+    InvalidImageError,
+    InvalidTokensError,
+    OverloadedError,
+    UnauthenticatedError,
+    UnavailableError,
+    VisionSplitError,
+)
+
+from visionsplit_batch.errors import BatchError
+from visionsplit_batch.rows import Answers, Content, Failure, Question, Tokens
+from visionsplit_batch.runners.base import Stage, TemplateError, Work
+
+_T = TypeVar("_T")
+
+# They say nothing about the row, so they end the job, which can be resumed.
+ENDS_JOB = (UnavailableError, UnauthenticatedError, IncompatibleServicesError, CancelledError)
+# What may be wrong with one row: the services' errors, and Python's own for what the client refuses before it calls.
+FAILS_ROW = (VisionSplitError, ValueError, TypeError, OSError)
+# A service that goes away ends the calls inside it, and the client repeats none that has begun to answer. Rows can
+# be: nobody has seen their first words. Each of these tries includes the client's own.
+_TRIES = 3
+
+
+class NoImagesError(BatchError):
+    """A row without the images or tokens that the work needs."""
+
+
+async def answer_images(client: AsyncClient, work: Work, content: Content, questions: tuple[Question, ...]) -> Answers:
+    """Ask the encoder service, which passes on to its LLM service: one call for each question."""
+    _check_images(content)
+
+    async def ask(question: Question) -> Generation:
+        return await _repeated(
+            lambda: client.generate(
+                content.images,
+                question.text,
+                messages=question.messages,
+                compression=work.compression,
+                data_type=work.data_type,
+                pruning=work.pruning,
+                position_ids=work.position_ids,
+                sampling=question.sampling or work.sampling,
+            )
+        )
+
+    return Answers(questions, tuple(await _together([ask(question) for question in questions])), content.fields)
+
+
+async def encode_images(
+    client: AsyncClient, work: Work, content: Content, compression: Compression | None = None
+) -> Tokens:
+    """The tokens of each of a row's images; `compression` takes the place of the work's."""
+    _check_images(content)
+
+    async def encode(image: bytes) -> EncodedImage:
+        return await _repeated(lambda: client.encode(image, compression or work.compression, data_type=work.data_type))
+
+    images = await _together([encode(image) for image in content.images])
+    return Tokens(tuple(images), content.fields)
+
+
+async def answer_tokens(client: AsyncClient, work: Work, content: Content, questions: tuple[Question, ...]) -> Answers:
+    """Ask the LLM service about tokens: one call for each question, all at once."""
+    if not content.tokens:
+        raise InvalidTokensError("the row has no vision tokens")
+
+    async def ask(question: Question) -> Generation:
+        return await _repeated(
+            lambda: client.generate_from_tokens(
+                content.tokens,
+                question.text,
+                messages=question.messages,
+                pruning=work.pruning,
+                position_ids=work.position_ids,
+                sampling=question.sampling or work.sampling,
+            )
+        )
+
+    return Answers(questions, tuple(await _together([ask(question) for question in questions])), content.fields)
+
+
+def failure(error: Exception, stage: Stage) -> Failure:
+    """What a row's error makes of the row.
+
+    Raises:
+        VisionSplitError: the error itself, where it is not the row's.
+    """
+    if isinstance(error, ENDS_JOB):
+        raise error
+    if isinstance(error, TemplateError | NoImagesError):
+        stage = "read"
+    elif isinstance(error, InvalidImageError | InvalidCompressionError):
+        stage = "encode"
+    return Failure.of(error, stage)
+
+
+def _check_images(content: Content) -> None:
+    if not content.images:
+        raise NoImagesError("the row has no image")
+
+
+async def _repeated(call: Callable[[], Awaitable[_T]]) -> _T:
+    """The result of a call that may be made again.
+
+    A service that is full is waited for as long as it names a time: the job has nothing else to do.
+    """
+    tries = 0
+    while True:
+        try:
+            return await call()
+        except OverloadedError as error:
+            if error.retry_after_seconds is None:
+                raise
+            await asyncio.sleep(error.retry_after_seconds)
+        except (UnavailableError, CancelledError):
+            tries += 1
+            if tries == _TRIES:
+                raise
+
+
+async def _together(calls: list[Awaitable[_T]]) -> list[_T]:
+    """All results in order. The first error ends the other calls."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,32 @@
+"""The output formats, and the table of their names."""
+
+from collections.abc import Mapping
+
+from visionsplit_batch.records import Record
+from visionsplit_batch.sinks.base import Sink
+from visionsplit_batch.sinks.jsonl import JsonlSink
+from visionsplit_batch.sinks.openai import OpenAiSink
+from visionsplit_batch.sinks.parquet import ParquetSink
+from visionsplit_batch.sinks.tokens import TokensSink
+from visionsplit_batch.sinks.webdataset import WebDatasetSink
+from visionsplit_batch.storage import Storage
+
+__all__ = ["FORMATS", "Sink", "TokensSink", "sink_for"]
+
+FORMATS: Mapping[str, type[Sink[Record]]] = {
+    "jsonl": JsonlSink,
+    "parquet": ParquetSink,
+    "webdataset": WebDatasetSink,
+    "openai": OpenAiSink,
+}
+
+
+def sink_for(name: str, storage: Storage) -> Sink[Record]:
+    """The sink of answered rows in a format.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"output format {name!r} is unknown; {', '.join(FORMATS)} exist")
+    return FORMATS[name](storage)

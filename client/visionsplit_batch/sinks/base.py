@@ -1,0 +1,55 @@
+"""What an output format is: a way to write the rows of one part into one file."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import IO, Any, ClassVar, Generic, TypeVar
+
+from visionsplit_batch.fields import plain_text
+from visionsplit_batch.run_folder import FailedRow
+from visionsplit_batch.storage import Storage
+
+Row = TypeVar("Row", contravariant=True)
+
+
+class Sink(ABC, Generic[Row]):
+    """Writes parts. Equal rows give equal bytes, so a resumed run's files do not differ from another's.
+
+    All rows may come as a stream: no sink holds a part in memory.
+    """
+
+    suffix: ClassVar[str]  # of the parts' names
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def write(self, location: str, rows: Iterable[Row]) -> None:
+        """Write a part, all of it or nothing. Rows come in the order of the input; there may be none.
+
+        Raises:
+            OSError: the file cannot be written.
+            OutputError: the format cannot hold the part.
+        """
+        with self._storage.write_atomically(location) as file:
+            self._write(file, rows)
+
+    def failure_line(self, row: FailedRow, run: str) -> bytes:
+        """The line of the list of errors for a row without an answer, in the form that suits the format.
+
+        Args:
+            run: the run's fingerprint.
+        """
+        message = plain_text(row.failure.message)  # it may quote a file's name
+        return json_line({"index": row.index, "id": plain_text(row.id), **asdict(row.failure), "message": message})
+
+    @abstractmethod
+    def _write(self, file: IO[bytes], rows: Iterable[Row]) -> None: ...
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def json_line(value: Mapping[str, Any]) -> bytes:
+    return json_text(value).encode() + b"\n"

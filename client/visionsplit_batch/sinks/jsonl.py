@@ -1,0 +1,17 @@
+"""JSON lines: one object a row."""
+
+from collections.abc import Iterable
+from typing import IO
+
+from visionsplit_batch.records import Record
+from visionsplit_batch.sinks.base import Sink, json_line
+
+
+class JsonlSink(Sink[Record]):
+    """UTF-8, a line for each row, with the columns as keys."""
+
+    suffix = ".jsonl"
+
+    def _write(self, file: IO[bytes], rows: Iterable[Record]) -> None:
+        for record in rows:
+            file.write(json_line(record.to_json()))

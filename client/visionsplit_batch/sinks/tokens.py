@@ -1,0 +1,67 @@
+"""Shards of vision tokens: a part's rows in one safetensors file, each row's tensors side by side."""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import IO
+
+from visionsplit_client._safetensors import StoredTensor, TensorPlace, encode_header
+
+from visionsplit_batch.errors import OutputError
+from visionsplit_batch.records import RunLabels, TokenRecord
+from visionsplit_batch.sinks.base import Sink, json_text
+from visionsplit_batch.storage import Storage
+
+SHARD_FORMAT = "visionsplit-token-shard/1"
+# Wide elements first, so that all are aligned where a token's width is a multiple of 4.
+TENSORS = ("positions", "scales", "features")
+_SPOOL_BYTES = 1 << 26  # in memory; beyond this in a temporary file
+
+
+class TokensSink(Sink[TokenRecord]):
+    """Of the n-th row that is written, and its image m, the tensors `n.m.features`, `n.m.positions` and `n.m.scales`.
+
+    They are what `EncodedImage.save` writes. The file's metadata has `format`, `rows` (their count), the run's labels,
+    and for each row under its number the JSON of its id, its fields, and each image's own metadata. A row is one range
+    of bytes. The header comes first and says where all of them are, so tensors wait in a temporary file for the last.
+    """
+
+    suffix = ".safetensors"
+
+    def __init__(self, storage: Storage, labels: RunLabels) -> None:
+        super().__init__(storage)
+        self._labels = labels
+
+    def _write(self, file: IO[bytes], rows: Iterable[TokenRecord]) -> None:
+        places: dict[str, TensorPlace] = {}
+        stored: dict[str, str] = {}
+        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
+            for number, record in enumerate(rows):
+                for name, tensor in _tensors(number, record):
+                    begin = spool.tell()
+                    spool.write(tensor.data)
+                    places[name] = TensorPlace(tensor.dtype, tensor.shape, begin, spool.tell())
+                stored[str(number)] = _metadata(record)
+            metadata = {"format": SHARD_FORMAT, "rows": str(len(stored)), **asdict(self._labels), **stored}
+            try:
+                file.write(encode_header(places, metadata))
+            except ValueError as error:
+                raise OutputError(f"{len(stored)} rows are too many for one file of tokens: {error}") from error
+            spool.seek(0)
+            shutil.copyfileobj(spool, file)
+
+
+def tensor_name(row: int, image: int, tensor: str) -> str:
+    return f"{row}.{image}.{tensor}"
+
+
+def _tensors(row: int, record: TokenRecord) -> Iterator[tuple[str, StoredTensor]]:
+    for number, image in enumerate(record.images):
+        tensors = image.to_tensors()
+        yield from ((tensor_name(row, number, name), tensors[name]) for name in TENSORS if name in tensors)
+
+
+def _metadata(record: TokenRecord) -> str:
+    images = [image.to_metadata() for image in record.images]
+    return json_text({"id": record.id, "fields": record.fields, "images": images})

@@ -1,0 +1,39 @@
+"""WebDataset: a tar file in which neighbouring files of one name up to the first dot make a sample."""
+
+import io
+import tarfile
+from collections.abc import Iterable
+from typing import IO
+from urllib.parse import quote, unquote
+
+from visionsplit_batch.records import Record
+from visionsplit_batch.sinks.base import Sink, json_text
+
+
+class WebDatasetSink(Sink[Record]):
+    """Of each row KEY.json with all columns, and KEY.txt with the caption. `sample_key` gives the key of an id."""
+
+    suffix = ".tar"
+
+    def _write(self, file: IO[bytes], rows: Iterable[Record]) -> None:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for record in rows:
+                key = sample_key(record.id)
+                _add(archive, f"{key}.json", json_text(record.to_json()).encode())
+                _add(archive, f"{key}.txt", record.caption.encode())
+
+
+def sample_key(row_id: str) -> str:
+    """The id with all but ASCII letters, digits and "_-~" percent-encoded: readers cut names at dots and slashes."""
+    return quote(row_id, safe="").replace(".", "%2E")
+
+
+def row_id_of(key: str) -> str:
+    """The id whose `sample_key` this is."""
+    return unquote(key, errors="strict")
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # time and owner 0, mode 0644: equal in every run
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))

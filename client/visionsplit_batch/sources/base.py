@@ -1,0 +1,80 @@
+"""What every source does the same way: read file by file, and let a row's trouble be that row's."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from itertools import groupby
+from typing import Any, ClassVar, Generic, TypeVar
+
+from visionsplit_batch.errors import InputError
+from visionsplit_batch.rows import Content, Entry, Failure
+from visionsplit_batch.sources.inputs import Inputs
+from visionsplit_batch.sources.pictures import Pictures
+from visionsplit_batch.sources.unique import unique
+
+File = TypeVar("File")  # what is opened once for all of a slice's entries in one file
+
+
+class RowSource(ABC, Generic[File]):
+    """A `Source` whose formats differ in four small things."""
+
+    format: ClassVar[str]
+    suffixes: ClassVar[frozenset[str]]  # of its files, in folders and globs
+
+    def __init__(self, inputs: Inputs, pictures: Pictures) -> None:
+        self.inputs = inputs
+        self.pictures = pictures
+
+    def settings(self) -> Mapping[str, Any]:
+        return {"format": self.format, "inputs": self.inputs.locations, **self.options()}
+
+    def entries(self) -> Iterator[Entry]:
+        """See `Source.entries`.
+
+        Raises:
+            InputError: also where there is no row at all, and where an id comes twice.
+        """
+        empty = True
+        for entry in unique(self.list_rows, self.where):
+            empty = False
+            yield entry
+        if empty:
+            raise InputError(f"the input {', '.join(self.inputs.locations)} has no rows of the format {self.format}")
+
+    def read(self, entries: Sequence[Entry]) -> Iterator[Content | Failure]:
+        for path, grouped in groupby(entries, key=lambda entry: entry.path):
+            group = list(grouped)
+            with ExitStack() as stack:
+                try:
+                    file = stack.enter_context(self.open_file(path))
+                except Exception as error:  # those of stores have no common class
+                    yield from [Failure.of(error, "read")] * len(group)
+                    continue
+                for entry in group:
+                    yield self._attempt(file, entry)
+
+    def _attempt(self, file: File, entry: Entry) -> Content | Failure:
+        try:
+            return self.read_row(file, entry)
+        except Exception as error:  # as above; and whatever a row holds, the others are still to be read
+            return Failure.of(error, "read")
+
+    def options(self) -> Mapping[str, Any]:
+        """What else the rows depend on: JSON values."""
+        return {}
+
+    @abstractmethod
+    def list_rows(self) -> Iterator[Entry]:
+        """`entries`, unchecked."""
+
+    @abstractmethod
+    def where(self, entry: Entry) -> str:
+        """Where an entry lies, for people."""
+
+    @abstractmethod
+    def open_file(self, path: str) -> AbstractContextManager[File]:
+        """Opens what entries of one path are read from."""
+
+    @abstractmethod
+    def read_row(self, file: File, entry: Entry) -> Content:
+        """One row's content. Whatever it raises is the row's failure."""

@@ -1,0 +1,168 @@
+"""Parquet files with a column of images: paths, URLs, bytes, or {"bytes", "path"} as the datasets library has them."""
+
+import contextlib
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from visionsplit_batch.errors import InputError
+from visionsplit_batch.rows import Content, Entry
+from visionsplit_batch.sources.base import RowSource
+from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.inputs import Found, Inputs
+from visionsplit_batch.sources.pictures import Pictures
+from visionsplit_batch.sources.table import Columns, row_id
+from visionsplit_batch.storage import Storage, parent
+
+_ROWS_AT_ONCE = 32  # with their images, in memory
+_IDS_AT_ONCE = 8192
+_BUFFER_BYTES = 1 << 20  # of each column, so that a large row group is not read as a whole
+
+
+class Reader:
+    """One file, read forwards. To go back means to begin its row group again: rows have no addresses in this format."""
+
+    def __init__(self, storage: Storage, path: str, columns: list[str] | None) -> None:
+        self.path = path
+        self._opened = storage.open(path)
+        try:
+            self._file = pq.ParquetFile(self._opened, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        except BaseException:
+            self._opened.close()
+            raise
+        self._columns = columns
+        metadata = self._file.metadata
+        groups = (metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
+        self._starts = list(accumulate(groups, initial=0))
+        self._group = -1
+        self._start = 0  # of the rows in `_batch`
+        self._batch: pa.RecordBatch | None = None
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+
+    def row(self, number: int) -> Mapping[str, Any]:
+        """The row of this number in the file, from 0.
+
+        Raises:
+            ValueError: the file has fewer rows.
+        """
+        if number >= self._starts[-1]:
+            raise ValueError(f"row {number} is not there; the file has {self._starts[-1]} rows")
+        group = bisect_right(self._starts, number) - 1
+        if group != self._group or self._batch is None or number < self._start:
+            self._group, self._start, self._batch = group, self._starts[group], None
+            self._batches = self._file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=self._columns)
+        while self._batch is None or number >= self._start + self._batch.num_rows:
+            self._start += 0 if self._batch is None else self._batch.num_rows
+            self._batch = None  # before the next is read: two of them may be large
+            self._batch = next(self._batches)
+        row: Mapping[str, Any] = self._batch.slice(number - self._start, 1).to_pylist()[0]
+        return row
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+class Shelf:
+    """Keeps the last reader for the next slice, which often goes on where that stopped. It is empty when unpickled."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reader: Reader | None = None
+
+    def __reduce__(self) -> tuple[type["Shelf"], tuple[()]]:
+        return Shelf, ()
+
+    def take(self, path: str) -> Reader | None:
+        """The reader, for the caller alone, if it is this file's."""
+        with self._lock:
+            if self._reader is None or self._reader.path != path:
+                return None
+            reader, self._reader = self._reader, None
+            return reader
+
+    def put(self, reader: Reader) -> None:
+        with self._lock:
+            older, self._reader = self._reader, reader
+        if older is not None:
+            older.close()
+
+
+class ParquetSource(RowSource[Reader]):
+    """Parquet files. The place is the row's number in its file, from 0.
+
+    The id is that of the column for it, or "row 17" (with the file's name, where the input is not one file).
+    """
+
+    format = "parquet"
+    suffixes = frozenset({".parquet", ".pq"})
+
+    def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
+        """Raises InputError if the first file does not have the columns."""
+        super().__init__(inputs, pictures)
+        self._one_file = inputs.single_file
+        self._shelf = Shelf()
+        first = next(inputs.files(self.suffixes), None)
+        if first is None:
+            raise InputError(f"there are no parquet files in {', '.join(inputs.locations)}")
+        with self._opened(first) as file:
+            self._columns = columns.found_in(file.schema_arrow.names, first.location)
+
+    def options(self) -> Mapping[str, Any]:
+        return {"columns": self._columns.settings()}
+
+    def list_rows(self) -> Iterator[Entry]:
+        for found in self.inputs.files(self.suffixes):
+            with self._opened(found) as file:
+                for row, identity in enumerate(self._ids(file, found)):
+                    yield Entry(identity, found.location, (row,))
+
+    def where(self, entry: Entry) -> str:
+        return f"row {entry.place[0]} of {readable(entry.path)}"
+
+    @contextlib.contextmanager
+    def open_file(self, path: str) -> Iterator[Reader]:
+        reader = self._shelf.take(path) or Reader(self.inputs.storage, path, self._columns.names)
+        try:
+            yield reader
+        except BaseException:
+            reader.close()
+            raise
+        self._shelf.put(reader)
+
+    def read_row(self, file: Reader, entry: Entry) -> Content:
+        return self._columns.content(file.row(entry.place[0]), self.pictures, parent(entry.path))
+
+    def _ids(self, file: pq.ParquetFile, found: Found) -> Iterator[str]:
+        before = "row" if self._one_file else f"{readable(found.name)} row"
+        column = self._columns.id
+        if column is None:
+            yield from (f"{before} {row}" for row in range(file.metadata.num_rows))
+            return
+        if column not in file.schema_arrow.names:
+            raise InputError(f"{found.location} has no column {column!r}")
+        row = 0
+        for batch in file.iter_batches(_IDS_AT_ONCE, columns=[column]):
+            for value in batch.column(column).to_pylist():
+                yield id_or(value, column, f"{before} {row}")
+                row += 1
+
+    @contextlib.contextmanager
+    def _opened(self, found: Found) -> Iterator[pq.ParquetFile]:
+        try:
+            with self.inputs.storage.open(found.location) as opened:
+                yield pq.ParquetFile(opened, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{found.location} cannot be read as parquet: {error}") from error
+
+
+def id_or(value: Any, column: str, otherwise: str) -> str:  # noqa: ANN401 - whatever the column holds
+    """The id, or another one for a row whose own is none; that row fails when it is read."""
+    try:
+        return row_id(value, column)
+    except ValueError:
+        return otherwise

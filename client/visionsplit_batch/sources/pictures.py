@@ -1,0 +1,113 @@
+"""A picture as a row has it: a path, a URL, bytes, or bytes and a path."""
+
+import base64
+import binascii
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from visionsplit_client import Limits, Timeouts
+from visionsplit_client._images import read_image
+
+from visionsplit_batch.storage import Storage, join, local_path, parse
+
+_SHORTEST_BASE64 = 40  # characters; few pictures are smaller
+# Of JPEG, PNG, GIF, WebP, BMP, TIFF in both byte orders, and PNM files.
+_FIRST_BYTES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG",
+    b"GIF8",
+    b"RIFF",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    *(b"P%d" % i for i in range(1, 7)),
+)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Reads pictures' files, within limits. What cannot be read is raised: see `read_image`, `Storage`, ValueError."""
+
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    storage: Storage = field(default_factory=Storage)
+
+    def of_cell(self, value: Any, folder: str) -> tuple[bytes, ...]:  # noqa: ANN401 - whatever a table's cell holds
+        """The pictures of a table's cell, which is one picture or a list of them.
+
+        Args:
+            value: a path or URL, bytes, base64 text, or {"bytes": ..., "path": ...} as the datasets library has them.
+            folder: where relative paths begin.
+
+        Raises:
+            ValueError: also an empty cell.
+        """
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            if not value:
+                raise ValueError("the list of images is empty")
+            return tuple(self._of_value(element, folder) for element in value)
+        return (self._of_value(value, folder),)
+
+    def at(self, location: str) -> bytes:
+        """The picture at an absolute path or a URI: http(s) is fetched, stores are read."""
+        uri = parse(location)
+        if uri is None:
+            return self.checked(Path(local_path(location)))
+        if uri.scheme in ("http", "https"):
+            return self.checked(location)
+        return self.checked(self.storage.read(location, self.limits.max_image_bytes))
+
+    def from_text(self, text: str, folder: str) -> bytes:
+        """The picture that a path (also relative to `folder`) or a URL names, or that a data: URL holds."""
+        if text[:5].lower() == "data:":
+            return self.checked(_data_url(text))
+        return self.at(resolve(text, folder))
+
+    def _of_value(self, value: Any, folder: str) -> bytes:  # noqa: ANN401
+        if isinstance(value, Mapping) and value.keys() <= {"bytes", "path"}:
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return self.checked(value)
+        if isinstance(value, str) and value:
+            return self.checked(_base64(value)) if _is_base64(value) else self.from_text(value, folder)
+        if not value:
+            raise ValueError("the row has no image")
+        raise ValueError(f"{type(value).__name__} is no image; a path, a URL, bytes or base64 text is needed")
+
+    def checked(self, source: bytes | str | Path) -> bytes:
+        """The picture's bytes, unless there are none or too many."""
+        return read_image(source, limits=self.limits, timeouts=self.timeouts)
+
+
+def resolve(text: str, folder: str) -> str:
+    """The absolute location that a path or URL in a file in `folder` means."""
+    if parse(text) is not None or text.startswith(("file://", "/")):
+        return text
+    return join(folder, text)
+
+
+def _is_base64(text: str) -> bool:
+    """Whether this is the picture itself. Names of files have a dot, or are shorter, or begin otherwise."""
+    if len(text) < _SHORTEST_BASE64 or "." in text:
+        return False
+    try:
+        return base64.b64decode(text[:16], validate=True).startswith(_FIRST_BYTES)
+    except binascii.Error:
+        return False
+
+
+def _data_url(text: str) -> bytes:
+    header, comma, data = text.partition(",")
+    if not comma:
+        raise ValueError("a data: URL without a comma holds nothing")
+    return _base64(data) if header.lower().endswith(";base64") else urllib.parse.unquote_to_bytes(data)
+
+
+def _base64(text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the image is no base64 text: {error}") from error

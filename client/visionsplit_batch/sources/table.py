@@ -1,0 +1,108 @@
+"""Rows with columns: which of them holds the image, the id and the prompt, and what a row gives."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from visionsplit_batch.errors import InputError
+from visionsplit_batch.rows import Content, Question
+from visionsplit_batch.sources.pictures import Pictures
+
+IMAGE_COLUMNS = (
+    "image", "images", "img", "image_path", "image_file", "path", "file", "file_name", "filename", "filepath",
+    "file_path", "url", "image_url", "image_bytes", "image_base64", "base64", "bytes", "jpg", "jpeg", "png",
+)  # fmt: skip
+"""Columns that are taken for the image's where none is named, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns. None: the image's is found by its name; the id is the row's place; the job has the prompt."""
+
+    id: str | None = None
+    image: str | None = None
+    prompt: str | None = None
+    fields: tuple[str, ...] | None = None  # of the other columns; None takes all of them
+
+    @property
+    def names(self) -> list[str] | None:
+        """All columns to read, once the image's is found; None means whatever there is."""
+        if self.fields is None:
+            return None
+        return list(dict.fromkeys(name for name in (self.id, self.image, self.prompt, *self.fields) if name))
+
+    def found_in(self, names: Collection[str], where: str) -> "Columns":
+        """These with the image's column, as the input has it.
+
+        Raises:
+            InputError: a named column is not there, or none looks like an image's.
+        """
+        for name in (self.id, self.image, self.prompt, *(self.fields or ())):
+            if name is not None and name not in names:
+                raise InputError(f"{where} has no column {name!r}; it has {', '.join(sorted(names))}")
+        image = self.image or next((name for name in IMAGE_COLUMNS if name in names), None)
+        if image is None:
+            raise InputError(f"no column of {where} looks like the image's; name one of {', '.join(sorted(names))}")
+        return replace(self, image=image)
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def takes(self, name: str) -> bool:
+        return self.fields is None or name in self.fields
+
+    def content(self, row: Mapping[str, Any], pictures: Pictures, folder: str) -> Content:
+        """What a row gives: the columns that are neither id, image nor prompt become its fields.
+
+        Raises:
+            ValueError: the row lacks a column, or it has no usable value there.
+            And what reading the picture raises.
+        """
+        if self.id is not None:
+            row_id(row.get(self.id), self.id)
+        if self.image is None or self.image not in row:
+            raise ValueError(f"the row has no column {self.image!r}")
+        questions = self.questions(row)
+        taken = (self.id, self.image, self.prompt)
+        fields = {name: value for name, value in row.items() if name not in taken and self.takes(name)}
+        return Content(images=pictures.of_cell(row[self.image], folder), questions=questions, fields=fields)
+
+    def questions(self, row: Mapping[str, Any]) -> tuple[Question, ...]:
+        """One for each prompt of the row; none, if the prompts are the job's.
+
+        Raises:
+            ValueError: the row has no usable prompt.
+        """
+        if self.prompt is None:
+            return ()
+        return tuple(Question(text=text) for text in _texts(row.get(self.prompt), self.prompt))
+
+
+def row_id(value: Any, column: str) -> str:  # noqa: ANN401 - whatever the input holds
+    """The id as text.
+
+    Raises:
+        ValueError: it is neither text nor a whole number.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"the id in {column!r} is {_short(value)}; text or a whole number is needed")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the id in {column!r} cannot be written as UTF-8: {error}") from error
+    return value
+
+
+def _texts(value: Any, column: str) -> list[str]:  # noqa: ANN401
+    """One prompt, or a list of them."""
+    prompts = [value] if isinstance(value, str) else value
+    if not isinstance(prompts, list) or not prompts or not all(isinstance(one, str) and one for one in prompts):
+        raise ValueError(f"the prompt in {column!r} is {_short(value)}; text or a list of texts is needed")
+    return prompts
+
+
+def _short(value: Any) -> str:  # noqa: ANN401
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

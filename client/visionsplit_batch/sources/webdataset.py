@@ -1,0 +1,147 @@
+"""WebDataset shards: tar files in which neighbouring members with one key are a sample."""
+
+import io
+import json
+import posixpath
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from visionsplit_batch.errors import InputError
+from visionsplit_batch.rows import Content, Entry
+from visionsplit_batch.sources.base import RowSource
+from visionsplit_batch.sources.files import IMAGE_SUFFIXES, readable
+from visionsplit_batch.sources.inputs import Found, Inputs
+from visionsplit_batch.sources.pictures import Pictures
+from visionsplit_batch.sources.table import Columns
+from visionsplit_batch.storage import parse
+
+_IMAGE, _JSON, _TEXT = range(3)
+_FIELD_KINDS = {"json": _JSON, "txt": _TEXT}
+_STORE_BUFFER_BYTES = 1 << 22  # each read from a store is a request
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a shard."""
+
+    key: str  # its folder and its name up to the first dot
+    suffix: str  # what follows that dot, in lower case
+    place: tuple[int, int] = field(compare=False)  # offset of its bytes in the shard, and how many
+
+
+class WebDatasetSource(RowSource[pa.NativeFile]):
+    """Shards. The place is a kind, an offset and a size for each member that is read: images, .json and .txt.
+
+    The id is the key; where the input is not one shard, the shard's name stands before it, since keys may begin anew
+    in each. Fields are those of the .json member, and the .txt member as "txt". Images are members such as "key.jpg";
+    in samples without one, those such as "key.left.jpg". `Columns.image` names one suffix instead, as "left.jpg".
+    """
+
+    format = "webdataset"
+    suffixes = frozenset({".tar"})
+
+    def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
+        """Raises InputError for a column of ids: keys are the ids."""
+        super().__init__(inputs, pictures)
+        if columns.id is not None:
+            raise InputError("the ids of a WebDataset are its keys; name no column for them")
+        self._columns = columns
+        self._one_file = inputs.single_file
+
+    def options(self) -> Mapping[str, Any]:
+        return {"columns": self._columns.settings()}
+
+    def list_rows(self) -> Iterator[Entry]:
+        for found in self.inputs.files(self.suffixes):
+            before = "" if self._one_file else f"{readable(found.name).removesuffix('.tar')}/"
+            for key, sample in groupby(self._members(found), key=lambda member: member.key):
+                yield Entry(before + key, found.location, self._place(list(sample)))
+
+    def where(self, entry: Entry) -> str:
+        return f"byte {min(entry.place[1::3], default=0)} of {readable(entry.path)}"
+
+    def open_file(self, path: str) -> AbstractContextManager[pa.NativeFile]:
+        file: AbstractContextManager[pa.NativeFile] = self.inputs.storage.open(path)
+        return file
+
+    def read_row(self, file: pa.NativeFile, entry: Entry) -> Content:
+        images: list[bytes] = []
+        fields: dict[str, Any] = {}
+        limit = self.pictures.limits.max_image_bytes
+        for kind, offset, size in zip(entry.place[::3], entry.place[1::3], entry.place[2::3], strict=True):
+            file.seek(offset)
+            data = file.read(min(size, limit + 1))
+            if kind == _IMAGE:
+                images.append(self.pictures.checked(data))
+            elif len(data) > limit:
+                raise ValueError(f"a .json or .txt member has {size} bytes, more than the {limit} that are read")
+            else:
+                fields |= _json(data) if kind == _JSON else {"txt": data.decode().rstrip("\r\n")}
+        if not images:
+            raise ValueError(f"the sample has no image{f' .{self._columns.image}' if self._columns.image else ''}")
+        questions = self._columns.questions(fields)
+        kept = {name: value for name, value in fields.items() if self._columns.takes(name)}
+        kept.pop(self._columns.prompt or "", None)
+        return Content(images=tuple(images), questions=questions, fields=kept)
+
+    def _place(self, sample: list[Member]) -> tuple[int, ...]:
+        wanted = self._columns.image
+        if wanted is not None:
+            images = [member for member in sample if member.suffix == wanted.lower()]
+        else:
+            pictures = [member for member in sample if posixpath.splitext(f"x.{member.suffix}")[1] in IMAGE_SUFFIXES]
+            images = [member for member in pictures if "." not in member.suffix] or pictures
+        kinds = [(_IMAGE, member) for member in images]
+        kinds += [(_FIELD_KINDS[member.suffix], member) for member in sample if member.suffix in _FIELD_KINDS]
+        return tuple(number for kind, member in kinds for number in (kind, *member.place))
+
+    def _members(self, found: Found) -> Iterator[Member]:
+        """The shard's files in their order. Only headers are read, except from stores."""
+        buffer_bytes = io.DEFAULT_BUFFER_SIZE if parse(found.location) is None else _STORE_BUFFER_BYTES
+        try:
+            opened: Any = self.inputs.storage.open(found.location)  # io.RawIOBase in all but name
+            with io.BufferedReader(opened, buffer_bytes) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                while (info := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                    member = _member(info) if info.isreg() else None
+                    if member is not None:
+                        yield member
+                _check_end(file, tar.offset)
+        except (OSError, tarfile.TarError) as error:
+            raise InputError(
+                f"{found.location} cannot be read as a tar file: {error}; compressed ones are to be unpacked first"
+            ) from error
+
+
+def _check_end(file: io.BufferedReader, offset: int) -> None:
+    """The library takes a header that is cut off or broken for the end of the file.
+
+    Raises:
+        tarfile.ReadError: there is something other than the end at `offset`.
+    """
+    file.seek(offset)
+    if (block := file.read(tarfile.BLOCKSIZE)) not in (b"", bytes(tarfile.BLOCKSIZE)):
+        raise tarfile.ReadError(f"the header at byte {offset} is {'broken' if len(block) == 512 else 'cut off'}")
+
+
+def _member(info: tarfile.TarInfo) -> Member | None:
+    folder, _, name = info.name.removeprefix("./").rpartition("/")
+    stem, _, suffix = name.partition(".")
+    if not stem:  # a hidden file
+        return None
+    key = f"{folder}/{stem}" if folder else stem
+    return Member(readable(key), suffix.lower(), (info.offset_data, info.size))
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the .json member is no JSON: {error}") from error
+    return document if isinstance(document, dict) else {"json": document}

@@ -1,0 +1,70 @@
+"""What is asked of a row."""
+
+import pickle
+
+import pytest
+from visionsplit_batch.rows import Content, Question
+from visionsplit_batch.runners import Work
+from visionsplit_batch.runners.base import TemplateError
+from visionsplit_batch.runners.pools import Pools
+from visionsplit_batch.runners.services import ServicesRunner
+from visionsplit_client import Compression, Sampling
+
+ROW = Content(fields={"title": "a cat", "top 5": 3, "empty": None, "Straße": "x"})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("Describe it.", "Describe it."),
+        ("Is this {title}?", "Is this a cat?"),
+        ("{title}, {title} and {top 5}", "a cat, a cat and 3"),
+        ("{Straße}", "x"),
+        ('Answer as {"title": "..."} or {} or {3}', 'Answer as {"title": "..."} or {} or {3}'),
+    ],
+)
+def test_prompts_are_filled_in_from_the_columns(prompt: str, text: str):
+    assert Work("caption", (prompt,)).questions(ROW) == (Question(text),)
+
+
+@pytest.mark.parametrize("prompt", ["{author}", "{empty}", "{title.__class__}"])
+def test_a_column_that_is_missing_fails_the_row(prompt: str):
+    with pytest.raises(TemplateError, match="does not have"):
+        Work("caption", (prompt,)).questions(ROW)
+
+
+def test_a_rows_own_questions_come_first():
+    own = (Question("Mine?"),)
+    assert Work("caption", ("Ours?",)).questions(Content(questions=own)) == own
+    with pytest.raises(TemplateError, match="no question"):
+        Work("caption").questions(Content())
+
+
+def test_work_travels():
+    work = Work("caption", ("What?",), compression=Compression("globalcom2", 0.1), sampling=Sampling(seed=3))
+    assert pickle.loads(pickle.dumps(work)) == work
+
+
+def test_work_that_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match="kind"):
+        Work("paint")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="prompts"):
+        Work("encode", ("What?",))
+
+
+def test_a_runner_without_the_services_it_needs_is_refused():
+    with pytest.raises(ValueError, match="encoder"):
+        ServicesRunner(None, Work("caption", ("What?",)), llm="127.0.0.1:1")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="LLM"):
+        ServicesRunner(None, Work("ask", ("What?",)), "127.0.0.1:1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"encoders": 0}, {"llms": (2, 1)}, {"unit_rows": 0}, {"llm_gpus": -1.0}])
+def test_pools_out_of_range_are_refused(wrong: dict):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Pools(**wrong)
+
+
+def test_a_cluster_of_the_jobs_own_has_room_for_its_pools():
+    assert Pools(encoders=(1, 100), encoder_cpus=2.0).cpus("encode") == 201
+    assert Pools(encoders=100).cpus("ask") < 100
