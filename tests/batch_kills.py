@@ -48,12 +48,12 @@ class BatchRun:
     """`visionsplit batch caption` on some images, again and again into one folder."""
 
     def __init__(self, images: Path, output: Path, options: Sequence[str]) -> None:
-        self._command = [str(_VISIONSPLIT), "batch", "caption", str(images), "--output", str(output), *options]
+        self.command = [str(_VISIONSPLIT), "batch", "caption", str(images), "--output", str(output), *options]
         self.output = output
 
     async def start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *self._command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True
+            *self.command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True
         )
 
     async def finish(self) -> tuple[int, str]:

@@ -96,15 +96,18 @@ class FairGate:
         try:
             await turn
         except asyncio.CancelledError:
-            if not self._waiting.remove(caller, turn):  # it was let in at the same moment
+            self._waiting.remove(caller, turn)
+            if not turn.cancelled():  # it was let in at the same moment
                 self._inside -= 1
                 self._let_in()
             raise
 
     def _let_in(self) -> None:
         while self._waiting and self._inside < self._places:
-            self._inside += 1
-            self._waiting.pop().set_result(None)
+            turn = self._waiting.pop()
+            if not turn.cancelled():  # else its task is on its way out
+                self._inside += 1
+                turn.set_result(None)
 
 
 class Shares:

@@ -156,7 +156,8 @@ async def test_a_job_says_what_is_wrong_before_it_begins(system: System, images:
 async def test_signals_stop_a_job_that_goes_on_later(system: System, images: Path, tmp_path: Path) -> None:
     for number in range(100):
         Image.new("RGB", (60, 40), (number % 256, number // 256, 0)).save(images / f"{number}.png")
-    run = BatchRun(images, tmp_path / "out", ["--encoder", system.encoder_address, "--in-flight", "4", "--quiet"])
+    run = BatchRun(images, tmp_path / "out", ["--encoder", system.encoder_address, "--in-flight", "2", "--quiet"])
+    run.command += ["--max-new-tokens", "40"]  # slowly enough to be stopped
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         process = await run.start()
         while not list(run.output.rglob("*.journal")):  # noqa: ASYNC110

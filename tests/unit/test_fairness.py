@@ -80,3 +80,23 @@ def test_shares():
     shares.give_back("a", 4)
     assert (shares.taken, shares.held_by("a")) == (0, 0)
     assert shares.fits("a", 6)  # more than its part at once, where it holds nothing
+
+
+async def test_waiting_calls_that_are_cancelled_all_at_once_hold_up_nobody() -> None:
+    gate, order = FairGate(1), []
+
+    async def enter(name: str) -> None:
+        async with gate.place(name):
+            order.append(name)
+
+    async with gate.place("first"):
+        leaving = [asyncio.create_task(enter(f"leaving {number}")) for number in range(4)]
+        staying = asyncio.create_task(enter("staying"))
+        await asyncio.sleep(0)
+        for task in leaving:
+            task.cancel()
+    assert [type(end) for end in await asyncio.gather(*leaving, return_exceptions=True)] == 4 * [asyncio.CancelledError]
+    async with asyncio.timeout(5):
+        await staying
+        await enter("last")
+    assert order == ["staying", "last"]
