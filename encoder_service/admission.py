@@ -1,22 +1,19 @@
-"""How many calls run at once, when the last of them has ended, and how many tiles they hold in memory."""
+"""How many calls run at once, and how many tiles they hold in memory."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from visionsplit.errors import OverloadedError, UnavailableError
+from visionsplit.errors import OverloadedError
 from visionsplit.fairness import Shares
-from visionsplit.overload import CallPlaces, Drain
+from visionsplit.overload import CallPlaces, Drain, OpenDoor
 
 
 class Admission:
     """Lets calls in up to a limit, and none while draining. Used from one event loop."""
 
     def __init__(self, max_calls: int, *, caller_share: float = 1.0) -> None:
+        self.door = OpenDoor("the encoder is draining")
         self._places = CallPlaces(max_calls, share=caller_share)
-        self._draining = False
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @contextmanager
     def call(self, caller: str = "", time_remaining: float | None = None) -> Iterator[None]:
@@ -26,26 +23,8 @@ class Admission:
             UnavailableError: draining.
             OverloadedError: of `CallPlaces.call`.
         """
-        if self._draining:
-            raise UnavailableError("the encoder is draining")
-        try:
-            with self._places.call(caller, time_remaining):
-                self._idle.clear()
-                yield
-        finally:
-            if not self._places.active:
-                self._idle.set()
-
-    async def drain(self, grace_seconds: float | None) -> None:
-        """Let no further call in, and wait for those inside; at most the grace, None waits for none."""
-        self._draining = True
-        if not grace_seconds:
-            return
-        try:
-            async with asyncio.timeout(grace_seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            return
+        with self.door.inside(), self._places.call(caller, time_remaining):
+            yield
 
 
 class TileRoom:

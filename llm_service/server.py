@@ -80,7 +80,7 @@ class LlmServer:
             await self._watch.stop()
             self._watch = None
         await self._set_health(serving=False)
-        if self._admission is not None and not await self._admission.drain(grace) and grace:
+        if self._admission is not None and not await self._admission.door.drain(grace) and grace:
             _log.warning("requests still run after %g seconds of grace; they are cancelled", grace)
         if self._server is not None:
             await self._server.stop(None)

@@ -13,16 +13,16 @@ _CPUS = 1  # of a worker: room for one replica
 class RayNodes:
     """A context manager. The nodes are children of this process."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int = 0) -> None:
         self._workers = workers
         self._cluster: Any = None
-        self._nodes: list[Any] = []
+        self._raylets: list[psutil.Process] = []
 
     def __enter__(self) -> "RayNodes":
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(self._workers):
-            self._add()
+            self.add()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -32,25 +32,31 @@ class RayNodes:
     def address(self) -> str:
         return str(self._cluster.address)
 
+    def add(self) -> psutil.Process:
+        """One more worker node; its raylet, whose children are the node's workers."""
+        node = self._cluster.add_node(num_cpus=_CPUS, object_store_memory=_OBJECT_STORE_BYTES)
+        self._raylets.append(psutil.Process(node.all_processes["raylet"][0].process.pid))
+        return self._raylets[-1]
+
     def kill_replica(self) -> None:
         """One of them, which Serve then starts again."""
-        for node in self._nodes:
-            for process in _raylet(node).children(recursive=True):
-                if "LlmReplica" in " ".join(process.cmdline()):
-                    process.kill()
-                    return
+        replica = next((one for raylet in self._raylets for one in replicas_of(raylet)), None)
+        if replica is not None:
+            replica.kill()
 
     def replace_node(self) -> None:
-        """Kill a worker node with all its processes, as if its machine were gone, and start another."""
-        raylet = _raylet(self._nodes.pop(0))
-        for process in (raylet, *raylet.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self._add()
-
-    def _add(self) -> None:
-        self._nodes.append(self._cluster.add_node(num_cpus=_CPUS, object_store_memory=_OBJECT_STORE_BYTES))
+        """Kill a worker node and start another."""
+        kill_node(self._raylets.pop(0))
+        self.add()
 
 
-def _raylet(node: Any) -> psutil.Process:  # noqa: ANN401 - Ray has no types
-    return psutil.Process(node.all_processes["raylet"][0].process.pid)
+def replicas_of(raylet: psutil.Process) -> list[psutil.Process]:
+    """The replicas that run on a node."""
+    return [child for child in raylet.children(recursive=True) if "LlmReplica" in " ".join(child.cmdline())]
+
+
+def kill_node(raylet: psutil.Process) -> None:
+    """As if the machine were gone: the node's own processes and everything that they had started."""
+    for process in (raylet, *raylet.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

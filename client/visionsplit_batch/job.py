@@ -10,8 +10,8 @@ from visionsplit_batch.assembly import Assembly
 from visionsplit_batch.errors import BatchError, OutputError
 from visionsplit_batch.parts import Part, cut
 from visionsplit_batch.recording import Item, Recording
-from visionsplit_batch.rows import Entry, Failure, Outcome, Slice, Source
-from visionsplit_batch.run_folder import PartState, RunFolder
+from visionsplit_batch.rows import Failure, Outcome, Slice, Source
+from visionsplit_batch.run_folder import Held, PartState, RunFolder
 from visionsplit_batch.runners import Runner
 
 _log = logging.getLogger(__name__)
@@ -57,9 +57,7 @@ class JobSummary:
     """What a whole run, with those before it, has left in the folder."""
 
     counts: Counts
-    parts: int
-    written: int  # rows in the files
-    failed: int  # rows in the list of errors
+    held: Held
 
 
 class Job(Generic[Item]):
@@ -112,11 +110,8 @@ class Job(Generic[Item]):
                 self._take(outcome)
         finally:
             self._assembly.close()
-            self._folder.write_errors(lambda row: self._recording.sink.failure_line(row, self._run))
-        states = list(self._folder.states())
-        return JobSummary(
-            self.counts, len(states), sum(one.written for one in states), sum(len(one.failed) for one in states)
-        )
+            held = self._folder.write_errors(lambda row: self._recording.sink.failure_line(row, self._run))
+        return JobSummary(self.counts, held)
 
     @property
     def counts(self) -> Counts:
@@ -179,8 +174,3 @@ def _check_same(part: Part, state: PartState, folder: RunFolder) -> None:
             f"the input is not that with which {folder.location} was begun: part {part.number}, which begins with row "
             f"{part.start} ({first!r}), has other rows now"
         )
-
-
-def count(entries: Iterator[Entry]) -> int:
-    """How many rows there are."""
-    return sum(1 for _ in entries)

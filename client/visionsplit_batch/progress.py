@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol, TextIO
@@ -85,57 +86,62 @@ class Bar:
         self._bar.close()
 
 
-class Lines:
-    """A line now and then, for a log."""
+class _NowAndThen(ABC):
+    """Prints a line at times."""
 
-    def __init__(self, shares: StageShares, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, shares: StageShares, stream: TextIO, seconds: float) -> None:
         self._shares = shares
         self._stream = stream
-        self._next = time.monotonic() + _LINE_SECONDS
+        self._seconds = seconds
+        self._next = time.monotonic() + seconds
 
     def update(self, counts: Counts) -> None:
         self._shares.refresh()
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + _LINE_SECONDS
-        done = counts.before + counts.ended
-        rate = f"{counts.rows_per_second:.2f} images/s, {duration(_remaining(counts))} left"
-        print(f"{done} of {counts.total} images, {rate}, {_state(counts, self._shares.lately)}", file=self._stream)
+        self._next = time.monotonic() + self._seconds
+        print(self._line(counts, self._shares.lately), file=self._stream, flush=True)
 
     def close(self) -> None:
         return
 
+    @abstractmethod
+    def _line(self, counts: Counts, stages: Sequence[StageUse]) -> str: ...
 
-class Events:
+
+class Lines(_NowAndThen):
+    """For people who read a log."""
+
+    def __init__(self, shares: StageShares, stream: TextIO = sys.stderr) -> None:
+        super().__init__(shares, stream, _LINE_SECONDS)
+
+    def _line(self, counts: Counts, stages: Sequence[StageUse]) -> str:
+        done = counts.before + counts.ended
+        rate = f"{counts.rows_per_second:.2f} images/s, {duration(_remaining(counts))} left"
+        return f"{done} of {counts.total} images, {rate}, {_state(counts, stages)}"
+
+
+class Events(_NowAndThen):
     """JSON for schedulers, one object a line."""
 
     def __init__(self, shares: StageShares, stream: TextIO) -> None:
-        self._shares = shares
-        self._stream = stream
-        self._next = time.monotonic() + _EVENT_SECONDS
+        super().__init__(shares, stream, _EVENT_SECONDS)
 
-    def update(self, counts: Counts) -> None:
-        self._shares.refresh()
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + _EVENT_SECONDS
-        stages = {use.name: {"places": use.places, "busy": use.busy, "rows": use.rows} for use in self._shares.lately}
-        event = {"event": "progress", **_numbers(counts), "stages": stages}
-        print(json.dumps(event), file=self._stream, flush=True)
-
-    def close(self) -> None:
-        return
+    def _line(self, counts: Counts, stages: Sequence[StageUse]) -> str:
+        uses = {use.name: {"places": use.places, "busy": use.busy, "rows": use.rows} for use in stages}
+        return json.dumps({"event": "progress", **_numbers(counts), "stages": uses})
 
 
 def summary_json(summary: JobSummary, shares: Mapping[str, float]) -> str:
     """The last of the events."""
-    totals = {"parts": summary.parts, "written": summary.written, "failed_rows": summary.failed}
+    held = summary.held
+    totals = {"parts": held.parts, "written": held.written, "failed_rows": held.failed}
     return json.dumps({"event": "summary", **_numbers(summary.counts), **totals, "stages": shares})
 
 
 def summary_text(summary: JobSummary, shares: Mapping[str, float], output: str) -> str:
     """What a run did, in a few lines."""
-    counts = summary.counts
+    counts, held = summary.counts, summary.held
     lines = [f"{counts.ended} images in {duration(counts.seconds)}, {counts.rows_per_second:.2f} images/s"]
     if counts.before:
         lines[0] += f"; {counts.before} were done before"
@@ -146,9 +152,9 @@ def summary_text(summary: JobSummary, shares: Mapping[str, float], output: str) 
         busiest = max(shares, key=lambda name: shares[name])
         each = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
         lines.append(f"busy: {each}; {busiest} sets the pace")
-    lines.append(f"{summary.written} rows in {summary.parts} parts in {output}")
-    if summary.failed:
-        lines.append(f"{summary.failed} rows failed, see errors.jsonl there; --retry-errors tries them again")
+    lines.append(f"{held.written} rows in {held.parts} parts in {output}")
+    if held.failed:
+        lines.append(f"{held.failed} rows failed, see errors.jsonl there; --retry-errors tries them again")
     return "\n".join(lines)
 
 

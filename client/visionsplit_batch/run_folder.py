@@ -24,7 +24,7 @@ from visionsplit_batch.storage import Storage, join, local_path, parse
 
 _STATE = "_run"
 _SETTINGS = "settings.json"
-ERRORS = "errors.jsonl"
+_ERRORS = "errors.jsonl"
 _MAX_STATE_BYTES = 1 << 30  # of one file of ours
 
 
@@ -58,6 +58,15 @@ class PartState:
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the parts that are done hold together."""
+
+    parts: int
+    written: int  # rows in the files
+    failed: int  # rows in the list of errors
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -134,20 +143,30 @@ class RunFolder:
             assert state is not None
             yield state
 
-    def write_errors(self, line: Callable[[FailedRow], bytes]) -> None:
+    def write_errors(self, line: Callable[[FailedRow], bytes]) -> Held:
         """Write the list of rows that failed, anew from what the parts say, or remove it if there are none.
 
-        So it never lacks a row, and never has one that was answered since.
+        So it never lacks a row, and never has one that was answered since. In a store each part is a request, so they
+        are read once for this and for what all of them hold.
         """
-        location = join(self.location, ERRORS)
-        failed = (row for state in self.states() for row in state.failed)
-        first = next(failed, None)
+        location = join(self.location, _ERRORS)
+        parts = written = failed = 0
+
+        def rows() -> Iterator[FailedRow]:
+            nonlocal parts, written, failed
+            for state in self.states():
+                parts, written, failed = parts + 1, written + state.written, failed + len(state.failed)
+                yield from state.failed
+
+        failures = rows()
+        first = next(failures, None)
         if first is None:
             self.storage.delete(location)
-            return
-        with self.storage.write_atomically(location) as file:
-            for row in itertools.chain([first], failed):
-                file.write(line(row))
+        else:
+            with self.storage.write_atomically(location) as file:
+                for row in itertools.chain([first], failures):
+                    file.write(line(row))
+        return Held(parts, written, failed)
 
     def _check(self, settings: Mapping[str, Any]) -> None:
         location = join(self.location, f"{_STATE}/{_SETTINGS}")

@@ -1,10 +1,11 @@
 """When to refuse a call, and when to ask again: both from how quickly calls end while there is enough to do."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from visionsplit.errors import OverloadedError
+from visionsplit.errors import OverloadedError, UnavailableError
 from visionsplit.fairness import Shares
 
 _SHORTEST_SECONDS = 0.1
@@ -123,3 +124,44 @@ class CallPlaces:
                 f"{active} calls are running; this one would take {wait:.1f} seconds and has {time_remaining:.1f}",
                 min(max(wait - _PATIENCE * time_remaining, _SHORTEST_SECONDS), _LONGEST_SECONDS),
             )
+
+
+class OpenDoor:
+    """Lets calls in until the service stops, and knows when the last of them has left. Used from one event loop."""
+
+    def __init__(self, closed: str) -> None:
+        """`closed` is what callers are told once it is."""
+        self._text = closed
+        self._closed = False
+        self._inside = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """The length of a call, refused ones included: their callers read a status, which takes a moment.
+
+        Raises:
+            UnavailableError: closed.
+        """
+        self._inside += 1
+        self._idle.clear()
+        try:
+            if self._closed:
+                raise UnavailableError(self._text)
+            yield
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._idle.set()
+
+    async def drain(self, grace: float | None) -> bool:
+        """Let nobody in from now on, and wait for those inside, at most `grace` seconds; whether none is left."""
+        self._closed = True
+        if grace:
+            try:
+                async with asyncio.timeout(grace):
+                    await self._idle.wait()
+            except TimeoutError:
+                return False
+        return not self._inside

@@ -14,19 +14,13 @@ from types import FrameType
 from typing import NoReturn
 
 from visionsplit.errors import VisionSplitError
+from visionsplit_client.cli import _options as shared
 
 from visionsplit_batch.cli import _jobs, _options
 
 __all__ = ["main"]
 
 _FAILED, _ROWS_FAILED, _INTERRUPTED, _TERMINATED = 1, 3, 130, 143
-
-
-class _Parser(argparse.ArgumentParser):
-    """One line for a wrong usage; argparse's own lists every option first."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 class _Terminated(BaseException):
@@ -46,11 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, _Terminated) as stop:
         print("visionsplit: stopped; the same command goes on from here", file=sys.stderr)
         return _TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED
-    return _ROWS_FAILED if summary.failed else 0
+    return _ROWS_FAILED if summary.held.failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="visionsplit batch", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = shared.OneLineParser(
+        prog="visionsplit batch", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="kind")
     for kind, text in (
         ("caption", "captions or answers about images"),

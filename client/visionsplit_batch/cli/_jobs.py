@@ -5,7 +5,9 @@ import sys
 from contextlib import closing, redirect_stdout
 from typing import Any
 
+from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client.cli import _options as shared
+from visionsplit_client.cli._caption import DEFAULT_PROMPT
 
 from visionsplit_batch.job import Job, JobOptions, JobSummary
 from visionsplit_batch.progress import Bar, Events, Lines, Progress, Quiet, StageShares, summary_json, summary_text
@@ -19,9 +21,6 @@ from visionsplit_batch.sinks import TokensSink, sink_for
 from visionsplit_batch.sources import Columns, open_source
 from visionsplit_batch.sources.tokens import TokenShards
 from visionsplit_batch.storage import Storage, absolute
-
-_DEFAULT_PROMPT = "Describe the image."
-_DEFAULT_ENCODER = "127.0.0.1:50051"
 
 
 def run(args: argparse.Namespace) -> JobSummary:
@@ -96,7 +95,7 @@ def _work(args: argparse.Namespace) -> Work:
     asks = args.kind != "encode"
     return Work(
         args.kind,
-        prompts=tuple(args.prompts or (_DEFAULT_PROMPT,)) if asks else (),
+        prompts=tuple(args.prompts or (DEFAULT_PROMPT,)) if asks else (),
         compression=shared.compression_from(args) if args.kind != "ask" else None,
         data_type=args.data_type if args.kind != "ask" else None,
         pruning=shared.pruning_from(args) if asks else None,
@@ -116,7 +115,7 @@ def _source(args: argparse.Namespace, storage: Storage) -> Source:
 def _runner(args: argparse.Namespace, source: Source, work: Work) -> Runner:
     if args.model is not None:
         return _ray_runner(args, source, work)
-    encoders: list[str] = [] if args.kind == "ask" else args.encoder or [_DEFAULT_ENCODER]
+    encoders: list[str] = [] if args.kind == "ask" else args.encoder or [DEFAULT_ENCODER]
     security = shared.security_from(args)
     return ServicesRunner(source, work, encoders, args.llm, in_flight=args.in_flight, security=security)
 

@@ -2,7 +2,9 @@
 
 import argparse
 
+from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client.cli import _options as shared
+from visionsplit_client.cli._caption import DEFAULT_PROMPT
 
 from visionsplit_batch.job import JobOptions
 from visionsplit_batch.sinks import FORMATS
@@ -74,7 +76,7 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
         dest="prompts",
         metavar="TEXT",
         help="asked of every image, with a column's value for {its name}; may be repeated, for one encoding "
-        '(default: "Describe the image.")',
+        f'(default: "{DEFAULT_PROMPT}")',
     )
 
 
@@ -82,7 +84,7 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
     group = parser.add_argument_group("running services", "Used unless --model is given.")
     if kind != "ask":
         group.add_argument(
-            "--encoder", action="append", metavar="HOST:PORT", help="may be repeated (default: 127.0.0.1:50051)"
+            "--encoder", action="append", metavar="HOST:PORT", help=f"may be repeated (default: {DEFAULT_ENCODER})"
         )
     text = (
         f"(default: {shared.DEFAULT_LLM})" if kind == "ask" else "asked directly, where an image gets several questions"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from visionsplit_client import (
@@ -42,22 +43,8 @@ class NoImagesError(BatchError):
 async def answer_images(client: AsyncClient, work: Work, content: Content, questions: tuple[Question, ...]) -> Answers:
     """Ask the encoder service, which passes on to its LLM service: one call for each question."""
     _check_images(content)
-
-    async def ask(question: Question) -> Generation:
-        return await _repeated(
-            lambda: client.generate(
-                content.images,
-                question.text,
-                messages=question.messages,
-                compression=work.compression,
-                data_type=work.data_type,
-                pruning=work.pruning,
-                position_ids=work.position_ids,
-                sampling=question.sampling or work.sampling,
-            )
-        )
-
-    return Answers(questions, tuple(await _together([ask(question) for question in questions])), content.fields)
+    ask = partial(client.generate, content.images, compression=work.compression, data_type=work.data_type)
+    return await _answers(ask, work, content, questions)
 
 
 async def encode_images(
@@ -77,20 +64,7 @@ async def answer_tokens(client: AsyncClient, work: Work, content: Content, quest
     """Ask the LLM service about tokens: one call for each question, all at once."""
     if not content.tokens:
         raise InvalidTokensError("the row has no vision tokens")
-
-    async def ask(question: Question) -> Generation:
-        return await _repeated(
-            lambda: client.generate_from_tokens(
-                content.tokens,
-                question.text,
-                messages=question.messages,
-                pruning=work.pruning,
-                position_ids=work.position_ids,
-                sampling=question.sampling or work.sampling,
-            )
-        )
-
-    return Answers(questions, tuple(await _together([ask(question) for question in questions])), content.fields)
+    return await _answers(partial(client.generate_from_tokens, content.tokens), work, content, questions)
 
 
 def failure(error: Exception, stage: Stage) -> Failure:
@@ -106,6 +80,25 @@ def failure(error: Exception, stage: Stage) -> Failure:
     elif isinstance(error, InvalidImageError | InvalidCompressionError):
         stage = "encode"
     return Failure.of(error, stage)
+
+
+async def _answers(
+    generate: Callable[..., Awaitable[Generation]], work: Work, content: Content, questions: tuple[Question, ...]
+) -> Answers:
+    """Every question at once, by a call of the client that has the images or tokens already."""
+
+    async def ask(question: Question) -> Generation:
+        return await _repeated(
+            lambda: generate(
+                question.text,
+                messages=question.messages,
+                pruning=work.pruning,
+                position_ids=work.position_ids,
+                sampling=question.sampling or work.sampling,
+            )
+        )
+
+    return Answers(questions, tuple(await _together([ask(question) for question in questions])), content.fields)
 
 
 def _check_images(content: Content) -> None:

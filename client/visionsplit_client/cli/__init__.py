@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import visionsplit
 from visionsplit.errors import VisionSplitError
@@ -20,6 +19,7 @@ from visionsplit_client.cli import (
     _encode,
     _health,
     _info,
+    _options,
     _report,
     _top,
     _up,
@@ -29,13 +29,6 @@ from visionsplit_client.cli import (
 __all__ = ["main"]
 
 _COMMANDS = (_up, _caption, _ask, _encode, _batch, _visualize, _info, _health, _top)
-
-
-class _Parser(argparse.ArgumentParser):
-    """One line for a wrong usage; argparse's own lists every option first."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +78,7 @@ def _replace_closed_streams() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = _options.OneLineParser(
         prog="visionsplit", description="Ask questions about high-resolution images, with most vision tokens left out."
     )
     parser.add_argument("--version", action="version", version=f"visionsplit {visionsplit.__version__}")

@@ -29,6 +29,13 @@ Subparsers = Any  # argparse keeps this type private
 _NEEDS_RATIO = (None, DEFAULT_METHOD, "globalcom2")
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """One line for a wrong usage; argparse's own lists every option first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def add_connection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("services")
     group.add_argument(

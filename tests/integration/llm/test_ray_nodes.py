@@ -4,49 +4,25 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
-from types import SimpleNamespace
 
 import grpc
-import psutil
 import pytest
 from visionsplit.telemetry.config import TelemetryConfig
 from visionsplit_client.cli._samples import read_samples
 
+from benchmarks.load.nodes import RayNodes, kill_node, replicas_of
 from llm_service.config import BackendKind, RayConfig
 from llm_service.server import LlmServer
 from tests.integration.llm.support import Answer, Caller, Whole, collect, running
 from tests.integration.test_drain import ends_whole, llm_process
 
-OBJECT_STORE = 80 * 2**20  # bytes; less than that Ray does not take
 SHORT = {"max_new_tokens": 6}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[SimpleNamespace]:
-    """As docker-compose.yml has it: a head without processors. `add` adds a worker node and gives its raylet."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
-    nodes = Cluster(initialize_head=True, head_node_args=head)
-
-    def add() -> psutil.Process:
-        node = nodes.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
-        return psutil.Process(node.all_processes["raylet"][0].process.pid)
-
-    yield SimpleNamespace(address=nodes.address, add=add)
-    nodes.shutdown()
-
-
-def replicas_of(raylet: psutil.Process) -> list[psutil.Process]:
-    return [child for child in raylet.children(recursive=True) if "LlmReplica" in " ".join(child.cmdline())]
-
-
-def kill(raylet: psutil.Process) -> None:
-    """As if the machine were gone: the node's own processes and everything that they had started."""
-    for process in (raylet, *raylet.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+def cluster() -> Iterator[RayNodes]:
+    with RayNodes() as nodes:
+        yield nodes
 
 
 async def taken(server: LlmServer, *, samples: int, but: frozenset[str] = frozenset()) -> frozenset[str]:
@@ -64,7 +40,7 @@ async def taken(server: LlmServer, *, samples: int, but: frozenset[str] = frozen
 
 
 @contextlib.asynccontextmanager
-async def on_ray(cluster: SimpleNamespace, llama: Whole) -> AsyncIterator[tuple[LlmServer, Caller]]:
+async def on_ray(cluster: RayNodes, llama: Whole) -> AsyncIterator[tuple[LlmServer, Caller]]:
     ray, metrics = RayConfig(address=cluster.address), TelemetryConfig(metrics="127.0.0.1:0")
     async with running(llama, backend=BackendKind.RAY, ray=ray, telemetry=metrics) as (server, caller):
         yield server, caller
@@ -92,7 +68,7 @@ async def test_a_killed_node_takes_its_calls_and_its_replica_starts_on_another(c
         second = cluster.add()
         call = caller.call(caller.upload("Hi", max_new_tokens=1000))
         await call.read()
-        kill(first)
+        kill_node(first)
         killed = time.monotonic()
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             async with asyncio.timeout(60):

@@ -123,7 +123,7 @@ def test_rows_are_written_in_their_order_in_parts_of_equal_length(run: Run) -> N
     summary = run(Numbers(35), Immediate())
     assert run.ids() == [f"row {number}" for number in range(35)]
     assert [len(data.splitlines()) for data in run.files().values()] == [10, 10, 10, 5]
-    assert (summary.parts, summary.written, summary.failed) == (4, 35, 0)
+    assert (summary.held.parts, summary.held.written, summary.held.failed) == (4, 35, 0)
     assert summary.counts.tokens_after < summary.counts.tokens_before
     assert run.seen[-1].ended == 35
 
@@ -174,7 +174,7 @@ def test_a_finished_job_has_nothing_to_do(run: Run) -> None:
     again = Immediate()
     summary = run(Numbers(20), again)
     assert again.done == []
-    assert (summary.written, summary.counts.before, summary.counts.ended) == (20, 20, 0)
+    assert (summary.held.written, summary.counts.before, summary.counts.ended) == (20, 20, 0)
 
 
 def test_other_settings_are_refused_and_named(run: Run) -> None:
@@ -207,22 +207,22 @@ def test_two_jobs_cannot_write_into_one_folder(run: Run) -> None:
 
 def test_rows_that_fail_are_listed_and_tried_again_when_asked(run: Run) -> None:
     summary = run(Numbers(30), Immediate(fail={3, 17, 18}))
-    assert (summary.written, summary.failed) == (27, 3)
+    assert (summary.held.written, summary.held.failed) == (27, 3)
     errors = [json.loads(line) for line in (run.path / "errors.jsonl").read_text().splitlines()]
     assert [(row["id"], row["error"], row["stage"]) for row in errors] == [
         (f"row {number}", "InvalidImageError", "encode") for number in (3, 17, 18)
     ]
     untouched = run.files()["part-00000.jsonl"]
 
-    assert run(Numbers(30), Immediate()).failed == 3  # not without being asked to
+    assert run(Numbers(30), Immediate()).held.failed == 3  # not without being asked to
     again = Immediate(fail={17})
     summary = run(Numbers(30), again, retry_errors=True)
     assert sorted(again.done) == [3, 17, 18]
-    assert (summary.written, summary.failed, summary.counts.before) == (29, 1, 27)
+    assert (summary.held.written, summary.held.failed, summary.counts.before) == (29, 1, 27)
     assert run.files()["part-00000.jsonl"] == untouched
     assert sorted(run.ids()) == sorted(f"row {number}" for number in range(30) if number != 17)
 
-    assert run(Numbers(30), Immediate(), retry_errors=True).failed == 0
+    assert run(Numbers(30), Immediate(), retry_errors=True).held.failed == 0
     assert not (run.path / "errors.jsonl").exists()
     assert len(run.ids()) == len(set(run.ids())) == 30
 
