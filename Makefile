@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := visionsplit encoder_service llm_service visionsplit_client visionsplit_batch training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol tests test-compose fuzz breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy eval load chaos pictures clean
+.PHONY: help demo test types lint protocol tests test-compose fuzz breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos pictures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -30,7 +30,7 @@ breaking: $(INSTALLED) ## compare the schema with another version: make breaking
 	$(BIN)/buf breaking --against '.git#ref=$(REF)'
 
 tests: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kill a worker, caption (COMPOSE="podman-compose")
 	@VISIONSPLIT=$(BIN)/visionsplit scripts/test-compose.sh
@@ -52,6 +52,9 @@ bench-wire: $(INSTALLED) ## bytes on the wire for a LLaVA-NeXT-7B image
 
 bench-accuracy: $(INSTALLED) ## what each method keeps of the shipped model's accuracy (an hour on two cores; ARGS="--images 60 --tables scores")
 	$(BIN)/python -m benchmarks.accuracy $(ARGS)
+
+bench-batch: $(INSTALLED) ## the batch job beside a hand-written loop, on the CPU (ten minutes; ARGS="--modes services")
+	$(BIN)/python -m benchmarks.batch $(ARGS)
 
 eval: $(INSTALLED) ## score the shipped model under every compression: make eval ARGS="--images 100 --out out/eval"
 	$(BIN)/python -m training.evaluation $(ARGS)

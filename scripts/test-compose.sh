@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The compose file as a user runs it: builds the images, starts the cluster, captions from outside, scales the workers,
-# kills the one that answers, captions again, checks users and sizes, and takes everything down, also after a failure.
+# The compose file as a user runs it: builds the images, starts the cluster, captions from outside, checks users and sizes,
+# scales the workers, kills the one that answers and then the gateway, captions again after each, and takes everything
+# down, also after a failure.
 #   COMPOSE   what runs the file: "docker compose" (default), or another command that takes the same arguments
 #   ENGINE    what knows its containers: docker or podman (default: by COMPOSE)
 #   BUILD     0 leaves out building, for images that are there
@@ -42,10 +43,12 @@ until_true() { # SECONDS WHAT COMMAND...
 
 caption() { "$visionsplit" caption --encoder "$encoder" --ratio 0.25 "$@" "$image"; }
 
-holds_replica() {
+replica_pid() { # CONTAINER: nothing if it has none
   "$ENGINE" exec "$1" python -c \
-    'import psutil, sys; sys.exit(not any("".join(p.cmdline()).startswith("ray::ServeReplica") for p in psutil.process_iter()))'
+    'import psutil; print(*[p.pid for p in psutil.process_iter() if "".join(p.cmdline()).startswith("ray::ServeReplica")])'
 }
+
+holds_replica() { [ -n "$(replica_pid "$1")" ]; }
 
 replica_elsewhere() {
   local id
@@ -112,5 +115,13 @@ say "killing the worker with the replica, ${victim:?no worker holds a replica}"
 until_true 180 "the other worker has a replica" replica_elsewhere
 until_true 120 "the LLM service takes calls again" in_service llm-gateway visionsplit health 127.0.0.1:50052
 until_true 60 "a caption comes again" caption
-caption
+
+say "killing the gateway"
+for id in $(containers llm-worker); do if holds_replica "$id"; then holder=$id; fi; done
+replica=$(replica_pid "${holder:?no worker holds a replica}")
+containers llm-gateway | xargs "$ENGINE" kill >/dev/null
+"${compose[@]}" up -d --no-recreate llm-gateway
+until_true 120 "the LLM service takes calls again" in_service llm-gateway visionsplit health 127.0.0.1:50052
+[ "$(replica_pid "$holder")" = "$replica" ] || { echo "the replica was not taken over" >&2; exit 1; }
+until_true 60 "a caption comes from the replica that stayed" caption
 say "passed"

@@ -14,14 +14,15 @@ class RayNodes:
     """A context manager. The nodes are children of this process."""
 
     def __init__(self, workers: int = 0) -> None:
-        self._workers = workers
+        self._num_workers = workers
         self._cluster: Any = None
         self._raylets: list[psutil.Process] = []
 
     def __enter__(self) -> "RayNodes":
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        for _ in range(self._workers):
+        # Its own handlers of signals could be set in the main thread only, and nodes are added in others too.
+        self._cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
+        for _ in range(self._num_workers):
             self.add()
         return self
 
@@ -38,10 +39,13 @@ class RayNodes:
         self._raylets.append(psutil.Process(node.all_processes["raylet"][0].process.pid))
         return self._raylets[-1]
 
+    def replicas(self) -> list[psutil.Process]:
+        """Of all nodes."""
+        return [replica for raylet in self._raylets for replica in replicas_of(raylet)]
+
     def kill_replica(self) -> None:
         """One of them, which Serve then starts again."""
-        replica = next((one for raylet in self._raylets for one in replicas_of(raylet)), None)
-        if replica is not None:
+        for replica in self.replicas()[:1]:
             replica.kill()
 
     def replace_node(self) -> None:
@@ -51,7 +55,9 @@ class RayNodes:
 
 
 def replicas_of(raylet: psutil.Process) -> list[psutil.Process]:
-    """The replicas that run on a node."""
+    """The replicas that run on a node; none if the node is gone."""
+    if not raylet.is_running():
+        return []
     return [child for child in raylet.children(recursive=True) if "LlmReplica" in " ".join(child.cmdline())]
 
 

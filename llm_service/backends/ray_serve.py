@@ -3,86 +3,47 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
-from numpy.typing import NDArray
-from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
-from ray.serve.schema import LoggingConfig
 from visionsplit.errors import InternalError, OverloadedError, UnavailableError, VisionSplitError
 from visionsplit.fairness import FairGate
 from visionsplit.overload import Drain
 
 from llm_service.backends.base import Backend
-from llm_service.backends.packing import ImageMeta, pack, unpack
+from llm_service.backends.packing import pack
 from llm_service.backends.quiet import quiet_ray
+from llm_service.backends.ray_application import RayApplication
+from llm_service.backends.ray_replica import DEPLOYMENT
 from llm_service.backends.ray_uses import ReplicaUses
 from llm_service.config import RayConfig, ReplicaConfig
 from llm_service.engines.base import EngineUse
 from llm_service.job import Job, TokenEvent
-from llm_service.replica import Replica, ReplicaInfo
+from llm_service.replica import ReplicaInfo
 from llm_service.token_buffer import TokenBuffer
 
 _log = logging.getLogger(__name__)
-_DEPLOYMENT = "LlmReplica"
-
-
-class LlmReplica:
-    """A replica as Ray Serve sees it."""
-
-    def __init__(self, config: ReplicaConfig) -> None:
-        self._replica = Replica(config)
-
-    async def generate(
-        self, job: Job, metas: tuple[ImageMeta, ...], *arrays: NDArray[Any]
-    ) -> AsyncGenerator[TokenEvent, None]:
-        events = self._replica.generate(replace(job, images=unpack(metas, arrays)))
-        try:
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()
-
-    def describe(self) -> ReplicaInfo:
-        return self._replica.info
-
-    def check_health(self) -> None:
-        """Called by Serve, which replaces a replica that raises."""
-        if not self._replica.healthy:
-            raise RuntimeError("the decoding engine is not running")
-
-    def record_routing_stats(self) -> dict[str, Any]:
-        """Serve's hook for what a replica tells of itself; beside Serve, `ReplicaUses` asks for it."""
-        return asdict(self._replica.use)
-
-    def __del__(self) -> None:
-        # Serve's hook for a replica that goes away; its constructor may have failed.
-        if hasattr(self, "_replica"):
-            self._replica.stop()
 
 
 class RayServeBackend(Backend):
-    """An application of one deployment, without Serve's own proxies."""
+    """Passes jobs to the replicas of an application and tells of them."""
 
     name = "ray"
 
     def __init__(self, replica: ReplicaConfig, config: RayConfig, *, replicas: int, application: str) -> None:
         """`application` names this service on the cluster, where it must be the only one of that name."""
-        self._replica = replica
         self._config = config
         self._num_replicas = replicas
-        self._application = application
-        self._deployed = False
+        self._application = RayApplication(application, replica, config, replicas=replicas)
         self._handle: Any = None
         self._owns_cluster = False
         # Serve's own queue is strictly in order; here callers take turns, and Serve gets what replicas have places for.
         self._gate = FairGate(replicas * config.max_ongoing_requests)
         self._drain = Drain()
-        self._uses = ReplicaUses(application, _DEPLOYMENT)
+        self._uses = ReplicaUses(application, DEPLOYMENT)
 
     @property
     def max_calls(self) -> int:
@@ -93,7 +54,7 @@ class RayServeBackend(Backend):
         quiet_ray()
         # On this thread: elsewhere Ray complains that it cannot install its signal handler.
         self._connect()
-        await asyncio.to_thread(self._deploy)
+        self._handle = await asyncio.to_thread(self._application.bring_up)
         info: ReplicaInfo = await self._handle.describe.remote()
         return info
 
@@ -138,13 +99,10 @@ class RayServeBackend(Backend):
 
     async def num_replicas(self) -> int:
         try:
-            status = await asyncio.to_thread(serve.status)
+            replicas = await asyncio.to_thread(self._application.num_running)
         except (RayError, RayServeException, ConnectionError) as error:
             _log.warning("Ray Serve does not answer: %s", error)
             return 0
-        application = status.applications.get(self._application)
-        deployment = application.deployments.get(_DEPLOYMENT) if application is not None else None
-        replicas = int(deployment.replica_states.get("RUNNING", 0)) if deployment is not None else 0
         self._gate.resize(max(replicas, 1) * self._config.max_ongoing_requests)
         return replicas
 
@@ -162,38 +120,6 @@ class RayServeBackend(Backend):
             )
             self._owns_cluster = True
 
-    def _deploy(self) -> None:
-        quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
-        serve.start(proxy_location="Disabled", logging_config=quiet)
-        deployment = serve.deployment(LlmReplica, name=_DEPLOYMENT).options(
-            max_ongoing_requests=self._config.max_ongoing_requests,
-            max_queued_requests=self._config.max_queued_requests,
-            health_check_period_s=self._config.health_check_period_s,
-            ray_actor_options={"num_cpus": self._config.num_cpus, "num_gpus": self._config.num_gpus},
-            logging_config=quiet,
-            **self._scale(),
-        )
-        self._deployed = True
-        try:
-            self._handle = serve.run(deployment.bind(self._replica), name=self._application, route_prefix=None)
-        except RuntimeError as error:
-            _log.debug("the deployment failed", exc_info=True)
-            raise UnavailableError(f"Ray Serve could not bring the replicas up: {_last_line(error)}") from error
-
-    def _scale(self) -> dict[str, Any]:
-        config = self._config
-        if config.min_replicas is None:
-            return {"num_replicas": self._num_replicas}
-        return {
-            "autoscaling_config": AutoscalingConfig(
-                min_replicas=config.min_replicas,
-                max_replicas=config.max_replicas or self._num_replicas,
-                target_ongoing_requests=config.target_ongoing_requests,
-                upscale_delay_s=config.upscale_delay_s,
-                downscale_delay_s=config.downscale_delay_s,
-            )
-        }
-
     def _translate(self, error: Exception) -> VisionSplitError:
         """The one place that turns Ray's errors into ours."""
         cause = error.cause if isinstance(error, RayTaskError) else error
@@ -207,13 +133,7 @@ class RayServeBackend(Backend):
         return InternalError("a replica failed; the service's log has the details")
 
     def _tear_down(self) -> None:
-        if self._deployed:
-            serve.delete(self._application)
+        self._application.take_away()
         if self._owns_cluster:
             # Serve goes with the cluster; shut down before it, it would make the raylet report lost actors.
             ray.shutdown()
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__

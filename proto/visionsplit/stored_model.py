@@ -1,5 +1,6 @@
 """A model in Hugging Face's format: its configuration, and its weights tensor by tensor, read only where wanted."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,6 +80,17 @@ class StoredModel:
             return self.file(name).is_file()
         except OSError:
             return False
+
+    def stamp(self) -> str:
+        """Hash of its files' names, sizes and times of change: tells at once, though not for sure, whether it is still
+        the same.
+
+        Raises:
+            OSError: a file of weights is gone.
+        """
+        names = sorted({"config.json", *(location.file for location in self._locations.values())})
+        facts = [(name, stat.st_size, stat.st_mtime_ns) for name in names for stat in [self.file(name).stat()]]
+        return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
     @property
     def tensor_names(self) -> frozenset[str]:

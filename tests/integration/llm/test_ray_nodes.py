@@ -2,19 +2,22 @@
 
 import asyncio
 import contextlib
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import pytest
 from visionsplit.telemetry.config import TelemetryConfig
+from visionsplit_client import AsyncClient, Retries, UnavailableError
 from visionsplit_client.cli._samples import read_samples
 
 from benchmarks.load.nodes import RayNodes, kill_node, replicas_of
+from benchmarks.load.system import Service
 from llm_service.config import BackendKind, RayConfig
 from llm_service.server import LlmServer
 from tests.integration.llm.support import Answer, Caller, Whole, collect, running
-from tests.integration.test_drain import ends_whole, llm_process
+from tests.integration.test_drain import IMAGE, LONG, PROMPT, ends_whole, llm_process
 
 SHORT = {"max_new_tokens": 6}
 
@@ -81,8 +84,33 @@ async def test_a_killed_node_takes_its_calls_and_its_replica_starts_on_another(c
         await taken(server, samples=1, but=name)
 
 
-async def test_a_gateway_of_a_cluster_lets_its_answers_end(cluster, llama: Whole) -> None:
-    """On the node that the other test has left."""
+def pids(cluster: RayNodes) -> set[int]:
+    return {replica.pid for replica in cluster.replicas()}
+
+
+async def starts_again(service: Service) -> None:
+    """Killed, not told to end."""
+    await asyncio.to_thread(service.stop, signal.SIGKILL)
+    service.start()
+    print(f"a gateway serves {await asyncio.to_thread(service.wait_until_serving):.1f} s after its start")
+
+
+async def test_a_gateway_takes_over_the_replicas_that_its_killed_forerunner_left(cluster, llama: Whole) -> None:
+    """On the node that the other test has left. One that is told to end lets its answers end and takes them away."""
     ray = ("--backend", "ray", "--ray-address", cluster.address)
     async with llm_process(str(llama.path), "60", *ray) as (service, encoder):
+        (replica,) = pids(cluster)
+        async with (
+            AsyncClient(encoder, retries=Retries(attempts=1), timeout=60) as client,
+            client.stream(IMAGE, PROMPT, sampling=LONG) as stream,
+        ):
+            await anext(stream)
+            await starts_again(service)
+            assert pids(cluster) == {replica}
+            with pytest.raises(UnavailableError):
+                await stream.result()
+        service.arguments += ["--kv-tokens", "8192"]  # other settings need other replicas
+        await starts_again(service)
+        assert len(pids(cluster) - {replica}) == len(pids(cluster)) == 1
         await ends_whole(service, encoder)
+        assert not pids(cluster)

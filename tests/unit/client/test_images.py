@@ -58,7 +58,7 @@ def test_one_several_or_none(picture):
         ("file://elsewhere/picture.png", ValueError),
         (Image.new("F", (2, 2)), ValueError),
     ],
-    ids=str,
+    ids=["no file", "empty", "too large", "a number", "ftp", "another host", "floating point"],
 )
 def test_mistakes(source, error):
     with pytest.raises(error):

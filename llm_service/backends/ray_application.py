@@ -1,0 +1,120 @@
+"""The replicas as an application of Ray Serve: brought up, found again, counted, taken away."""
+
+import hashlib
+import logging
+from typing import Any
+
+import visionsplit
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.config import AutoscalingConfig
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus, LoggingConfig
+from visionsplit.checkpoint import Checkpoint
+from visionsplit.errors import UnavailableError
+
+from llm_service.backends.ray_replica import DEPLOYMENT, LlmReplica
+from llm_service.config import RayConfig, ReplicaConfig
+
+_log = logging.getLogger(__name__)
+_ANSWER_SECONDS = 5.0  # in which replicas found running tell what they are
+
+
+class RayApplication:
+    """One deployment, without Serve's own proxies. All methods block.
+
+    A gateway that was killed leaves its replicas running, and the next one of the same application takes them over:
+    `serve.run` would replace every replica, each of which would load its weights again. Taken over are only replicas
+    that were deployed from the same release, settings and files.
+    """
+
+    def __init__(self, name: str, replica: ReplicaConfig, config: RayConfig, *, replicas: int) -> None:
+        self._name = name
+        self._replica = replica
+        self._config = config
+        self._num_replicas = replicas
+        self._up = False
+
+    def bring_up(self) -> Any:  # noqa: ANN401 - Ray has no types
+        """Take over the replicas that run, or start them; the handle to call them with.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read.
+            UnavailableError: they did not come up.
+        """
+        quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+        serve.start(proxy_location="Disabled", logging_config=quiet)
+        version = self._version()
+        self._up = True
+        if (handle := self._find(version)) is not None:
+            _log.info("took over the replicas of Ray application %s", self._name)
+            return handle
+        deployment = serve.deployment(LlmReplica, name=DEPLOYMENT).options(
+            max_ongoing_requests=self._config.max_ongoing_requests,
+            max_queued_requests=self._config.max_queued_requests,
+            health_check_period_s=self._config.health_check_period_s,
+            ray_actor_options={"num_cpus": self._config.num_cpus, "num_gpus": self._config.num_gpus},
+            logging_config=quiet,
+            **self._scale(),
+        )
+        try:
+            return serve.run(deployment.bind(self._replica, version), name=self._name, route_prefix=None)
+        except RuntimeError as error:
+            _log.debug("the deployment failed", exc_info=True)
+            raise UnavailableError(f"Ray Serve could not bring the replicas up: {_last_line(error)}") from error
+
+    def num_running(self) -> int:
+        """Replicas that run.
+
+        Raises:
+            RayError, RayServeException, ConnectionError: Serve does not answer.
+        """
+        application = serve.status().applications.get(self._name)
+        deployment = application.deployments.get(DEPLOYMENT) if application is not None else None
+        return int(deployment.replica_states.get("RUNNING", 0)) if deployment is not None else 0
+
+    def take_away(self) -> None:
+        """End the replicas; does nothing if they were never brought up."""
+        if self._up:
+            serve.delete(self._name)
+
+    def _version(self) -> str:
+        """Hash of all that decides what the replicas are and how Serve runs them."""
+        stamp = Checkpoint(self._replica.model, revision=self._replica.revision).stamp()
+        facts = (visionsplit.__version__, self._replica, self._config, self._num_replicas, stamp)
+        return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+
+    def _find(self, version: str) -> Any | None:  # noqa: ANN401
+        """The handle of an application that runs and is of this version; None if there is none."""
+        application = serve.status().applications.get(self._name)
+        if application is None or application.status is not ApplicationStatus.RUNNING:
+            return None
+        handle = serve.get_app_handle(self._name)
+        try:
+            told = handle.broadcast("take_over").results(timeout_s=_ANSWER_SECONDS)
+        except (RayError, RayServeException, TimeoutError) as error:
+            _log.warning("Ray application %s runs but does not answer; it is deployed anew: %s", self._name, error)
+            return None
+        if set(told) != {version}:
+            _log.info("Ray application %s runs with other settings; it is deployed anew", self._name)
+            return None
+        return handle
+
+    def _scale(self) -> dict[str, Any]:
+        config = self._config
+        if config.min_replicas is None:
+            return {"num_replicas": self._num_replicas}
+        return {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=config.min_replicas,
+                max_replicas=config.max_replicas or self._num_replicas,
+                target_ongoing_requests=config.target_ongoing_requests,
+                upscale_delay_s=config.upscale_delay_s,
+                downscale_delay_s=config.downscale_delay_s,
+            )
+        }
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
