@@ -67,7 +67,10 @@ class BaseClient:
         self._check_open()
         seconds = self._timeouts.call if isinstance(timeout, Unset) else timeout
         check_seconds("timeout", seconds)
-        return Attempts(endpoints, self._retries, seconds)
+        return Attempts(endpoints, self._retries, seconds, on_lost=self._lost)
+
+    def _lost(self, address: str) -> None:
+        """Called where no answer came from an address."""
 
     @staticmethod
     def _prompt(

@@ -1,6 +1,7 @@
 """The blocking client's connections, and what it can ask of services about themselves."""
 
 import threading
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -33,6 +34,9 @@ from visionsplit_client._settings import (
 )
 from visionsplit_client._transport import GrpcTransport, Transport
 
+# In which gRPC's thread for a subscription sees that it is over. On a channel closed before, it dies of an exception.
+_WATCH_SECONDS = 0.3
+
 
 class ConnectedClient(BaseClient):
     """`Client` without its calls on images; see there for the arguments."""
@@ -51,6 +55,7 @@ class ConnectedClient(BaseClient):
         super().__init__(encoders, llm, timeout, retries, limits, security, transport)
         self._transport = transport or GrpcTransport.of(security.tls)
         self._channels: dict[str, grpc.Channel] = {}
+        self._watched: list[grpc.Channel] = []
         self._lock = threading.Lock()
 
     def encoder_info(self, *, timeout: TimeoutArgument = UNSET) -> EncoderInfo:
@@ -87,6 +92,11 @@ class ConnectedClient(BaseClient):
         with self._lock:
             self._closed = True
             channels, self._channels = list(self._channels.values()), {}
+            watched, self._watched = self._watched, []
+        for channel in watched:
+            channel.unsubscribe(_nothing)
+        if watched:
+            time.sleep(_WATCH_SECONDS)
         for channel in channels:
             channel.close()
 
@@ -103,6 +113,7 @@ class ConnectedClient(BaseClient):
         try:
             return health_from_proto(stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout))
         except grpc.RpcError as error:
+            self._lost(address)
             return health_from_error(error, address, timeout)
 
     def _channel(self, address: str) -> grpc.Channel:
@@ -111,3 +122,20 @@ class ConnectedClient(BaseClient):
             if address not in self._channels:
                 self._channels[address] = self._transport.connect(address)
             return self._channels[address]
+
+    def _lost(self, address: str) -> None:
+        """From now on wait for the service to come back.
+
+        gRPC works on a blocking channel only while something waits for it. Without this, a handshake begun by a call
+        that did not wait stands still, and the next calls fail; and a service that comes back is noticed every five
+        seconds only.
+        """
+        with self._lock:
+            channel = self._channels.get(address)
+            if channel is not None and channel not in self._watched:
+                channel.subscribe(_nothing)
+                self._watched.append(channel)
+
+
+def _nothing(state: grpc.ChannelConnectivity) -> None:
+    """The channel's state is of no interest."""

@@ -86,12 +86,14 @@ class Attempts:
         retries: Retries,
         timeout: float | None,
         *,
+        on_lost: Callable[[str], None] = lambda address: None,
         clock: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] = random.random,
     ) -> None:
         self._endpoints = endpoints
         self._retries = retries
         self._timeout = timeout
+        self._on_lost = on_lost  # told of an address from which no answer came
         self._clock = clock
         self._rng = rng
         self._deadline: float | None = None
@@ -127,6 +129,8 @@ class Attempts:
             VisionSplitError: there is no next try.
         """
         error = call_error(rpc_error, self.address, self._timeout, self._endpoints.service)
+        if isinstance(error, UnavailableError | DeadlineError):
+            self._on_lost(self.address)
         if isinstance(error, UnavailableError):
             self._endpoints.failed(self.address)
         elif not self._may_wait_for(error):

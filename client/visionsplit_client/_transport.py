@@ -54,14 +54,8 @@ class GrpcTransport(_Connector):
 
     def connect(self, address: str) -> grpc.Channel:
         if self._credentials is None:
-            channel = grpc.insecure_channel(address, options=self._options)
-        else:
-            channel = grpc.secure_channel(address, self._credentials, options=self._options)
-        # gRPC works on a blocking channel only while something waits for it. Without this, which waits until the
-        # channel is closed, a handshake begun by a call that did not wait stands still, and the next calls fail; and a
-        # service that comes back is noticed every five seconds only.
-        channel.subscribe(_nothing)
-        return channel
+            return grpc.insecure_channel(address, options=self._options)
+        return grpc.secure_channel(address, self._credentials, options=self._options)
 
 
 class AsyncGrpcTransport(_Connector):
@@ -71,7 +65,3 @@ class AsyncGrpcTransport(_Connector):
         if self._credentials is None:
             return grpc.aio.insecure_channel(address, options=self._options)
         return grpc.aio.secure_channel(address, self._credentials, options=self._options)
-
-
-def _nothing(state: grpc.ChannelConnectivity) -> None:
-    """The channel's state is of no interest."""

@@ -1,12 +1,14 @@
-"""The blocking client over TLS, with a service that comes later."""
+"""The blocking client and services that are not there, or come later."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import pytest
 from grpc_health.v1 import health, health_pb2_grpc
 from visionsplit.wire.security.tls import ServerTls
-from visionsplit_client import Client, ClientSecurity, ClientTls, HealthStatus, Retries
+from visionsplit_client import Client, ClientSecurity, ClientTls, HealthStatus, Retries, UnavailableError
 from visionsplit_client.cli._ports import free_addresses
 
 from tests.certificates import Authority
@@ -31,3 +33,14 @@ def test_services_that_come_later_are_found(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.1)
     server.stop(None).wait()
+
+
+def test_a_client_that_waited_for_a_service_leaves_no_thread():
+    """A thread of gRPC's that still watched a closed channel would end with an exception on stderr."""
+    before = set(threading.enumerate())
+    with Client("127.0.0.1:1", retries=Retries(attempts=2)) as client:
+        assert client.health() == {"127.0.0.1:1": HealthStatus.UNREACHABLE}
+        with pytest.raises(UnavailableError):
+            client.encoder_info()
+        assert set(threading.enumerate()) - before
+    assert not set(threading.enumerate()) - before
