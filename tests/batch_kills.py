@@ -1,7 +1,7 @@
 """`python -m tests.batch_kills --images 5000`: a killed batch job must write what an unbroken one does.
 
-It is killed at random moments, on a tiny checkpoint, with services of its own; one image in fifty is broken.
-Exit code 1 if the two outputs differ.
+It is killed at random moments, on a tiny checkpoint, with services beside it or with actors of its own on Ray; one
+image in fifty is broken. Exit code 1 if the two outputs differ.
 """
 
 import argparse
@@ -13,7 +13,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ class BatchRun:
             *self.command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True
         )
 
+    async def working(self) -> asyncio.subprocess.Process:
+        """Start, and wait until it has written something new or ended."""
+        before = self._written()
+        process = await self.start()
+        while process.returncode is None and self._written() == before:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return process
+
     async def finish(self) -> tuple[int, str]:
         """Run to the end; the exit code and all that was printed."""
         process = await self.start()
@@ -65,10 +74,7 @@ class BatchRun:
 
     async def killed(self, seconds: float) -> bool:
         """Run, and kill it so many seconds after it has written something new; whether it was still running then."""
-        before = self._written()
-        process = await self.start()
-        while process.returncode is None and self._written() == before:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        process = await self.working()
         await asyncio.sleep(seconds)
         running = process.returncode is None
         if running:
@@ -89,16 +95,25 @@ class BatchRun:
         return sum(path.stat().st_size for path in self.output.rglob("part-*") if path.is_file())
 
 
+@asynccontextmanager
+async def workers(model: Path, *, on_ray: bool) -> AsyncIterator[list[str]]:
+    """The options that say who does the work; services run until the end."""
+    if on_ray:
+        yield ["--model", str(model)]
+        return
+    async with running_system(model) as system:
+        yield ["--encoder", system.encoder_address]
+
+
 async def compare(
-    model: Path, folder: Path, *, images: int, kills: int, rows_per_file: int, seed: int = 0
+    model: Path, folder: Path, *, images: int, kills: int, rows_per_file: int, seed: int = 0, on_ray: bool = False
 ) -> list[str]:
     """Everything that is not as it should be; prints what happened."""
     chance = random.Random(seed)
     broken = make_images(folder / "images", images)
     faults = []
-    async with running_system(model) as system:
-        options = ["--encoder", system.encoder_address, "--rows-per-file", str(rows_per_file), "--ratio", "0.25"]
-        options += ["--max-new-tokens", "4", "--quiet"]
+    async with workers(model, on_ray=on_ray) as options:
+        options += ["--rows-per-file", str(rows_per_file), "--ratio", "0.25", "--max-new-tokens", "4", "--quiet"]
         whole = BatchRun(folder / "images", folder / "whole", options)
         started = time.monotonic()
         code, text = await whole.finish()
@@ -134,6 +149,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--rows-per-file", type=int, default=500)
+    parser.add_argument("--on-ray", action="store_true", help="actors of its own rather than services")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -147,6 +163,7 @@ def main() -> int:
                 kills=options.kills,
                 rows_per_file=options.rows_per_file,
                 seed=options.seed,
+                on_ray=options.on_ray,
             )
         )
     for fault in faults:

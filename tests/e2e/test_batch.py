@@ -159,10 +159,7 @@ async def test_signals_stop_a_job_that_goes_on_later(system: System, images: Pat
     run = BatchRun(images, tmp_path / "out", ["--encoder", system.encoder_address, "--in-flight", "2", "--quiet"])
     run.command += ["--max-new-tokens", "40"]  # slowly enough to be stopped
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        process = await run.start()
-        while not list(run.output.rglob("*.journal")):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.5)
+        process = await run.working()
         process.send_signal(number)
         _, problems = await process.communicate()
         assert process.returncode == code, problems

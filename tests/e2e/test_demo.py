@@ -1,6 +1,7 @@
 """The demo and the README's code, run as a newcomer runs them."""
 
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
@@ -18,7 +19,6 @@ from training.make_samples import SAMPLES
 
 def test_the_demo_captions_the_samples_and_leaves_nothing_behind(tmp_path: Path) -> None:
     environment = {**os.environ, "VISIONSPLIT": str(Path(sys.executable).parent / "visionsplit"), "OUT": str(tmp_path)}
-    before = processes_of_a_system()
     demo = subprocess.Popen(
         [ROOT / "scripts" / "demo.sh"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -37,7 +37,7 @@ def test_the_demo_captions_the_samples_and_leaves_nothing_behind(tmp_path: Path)
     with Image.open(tmp_path / "kept-tokens.png") as picture:
         assert picture.width > 1000
     assert "Traceback" not in problems
-    assert not processes_of_a_system() - before
+    assert not processes_with("OUT", str(tmp_path))
 
 
 def items_right(captions: list[tuple[str, str]], *, places: bool) -> float:
@@ -47,14 +47,14 @@ def items_right(captions: list[tuple[str, str]], *, places: bool) -> float:
     return sum(scores) / len(scores)
 
 
-def processes_of_a_system() -> set[int]:
-    """Services and Ray processes on this machine."""
-    names = ("encoder_service", "llm_service", "raylet", "gcs_server", "ray::")
-    return {
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if any(name in " ".join(process.info["cmdline"] or ()) for name in names)
-    }
+def processes_with(variable: str, value: str) -> list[psutil.Process]:
+    """Those that have it in their environment, which processes hand down."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.environ().get(variable) == value:
+                found.append(process)
+    return found
 
 
 async def test_the_readmes_code_runs(shipped_checkpoint: Path) -> None:
