@@ -76,6 +76,7 @@ class RayConfig:
     num_cpus: float = 1.0  # of one replica
     num_gpus: float = 0.0  # of one replica
     health_check_period_s: float = 5.0
+    graceful_shutdown_timeout_s: float = 120.0  # for the answers of a replica that is to go; Serve's 20 cut long ones
 
     def __post_init__(self) -> None:
         if (self.min_replicas is None) != (self.max_replicas is None):
@@ -87,7 +88,7 @@ class RayConfig:
             raise ValueError("the Ray application's name is empty")
         for name in ("target_ongoing_requests", "max_ongoing_requests", "max_queued_requests"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("num_cpus", "num_gpus", "upscale_delay_s", "downscale_delay_s"):
+        for name in ("num_cpus", "num_gpus", "upscale_delay_s", "downscale_delay_s", "graceful_shutdown_timeout_s"):
             _at_least(name, getattr(self, name), 0)
         if not self.health_check_period_s > 0:
             raise ValueError(f"health_check_period_s is {self.health_check_period_s}; more than 0 is needed")

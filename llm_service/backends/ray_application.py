@@ -53,6 +53,7 @@ class RayApplication:
             max_ongoing_requests=self._config.max_ongoing_requests,
             max_queued_requests=self._config.max_queued_requests,
             health_check_period_s=self._config.health_check_period_s,
+            graceful_shutdown_timeout_s=self._config.graceful_shutdown_timeout_s,
             ray_actor_options={"num_cpus": self._config.num_cpus, "num_gpus": self._config.num_gpus},
             logging_config=quiet,
             **self._scale(),

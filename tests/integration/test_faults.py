@@ -72,6 +72,10 @@ async def test_restarts_lose_nothing_and_kills_only_what_had_begun(random_checkp
         assert isinstance(answer, tuple)
         assert set(map(repr, outcomes)) == {repr(answer)}
 
+        # So does the LLM service: its answers end, and callers wait for its successor.
+        outcomes = await under_traffic(running, lambda: restart(running.llm))
+        assert set(map(repr, outcomes)) == {repr(answer)}
+
         # A killed encoder: text that had begun to arrive is not repeated; everything else is, elsewhere. It stays away.
         outcomes = await under_traffic(running, lambda: running.encoders[0].stop(signal.SIGKILL))
         errors = [outcome for outcome in outcomes if outcome != answer]
