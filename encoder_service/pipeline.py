@@ -1,42 +1,28 @@
 """Images in, events out: look up, decode, cut, encode, keep, in the order in which things become ready."""
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
-import torch
-from visionsplit.errors import InvalidCompressionError, InvalidImageError, VisionSplitError
-from visionsplit.fairness import FairGate
-from visionsplit.grid import Layout, UnpadRule
+from visionsplit.errors import VisionSplitError
 
 from encoder_service.admission import Place, TileRoom
 from encoder_service.batching import TileBatcher
 from encoder_service.caching.entry import CachedTokens
-from encoder_service.caching.key import TokensKey, image_digest
+from encoder_service.caching.key import TokensKey
 from encoder_service.caching.tokens import CacheCounts, CacheUse, Hit, TokenCache
 from encoder_service.compression import Composition
 from encoder_service.events import Event, ImageProgress
+from encoder_service.fanout import in_thread, naming, run_all
 from encoder_service.flight import Flight, ImageSource, Landed, TokensWanted
-from encoder_service.image import ImageLimits, decode_image, read_size
-from encoder_service.jobs import PreparedImage, SpanResult
+from encoder_service.image import ImageLimits
+from encoder_service.jobs import SpanResult
+from encoder_service.preparation import Header, Preparation
 from encoder_service.text_tower import TextTower
 from encoder_service.tiles import Tiler
-
-_T = TypeVar("_T")
-_RULE = {Layout.SPATIAL: UnpadRule.HUGGING_FACE, Layout.REFERENCE: UnpadRule.REFERENCE}
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What is known of an image before it is decoded."""
-
-    most_tiles: int
-    digest: str | None  # of its bytes, where tokens are cached
 
 
 class EncoderPipeline:
@@ -55,19 +41,14 @@ class EncoderPipeline:
         text_tower: TextTower | None = None,
     ) -> None:
         """`max_tiles` are held at once, of which one caller may have the part `caller_share`."""
-        self._tiler = tiler
         self._batcher = batcher
-        self._limits = limits
         self._cache = cache
         self._flights: dict[str, Flight] = {}  # those that others may join, by `TokensKey.request`
         self._room = TileRoom(max_tiles, caller_share=caller_share)
-        # Headers have a thread of their own: a request that is refused must not wait for others' images.
-        self._headers = ThreadPoolExecutor(1, thread_name_prefix="encoder-header")
         self._lookups = ThreadPoolExecutor(max(threads, 1), thread_name_prefix="encoder-cache")
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
-        self._decoding = FairGate(threads)
-        self._text_tower = text_tower
-        self._texts = ThreadPoolExecutor(1, thread_name_prefix="encoder-text")
+        self._preparation = Preparation(
+            tiler, limits, threads=threads, digests=cache is not None, text_tower=text_tower
+        )
 
     @property
     def reserved_tiles(self) -> int:
@@ -81,8 +62,8 @@ class EncoderPipeline:
 
     def close(self) -> None:
         """End the threads, and finish what the cache is writing."""
-        for pool in (self._headers, self._lookups, self._pool, self._texts):
-            pool.shutdown(wait=True, cancel_futures=True)
+        self._preparation.close()
+        self._lookups.shutdown(wait=True, cancel_futures=True)
         if self._cache is not None:
             self._cache.close()
 
@@ -97,15 +78,13 @@ class EncoderPipeline:
             InvalidCompressionError: an image whose tokens are in the cache would keep none; names it by its index.
             OverloadedError: there is no room for so many tiles.
         """
-        headers = await _run_all(
-            [self._in_thread(self._headers, self._read_header, *image) for image in enumerate(images)]
-        )
+        headers = await self._preparation.headers(images)
         if wanted.text is not None:
-            wanted = replace(wanted, embedded=await self._embed(wanted.text))  # once for all images
+            wanted = replace(wanted, embedded=await self._preparation.embed(wanted.text))  # once for all images
         keys, hits = await self._look_up(headers, wanted)
         sources = self._board(images, headers, keys, hits, wanted)
         try:
-            await _run_all([_prepared(index, source) for index, source in enumerate(sources)])
+            await run_all([_prepared(index, source) for index, source in enumerate(sources)])
             yield sources
         finally:
             for source in sources:
@@ -139,7 +118,7 @@ class EncoderPipeline:
             while unfinished:
                 index, result = await arrived.get()
                 if isinstance(result, VisionSplitError):
-                    with _naming(index):
+                    with naming(index):
                         raise result
                 unfinished -= result.stop_tile == images[index].grid.num_tiles
                 for event in progress[index].take(result):
@@ -149,7 +128,7 @@ class EncoderPipeline:
                 source.unfollow(listener)
 
     async def _look_up(
-        self, headers: list[_Header], wanted: TokensWanted
+        self, headers: list[Header], wanted: TokensWanted
     ) -> tuple[list[TokensKey | None], list[Hit | None]]:
         """The names of the images' tokens, and those that are in the cache."""
         cache = self._cache
@@ -160,19 +139,19 @@ class EncoderPipeline:
         while True:
             stamps = [cache.stamp(key) for key in keys]
             finds = [self._find(cache, index, key, wanted.composition) for index, key in enumerate(keys)]
-            hits = await _run_all(finds)
+            hits = await run_all(finds)
             # A flight may have landed during the search; then it would be encoded a second time.
             if all(hit or cache.stamp(key) is stamp for hit, key, stamp in zip(hits, keys, stamps, strict=True)):
                 return list(keys), hits
 
     async def _find(self, cache: TokenCache, index: int, key: TokensKey, composition: Composition) -> Hit | None:
-        with _naming(index):
-            return await self._in_thread(self._lookups, cache.find, key, composition)
+        with naming(index):
+            return await in_thread(self._lookups, cache.find, key, composition)
 
     def _board(
         self,
         images: list[bytes],
-        headers: list[_Header],
+        headers: list[Header],
         keys: list[TokensKey | None],
         hits: list[Hit | None],
         wanted: TokensWanted,
@@ -204,7 +183,7 @@ class EncoderPipeline:
         return sources
 
     def _begin(self, data: bytes, place: Place, key: TokensKey | None, wanted: TokensWanted) -> Flight:
-        preparing = self._in_turn(wanted.caller, partial(self._prepare, data, place, _RULE[wanted.composition.layout]))
+        preparing = self._preparation.prepare(data, place, wanted.composition.layout, wanted.caller)
         flight = Flight(preparing, place, wanted, partial(self._ended, key), cached=key is not None)
         if key is not None:
             self._flights[key.request] = flight
@@ -230,51 +209,11 @@ class EncoderPipeline:
                 job.deliver(error)
             raise
 
-    async def _embed(self, text: str) -> torch.Tensor:
-        assert self._text_tower is not None, "the service refuses such requests where there is none"
-        return await self._in_thread(self._texts, self._text_tower.embed, text)
-
     def _count(self, hit: Hit | None, *, joined: bool) -> None:
         if self._cache is not None:
             self._cache.count(CacheUse.MISS if hit is None else hit.use, joined=hit is None and joined)
 
-    async def _in_thread(self, pool: ThreadPoolExecutor, function: Callable[..., _T], *arguments: object) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
-
-    async def _in_turn(self, caller: str, function: Callable[[], _T]) -> _T:
-        """Run on a thread for images once it is the caller's turn."""
-        async with self._decoding.place(caller):
-            return await self._in_thread(self._pool, function)
-
-    def _read_header(self, index: int, data: bytes) -> _Header:
-        with _naming(index):
-            tiles = self._tiler.most_tiles(*read_size(data, self._limits))
-        return _Header(tiles, image_digest(data) if self._cache is not None else None)
-
-    def _prepare(self, data: bytes, place: Place, rule: UnpadRule) -> PreparedImage:
-        started = time.monotonic()
-        tiles = self._tiler.cut(decode_image(data, self._limits), rule)
-        return PreparedImage(tiles.pixels, tiles.grid, time.monotonic() - started, place)
-
 
 async def _prepared(index: int, source: ImageSource) -> None:
-    with _naming(index):
+    with naming(index):
         await source.prepared()
-
-
-@contextmanager
-def _naming(index: int) -> Iterator[None]:
-    try:
-        yield
-    except (InvalidImageError, InvalidCompressionError) as error:
-        raise type(error)(f"image {index}: {error}") from error
-
-
-async def _run_all(work: list[Coroutine[None, None, _T]]) -> list[_T]:
-    """The results in order; when one fails, those that have not begun never do."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -14,6 +14,7 @@ from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.security.server import Guard
 from visionsplit.wire.status import ErrorInterceptor
+from visionsplit.wire.tensors import DataType
 from visionsplit.wire.transport import server_options
 
 from encoder_service.admission import Admission
@@ -27,6 +28,7 @@ from encoder_service.info import encoder_info
 from encoder_service.llm_client import LlmClient
 from encoder_service.metrics import EncoderMetrics
 from encoder_service.pipeline import EncoderPipeline
+from encoder_service.request import RequestChecker
 from encoder_service.service import EncoderService
 from encoder_service.text_tower import TextTower, image_placeholder
 from encoder_service.tiles import Tiler
@@ -122,7 +124,12 @@ class EncoderServer:
             self._telemetry,
             metrics,
             Callers(guard.tokens),
-            placeholder=loaded.placeholder,
+            RequestChecker(
+                max_images=self._config.max_images,
+                default_compression=self._config.default_compression,
+                default_data_type=DataType(loaded.info.default_data_type),
+                placeholder=loaded.placeholder,
+            ),
         )
         self._server = grpc.aio.server(
             interceptors=[*self._telemetry.interceptors, *guard.interceptors, ErrorInterceptor(_log)],

@@ -76,6 +76,7 @@ GRPC_MODULES = {
         "llm_client.py",
         "llm_channel.py",
         "relay.py",
+        "request.py",
         "upload.py",
         "protocol.py",
         "info.py",
