@@ -11,7 +11,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPVisionE
 from visionsplit.checkpoint import Checkpoint, CheckpointError
 
 from encoder_service.cls_attention import ClsScoreHead, cls_attention, patch_keys
-from encoder_service.compression.base import TileFeatures, TowerOutput
+from encoder_service.compression.features import TileFeatures, TowerOutput
 
 
 class VisionTower(nn.Module):

@@ -7,9 +7,10 @@ import torch
 from visionsplit.errors import InternalError, InvalidCompressionError
 from visionsplit.grid import TileGrid
 
-from encoder_service.compression.base import Composition, CompressionSpec, Kept, TileFeatures, TowerOutput
+from encoder_service.compression.base import Composition, CompressionSpec, Kept
 from encoder_service.compression.budgets import BUDGETS
 from encoder_service.compression.compose import compose
+from encoder_service.compression.features import TileFeatures, TowerOutput
 from encoder_service.compression.mergings import MERGINGS
 from encoder_service.compression.methods import METHODS, Choice
 from encoder_service.compression.plan import KeptTokens, Plan

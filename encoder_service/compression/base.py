@@ -9,8 +9,7 @@
 `Plan` (plan.py) runs a composition on one image, tile by tile; `select` (`__init__`) on all its tiles at once.
 """
 
-import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,32 +18,8 @@ from visionsplit.grid import Layout
 from visionsplit.parameters import Declared, Parameters
 
 from encoder_service.compression.candidates import Candidates
+from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
-
-
-class TowerOutput(enum.Enum):
-    """What a part of a method may need from the vision tower beside the features. L layers, H heads, width D."""
-
-    CLS_LOGITS = "pre-softmax attention of [CLS] to each patch in the last layer, mean over heads"  # [t, P] float32
-    CLS_ATTENTION = "attention of [CLS] to each patch in the layer that puts out the features, mean over heads"  # same
-    CLS_ATTENTION_FIRST = "the same in the first layer"  # [t, P] float32
-    CLS_AFFINITY = "softmax of q_cls . k / sqrt(D) over [CLS] and patches, last layer, as one head"  # [t, P] float32
-    LAST_KEYS = "keys of the last layer, all heads side by side"  # [t, P, D] float32
-    KEYS = "keys of the layer that puts out the features, mean over heads"  # [t, P, D / H] float32
-    TEXT_RELEVANCE = "how relevant each patch is to the request's text; the text tower says"  # [t, P] float32
-
-
-@dataclass(frozen=True)
-class TileFeatures:
-    """What the vision tower says about t tiles of P cells."""
-
-    features: torch.Tensor  # [t, P, Dv]
-    outputs: Mapping[TowerOutput, torch.Tensor]  # those that were asked for
-
-    def tiles(self, first: int, stop: int) -> "TileFeatures":
-        """What it says about tiles [first, stop)."""
-        outputs = {output: values[first:stop] for output, values in self.outputs.items()}
-        return TileFeatures(self.features[first:stop], outputs)
 
 
 class Score(Protocol):

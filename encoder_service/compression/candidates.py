@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from encoder_service.compression.base import TowerOutput
+from encoder_service.compression.features import TowerOutput
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Candidates:
     counts: tuple[int, ...]  # valid cells of each row
     cells: torch.Tensor | None  # [t, C] int64: columns of the tower's rows, None where the order is the tower's own
     tower_features: torch.Tensor  # [t, C, Dv] in the tower's order
-    tower_outputs: "Mapping[TowerOutput, torch.Tensor]"  # each [t, C, ...] in the tower's order
+    tower_outputs: Mapping[TowerOutput, torch.Tensor]  # each [t, C, ...] in the tower's order
     shares: tuple[float, ...] = ()  # of each row's valid cells that the budget grants, before truncation
     extras: tuple[int, ...] = ()  # picks of each row beyond that, which give their places to a merging's extra tokens
     worth_is_weight: bool = False  # worths are weights already, scaled over more than this row
@@ -36,7 +34,7 @@ class Candidates:
         """The cells' features, [t, C, Dv]."""
         return self._ordered(self.tower_features)
 
-    def output(self, wanted: "TowerOutput") -> torch.Tensor:
+    def output(self, wanted: TowerOutput) -> torch.Tensor:
         """What else the tower says of the cells, [t, C, ...]."""
         return self._ordered(self.tower_outputs[wanted])
 

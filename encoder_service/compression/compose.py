@@ -7,8 +7,9 @@ from typing import TypeVar
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.parameters import listed, quoted, with_defaults
 
-from encoder_service.compression.base import Budget, Composition, CompressionSpec, Score, TowerOutput
+from encoder_service.compression.base import Budget, Composition, CompressionSpec, Score
 from encoder_service.compression.budgets import BUDGETS
+from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.mergings import MERGINGS
 from encoder_service.compression.methods import METHODS, NO_MERGING, Method
 from encoder_service.compression.scores import SCORES

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from visionsplit.grid import Layout, TileGrid
 
-from encoder_service.compression.base import Composition, Picks, TileFeatures, TowerOutput
+from encoder_service.compression.base import Composition, Picks
 from encoder_service.compression.candidates import Candidates
+from encoder_service.compression.features import TileFeatures, TowerOutput
 from encoder_service.compression.geometry import canonical, geometry_of
 from encoder_service.compression.shares import pooled_tokens, share_out
 

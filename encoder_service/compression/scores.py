@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional
 from visionsplit.parameters import Declared, Parameter, Parameters
 
-from encoder_service.compression.base import Score, TowerOutput
+from encoder_service.compression.base import Score
+from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 _LEAST_RELEVANCE = 1e-6  # of CDPruner's code: what even the least relevant token weighs, before the division

@@ -5,7 +5,7 @@ from types import MappingProxyType
 import torch
 from visionsplit.parameters import Declared, Parameters
 
-from encoder_service.compression.base import TowerOutput
+from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 _NOTHING: Declared = MappingProxyType({})

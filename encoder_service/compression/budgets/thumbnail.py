@@ -11,7 +11,7 @@ from types import MappingProxyType
 import torch
 from visionsplit.parameters import Declared, Parameter, Parameters
 
-from encoder_service.compression.base import TowerOutput
+from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 _EPSILON = 1e-8  # of the published code; it decides between 359 and 360 tokens where the softmax saturates

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional
 from visionsplit.parameters import Declared, Parameters
 
-from encoder_service.compression.base import Picks, TowerOutput
+from encoder_service.compression.base import Picks
 from encoder_service.compression.candidates import Candidates
+from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.selections.dominant_contextual import CONTEXTUAL_SHARE, contextual_number
 
 

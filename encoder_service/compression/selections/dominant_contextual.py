@@ -9,8 +9,9 @@ from types import MappingProxyType
 import torch
 from visionsplit.parameters import Declared, Parameter, Parameters
 
-from encoder_service.compression.base import Picks, TowerOutput
+from encoder_service.compression.base import Picks
 from encoder_service.compression.candidates import Candidates
+from encoder_service.compression.features import TowerOutput
 
 CONTEXTUAL_SHARE = Parameter(10 / 64, minimum=0, maximum=1)  # that of the paper's settings: 10 of 64, 20 of 128, ...
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 from visionsplit.parameters import Declared, Parameter, Parameters
 
-from encoder_service.compression.base import Picks, TowerOutput
+from encoder_service.compression.base import Picks
 from encoder_service.compression.candidates import Candidates
+from encoder_service.compression.features import TowerOutput
 
 
 def worth_power(default: float) -> Parameter:

@@ -8,8 +8,9 @@ from types import MappingProxyType
 import torch
 from visionsplit.parameters import Declared, Parameter, Parameters
 
-from encoder_service.compression.base import Picks, TowerOutput
+from encoder_service.compression.base import Picks
 from encoder_service.compression.candidates import Candidates
+from encoder_service.compression.features import TowerOutput
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 

@@ -9,8 +9,9 @@ from types import MappingProxyType
 import torch
 from visionsplit.parameters import Declared, Parameters
 
-from encoder_service.compression.base import Picks, TowerOutput
+from encoder_service.compression.base import Picks
 from encoder_service.compression.candidates import Candidates
+from encoder_service.compression.features import TowerOutput
 
 
 class SpatialSamplesSelection:

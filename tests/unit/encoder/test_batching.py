@@ -200,7 +200,7 @@ def cut(monkeypatch):
         sizes.append(image.size)
         return image
 
-    monkeypatch.setattr("encoder_service.pipeline.decode_image", recorded)
+    monkeypatch.setattr("encoder_service.preparation.decode_image", recorded)
     return sizes
 
 

@@ -19,6 +19,7 @@ from encoder_service.batching import BatchLimits
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import METHODS
 from encoder_service.config import EncoderConfig
+from encoder_service.image import decode_image
 from encoder_service.server import EncoderServer
 from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import FakeLlm, globalcom2, png, running_encoder, running_llm, status_of_call
@@ -152,16 +153,14 @@ def test_a_larger_ratio_serves_smaller_ones_where_it_can(pair, method):
 @pytest.fixture
 def held(monkeypatch):
     """Holds every decoding until it is set; counts them."""
-    from encoder_service import pipeline
-
-    gate, decode, calls = threading.Event(), pipeline.decode_image, []
+    gate, decode, calls = threading.Event(), decode_image, []
 
     def waiting(data, limits):
         calls.append(len(data))
         assert gate.wait(30)
         return decode(data, limits)
 
-    monkeypatch.setattr("encoder_service.pipeline.decode_image", waiting)
+    monkeypatch.setattr("encoder_service.preparation.decode_image", waiting)
     gate.calls = calls
     yield gate
     gate.set()
