@@ -20,6 +20,7 @@ from visionsplit_client.cli import (
     _health,
     _info,
     _options,
+    _plan,
     _report,
     _top,
     _up,
@@ -28,7 +29,7 @@ from visionsplit_client.cli import (
 
 __all__ = ["main"]
 
-_COMMANDS = (_up, _caption, _ask, _encode, _batch, _visualize, _info, _health, _top)
+_COMMANDS = (_up, _caption, _ask, _encode, _batch, _plan, _visualize, _info, _health, _top)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -38,7 +38,7 @@ class _Failed(VisionSplitError):
 
 def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("up", help="start both services on this machine", description=__doc__)
-    shipped = _shipped_model()
+    shipped = shipped_model()
     parser.add_argument(
         "--model",
         default=shipped,
@@ -115,11 +115,11 @@ def _check(args: argparse.Namespace) -> None:
     """End with a wrong usage what both services would fail of, each with its own words."""
     if args.encoder == args.llm and split_host_port(args.llm)[1] != 0:
         _options.usage_error(args, f"both services cannot listen on {args.llm}")
-    if _is_path(args.model) and not Path(args.model).is_dir():
+    if is_path(args.model) and not Path(args.model).is_dir():
         _options.usage_error(args, f"there is no folder {args.model}")
 
 
-def _is_path(model: str) -> bool:
+def is_path(model: str) -> bool:
     """Whether this can be no hub id, which is a name or OWNER/NAME."""
     parts = Path(model).parts
     beside_a_folder = len(parts) == 2 and Path(parts[0]).is_dir()
@@ -214,7 +214,7 @@ def _announce(args: argparse.Namespace, llm: Service, encoder: Service) -> None:
     sys.stdout.flush()
 
 
-def _shipped_model() -> str | None:
+def shipped_model() -> str | None:
     """The checkpoint beside the source code, where this runs from a checkout."""
     folder = Path(visionsplit_client.__file__).parents[2] / "models" / "visionsplit-mini"
     return str(folder) if (folder / "config.json").is_file() else None

@@ -1,0 +1,161 @@
+"""What `visionsplit plan` measures with, how it measures, and what it refuses."""
+
+import io
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from visionsplit_batch.errors import InputError
+from visionsplit_batch.planning.measuring import Effort, EncoderMeter, LlmMeter
+from visionsplit_batch.planning.pictures import MOST_ROWS, open_pictures, varied
+from visionsplit_client import Compression, InvalidCompressionError, Sampling
+from visionsplit_client._options import DATA_TYPES
+from visionsplit_client.cli import main
+
+from encoder_service.caching.tokens import CacheLimits
+from encoder_service.image import IMAGE_FORMATS, ImageLimits, decode_image
+from tests.integration.system import noise_image, running_system
+
+BRIEF = Effort(seconds=0.3, in_flight=3)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "pictures" / "picture.png"
+    path.parent.mkdir()
+    noise_image(112, 112).save(path)
+    return path
+
+
+def test_pictures_come_in_turn_and_never_in_the_same_file_twice(picture):
+    noise_image(56, 112).save(picture.parent / "tall.png")
+    pictures = open_pictures([str(picture.parent)])
+    contents = [*islice(pictures.stream(), 6), *islice(pictures.stream(), 6)]
+    assert [index for index, _ in contents] == [0, 1, 0, 1, 0, 1] * 2
+    assert len({content for _, content in contents}) == 12
+    assert all(content.startswith(pictures.files[index]) for index, content in contents)
+
+
+@pytest.mark.parametrize("form", IMAGE_FORMATS)
+def test_a_picture_in_another_file_is_still_the_picture(tmp_path, form):
+    image = noise_image(40, 30)
+    buffer = io.BytesIO()
+    image.save(buffer, format=form)
+    path = tmp_path / f"picture.{form.lower()}"
+    path.write_bytes(buffer.getvalue())
+    (_, other), *_ = islice(open_pictures([str(path)]).stream(), 1)
+    limits = ImageLimits()
+    assert decode_image(other, limits).tobytes() == decode_image(buffer.getvalue(), limits).tobytes()
+
+
+def test_the_first_pictures_of_an_input_that_can_be_read_are_taken(picture):
+    for number in range(2 * MOST_ROWS):
+        Image.new("RGB", (8, 8)).save(picture.parent / f"{number:03}.png")
+    (picture.parent / "000.png").write_bytes(b"")
+    assert len(open_pictures([str(picture.parent)]).files) == MOST_ROWS - 1
+    rows = [json.dumps({"image": "000.png"}), json.dumps({"image": "nowhere.png"})]
+    (picture.parent / "rows.jsonl").write_text("\n".join(rows))
+    with pytest.raises(InputError, match=r"none of the first rows of .* has a picture that can be read"):
+        open_pictures([str(picture.parent / "rows.jsonl")])
+
+
+def test_without_pictures_there_are_some():
+    assert open_pictures([]).files
+
+
+async def test_no_cache_answers(random_checkpoints, picture):
+    """Neither the encoder's, which serves smaller ratios from larger ones, nor the language model's of prompts."""
+    async with running_system(random_checkpoints["llama"], encoder={"cache": CacheLimits(2**20)}) as system:
+        pictures = open_pictures([str(picture)])
+        encoders = EncoderMeter(system.client, pictures, BRIEF)
+        llms = LlmMeter(system.client, "What?", Sampling(max_new_tokens=4), BRIEF)
+        for compression in (Compression.none(), Compression("globalcom2", 0.5), Compression("globalcom2", 0.25)):
+            encoding = await encoders.measure(compression)
+            assert encoding.rate.images >= 1
+            assert 1 <= encoding.rate.in_flight <= BRIEF.in_flight
+            (image,) = encoding.images
+            assert image.summary.cache == "miss"
+            answering = await llms.measure(encoding.images)
+            newlines = answering.vision_tokens - image.summary.tokens_after
+            assert 0 < newlines < 10
+            assert answering.prompt_tokens > answering.vision_tokens
+            assert answering.generated_tokens <= 4
+
+
+async def test_each_picture_counts_as_often_as_any_other(random_checkpoints, picture):
+    noise_image(56, 112).save(picture.parent / "tall.png")
+    noise_image(56, 56).save(picture.parent / "small.png")
+    async with running_system(random_checkpoints["llama"]) as system:
+        encoders = EncoderMeter(system.client, open_pictures([str(picture.parent)]), BRIEF)
+        encoding = await encoders.measure(Compression.none())
+        llms = LlmMeter(system.client, "What?", Sampling(max_new_tokens=2), BRIEF)
+        answering = await llms.measure(encoding.images)
+        single = [await system.client.generate_from_tokens(image, "What?") for image in encoding.images]
+    assert encoding.rate.images % 3 == answering.rate.images % 3 == 0
+    assert len(encoding.images) == 3
+    expected = sum(one.usage.vision_tokens + one.usage.newline_tokens for one in single) / 3
+    assert answering.vision_tokens == pytest.approx(expected)
+
+
+async def test_what_an_encoder_refuses_is_raised_as_it_is(random_checkpoints, picture):
+    async with running_system(random_checkpoints["llama"]) as system:
+        encoders = EncoderMeter(system.client, open_pictures([str(picture)]), BRIEF)
+        with pytest.raises(InvalidCompressionError):
+            await encoders.check(Compression("nothing-like-it", 0.5))
+        with pytest.raises(InvalidCompressionError):
+            await encoders.measure(Compression("nothing-like-it", 0.5))
+
+
+async def test_varied_tokens_are_still_the_image(random_checkpoints, picture):
+    async with running_system(random_checkpoints["llama"]) as system:
+        for data_type in DATA_TYPES:
+            image = await system.client.encode(picture, Compression.none(), data_type=data_type)
+            others = [varied(image, number) for number in range(1, 100)]
+            assert len({other.tokens.features.data for other in (image, *others)}) == 100
+            assert varied(others[6], 7).tokens.features.data == image.tokens.features.data
+            asked = [await system.client.generate_from_tokens(one, "What is it?") for one in (image, others[6])]
+            assert asked[0].usage == asked[1].usage
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--encoder", "127.0.0.1:1"], "--encoder and --llm go together"),
+        (["--encoder", "a:1", "--llm", "a:2", "--model", "m"], "are for services of its own"),
+        (["--encoder", "a", "--llm", "a:2"], "a"),
+        (["--model", "./nowhere"], "there is no folder ./nowhere"),
+        (["--ratios", "1,2"], "a ratio is more than 0 and at most 1"),
+        (["--ratios", "much"], "is not a list"),
+        (["--price-llm", "0"], "is no price"),
+        (["--price-llm", "much"], "is no price"),
+        (["--in-flight", "0"], "is no number from 1 on"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", *options])
+    assert stop.value.code == 2
+    problems = capsys.readouterr().err
+    assert message in problems
+    assert problems.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["no-such.png"], "visionsplit: the input no-such.png is not there\n"),
+        (["--method", "no-such"], "visionsplit: unknown method 'no-such'; there are: "),
+        (["--method", "none", "--ratios", "1,0.5"], "visionsplit: method 'none' keeps every token; "),
+        (["--guidance", "a sign"], "visionsplit: score 'global_local' looks at no text"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_before_any_service_starts(options, message, capsys):
+    assert main(["plan", *options]) == 1
+    output, problems = capsys.readouterr()
+    assert output == ""
+    assert problems.startswith(message)
+    assert problems.count("\n") == 1
+    assert main(["plan", *options, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["message"] in problems
