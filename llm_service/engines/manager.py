@@ -14,6 +14,7 @@ from transformers.generation.continuous_batching.continuous_api import Continuou
 from transformers.generation.continuous_batching.model_runner import infer_max_single_request_tokens
 
 from llm_service.config import EngineConfig
+from llm_service.engines.attention import BY_REQUEST, LIBRARYS
 from llm_service.engines.delivery import CancelQueue, SinkRouter
 from llm_service.engines.sampler import Sampler
 
@@ -36,6 +37,9 @@ def start_manager(
     model: PreTrainedModel, config: EngineConfig, *, end_ids: tuple[int, ...], router: SinkRouter, sampler: Sampler
 ) -> RunningManager:
     """Take memory for the cache and begin to serve."""
+    on_cpu = model.device.type == "cpu"
+    if on_cpu:
+        model.set_attn_implementation(LIBRARYS)
     manager = model.init_continuous_batching(
         GenerationConfig(do_sample=False, eos_token_id=list(end_ids) or -1),
         ContinuousBatchingConfig(
@@ -55,6 +59,8 @@ def start_manager(
     manager.logit_processor = sampler
     sampler.always_process = any(manager.continuous_batching_config.cuda_graph_booleans)
     manager.warmup()
+    if on_cpu:
+        model.set_attn_implementation(BY_REQUEST)
     capacity = infer_max_single_request_tokens(manager.batch_processor.cache)
     manager.start()
     return RunningManager(manager, manager._generation_thread, cancellations, capacity)

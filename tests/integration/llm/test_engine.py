@@ -10,6 +10,8 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
 from visionsplit.v1 import generation_pb2, vision_tokens_pb2
 
 from llm_service.config import EngineConfig
@@ -48,6 +50,23 @@ async def test_a_seed_repeats_alone_and_in_a_crowd(caller: Caller):
 async def test_without_a_seed_answers_differ(llama_caller: Caller):
     answers = await together(*(llama_caller.generate("Hi", temperature=1.5, max_new_tokens=24) for _ in range(4)))
     assert len({tuple(answer.token_ids) for answer in answers}) == 4
+
+
+async def test_on_a_cpu_requests_meet_their_own_keys_only(llama_caller: Caller, monkeypatch: pytest.MonkeyPatch):
+    """Whatever else is in the step, which the library would multiply with them and then mask."""
+    met: list[tuple[int, int]] = []
+
+    def counted(query: torch.Tensor, key: torch.Tensor, *arguments: object, **options: object) -> torch.Tensor:
+        met.append((query.shape[2], key.shape[2]))
+        return scaled_dot_product_attention(query, key, *arguments, **options)
+
+    monkeypatch.setattr("llm_service.engines.attention.scaled_dot_product_attention", counted)
+    prompts = [f"{number} " + "word " * 40 for number in range(8)]
+    answers = await together(*(llama_caller.generate(prompt, max_new_tokens=20) for prompt in prompts))
+    longest = max(answer.summary.usage.prompt_tokens for answer in answers) + 20
+    assert max(keys for _, keys in met) <= longest
+    assert any(queries == keys > 1 for queries, keys in met)  # a whole prompt
+    assert any(queries == 1 < keys for queries, keys in met)  # a next token
 
 
 async def test_top_k_one_and_the_smallest_temperature_are_greedy(llama_caller: Caller):

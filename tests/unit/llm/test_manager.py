@@ -10,6 +10,7 @@ from transformers.generation.continuous_batching import continuous_api
 from transformers.generation.continuous_batching.utils import drain_queue
 
 from llm_service.config import EngineConfig
+from llm_service.engines.attention import LIBRARYS
 from llm_service.engines.delivery import CancelQueue, SinkRouter
 from llm_service.engines.manager import RunningManager, start_manager
 from llm_service.engines.sampler import Sampler
@@ -52,6 +53,7 @@ def test_the_names_that_are_read(running: RunningManager):
 
 def test_a_manager_is_not_kept_by_its_model(running: RunningManager, model: PreTrainedModel):
     """A second call must make a new one: the first has failed."""
+    model.set_attn_implementation(LIBRARYS)
     other = model.init_continuous_batching(GenerationConfig(do_sample=False, eos_token_id=-1))
     assert other is not running.manager
 
