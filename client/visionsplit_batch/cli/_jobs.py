@@ -1,6 +1,7 @@
 """A job put together from its options."""
 
 import argparse
+import os
 import sys
 from contextlib import closing, redirect_stdout
 from typing import Any
@@ -128,8 +129,11 @@ def _ray_runner(args: argparse.Namespace, source: Source, work: Work) -> Runner:
     from visionsplit_batch.runners.ray_data import RayDataRunner
 
     encodes, asks = args.kind != "ask", args.kind != "encode"
-    sizes = {"encoders": args.encoders, "encoder_gpus": args.encoder_gpus} if encodes else {}
-    sizes |= {"llms": args.llms, "llm_gpus": args.llm_gpus} if asks else {}
+    sizes: dict[str, Any] = {}
+    if encodes:
+        sizes |= {"encoders": args.encoders, "encoder_gpus": args.encoder_gpus, "encoder_cpus": args.encoder_cpus}
+    if asks:
+        sizes |= {"llms": args.llms, "llm_gpus": args.llm_gpus, "llm_cpus": args.llm_cpus or _llm_cpus(args)}
     return RayDataRunner(
         source,
         work,
@@ -138,3 +142,11 @@ def _ray_runner(args: argparse.Namespace, source: Source, work: Work) -> Runner:
         pools=Pools(**sizes),
         address=args.ray_address,
     )
+
+
+def _llm_cpus(args: argparse.Namespace) -> float:
+    """Of a language model, where it is not said. On this machine, without a GPU, it gets all cores: it has most of the
+    work, and Ray only counts them, and takes none away from the encoders."""
+    if args.llm_gpus or args.ray_address != "local":
+        return 1.0
+    return max((os.cpu_count() or 1) / int(args.llms[1]), 1.0)

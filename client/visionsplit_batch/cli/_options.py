@@ -115,12 +115,25 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
         group.add_argument(
             "--encoder-gpus", type=float, default=0.0, metavar="SHARE", help="of a GPU for each (default: 0)"
         )
+        group.add_argument(
+            "--encoder-cpus",
+            type=_positive,
+            default=1,
+            metavar="N",
+            help="for each: threads, without a GPU (default: 1)",
+        )
     if kind != "encode":
         group.add_argument(
             "--llms", type=_pool, default=(1, 1), metavar="N[-M]", help="actors that answer (default: 1)"
         )
         group.add_argument(
             "--llm-gpus", type=float, default=0.0, metavar="SHARE", help="of a GPU for each (default: 0)"
+        )
+        group.add_argument(
+            "--llm-cpus",
+            type=_positive,
+            metavar="N",
+            help="for each (default: 1; without GPUs, on a cluster started here, all that the machine has)",
         )
 
 

@@ -29,6 +29,9 @@ from visionsplit_batch.runners.pools import Pools
 from visionsplit_batch.runners.units import unpack
 from visionsplit_batch.runners.usage import StageClock
 
+# Of a step on a CPU. Nobody waits for the next token here, so steps may be long, and most prompts go in whole.
+_STEP_TOKENS = 2048
+
 
 class RayDataRunner:
     """Starts the services itself, each in a process of its own, and stops them with the run.
@@ -185,7 +188,10 @@ def _placed_encoder(config: EncoderConfig, pools: Pools) -> EncoderConfig:
 
 
 def _placed_llm(config: LlmConfig, pools: Pools) -> LlmConfig:
-    return replace(config, device=config.device or ("cuda" if pools.llm_gpus else "cpu"))
+    device, engine = config.device or ("cuda" if pools.llm_gpus else "cpu"), config.engine
+    if device == "cpu" and engine.max_batch_tokens is None:
+        engine = replace(engine, max_batch_tokens=_STEP_TOKENS)
+    return replace(config, device=device, engine=engine)
 
 
 def _identify(work: Work, encoder: EncoderConfig | None, llm: LlmConfig | None) -> RunnerIdentity:
