@@ -1,0 +1,53 @@
+"""What is captioned, and by which models."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.checkpoints import tiny_checkpoint
+from training.dialogue.held_out import held_out
+from training.scenes.render import render
+
+SHIPPED = Path(__file__).parents[2] / "models" / "visionsplit-mini"
+PROPORTIONED = "proportioned"
+TINY = "tiny"
+_TILE = 168  # pixels, of both models
+_PICTURE_TILE = 336  # pixels of the tiles for which pictures are drawn: like photographs, they are larger than needed
+_JPEG_QUALITY = 90
+# Width of the vision tower and depth of the language model are chosen so that, as in LLaVA-NeXT-7B, the prefill of an
+# image of 2 x 2 tiles has some 23 times the operations of the vision tower, a ninth of them in attention. 144 tokens
+# a tile in place of 576: at 2,880 tokens a model that a CPU can run would do little else than attention.
+_VISION = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "image_size": _TILE,
+    "projection_dim": 256,
+}
+_LANGUAGE = {
+    "hidden_size": 1024,
+    "intermediate_size": 2752,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 64,
+    "max_position_embeddings": 4096,
+}
+_PINPOINTS = [[168, 336], [336, 168], [336, 336], [504, 168], [168, 504]]  # LLaVA-NeXT's five grids, height and width
+
+
+def write_pictures(folder: Path, numbers: Iterable[int]) -> Path:
+    """Drawn scenes as JPEG files, no two alike: wide, tall and square, 200 to 1,800 pixels. Returns the folder."""
+    folder.mkdir(parents=True)
+    for number in numbers:
+        render(held_out(number, _PICTURE_TILE).scene).save(folder / f"{number:05d}.jpg", quality=_JPEG_QUALITY)
+    return folder
+
+
+def checkpoint(name: str, folder: Path) -> Path:
+    """The checkpoint's folder: `name` itself, or what `name` stands for, with random weights, written to `folder`."""
+    if name == PROPORTIONED:
+        return tiny_checkpoint(folder, pinpoints=_PINPOINTS, vision=_VISION, language=_LANGUAGE)
+    if name == TINY:
+        return tiny_checkpoint(folder)
+    return Path(name)
