@@ -64,14 +64,15 @@ def run(images: Path, output: Path, options: Sequence[str]) -> list[tuple[int, d
         assert process.stdout is not None
         for line in process.stdout:
             event = json.loads(line)
+            ended = event["answered"] + event["failed"]
             if event["event"] == "progress":
                 taken = sample(own)
                 del taken[_kind(own)]
-                samples.append((event["ended"], taken))
+                samples.append((ended, taken))
                 told = ", ".join(f"{name} {mib:.0f}" for name, mib in sorted(taken.items()))
-                print(f"{event['ended']:>7} rows, {event['rows_per_second']:.1f}/s; MiB: {told}", flush=True)
+                print(f"{ended:>7} rows, {event['rows_per_second']:.1f}/s; MiB: {told}", flush=True)
             else:
-                print(f"{event['ended']} rows in {event['seconds']:.0f} s", flush=True)
+                print(f"{ended} rows in {event['seconds']:.0f} s", flush=True)
     if process.returncode not in (0, 3):
         raise RuntimeError(f"the job ended with {process.returncode}")
     return samples

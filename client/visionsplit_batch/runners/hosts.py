@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from visionsplit_client import AsyncClient, Compression, InvalidCompressionError, Retries
 
+from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import compose
 from encoder_service.config import EncoderConfig
 from encoder_service.protocol import compression_from_proto, compression_to_proto
@@ -55,8 +56,9 @@ class EncoderHost(_Host):
     """An encoder service of this process."""
 
     def __init__(self, config: EncoderConfig, work: Work, cpus: float) -> None:
-        # One caller is all there is.
-        super().__init__(EncoderServer(replace(config, listen=_LISTEN, llm=None, caller_share=1.0)), work, cpus)
+        # One caller is all there is, and a dataset has each image once.
+        own = replace(config, listen=_LISTEN, llm=None, caller_share=1.0, cache=CacheLimits(memory_bytes=0))
+        super().__init__(EncoderServer(own), work, cpus)
         self._compression = compression_of(config, work)
         self._guided = _reads_text(self._compression) and self._compression.guidance is None
 

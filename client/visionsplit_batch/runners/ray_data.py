@@ -102,7 +102,8 @@ class RayDataRunner:
                 "num_cpus": self._pools.cpus(self._work.kind),
                 "object_store_memory": self._pools.object_store_bytes,
                 "include_dashboard": False,
-                "_system_config": {"task_events_report_interval_ms": 0},  # a record of every task: some 15 KB a unit
+                # Nobody looks at a record of every task, some 15 KB a unit, or at metrics.
+                "_system_config": {"task_events_report_interval_ms": 0, "enable_metrics_collection": False},
             }
             ray.init(
                 address=self._address,
