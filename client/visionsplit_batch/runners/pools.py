@@ -28,9 +28,9 @@ class Pools:
     readers: int = 2  # tasks that read at once
     reader_cpus: float = 0.25  # they mostly wait
     unit_rows: int = 8  # that travel together: few, so that the next stage starts early
-    # After so many rows the pools are started anew: Ray Data keeps statistics of each unit while a dataset runs, which
-    # come to 150 MB in the driver for 50,000 units.
-    rows_per_dataset: int = 400_000
+    # After so many rows the pools are started anew: Ray Data keeps statistics of each unit while a dataset runs, some
+    # 8 KB a unit in the driver.
+    rows_per_dataset: int = 100_000
     object_store_bytes: int | None = None  # of a cluster started for the job; None: by Ray, from the machine's memory
 
     def __post_init__(self) -> None:
