@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 import ray
 import torch
 import visionsplit
+from ray.data._internal.stats import get_or_create_stats_actor
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -133,6 +134,9 @@ class RayDataRunner:
         most = max(self._pools.rows_per_dataset // self._pools.unit_rows, 1)
         while (first := next(pieces, None)) is not None:
             yield from self._dataset(itertools.chain([first], itertools.islice(pieces, most - 1)))
+            if self._owns_cluster and self._address == "local":
+                # It grows with every unit. The next dataset starts another; on a cluster of others it is not ours.
+                ray.kill(get_or_create_stats_actor())
 
     def _dataset(self, pieces: Iterator[Slice]) -> Iterator[Outcome]:
         """The outcomes of what one dataset works on."""
