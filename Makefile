@@ -32,7 +32,7 @@ breaking: $(INSTALLED) ## compare the schema with another version: make breaking
 tests: $(INSTALLED) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kill a worker, caption (COMPOSE="podman-compose")
+test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kill a worker and the gateway, caption (COMPOSE="podman-compose")
 	@VISIONSPLIT=$(BIN)/visionsplit scripts/test-compose.sh
 
 fuzz: $(INSTALLED) ## ten thousand hostile requests to both services (ARGS="--messages 500 --seed 3")

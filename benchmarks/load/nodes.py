@@ -54,11 +54,11 @@ class RayNodes:
         self.add()
 
 
-def replicas_of(raylet: psutil.Process) -> list[psutil.Process]:
-    """The replicas that run on a node; none if the node is gone."""
-    if not raylet.is_running():
+def replicas_of(parent: psutil.Process) -> list[psutil.Process]:
+    """The replicas below a process, such as a node's raylet; none if it is gone."""
+    if not parent.is_running():
         return []
-    return [child for child in raylet.children(recursive=True) if "LlmReplica" in " ".join(child.cmdline())]
+    return [child for child in parent.children(recursive=True) if "LlmReplica" in " ".join(child.cmdline())]
 
 
 def kill_node(raylet: psutil.Process) -> None:

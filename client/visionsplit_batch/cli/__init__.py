@@ -6,15 +6,12 @@ usage; 3 done, but rows failed: they are in errors.jsonl; 130 stopped with Ctrl-
 
 import argparse
 import logging
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
+from collections.abc import Sequence
 
 from visionsplit.errors import VisionSplitError
 from visionsplit_client.cli import _options as shared
+from visionsplit_client.cli._signals import ended_by_sigterm
 
 from visionsplit_batch.cli import _jobs, _options
 
@@ -32,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        with _ended_by_signals():
+        with ended_by_sigterm(_Terminated()):
             summary = _jobs.run(args)
     except (VisionSplitError, OSError, ValueError) as error:
         print(f"visionsplit: {error}", file=sys.stderr)
@@ -55,16 +52,3 @@ def _parser() -> argparse.ArgumentParser:
     ):
         _options.add(commands.add_parser(kind, help=text, description=text), kind)
     return parser
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end must not be cut off by a second one
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

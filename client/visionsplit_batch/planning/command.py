@@ -9,18 +9,15 @@ Exit codes: 0 done; 1 it failed, with one line on stderr; 2 wrong usage; 130 sto
 
 import argparse
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from visionsplit.errors import VisionSplitError
 from visionsplit_client import Sampling
 from visionsplit_client.cli import _options as shared
 from visionsplit_client.cli import _report, _up
+from visionsplit_client.cli._signals import ended_by_sigterm
 
 from visionsplit_batch.planning import report
 from visionsplit_batch.planning.measuring import Effort
@@ -40,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         services = _services(args)
         load = os.getloadavg()[0]  # before our own work
-        with _ended_by_sigterm():
+        with ended_by_sigterm(SystemExit(_TERMINATED)):
             pictures = open_pictures(args.inputs)
             found = sweep(services, _wanted(args), pictures, prices or Prices(), _note(args))
     except (VisionSplitError, OSError, ValueError) as error:
@@ -112,18 +109,3 @@ def _note(args: argparse.Namespace) -> Callable[[str], None]:
             print(text, file=sys.stderr, flush=True)
 
     return note
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds as Ctrl-C does, so that services of our own are stopped in order."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end must not be cut off by a second one
-        raise SystemExit(_TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -4,15 +4,11 @@ import argparse
 import sys
 
 from visionsplit_client.cli import _options
+from visionsplit_client.cli._passing import add_passing
 
 
 def add_parser(commands: _options.Subparsers) -> None:
-    # Its options are its own, --help included: this only passes them on.
-    parser = commands.add_parser(
-        "batch", help="caption, encode or ask about a whole dataset", add_help=False, prefix_chars="\0"
-    )
-    parser.add_argument("arguments", nargs=argparse.REMAINDER)
-    parser.set_defaults(run=run)
+    add_passing(commands, "batch", "caption, encode or ask about a whole dataset", run)
 
 
 def run(args: argparse.Namespace) -> int:

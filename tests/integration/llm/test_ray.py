@@ -8,6 +8,7 @@ import psutil
 import pytest
 from visionsplit.v1 import generation_pb2, llm_service_pb2
 
+from benchmarks.load.nodes import replicas_of
 from llm_service.config import BackendKind, RayConfig
 from tests.integration.llm.support import Answer, Caller, Whole, collect, picture, running, together
 
@@ -55,7 +56,8 @@ async def test_two_services_on_one_cluster(cluster, llama: Whole, wholes: dict[s
 
 
 def replicas() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if "LlmReplica" in " ".join(child.cmdline())]
+    """Of the cluster that this process has started."""
+    return replicas_of(psutil.Process())
 
 
 async def test_the_path_on_ray(ray_caller: Caller, llama: Whole):
