@@ -1,7 +1,7 @@
 """Work on several images of a request at once."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -14,16 +14,6 @@ _T = TypeVar("_T")
 async def in_thread(pool: Executor, function: Callable[..., _T], *arguments: object) -> _T:
     """The result of a function that blocks."""
     return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
-
-
-async def run_all(work: list[Coroutine[None, None, _T]]) -> list[_T]:
-    """The results in order; when one fails, those that have not begun never do."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 @contextmanager

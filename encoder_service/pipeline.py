@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from visionsplit.errors import VisionSplitError
+from visionsplit.tasks import together
 
 from encoder_service.admission import Place, TileRoom
 from encoder_service.batching import TileBatcher
@@ -16,7 +17,7 @@ from encoder_service.caching.key import TokensKey
 from encoder_service.caching.tokens import CacheCounts, CacheUse, Hit, TokenCache
 from encoder_service.compression import Composition
 from encoder_service.events import Event, ImageProgress
-from encoder_service.fanout import in_thread, naming, run_all
+from encoder_service.fanout import in_thread, naming
 from encoder_service.flight import Flight, ImageSource, Landed, TokensWanted
 from encoder_service.image import ImageLimits
 from encoder_service.jobs import SpanResult
@@ -84,7 +85,7 @@ class EncoderPipeline:
         keys, hits = await self._look_up(headers, wanted)
         sources = self._board(images, headers, keys, hits, wanted)
         try:
-            await run_all([_prepared(index, source) for index, source in enumerate(sources)])
+            await together([_prepared(index, source) for index, source in enumerate(sources)])
             yield sources
         finally:
             for source in sources:
@@ -139,7 +140,7 @@ class EncoderPipeline:
         while True:
             stamps = [cache.stamp(key) for key in keys]
             finds = [self._find(cache, index, key, wanted.composition) for index, key in enumerate(keys)]
-            hits = await run_all(finds)
+            hits = await together(finds)
             # A flight may have landed during the search; then it would be encoded a second time.
             if all(hit or cache.stamp(key) is stamp for hit, key, stamp in zip(hits, keys, stamps, strict=True)):
                 return list(keys), hits

@@ -9,10 +9,11 @@ from functools import partial
 import torch
 from visionsplit.fairness import FairGate
 from visionsplit.grid import Layout, UnpadRule
+from visionsplit.tasks import together
 
 from encoder_service.admission import Place
 from encoder_service.caching.key import image_digest
-from encoder_service.fanout import in_thread, naming, run_all
+from encoder_service.fanout import in_thread, naming
 from encoder_service.image import ImageLimits, decode_image, read_size
 from encoder_service.jobs import PreparedImage
 from encoder_service.text_tower import TextTower
@@ -56,7 +57,7 @@ class Preparation:
         Raises:
             InvalidImageError: one of them is no image, or too large; names it by its index.
         """
-        return await run_all([in_thread(self._headers, self._read, *image) for image in enumerate(images)])
+        return await together([in_thread(self._headers, self._read, *image) for image in enumerate(images)])
 
     async def prepare(self, data: bytes, place: Place, layout: Layout, caller: str) -> PreparedImage:
         """Decode and cut an image once it is the caller's turn.

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from opentelemetry.trace import Tracer
 from visionsplit.errors import UnavailableError
+from visionsplit.tasks import to_its_end
 from visionsplit.telemetry.tracing import stage
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.transport import MIB
@@ -68,7 +69,8 @@ async def relay(
     """
 
     async def report(done: ImageDone) -> None:
-        await write(_Response(image=summarise(done)))
+        # gRPC gives a call whose first write was cancelled midway no status any more: its caller would wait in vain.
+        await to_its_end(write(_Response(image=summarise(done))))
 
     upload = Upload(parts, report, keep_bytes=_KEEP_BYTES if len(gateways) > 1 else 0)
     lost: LlmGateway | None = None

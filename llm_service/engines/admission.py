@@ -1,8 +1,7 @@
 """Gives each request its place: a turn in the queue, rows of the slab, a slot for seen tokens."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
@@ -10,6 +9,7 @@ import torch
 from visionsplit.errors import OverloadedError
 from visionsplit.fairness import FairGate
 from visionsplit.overload import Drain
+from visionsplit.tasks import to_its_end
 
 from llm_service.engines.base import EngineRequest, ImageInput
 from llm_service.engines.sampler import Sampler, SamplingRow
@@ -151,10 +151,4 @@ class Admission:
 
 async def _to_thread(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
     """Run in a thread, and wait for its end even when cancelled: what it writes to must not change hands meanwhile."""
-    work: Awaitable[object] = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        with suppress(Exception):
-            await work
-        raise
+    await to_its_end(asyncio.to_thread(function, *args, **kwargs))

@@ -31,6 +31,7 @@ FORBIDDEN = {
     "proto/visionsplit/grid.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
     "proto/visionsplit/fairness.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
     "proto/visionsplit/overload.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
+    "proto/visionsplit/tasks.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
     "proto/visionsplit/errors.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
     "proto/visionsplit/checkpoint.py": ["visionsplit.wire", "visionsplit.v1", "grpc", "ray"],
     "proto/visionsplit/stored_model.py": [

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
+from visionsplit.tasks import together
 from visionsplit_client import (
     AsyncClient,
     CancelledError,
@@ -56,7 +57,7 @@ async def encode_images(
     async def encode(image: bytes) -> EncodedImage:
         return await _repeated(lambda: client.encode(image, compression or work.compression, data_type=work.data_type))
 
-    images = await _together([encode(image) for image in content.images])
+    images = await together([encode(image) for image in content.images])
     return Tokens(tuple(images), content.fields)
 
 
@@ -98,7 +99,7 @@ async def _answers(
             )
         )
 
-    return Answers(questions, tuple(await _together([ask(question) for question in questions])), content.fields)
+    return Answers(questions, tuple(await together([ask(question) for question in questions])), content.fields)
 
 
 def _check_images(content: Content) -> None:
@@ -123,13 +124,3 @@ async def _repeated(call: Callable[[], Awaitable[_T]]) -> _T:
             tries += 1
             if tries == _TRIES:
                 raise
-
-
-async def _together(calls: list[Awaitable[_T]]) -> list[_T]:
-    """All results in order. The first error ends the other calls."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -192,7 +192,7 @@ async def test_a_full_queue_refuses_and_a_small_cache_only_delays(llama: Whole):
     pictures = [picture(112, 90, index) for index in range(6)]
     uploads = [llama.tokens(image) for image in pictures]
     expected = [llama.generate(ASK, [image], max_new_tokens=40) for image in pictures]
-    engine = EngineConfig(slab_tokens=100, kv_tokens=256, max_waiting=5)
+    engine = EngineConfig(slab_tokens=100, kv_tokens=256, max_waiting=len(uploads))
     async with running(llama, engine=engine) as (_, caller):
         calls = [caller.call(caller.upload(ASK, [tokens], max_new_tokens=40)) for tokens in uploads]
         first = await together(*(collect(call) for call in calls))

@@ -82,6 +82,17 @@ async def test_an_early_refusal_comes_through_as_what_it_is(model, error_after):
             assert name == "PromptTooLongError"
 
 
+async def test_a_refusal_while_an_image_is_being_reported_reaches_the_caller(model):
+    """The last of an image's tokens is refused at the moment at which the caller is told that the image is done."""
+    fake = FakeLlm(PromptTooLongError("4096 tokens do not fit"), 3)  # header, image, tokens
+    async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
+        request = GenerateRequest(images=[Image(data=png(112, 112))], prompt=generation_pb2.Prompt(text="x"))
+        for _ in range(150):
+            fake.received.clear()
+            code, _, name = await status_of_call(stub.Generate(request, timeout=20))
+            assert (code, name) == (grpc.StatusCode.INVALID_ARGUMENT, "PromptTooLongError")
+
+
 async def test_a_lost_replica_keeps_its_class(model):
     fake = FakeLlm(UnavailableError("the replica was lost"), 1)
     async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):

@@ -1,0 +1,58 @@
+"""What work and its awaiter see of each other's ends."""
+
+import asyncio
+
+import pytest
+from visionsplit.tasks import to_its_end, together
+
+
+async def test_a_cancelled_awaiter_leaves_when_the_work_is_over():
+    may_end, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        await may_end.wait()
+        ended.set()
+
+    awaiter = asyncio.ensure_future(to_its_end(work()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        awaiter.cancel()
+    await asyncio.sleep(0.01)
+    assert not awaiter.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await awaiter
+    assert ended.is_set()
+
+
+async def test_the_result_and_the_error_are_those_of_the_work():
+    async def fail() -> None:
+        raise ValueError("so it ends")
+
+    assert await to_its_end(asyncio.sleep(0, "result")) == "result"
+    with pytest.raises(ValueError, match="so it ends"):
+        await to_its_end(fail())
+
+
+async def test_a_timeout_around_work_waits_for_its_end():
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await to_its_end(asyncio.sleep(0.05))
+
+
+async def test_together_keeps_the_order_and_the_first_error_ends_the_rest():
+    assert await together(asyncio.sleep(0.01 * (3 - n), n) for n in range(3)) == [0, 1, 2]
+    ended = asyncio.Event()
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def fail() -> None:
+        raise ValueError("so it ends")
+
+    with pytest.raises(ValueError, match="so it ends"):
+        await together([forever(), fail()])
+    await asyncio.wait_for(ended.wait(), 5)
