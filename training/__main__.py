@@ -61,8 +61,10 @@ def stages(options: argparse.Namespace) -> list[Stage]:
         0.0,
         answers=True,
         rates=LearningRates(vision=4e-4, text=8e-4, other=4e-4),
-        tower_weight=0.1,
-        batch=dataclasses.replace(batch, thumbnails_only=0.4, crops_only=0.2, shuffled_thumbnails=1.0),
+        tower_weight=0.25,
+        batch=dataclasses.replace(
+            batch, thumbnails_only=0.3, crops_only=0.15, words_only=0.15, shuffled_thumbnails=1.0
+        ),
     )
     stages = [stage for stage in (tower, joint, places) if options.command in (stage.name, "all")]
     steps = sum(stage.steps for stage in stages)
@@ -75,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("command", choices=("tower", "joint", "places", "all", "export"))
     made.add_argument("--run", type=Path, default=Path("out/training/mini"), help="folder of state and log")
     made.add_argument("--model", type=Path, default=Path("models/visionsplit-mini"), help="where to export to")
-    made.add_argument("--start", type=Path, help="checkpoint to begin a new run from, instead of random weights")
+    made.add_argument("--start", type=Path, help="checkpoint, or folder of a run, to begin a new run from")
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes that draw")
     made.add_argument("--tiles", type=int, default=840, help="in a batch, all images together")

@@ -149,6 +149,22 @@ def test_a_stage_that_learns_to_answer_teaches_every_parameter(
     assert not moved & other
 
 
+def test_a_run_begun_from_another_has_all_it_learnt_and_new_batches(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    first = Trainer(config(tmp_path / "first", tokenizer))
+    first.run(TOWER)
+    begun = Trainer(replace(config(tmp_path / "second", tokenizer), start=tmp_path / "first"))
+    theirs = weights(first)
+    assert all(torch.equal(value, theirs[name]) for name, value in weights(begun).items())
+    heads = first.heads.state_dict()
+    assert all(torch.equal(value, heads[name]) for name, value in begun.heads.state_dict().items())
+    begun.run(TOWER)  # not passed over: another run's stages are none of this one's
+    batches = Batches(ARCHITECTURE, tokenizer, BATCH, 6)
+    expected = list(accumulate(len(batches[number].tiles) for number in range(6)))
+    assert [entry["images"] for entry in losses_logged(tmp_path / "second")] == expected[3:]
+
+
 def test_a_stage_ends_when_its_time_is_up(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(Killed):
         DoomedTrainer(config(tmp_path, tokenizer)).run(JOINT)

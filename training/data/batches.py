@@ -4,6 +4,7 @@ import dataclasses
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from training.data.prompts import PromptBuilder, Views
+from training.data.prompts import Prefix, PromptBuilder, Views
 from training.data.tiles import CutImage, best_grid, cut
 from training.model.checkpoint import Architecture
 from training.scenes.lots import GRIDS, Canvas, draw_scene
@@ -27,6 +28,7 @@ _MOST_CHARACTERS = 64
 _KIND = {kind: number for number, kind in enumerate(KINDS)}
 _COLOUR = {colour: number for number, colour in enumerate(COLOURS)}
 _CHARACTER = {character: number for number, character in enumerate(CHARACTERS)}
+_WITHOUT_CROPS = (Views.THUMBNAIL, Views.WORDS)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class BatchConfig:
     pairs: float = 0.12  # share of batches that show two images in one prompt
     thumbnails_only: float = 0.0  # share of batches that show thumbnails alone
     crops_only: float = 0.0  # share of batches that show crops alone
+    words_only: float = 0.0  # share of batches that say in words what the images show; the tower sees their thumbnails
     uneven_positions: float = 0.5  # share of prompts whose vision tokens advance the position unevenly
     shuffled_thumbnails: float = 0.0  # share of images whose thumbnail's tokens come in random order
     split: str = "train"
@@ -47,7 +50,7 @@ class BatchConfig:
 class Batch:
     """Images of one grid, as tensors; B images, T tiles each, Q = B or B / 2 sequences."""
 
-    rows: int  # of crops; 0 where thumbnails are shown alone
+    rows: int  # of crops; 0 where no crops are shown
     columns: int
     tiles: torch.Tensor  # [B, T, 3, H, W] uint8
     boxes: torch.Tensor  # [B, M, 4] float32: left, top, right, bottom in pixels of the fitted image
@@ -110,7 +113,11 @@ class Batches(Dataset[Batch]):
         scenes, cuts = zip(*self._images(plan), strict=True)
         groups = [slice(i, i + shown) for i in range(0, plan.images, shown)]
         suffixes = [self._prompts.suffix(scenes[group], lots, views) for group in groups]
-        ids, rows, positions, lengths = self._prefixes([cuts[group] for group in groups], lots, views)
+        if views is Views.WORDS:
+            prefixes = [self._prompts.description(scenes[group]) for group in groups]
+        else:
+            prefixes = [self._prompts.prefix([each.grid for each in cuts[group]], lots, views) for group in groups]
+        ids, rows, positions, lengths = self._stacked(prefixes)
         boxes, kinds, colours = _item_tables(scenes, cuts)
         characters, centres = _character_tables(scenes, cuts)
         return Batch(
@@ -142,7 +149,7 @@ class Batches(Dataset[Batch]):
         canvas = Canvas(*lots.choice(GRIDS), self._architecture.tile)
         views = _draw_views(lots, config)
         # Without crops the questions are most of the work, so half as many tiles make a batch as long.
-        images = config.tiles // (2 if views is Views.THUMBNAIL else 1 + canvas.rows * canvas.columns)
+        images = config.tiles // (2 if views in _WITHOUT_CROPS else 1 + canvas.rows * canvas.columns)
         shown = 2 if lots.random() < config.pairs else 1
         return _Plan(seed, lots, canvas, views, images - images % shown, shown)
 
@@ -157,11 +164,8 @@ class Batches(Dataset[Batch]):
                 return scene, cut(render(scene), self._architecture)
         raise RuntimeError(f"no scene fits a grid of {canvas.rows} x {canvas.columns} crops")
 
-    def _prefixes(
-        self, groups: list[tuple[CutImage, ...]], lots: random.Random, views: Views
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _stacked(self, prefixes: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Token ids, rows of vision tokens, positions, all padded to the longest; and lengths."""
-        prefixes = [self._prompts.prefix([each.grid for each in group], lots, views) for group in groups]
         lengths = torch.tensor([len(prefix.ids) for prefix in prefixes])
         ids = torch.zeros(len(prefixes), int(lengths.max()), dtype=torch.int64)
         rows, positions = torch.full_like(ids, -2), torch.zeros_like(ids, dtype=torch.float32)
@@ -187,11 +191,11 @@ class _Plan:
 
     @property
     def rows(self) -> int:
-        return 0 if self.views is Views.THUMBNAIL else self.canvas.rows
+        return 0 if self.views in _WITHOUT_CROPS else self.canvas.rows
 
     @property
     def columns(self) -> int:
-        return 0 if self.views is Views.THUMBNAIL else self.canvas.columns
+        return 0 if self.views in _WITHOUT_CROPS else self.canvas.columns
 
     @property
     def tiles(self) -> int:
@@ -200,10 +204,10 @@ class _Plan:
 
 
 def _draw_views(lots: random.Random, config: BatchConfig) -> Views:
+    shares = {Views.THUMBNAIL: config.thumbnails_only, Views.CROPS: config.crops_only, Views.WORDS: config.words_only}
+    bounds = accumulate(shares.values())
     lot = lots.random()
-    if lot < config.thumbnails_only:
-        return Views.THUMBNAIL
-    return Views.CROPS if lot < config.thumbnails_only + config.crops_only else Views.ALL
+    return next((views for views, bound in zip(shares, bounds, strict=True) if lot < bound), Views.ALL)
 
 
 def _stack(arrays: list[NDArray[np.int64]]) -> torch.Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 from visionsplit.grid import TileGrid
 
+from training.dialogue.captions import caption
 from training.dialogue.questions import Question, Topic, about_image, ask
 from training.scenes.scene import Scene
 
@@ -21,6 +22,7 @@ IGNORED = -100  # a label without loss
 NEWLINE = -1  # in place of a row of vision tokens: the newline's embedding
 ORDINALS = ("first", "second")
 TOPICS = tuple(Topic)
+_OPENING = "USER: "
 # How often each topic comes up, places and printed text most often since they are learnt last.
 _WEIGHTS = {
     Topic.WHAT: 2,
@@ -42,12 +44,14 @@ class Views(enum.Enum):
     ALL = "thumbnail and crops"
     THUMBNAIL = "the thumbnail alone"
     CROPS = "the crops alone"
+    WORDS = "no view, but a description"
 
 
 _TOPIC_WEIGHTS: Mapping[Views, Mapping[Topic, int]] = {
     Views.ALL: _WEIGHTS,
     Views.THUMBNAIL: _COARSE_WEIGHTS,
     Views.CROPS: _FINE_WEIGHTS,
+    Views.WORDS: _WEIGHTS,
 }
 
 
@@ -88,7 +92,7 @@ class PromptBuilder:
         self._shuffled_thumbnails = shuffled_thumbnails
         self._suffix_tokens = suffix_tokens
         self.image_id = tokenizer.convert_tokens_to_ids("<image>")
-        self._opening = [tokenizer.bos_token_id, *self._ids("USER: ")]
+        self._opening = [tokenizer.bos_token_id, *self._ids(_OPENING)]
         self._break = self._ids("\n")
 
     def prefix(self, grids: Sequence[TileGrid], lots: random.Random, views: Views = Views.ALL) -> Prefix:
@@ -103,6 +107,16 @@ class PromptBuilder:
             ids.extend([self.image_id] * len(order))
         prompt = np.array(ids, np.int64)
         return Prefix(prompt, np.concatenate(rows), self._positions(prompt == self.image_id, lots))
+
+    def description(self, scenes: Sequence[Scene]) -> Prefix:
+        """The same beginning with captions where the images would stand.
+
+        A language model has learnt from text before it sees an image. One that has not, and knows images of hundreds of
+        tokens only, stammers as soon as compression leaves it a few dozen.
+        """
+        text = "\n".join(caption(scene) for scene in scenes)
+        ids = np.array([self._tokenizer.bos_token_id, *self._ids(f"{_OPENING}{text}")], np.int64)
+        return Prefix(ids, np.empty(0, np.int64), np.arange(len(ids), dtype=np.float32))
 
     def suffix(self, scenes: Sequence[Scene], lots: random.Random, views: Views = Views.ALL) -> Suffix:
         """As many questions about the scenes as there is room for, on topics that these views can answer."""

@@ -57,7 +57,7 @@ class TowerHeads(nn.Module):
             patch_colours=_known_loss(self.patch_colours(features), targets.patch_colours),
             early_characters=_character_loss(self.early_characters(states[EARLY][:, 1:]), slots),
             characters=_character_loss(self.characters(features), slots),
-            places=_place_loss(self.places(features)),
+            places=_place_loss(self.places(features), targets.patch_kinds.flatten(0, 1)),
         )
 
 
@@ -80,17 +80,27 @@ def _balanced_loss(logits: torch.Tensor, wanted: torch.Tensor, background: int) 
         logits.flatten(0, -2).float(), wanted.flatten(), ignore_index=UNKNOWN, reduction="none"
     )
     known, empty = wanted.flatten() != UNKNOWN, wanted.flatten() == background
-    shown = known & ~empty
-    return (losses * shown).sum() / shown.sum().clamp(min=1) + (losses * empty).sum() / empty.sum().clamp(min=1)
+    return _balanced_mean(losses, known & ~empty, empty)
 
 
-def _place_loss(logits: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each patch's row and column, from logits [B * T, P, 2 * side]."""
+def _place_loss(logits: torch.Tensor, patch_kinds: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each patch's row and column, from logits [B * T, P, 2 * side] and what the patches show.
+
+    Balanced, since patches of the backdrop have nothing else to tell: without, they alone learn where they lie, and
+    those that show something, which is all that compression leaves, do not.
+    """
     tiles, patches, classes = logits.shape
     side = classes // 2
     number = torch.arange(patches, device=logits.device)
     wanted = torch.stack([number // side, number % side], 1).expand(tiles, -1, -1)  # [B * T, P, 2]
-    return functional.cross_entropy(logits.reshape(-1, side).float(), wanted.reshape(-1))
+    losses = functional.cross_entropy(logits.reshape(-1, side).float(), wanted.reshape(-1), reduction="none")
+    empty = patch_kinds == NUM_KINDS
+    return _balanced_mean(losses.view(tiles, patches, 2).mean(2), ~empty, empty)
+
+
+def _balanced_mean(losses: torch.Tensor, shown: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+    """The mean over what is shown and the mean over the empty, added; 0 for one that has nothing."""
+    return (losses * shown).sum() / shown.sum().clamp(min=1) + (losses * empty).sum() / empty.sum().clamp(min=1)
 
 
 def _character_loss(logits: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,8 @@ from training.learning.tower_loss import TowerHeads
 from training.model.checkpoint import Architecture, new_model, save_checkpoint
 from training.model.tokenizer import build_tokenizer
 
+_STATE, _TOKENIZER = "state.pt", "tokenizer"  # in a run's folder
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -49,7 +51,7 @@ class TrainingConfig:
     compile: bool
     autocast: bool  # matrix products in bfloat16
     architecture: Architecture
-    start: Path | None = None  # checkpoint that a new run begins from; None for random weights
+    start: Path | None = None  # checkpoint, or another run, that a new run begins from; None for random weights
     save_minutes: float = 5.0
     log_steps: int = 20
     validations: int = 12  # in each stage
@@ -90,20 +92,19 @@ class Trainer:
         shared_prefix.register()
         torch.backends.cuda.matmul.allow_tf32 = True
         self._config = config
-        self.tokenizer = self._load_tokenizer(config.run / "tokenizer")
+        self.tokenizer = self._load_tokenizer(config.run / _TOKENIZER)
         self.model = new_model(config.architecture, self.tokenizer)
         self.model.model.language_model.config._attn_implementation = shared_prefix.NAME
         self.heads = TowerHeads(config.architecture.vision_width, config.architecture.side)
         config.run.mkdir(parents=True, exist_ok=True)
-        self._state_file, self._log_file = config.run / "state.pt", config.run / "log.jsonl"
+        self._state_file, self._log_file = config.run / _STATE, config.run / "log.jsonl"
         self._validation: list[Batch] = []
         self._progress = Progress()
         self._saved_optimizers: dict[str, dict[str, Any]] | None = None
         if self._state_file.exists():
             self._take_up(SavedRun.read(self._state_file))
         elif config.start is not None:
-            begun = LlavaNextForConditionalGeneration.from_pretrained(config.start, dtype=torch.float32)
-            self.model.load_state_dict(begun.state_dict())
+            self._begin_from(config.start)
         self.model.to(config.device)
         self.heads.to(config.device)
         if config.compile:
@@ -185,6 +186,16 @@ class Trainer:
         optimizers.step(progress)
         return {name: value.detach() for name, value in losses.items()}
 
+    def _begin_from(self, start: Path) -> None:
+        """What another run has learnt, on batches that it has not seen; a checkpoint has no heads."""
+        if (start / _STATE).exists():
+            saved = SavedRun.read(start / _STATE)
+            seen = Progress(seen=saved.progress.seen, batches=saved.progress.batches)
+            self._take_up(SavedRun(seen, saved.model, saved.heads, None))
+        else:
+            begun = LlavaNextForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+            self.model.load_state_dict(begun.state_dict())
+
     def _take_up(self, saved: SavedRun) -> None:
         self.model.load_state_dict(saved.model)
         self.heads.load_state_dict(saved.heads)
@@ -204,7 +215,11 @@ class Trainer:
         """The run's tokenizer; learnt when the run begins, since versions of the library break ties differently."""
         if not folder.exists():
             start = self._config.start
-            tokenizer = build_tokenizer() if start is None else PreTrainedTokenizerFast.from_pretrained(start)
+            if start is None:
+                tokenizer = build_tokenizer()
+            else:
+                learnt = start / _TOKENIZER if (start / _STATE).exists() else start
+                tokenizer = PreTrainedTokenizerFast.from_pretrained(learnt)
             tokenizer.save_pretrained(folder)
         return PreTrainedTokenizerFast.from_pretrained(folder)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ from training.data.prompts import (
     uncompressed_order,
 )
 from training.data.tiles import cut
+from training.dialogue.captions import caption
 from training.dialogue.questions import Topic
 from training.model.checkpoint import Architecture, image_processor
 from training.scenes.lots import GRIDS, Canvas, draw_scene
@@ -148,6 +150,7 @@ def test_no_question_is_asked_twice(tokenizer: PreTrainedTokenizerFast) -> None:
         (Views.ALL, set(Topic)),
         (Views.THUMBNAIL, {Topic.WHAT, Topic.COLOUR, Topic.EXIST, Topic.WHERE, Topic.COUNT}),
         (Views.CROPS, {Topic.COLOUR, Topic.EXIST, Topic.COUNT, Topic.READ}),
+        (Views.WORDS, set(Topic)),
     ],
 )
 def test_only_what_the_views_can_answer_is_asked(
@@ -167,6 +170,15 @@ def test_crops_alone_are_shown_without_the_thumbnail(tokenizer: PreTrainedTokeni
     each = len(whole.rows) // 2
     assert crops.rows.tolist() == [*whole.rows[16:each], *whole.rows[each + 16 :]]
     assert (crops.ids == crops.ids[-1]).sum() == len(crops.rows)
+
+
+def test_words_stand_where_the_images_would(tokenizer: PreTrainedTokenizerFast) -> None:
+    scenes = scenes_of(1, 2, 2)
+    prompts = builder(tokenizer, uneven_positions=1.0)
+    prefix = prompts.description(scenes)
+    assert tokenizer.decode(prefix.ids) == "<s>USER: " + "\n".join(caption(scene) for scene in scenes)
+    assert not len(prefix.rows)
+    assert prefix.positions.tolist() == list(range(len(prefix.ids)))
 
 
 def grid_of(rows: int, columns: int) -> TileGrid:
@@ -251,6 +263,25 @@ def test_batches_come_in_every_shape(
         assert batch.tiles.dtype == torch.uint8
         shapes.add((batch.rows, batch.columns, images // len(batch.ids)))
     assert shapes == {(*grid, shown) for grid in [*GRIDS, (0, 0)] for shown in (1, 2)}
+
+
+def test_each_kind_of_batch_has_its_share(architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> None:
+    shares = {Views.THUMBNAIL: 0.3, Views.CROPS: 0.2, Views.WORDS: 0.1, Views.ALL: 0.4}
+    config = BatchConfig(tiles=14, thumbnails_only=0.3, crops_only=0.2, words_only=0.1)
+    batches = Batches(architecture, tokenizer, config, 300)
+    seen = Counter(views_of(batches[number]) for number in range(300))
+    for views, share in shares.items():
+        assert abs(seen[views] / 300 - share) < 0.1, views
+
+
+def views_of(batch: Batch) -> Views:
+    """What a batch shows, by the number of vision tokens in its first prompt."""
+    shown = len(batch.tiles) // len(batch.ids)
+    vision = int((batch.prefix_rows[0] >= 0).sum()) // shown
+    if not batch.rows:
+        return Views.THUMBNAIL if vision else Views.WORDS
+    first = int(batch.prefix_rows[0][batch.prefix_rows[0] >= 0].min())
+    return Views.ALL if first < batch.tiles.shape[3] ** 2 // 14**2 else Views.CROPS
 
 
 def test_tables_say_what_the_scenes_say(architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -9,6 +9,7 @@ from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor, 
 
 from training.data.batches import Batch, BatchConfig, Batches
 from training.data.prompts import TOPICS
+from training.dialogue.captions import caption
 from training.learning import shared_prefix
 from training.learning.forward import Answers, answers, hidden_states
 from training.model.checkpoint import Architecture, new_model
@@ -80,6 +81,24 @@ def test_it_gives_the_whole_models_logits(
                 theirs = model(**inputs).logits[0]
             mine = said_to(said, sequence, question)
             assert theirs.abs().max() > 0.5
+            torch.testing.assert_close(mine, theirs[-len(mine) - 1 : -1], atol=2e-4, rtol=1e-3)
+
+
+def test_words_are_read_as_a_language_model_alone_reads_them(
+    model: LlavaNextForConditionalGeneration, architecture: Architecture, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    batches = Batches(architecture, tokenizer, dataclasses.replace(PLAIN, words_only=1.0), 2)
+    for number in range(2):
+        batch, scenes = batches[number], batches.scenes(number)
+        shown = len(batch.tiles) // len(batch.ids)
+        said = ours(model, batch)
+        for sequence in range(len(batch.ids)):
+            ids = question_ids(batch, sequence, 0)
+            told = "\n".join(caption(scene) for scene in scenes[sequence * shown : (sequence + 1) * shown])
+            inputs = tokenizer(f"<s>USER: {told}{tokenizer.decode(ids)}", return_tensors="pt", add_special_tokens=False)
+            with torch.no_grad():
+                theirs = model(input_ids=inputs.input_ids).logits[0]
+            mine = said_to(said, sequence, 0)
             torch.testing.assert_close(mine, theirs[-len(mine) - 1 : -1], atol=2e-4, rtol=1e-3)
 
 

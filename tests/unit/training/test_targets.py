@@ -157,6 +157,33 @@ def test_heads_that_know_all_have_no_loss(architecture: Architecture) -> None:
     torch.testing.assert_close(losses.places, torch.tensor(architecture.side).float().log())
 
 
+def test_places_are_learnt_where_something_is_shown(architecture: Architecture) -> None:
+    """Heads that know places on the backdrop alone have a loss, however small the rest of the tile is."""
+    made = targets(architecture)
+    shown = made.patch_kinds.flatten(0, 1) != NUM_KINDS  # [T, P]
+    assert 0 < shown.sum() < shown.numel() / 2
+    heads = TowerHeads(architecture.vision_width, architecture.side)
+    side = architecture.side
+    number = torch.arange(side * side)
+    known = torch.cat([torch.eye(side)[number // side], torch.eye(side)[number % side]], 1) * 40  # [P, 2 * side]
+    logits = torch.where(shown[..., None], torch.zeros(()), known)  # [T, P, 2 * side]
+    heads.places = ReadOut(logits)
+    states = tuple(torch.randn(3, 17, architecture.vision_width) for _ in range(architecture.vision_layers + 1))
+    torch.testing.assert_close(heads(states, made).places, torch.tensor(side).float().log())
+
+
+class ReadOut(torch.nn.Module):
+    """Says the same of any features."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self._logits = logits
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        assert features.shape[:-1] == self._logits.shape[:-1]
+        return self._logits
+
+
 def test_a_drawn_batch_teaches_what_it_shows(architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> None:
     batches = Batches(architecture, tokenizer, BatchConfig(tiles=28, thumbnails_only=0.2, crops_only=0.2), 20)
     for number in range(20):
