@@ -68,7 +68,12 @@ def stages(options: argparse.Namespace) -> list[Stage]:
     )
     stages = [stage for stage in (tower, joint, places) if options.command in (stage.name, "all")]
     steps = sum(stage.steps for stage in stages)
-    return [dataclasses.replace(stage, minutes=options.minutes * stage.steps / steps) for stage in stages]
+    return [
+        dataclasses.replace(
+            stage, minutes=options.minutes * stage.steps / steps, rates=stage.rates.scaled(options.rates)
+        )
+        for stage in stages
+    ]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes that draw")
     made.add_argument("--tiles", type=int, default=840, help="in a batch, all images together")
+    made.add_argument(
+        "--rates", type=float, default=1.0, help="times the stages' learning rates; small batches want smaller ones"
+    )
     made.add_argument("--tower-steps", type=int, default=2000)
     made.add_argument("--joint-steps", type=int, default=8000)
     made.add_argument("--places-steps", type=int, default=2000)

@@ -224,3 +224,11 @@ def test_stages_share_the_time_by_their_steps() -> None:
         (stage,) = stages(parser().parse_args([name, "--minutes", "40"]))
         assert (stage.name, stage.minutes) == (name, 40)
     assert stages(parser().parse_args(["export"])) == []
+
+
+def test_the_learning_rates_of_all_stages_are_scaled() -> None:
+    whole, third = (stages(parser().parse_args(["all", "--rates", factor])) for factor in ("1", "0.3"))
+    for stage, smaller in zip(whole, third, strict=True):
+        for name in ("vision", "text", "other"):
+            assert getattr(smaller.rates, name) == pytest.approx(0.3 * getattr(stage.rates, name))
+        assert smaller.rates.warmup == stage.rates.warmup

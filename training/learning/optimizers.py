@@ -1,7 +1,7 @@
 """Muon for the matrices inside the transformers, AdamW for everything else."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,10 @@ class LearningRates:
     text: float = 2e-3
     other: float = 1e-3
     warmup: float = 0.02  # share of the stage
+
+    def scaled(self, factor: float) -> "LearningRates":
+        """All peaks times a factor."""
+        return replace(self, vision=self.vision * factor, text=self.text * factor, other=self.other * factor)
 
 
 class Optimizers:
