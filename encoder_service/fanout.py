@@ -1,4 +1,4 @@
-"""Work on several images of a request at once."""
+"""A request's images on threads, and errors that name theirs."""
 
 import asyncio
 from collections.abc import Callable, Iterator
