@@ -9,10 +9,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from visionsplit.checkpoint import DTYPES
+from visionsplit.conditions import CONDITION_FORM
 from visionsplit.errors import VisionSplitError
 
 from encoder_service.compression import METHODS
-from training.evaluation.conditions import DEFAULT, FORM, THUMBNAIL, Condition, of_known_methods, parse_condition
+from training.evaluation.conditions import DEFAULT, THUMBNAIL, Condition, of_known_methods, parse_condition
 from training.evaluation.results import Fact, Run
 from training.evaluation.run import BATCH, evaluate, examples_of, in_process_settings, ordered_run, progress
 from training.evaluation.summary import as_plain, summarise
@@ -113,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--from", dest="read", type=Path, metavar="FOLDER", help="only print an earlier run's tables")
     parser.add_argument("--images", type=_positive, default=600, help="held-out images (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="number of the first one (default: %(default)s)")
-    parser.add_argument("--conditions", nargs="+", metavar="CONDITION", help=f"{FORM} or {THUMBNAIL}")
+    parser.add_argument("--conditions", nargs="+", metavar="CONDITION", help=f"{CONDITION_FORM} or {THUMBNAIL}")
     parser.add_argument("--against", nargs="*", metavar="CONDITION", help="print every condition's difference to these")
     parser.add_argument("--max-new-tokens", type=_positive, default=192, help="of an answer (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep answers, summary and tables here")

@@ -1,9 +1,9 @@
 """What is done to the vision tokens before and inside the language model, as one word of a command line."""
 
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from visionsplit.conditions import split_condition
 from visionsplit.grid import Layout
 
 from encoder_service.compression import CompressionSpec
@@ -11,7 +11,6 @@ from llm_service.job import PositionIds, PruningSpec
 
 UNCOMPRESSED = "none"
 THUMBNAIL = "thumbnail"
-FORM = "METHOD[:NAME=VALUE[,NAME=VALUE...]][@RATIO][+PRUNING[:NAME=VALUE...][@RATIO]]"
 
 DEFAULT = (
     "none",
@@ -62,62 +61,25 @@ def parse_condition(text: str) -> Condition:
     """
     if text == THUMBNAIL:
         return Condition(text, None)
-    # A plus at the end of a name, as in prumerge+, is part of the name.
-    found = re.fullmatch(r"(?P<before>.+?)(?:\+(?P<behind>[^+:@].*))?", text)
-    if found is None:
-        raise ValueError(f"condition {text!r} is empty; the form is {FORM}")
-    before, behind = found["before"], found["behind"]
-    method, settings, ratio = _parts(text, before)
-    layout = settings.pop("layout", Layout.SPATIAL.value)
-    if layout not in {known.value for known in Layout}:
-        raise ValueError(f"condition {text!r} has the layout {layout!r}; spatial and reference exist")
-    positions = settings.pop("positions", PositionIds.RENUMBERED.value)
-    if positions not in {known.value for known in PositionIds}:
-        raise ValueError(f"condition {text!r} has the positions {positions!r}; renumbered and original exist")
-    quotas = settings.pop("quotas", None)
-    if quotas not in (None, "only") or (quotas and behind is None):
+    word, inside = split_condition(text)
+    quotas = word.settings.get("quotas")
+    if quotas not in (None, "only") or (quotas and inside is None):
         raise ValueError(f"condition {text!r}: quotas=only goes with a pruning, and is all there is")
-    choices = {name: settings.pop(name) for name in _CHOICES if name in settings}
+    layout = word.setting("layout", {known.value: known for known in Layout}) or Layout.SPATIAL
+    positions = word.setting("positions", {known.value: known for known in PositionIds}) or PositionIds.RENUMBERED
     spec = CompressionSpec(
-        method,
-        ratio,
-        Layout(layout),
-        **choices,
-        parameters=_numbers(text, settings),
+        word.method,
+        word.ratio,
+        layout,
+        **{name: word.settings[name] for name in _CHOICES if name in word.settings},
+        parameters=word.numbers(besides=(*_CHOICES, "layout", "positions", "quotas")),
         quotas_only=quotas is not None,
     )
-    pruning = None
-    if behind is not None:
-        method, settings, ratio = _parts(text, behind)
-        pruning = PruningSpec(method, ratio, _numbers(text, settings))
-    return Condition(text, spec, pruning, PositionIds(positions))
+    pruning = None if inside is None else PruningSpec(inside.method, inside.ratio, inside.numbers(besides=()))
+    return Condition(text, spec, pruning, positions)
 
 
 def of_known_methods(conditions: Iterable[str], methods: Collection[str]) -> list[str]:
     """Those of the conditions whose method is among these."""
     known = {*methods, THUMBNAIL}
     return [condition for condition in conditions if parse_condition(condition).method in known]
-
-
-def _parts(text: str, part: str) -> tuple[str, dict[str, str], float | None]:
-    """A method with its settings and ratio."""
-    head, at, ratio = part.partition("@")
-    method, _, listed = head.partition(":")
-    settings: dict[str, str] = {}
-    for setting in filter(None, listed.split(",")):
-        name, separator, value = setting.partition("=")
-        if not separator:
-            raise ValueError(f"condition {text!r} has the setting {setting!r}; the form is {FORM}")
-        settings[name] = value
-    return method, settings, _number(text, "the ratio", ratio) if at else None
-
-
-def _numbers(text: str, settings: Mapping[str, str]) -> dict[str, float]:
-    return {name: _number(text, name, value) for name, value in settings.items()}
-
-
-def _number(text: str, name: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"condition {text!r} has {value!r} for {name}; a number is needed") from None

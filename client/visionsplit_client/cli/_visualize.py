@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
+from visionsplit.conditions import METHOD_FORM
 
 from visionsplit_client._images import read_image
 from visionsplit_client._options import Compression
 from visionsplit_client._settings import DEFAULT_LIMITS, DEFAULT_TIMEOUTS
 from visionsplit_client.cli import _options
-from visionsplit_client.cli._conditions import FORM, parse_condition
+from visionsplit_client.cli._conditions import parse_condition
 from visionsplit_client.cli._drawing import COMPACT, LARGE, draw_panels
 from visionsplit_client.cli._panels import Shown, encode_all, summary_table
 from visionsplit_client.cli._picture import as_encoded
@@ -41,7 +42,7 @@ def add_parser(commands: _options.Subparsers) -> None:
 
 def _add_comparison(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "comparison", f"SPEC is {FORM}, such as globalcom2@0.25 or globalcom2:score=local,tau=5@0.25."
+        "comparison", f"SPEC is {METHOD_FORM}, such as globalcom2@0.25 or globalcom2:score=local,tau=5@0.25."
     )
     group.add_argument(
         "--compare", action="append", default=[], metavar="SPEC", help="show this too; repeat it for each panel"

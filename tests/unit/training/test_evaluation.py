@@ -59,6 +59,9 @@ def test_a_condition_names_what_the_language_model_does() -> None:
         "",
         "globalcom2:quotas=only@0.1",
         "none:positions=odd",
+        ":tau=5@0.1",
+        "globalcom2:=5@0.1",
+        "none+fastv:layer=first@0.1",
     ],
 )
 def test_a_condition_of_another_form_is_refused(text: str) -> None:

@@ -1,0 +1,81 @@
+"""The words by which command lines name what is done to vision tokens: "globalcom2:score=local,tau=5@0.1"."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+ValueT = TypeVar("ValueT")
+
+METHOD_FORM = "METHOD[:NAME=VALUE[,NAME=VALUE...]][@RATIO]"
+CONDITION_FORM = f"{METHOD_FORM}[+PRUNING[:NAME=VALUE...][@RATIO]]"
+
+# A plus at the end of a name, as in prumerge+, is part of the name.
+_CONDITION = re.compile(r"(?P<encoder>.+?)(?:\+(?P<pruning>[^+:@].*))?")
+
+
+@dataclass(frozen=True)
+class MethodWord:
+    """One method as it is written in a condition. Whether method and settings exist is not looked at."""
+
+    condition: str  # the whole of which this is a part, for messages
+    method: str
+    settings: Mapping[str, str]  # a value can hold no comma and no @
+    ratio: float | None
+
+    def setting(self, name: str, values: Mapping[str, ValueT]) -> ValueT | None:
+        """What the setting's text stands for, or None where it is not set.
+
+        Raises:
+            ValueError: another text is set.
+        """
+        text = self.settings.get(name)
+        if text is None:
+            return None
+        if text not in values:
+            raise ValueError(f"condition {self.condition!r} has the {name} {text!r}; {' and '.join(values)} exist")
+        return values[text]
+
+    def numbers(self, *, besides: Collection[str]) -> dict[str, float]:
+        """The settings of other names than these.
+
+        Raises:
+            ValueError: one is no number.
+        """
+        return {
+            name: _number(self.condition, name, value) for name, value in self.settings.items() if name not in besides
+        }
+
+
+def split_condition(text: str) -> tuple[MethodWord, MethodWord | None]:
+    """What the encoder does, and behind a plus how the language model prunes, if it does.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    found = _CONDITION.fullmatch(text)
+    if found is None:
+        raise ValueError(f"condition {text!r} is empty; the form is {CONDITION_FORM}")
+    pruning = found["pruning"]
+    return _method(text, found["encoder"]), None if pruning is None else _method(text, pruning)
+
+
+def _method(condition: str, part: str) -> MethodWord:
+    head, at, ratio = part.partition("@")
+    method, _, listed = head.partition(":")
+    if not method:
+        raise ValueError(f"condition {condition!r} names no method; the form is {CONDITION_FORM}")
+    settings: dict[str, str] = {}
+    for setting in filter(None, listed.split(",")):
+        name, separator, value = setting.partition("=")
+        if not (name and separator):
+            raise ValueError(f"condition {condition!r} has the setting {setting!r}; the form is {CONDITION_FORM}")
+        settings[name] = value
+    return MethodWord(condition, method, settings, _number(condition, "the ratio", ratio) if at else None)
+
+
+def _number(condition: str, name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"condition {condition!r} has {value!r} for {name}; a number is needed") from None
