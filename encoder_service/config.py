@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from visionsplit.addresses import check_address, split_host_port
 from visionsplit.telemetry.config import TelemetryConfig
 from visionsplit.wire.security.client import ClientSecurity
 from visionsplit.wire.security.server import ServerSecurity
@@ -91,16 +92,22 @@ class EncoderConfig:
             raise ConfigError(
                 f"max_request_bytes is {self.max_request_bytes}; 1 to {MAX_IMAGE_REQUEST_BYTES} are allowed"
             )
-        host, _, port = self.listen.rpartition(":")
-        if not (host and port.isascii() and port.isdecimal() and int(port) <= 65535):
-            raise ConfigError(f"listen is {self.listen!r}; host:port is needed, such as 127.0.0.1:50051")
+        try:
+            split_host_port(self.listen)
+        except ValueError as error:
+            raise ConfigError(f"listen: {error}") from None
         if self.device is not None and self.device.type not in _DEVICE_TYPES:
             raise ConfigError(f"device is {str(self.device)!r}; {_DEVICES} is needed")
         for name, seconds in (("max_batch_wait", self.batch.max_wait_seconds), ("grace", self.grace_seconds)):
             if not (math.isfinite(seconds) and seconds >= 0):
                 raise ConfigError(f"{name} is {seconds} seconds; a finite number from 0 on is needed")
-        if not all(self.llm_addresses) or len(set(self.llm_addresses)) < len(self.llm_addresses):
-            raise ConfigError(f"llm is {self.llm!r}; host:port or several with commas between, each once, is needed")
+        for address in self.llm_addresses:
+            try:
+                check_address(address)
+            except ValueError as error:
+                raise ConfigError(f"llm: {error}") from None
+        if len(set(self.llm_addresses)) < len(self.llm_addresses):
+            raise ConfigError(f"llm is {self.llm!r}; each address once is needed")
         if not 0 < self.caller_share <= 1:
             raise ConfigError(f"caller_share is {self.caller_share}; a number in (0, 1] is needed")
         if self.cache.memory_bytes < 0:

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 import torch
+from visionsplit.addresses import split_host_port
 from visionsplit.checkpoint import DTYPES
 from visionsplit.errors import UnavailableError
 from visionsplit.telemetry.config import TelemetryConfig
@@ -172,9 +173,10 @@ class LlmConfig:
     security: ServerSecurity = field(default_factory=ServerSecurity)
 
     def __post_init__(self) -> None:
-        host, separator, port = self.listen.rpartition(":")
-        if not (separator and host and port.isdecimal() and int(port) < 2**16):
-            raise ValueError(f"listen address {self.listen!r} is not host:port")
+        try:
+            split_host_port(self.listen)
+        except ValueError as error:
+            raise ValueError(f"listen: {error}") from None
         if self.device is not None:
             _check_device(self.device)
         if self.dtype is not None and self.dtype not in DTYPES:

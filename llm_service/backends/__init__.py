@@ -3,6 +3,8 @@
 import os
 import uuid
 
+from visionsplit.addresses import split_host_port
+
 from llm_service.backends.base import Backend
 from llm_service.backends.local import LocalBackend
 from llm_service.config import BackendKind, LlmConfig
@@ -27,6 +29,6 @@ def _application(config: LlmConfig) -> str:
     if config.ray.application is not None:
         return config.ray.application
     model = config.model.rstrip("/").rpartition("/")[2]
-    host, _, port = config.listen.rpartition(":")
+    host, port = split_host_port(config.listen)
     # A port that the system is to choose tells services apart no more.
-    return "-".join(("visionsplit-llm", model, host, port if int(port) else uuid.uuid4().hex[:8]))
+    return "-".join(("visionsplit-llm", model, host, str(port) if port else uuid.uuid4().hex[:8]))

@@ -168,7 +168,7 @@ async def test_an_upload_that_is_lost_is_sent_again_whole(random_checkpoints: di
             await client.generate([IMAGE], Prompt.raw("x"))
 
 
-@pytest.mark.parametrize("llm", ["", "a:1,", "a:1,,b:1", "a:1,a:1"])
+@pytest.mark.parametrize("llm", ["", "a:1,", "a:1,,b:1", "a:1,a:1", "a:99999", "http://a:1"])
 def test_addresses_that_are_none_are_refused(llm: str) -> None:
-    with pytest.raises(ConfigError, match="llm is "):
+    with pytest.raises(ConfigError, match=r"^llm"):
         EncoderConfig(model="m", llm=llm)

@@ -4,9 +4,8 @@ import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from visionsplit.addresses import split_host_port
 from visionsplit.errors import VisionSplitError
-
-from visionsplit_client._addresses import split_host_port
 
 
 class AddressTakenError(VisionSplitError):

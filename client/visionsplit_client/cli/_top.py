@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from visionsplit.addresses import split_host_port
 from visionsplit.errors import UnavailableError
 
-from visionsplit_client._addresses import split_host_port
 from visionsplit_client.cli import _options, _report
 from visionsplit_client.cli._samples import Samples, read_samples
 from visionsplit_client.cli._top_screen import screen

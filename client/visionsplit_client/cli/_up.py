@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from visionsplit.addresses import split_host_port
 from visionsplit.errors import VisionSplitError
 from visionsplit.wire.security.client import ClientSecurity
 from visionsplit.wire.security.command_line import add_server_options, server_security_from
 from visionsplit.wire.security.tls import ClientTls
 
 import visionsplit_client
-from visionsplit_client._addresses import split_host_port
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client._client import Client
 from visionsplit_client._info import HealthStatus

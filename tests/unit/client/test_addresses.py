@@ -1,39 +1,9 @@
-"""Which addresses are taken, and what a service of another kind behind one is called."""
+"""What a client says of an address that is none, and what it calls a service of another kind behind one."""
 
 import pytest
 from visionsplit import errors
 from visionsplit_client import AsyncClient, Client
-from visionsplit_client._addresses import check_address, split_host_port
 from visionsplit_client.cli import main
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        *("127.0.0.1:50051", "encoder_1.local:1", "localhost:65535", "[::1]:50051"),
-        *("unix:/run/encoder", "unix:///run/encoder", "dns:encoder:50051", "dns:///encoder:50051"),
-    ],
-)
-def test_addresses_that_are_taken(address):
-    check_address(address)
-
-
-WRONG = [
-    *("", "nonsense", "host:", ":50051", "127.0.0.1:99999", "127.0.0.1:0", "host:port", "host:1.5", "host: 80"),
-    *("http://127.0.0.1:50051", "host:50051/path", "::1:50051", "[::1]", "[nonsense]:50051", "[::1:50051"),
-    *("unix:", "dns:", "dns:host", "a b:50051", "host:٣"),
-]
-
-
-@pytest.mark.parametrize("address", WRONG)
-def test_addresses_that_are_refused(address):
-    with pytest.raises(ValueError, match="is no address of the form HOST:PORT"):
-        check_address(address)
-
-
-def test_host_and_port():
-    assert split_host_port("[::1]:7") == ("::1", 7)
-    assert split_host_port("localhost:0") == ("localhost", 0)
 
 
 @pytest.mark.parametrize("make", [Client, AsyncClient])

@@ -60,11 +60,12 @@ def test_several_llm_services_by_commas_or_by_repetition():
         ("--listen", "nonsense"),
         ("--listen", "127.0.0.1:http"),
         ("--listen", "127.0.0.1:99999"),
+        ("--llm", "127.0.0.1:99999"),
     ],
 )
 def test_settings_out_of_range_are_refused(arguments):
     name = arguments[0].strip("-").removesuffix("-ms").replace("-", "_")
-    with pytest.raises(ConfigError, match=f"{name} is "):
+    with pytest.raises(ConfigError, match=f"^{name}( is|:) "):
         config_of(*arguments)
 
 
@@ -135,7 +136,8 @@ def levels():
     [
         (("--device", "foo"), "device is 'foo'; cpu, cuda or cuda:N is needed"),
         (("--device", "cuda:99"), "device is 'cuda:99'; PyTorch finds"),
-        (("--listen", "nonsense"), "listen is 'nonsense'; host:port is needed"),
+        (("--listen", "nonsense"), "listen: 'nonsense' is no address of the form HOST:PORT"),
+        (("--llm", "127.0.0.1:99999"), "llm: '127.0.0.1:99999' is no address of the form HOST:PORT"),
         (("--max-queued-tiles", "4"), "max_queued_tiles is 4; one image of this checkpoint takes 5"),
         (("--model", "/no/such/folder"), "there is no folder 'folder'"),
     ],
