@@ -58,7 +58,9 @@ def _add_output(parser: argparse.ArgumentParser, kind: str) -> None:
     if kind != "encode":
         group.add_argument("--output-format", choices=list(FORMATS), help="(default: jsonl; openai for such input)")
     rows = _ROWS_PER_TOKENS_PART if kind == "encode" else JobOptions.rows_per_part
-    group.add_argument("--rows-per-file", type=_positive, default=rows, metavar="N", help="(default: %(default)s)")
+    group.add_argument(
+        "--rows-per-file", type=shared.at_least(1), default=rows, metavar="N", help="(default: %(default)s)"
+    )
     group.add_argument(
         "--column",
         action="append",
@@ -92,7 +94,7 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
     group.add_argument("--llm", default=shared.DEFAULT_LLM if kind == "ask" else None, metavar="HOST:PORT", help=text)
     group.add_argument(
         "--in-flight",
-        type=_positive,
+        type=shared.at_least(1),
         default=32,
         metavar="N",
         help="rows with the services at once (default: %(default)s)",
@@ -117,7 +119,7 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
         )
         group.add_argument(
             "--encoder-cpus",
-            type=_positive,
+            type=shared.at_least(1),
             default=1,
             metavar="N",
             help="for each: threads, without a GPU (default: 1)",
@@ -131,7 +133,7 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
         )
         group.add_argument(
             "--llm-cpus",
-            type=_positive,
+            type=shared.at_least(1),
             metavar="N",
             help="for each (default: 1; without GPUs, on a cluster started here, all that the machine has)",
         )
@@ -140,7 +142,9 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
 def _add_job(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("job")
     group.add_argument("--retry-errors", action="store_true", help="also do the rows that failed in earlier runs")
-    group.add_argument("--max-failures", type=int, metavar="N", help="break off when more rows fail (default: never)")
+    group.add_argument(
+        "--max-failures", type=shared.at_least(0), metavar="N", help="break off when more rows fail (default: never)"
+    )
     group.add_argument(
         "--timeout",
         type=shared.positive_seconds,
@@ -154,16 +158,10 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-v", "--verbose", action="store_true", help="log each part and each row that fails")
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
-
-
 def _pool(text: str) -> tuple[int, int]:
     least, _, most = text.partition("-")
-    pool = _positive(least), _positive(most or least)
+    positive = shared.at_least(1)
+    pool = positive(least), positive(most or least)
     if pool[0] > pool[1]:
         raise argparse.ArgumentTypeError(f"{text}: the first number is the smaller one")
     return pool

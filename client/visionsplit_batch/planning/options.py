@@ -82,7 +82,9 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--prompt", default=DEFAULT_PROMPT, metavar="TEXT", help='asked of each image (default: "%(default)s")'
     )
-    group.add_argument("--max-new-tokens", type=_positive, metavar="N", help="of an answer, as the job will ask for")
+    group.add_argument(
+        "--max-new-tokens", type=shared.at_least(1), metavar="N", help="of an answer, as the job will ask for"
+    )
     group.add_argument(
         "--seconds",
         type=shared.positive_seconds,
@@ -91,7 +93,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--in-flight",
-        type=_positive,
+        type=shared.at_least(1),
         default=64,
         metavar="N",
         help="calls at once for each encoder and each replica, fewer where they take long (default: %(default)s)",
@@ -114,12 +116,6 @@ def _ratios(text: str) -> tuple[float, ...]:
     if not all(0 < ratio <= 1 for ratio in ratios):
         raise argparse.ArgumentTypeError(f"{text}: a ratio is more than 0 and at most 1")
     return tuple(sorted(ratios, reverse=True))
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
-    return int(text)
 
 
 def _price(text: str) -> float:

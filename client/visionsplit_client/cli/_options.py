@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from visionsplit.wire.security.client import ClientSecurity
@@ -211,14 +212,32 @@ def sampling_from(args: argparse.Namespace) -> Sampling:
 
 
 def positive_seconds(text: str) -> float:
-    seconds = float(text)
+    seconds = _number(text)
     if not (seconds > 0 and math.isfinite(seconds)):
         raise argparse.ArgumentTypeError(f"{text} is no positive number of seconds")
     return seconds
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Reads a whole number from `least` on."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and int(text) >= least):
+            raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} on")
+        return int(text)
+
+    return read
 
 
 def _parameter(text: str) -> tuple[str, float]:
     name, separator, number = text.partition("=")
     if not (name and separator):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=NUMBER")
-    return name, float(number)
+    return name, _number(number)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None

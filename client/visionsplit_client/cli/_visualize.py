@@ -52,7 +52,9 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="adjust the ratios until about as many tokens enter the LLM as under the first SPEC",
     )
-    group.add_argument("--columns", type=_count, default=2, metavar="N", help="panels in a row (default: %(default)s)")
+    group.add_argument(
+        "--columns", type=_options.at_least(1), default=2, metavar="N", help="panels in a row (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,13 +110,6 @@ def _check_type(args: argparse.Namespace) -> None:
     types = Image.registered_extensions()  # loads all plugins
     if types.get(args.output.suffix.lower()) not in Image.SAVE:
         _options.usage_error(args, f"cannot write {args.output}: name a type of picture, such as .png")
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of panels")
-    return count
 
 
 def _ratios(text: str) -> tuple[float, ...]:

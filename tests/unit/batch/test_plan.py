@@ -130,7 +130,7 @@ async def test_varied_tokens_are_still_the_image(random_checkpoints, picture):
         (["--ratios", "much"], "is not a list"),
         (["--price-llm", "0"], "is no price"),
         (["--price-llm", "much"], "is no price"),
-        (["--in-flight", "0"], "is no number from 1 on"),
+        (["--in-flight", "0"], "is no whole number from 1 on"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message, capsys):

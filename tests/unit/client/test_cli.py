@@ -235,6 +235,25 @@ def test_wrong_usage_is_exit_code_2(arguments):
     assert ended.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["ask", "a.png", "?", "--timeout", "soon"], "'soon' is no number"),
+        (["ask", "a.png", "?", "--timeout", "0"], "0 is no positive number of seconds"),
+        (["ask", "a.png", "?", "--parameter", "tau=hot"], "'hot' is no number"),
+        (["visualize", "a.png", "-o", "b.png", "--columns", "two"], "two is no whole number from 1 on"),
+        (["batch", "caption", "a", "-o", "b", "--in-flight", "many"], "many is no whole number from 1 on"),
+        (["batch", "caption", "a", "-o", "b", "--llms", "1-many"], "many is no whole number from 1 on"),
+        (["batch", "caption", "a", "-o", "b", "--max-failures", "-1"], "-1 is no whole number from 0 on"),
+    ],
+)
+def test_a_number_that_is_none_is_called_that(arguments, problem, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert problem in line
+
+
 def test_a_forgotten_question_is_wrong_usage(picture):
     with pytest.raises(SystemExit) as ended:
         main(["ask", str(picture)])
