@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from transformers.image_processing_utils import select_best_resolution
+from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
+from transformers.image_utils import ChannelDimension
 from visionsplit.grid import TileGrid
 
 from training.model.checkpoint import Architecture, pinpoints
@@ -35,7 +36,7 @@ def cut(image: Image.Image, architecture: Architecture) -> CutImage:
     tile = architecture.tile
     rows, columns = best_grid(image.width, image.height, architecture)
     grid = TileGrid.for_image(image.height, image.width, rows=rows, columns=columns, side=architecture.side)
-    width, height = _fitted_size(image.width, image.height, columns * tile, rows * tile)
+    height, width = get_patch_output_size(np.asarray(image), (rows * tile, columns * tile), ChannelDimension.LAST)
     left, top = (columns * tile - width) // 2, (rows * tile - height) // 2
     canvas = np.zeros((rows * tile, columns * tile, 3), np.uint8)
     canvas[top : top + height, left : left + width] = np.asarray(_resize(image, width, height))
@@ -43,14 +44,6 @@ def cut(image: Image.Image, architecture: Architecture) -> CutImage:
     thumbnail = np.asarray(_resize(image, tile, tile)).transpose(2, 0, 1)
     tiles = np.concatenate([thumbnail[None], crops.reshape(-1, 3, tile, tile)])
     return CutImage(tiles, grid, (width, height), (left, top))
-
-
-def _fitted_size(width: int, height: int, canvas_width: int, canvas_height: int) -> tuple[int, int]:
-    """The largest size on the canvas with the image's proportions, fractions of a pixel rounded up."""
-    across, down = canvas_width / width, canvas_height / height
-    if across < down:
-        return canvas_width, min(-int(-height * across // 1), canvas_height)
-    return min(-int(-width * down // 1), canvas_width), canvas_height
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
