@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from visionsplit.addresses import split_host_port
 from visionsplit.wire.security.client import ClientSecurity
 from visionsplit.wire.security.command_line import add_client_options, client_security_from
 from visionsplit.wire.security.tokens import TOKEN_VARIABLE, BearerToken
@@ -209,6 +210,14 @@ def sampling_from(args: argparse.Namespace) -> Sampling:
         stop=args.stop,
         repetition_penalty=args.repetition_penalty,
     )
+
+
+def host_port(text: str) -> str:
+    try:
+        split_host_port(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def positive_seconds(text: str) -> float:

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from visionsplit.addresses import split_host_port
 from visionsplit.errors import UnavailableError
 
 from visionsplit_client.cli import _options, _report
@@ -30,7 +29,7 @@ def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("top", help="watch what the services do", description=__doc__)
     for service, default in _options.METRICS.items():
         parser.add_argument(
-            f"--{service}-metrics", default=default, type=_address, metavar="HOST:PORT", help="(%(default)s)"
+            f"--{service}-metrics", default=default, type=_options.host_port, metavar="HOST:PORT", help="(%(default)s)"
         )
     parser.add_argument("--interval", type=_options.positive_seconds, default=2.0, help="between looks (%(default)g s)")
     parser.add_argument(
@@ -57,14 +56,6 @@ def run(args: argparse.Namespace) -> int:
         while len(seen) > 2 and now.when - seen[0].when > args.window:
             seen.popleft()
         _show(args, _over(seen), now.failures)
-
-
-def _address(text: str) -> str:
-    try:
-        split_host_port(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 def _look(args: argparse.Namespace) -> Moment:

@@ -48,7 +48,7 @@ def add_parser(commands: _options.Subparsers) -> None:
     for option, default in (("--encoder", DEFAULT_ENCODER), ("--llm", _options.DEFAULT_LLM)):
         parser.add_argument(
             option,
-            type=_address,
+            type=_options.host_port,
             default=default,
             metavar="HOST:PORT",
             help="listen here; port 0 takes a free one (%(default)s)",
@@ -124,14 +124,6 @@ def is_path(model: str) -> bool:
     parts = Path(model).parts
     beside_a_folder = len(parts) == 2 and Path(parts[0]).is_dir()
     return model.startswith((".", "/")) or len(parts) > 2 or beside_a_folder
-
-
-def _address(text: str) -> str:
-    try:
-        split_host_port(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 def _services(args: argparse.Namespace) -> tuple[Service, Service]:
