@@ -2,6 +2,7 @@
 
 import pytest
 from visionsplit.addresses import check_address, split_host_port
+from visionsplit.telemetry.config import metrics_address
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,15 @@ def test_addresses_that_are_refused(address):
 def test_host_and_port():
     assert split_host_port("[::1]:7") == ("::1", 7)
     assert split_host_port("localhost:0") == ("localhost", 0)
+
+
+def test_a_port_alone_for_metrics_means_loopback():
+    assert metrics_address("9100") == ("127.0.0.1", 9100)
+    assert metrics_address("[::1]:9100") == ("::1", 9100)
+    assert metrics_address("0.0.0.0:0") == ("0.0.0.0", 0)
+
+
+@pytest.mark.parametrize("address", ["", "99999", ":9100", "::1:9100", "host", "host name:9100", "[nonsense]:9100"])
+def test_where_metrics_cannot_be_served(address):
+    with pytest.raises(ValueError, match="HOST:PORT is needed, or PORT for loopback"):
+        metrics_address(address)

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from visionsplit.addresses import split_host_port
+
 _LOOPBACK = "127.0.0.1"
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -36,12 +38,10 @@ def metrics_address(text: str) -> tuple[str, int]:
     Raises:
         ValueError: another form.
     """
-    host, separator, port = text.rpartition(":")
-    if not separator:
-        host = _LOOPBACK
-    if not (host and port.isascii() and port.isdecimal() and int(port) < 2**16):
-        raise ValueError(f"the address for metrics is {text!r}; HOST:PORT is needed, or PORT for loopback")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    try:
+        return split_host_port(text if ":" in text else f"{_LOOPBACK}:{text}")
+    except ValueError:
+        raise ValueError(f"the address for metrics is {text!r}; HOST:PORT is needed, or PORT for loopback") from None
 
 
 def add_telemetry_options(parser: argparse.ArgumentParser) -> None:
