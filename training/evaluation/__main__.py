@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out:
             run.write(options.out)  # before anything is computed from it
         against = options.against if options.against is not None else [c for c in run.conditions if c == _CHANCE]
-        summary = summarise(run, against=against)
+        shown = run if options.crowded is None else run.crowded(options.crowded)
+        summary = summarise(shown, against=against)
         if options.out:
             (options.out / "summary.json").write_text(json.dumps(as_plain(summary), indent=2) + "\n")
             (options.out / "report.md").write_text(report(summary))
@@ -116,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--first", type=int, default=0, help="number of the first one (default: %(default)s)")
     parser.add_argument("--conditions", nargs="+", metavar="CONDITION", help=f"{CONDITION_FORM} or {THUMBNAIL}")
     parser.add_argument("--against", nargs="*", metavar="CONDITION", help="print every condition's difference to these")
+    parser.add_argument(
+        "--crowded",
+        type=_share,
+        metavar="SHARE",
+        help="print the tables of those images in which one crop holds at least this share of what is drawn, 0 to 1",
+    )
     parser.add_argument("--max-new-tokens", type=_positive, default=192, help="of an answer (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep answers, summary and tables here")
     own = parser.add_argument_group("with --model")
@@ -128,11 +136,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _share(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1")
+
+
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not positive")
-    return number
+    with contextlib.suppress(ValueError):
+        if int(text) > 0:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is no positive whole number")
 
 
 if __name__ == "__main__":

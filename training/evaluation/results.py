@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from training.dialogue.held_out import Example
 from training.dialogue.questions import Question, Topic
 from training.dialogue.scoring import score, score_with_places
+from training.evaluation.crowding import fullest_crop
 
 Fact = str | int | float | None
 
@@ -31,6 +32,7 @@ class Answer:
     condition: str
     image: int  # number in the held-out set
     grid: tuple[int, int]  # rows and columns of crops
+    fullest_crop: float  # share of what is drawn that lies in one crop, 0 to 1
     vision_tokens: int  # that entered the language model, newlines included
     layer_tokens: float  # of these, in a layer's cache, mean over the layers
     topic: Topic
@@ -48,6 +50,7 @@ class Answer:
             condition=condition,
             image=example.number,
             grid=seen.grid,
+            fullest_crop=fullest_crop(example.scene, seen.grid),
             vision_tokens=seen.vision_tokens,
             layer_tokens=seen.layer_tokens,
             topic=question.topic,
@@ -76,12 +79,25 @@ class Run:
             for answer in self.answers:
                 file.write(json.dumps({**asdict(answer), "topic": answer.topic.value}, ensure_ascii=False) + "\n")
 
+    def crowded(self, share: float) -> "Run":
+        """The same for the images in which one crop holds at least this share of what is drawn.
+
+        Raises:
+            ValueError: there is none.
+        """
+        answers = tuple(answer for answer in self.answers if answer.fullest_crop >= share)
+        if not answers:
+            raise ValueError(f"in none of the images does one crop hold {share:.0%} of what is drawn")
+        facts = {**self.facts, "where one crop holds at least": f"{share:.0%} of what is drawn"}
+        return replace(self, facts=facts, answers=answers)
+
     @classmethod
     def read(cls, folder: Path) -> "Run":
         """A run that `write` has kept.
 
         Raises:
             OSError: the folder holds none.
+            ValueError: another version of this code has kept it.
         """
         head = json.loads((folder / _RUN).read_text())
         return cls(head["facts"], tuple(head["conditions"]), tuple(_read_answers(folder / _ANSWERS)))
@@ -93,4 +109,6 @@ def _read_answers(path: Path) -> Iterable[Answer]:
             fields = json.loads(line)
             fields["topic"] = Topic(fields["topic"])
             fields["grid"] = tuple(fields["grid"])
+            if fields.keys() != Answer.__dataclass_fields__.keys():
+                raise ValueError(f"{path} is of another version of visionsplit: evaluate again")
             yield Answer(**fields)

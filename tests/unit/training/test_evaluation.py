@@ -17,11 +17,13 @@ from llm_service.text_model import load_text_model
 from training.dialogue.held_out import held_out
 from training.dialogue.questions import Question, Topic
 from training.evaluation.conditions import DEFAULT, of_known_methods, parse_condition
+from training.evaluation.crowding import fullest_crop
 from training.evaluation.decoding import EmbeddedImage, GreedyDecoder, SharedPrompts
 from training.evaluation.results import Answer, Run, Seen
 from training.evaluation.statistics import Bootstrap, Tally, interval, ratio
 from training.evaluation.summary import AVERAGE, CAPTION, CAPTION_WITH_PLACES, METRICS, as_plain, summarise
 from training.evaluation.tables import report
+from training.scenes.scene import Box, Item, Print, Scene
 
 # --- conditions
 
@@ -141,7 +143,8 @@ def answered(
     condition: str, image: int, topic: Topic, score: float, *, places: float | None = None, tokens: int = 100
 ) -> Answer:
     grid = (1, 2) if image % 2 else (2, 2)
-    return Answer(condition, image, grid, tokens, float(tokens), topic, "Which?", "yes", "no", score, places)
+    crowded = 0.9 if image < 2 else 0.5
+    return Answer(condition, image, grid, crowded, tokens, float(tokens), topic, "Which?", "yes", "no", score, places)
 
 
 def small_run() -> Run:
@@ -237,6 +240,51 @@ def test_a_caption_right_but_for_places_scores_so() -> None:
     assert answer.score == 1.0
     assert answer.score_with_places is not None
     assert answer.score_with_places < 1.0
+
+
+def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
+    small_run().write(tmp_path)
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text(answers.read_text().replace('"fullest_crop": 0.5, ', ""))
+    with pytest.raises(ValueError, match=r"answers\.jsonl is of another version"):
+        Run.read(tmp_path)
+
+
+# --- crowding
+
+
+def scene_of(width: int, height: int, *boxes: Box) -> Scene:
+    return Scene(width, height, tuple(Item("cat", None, box) for box in boxes), 1.0, "seed")
+
+
+def test_the_fullest_crop_is_found_by_area() -> None:
+    left, right, between = Box(10, 10, 40, 40), Box(120, 10, 130, 40), Box(90, 50, 110, 65)
+    assert fullest_crop(scene_of(200, 100, left), (1, 2)) == 1
+    assert fullest_crop(scene_of(200, 100, left, right), (1, 2)) == pytest.approx(0.75)
+    assert fullest_crop(scene_of(200, 100, left, right, between), (1, 2)) == pytest.approx((900 + 150) / 1500)
+
+
+def test_the_fullest_crop_knows_the_padding() -> None:
+    # 200 x 60 pixels in the middle of a canvas for 2 x 2 crops of 100: the line between its rows is the image's.
+    above, below = Box(0, 0, 10, 30), Box(0, 30, 10, 60)
+    assert fullest_crop(scene_of(200, 60, above), (2, 2)) == 1
+    assert fullest_crop(scene_of(200, 60, above, below), (2, 2)) == pytest.approx(0.5)
+    assert fullest_crop(scene_of(60, 200, Box(0, 0, 30, 10), Box(30, 0, 60, 10)), (2, 2)) == pytest.approx(0.5)
+
+
+def test_prints_count_with_their_item() -> None:
+    board = Print("7", Box(150, 10, 180, 40), 0, 12.0, "white")
+    labelled = Item("cat", None, Box(20, 10, 50, 40), label=board)
+    scene = Scene(200, 100, (labelled,), 1.0, "seed")
+    assert fullest_crop(scene, (1, 2)) == pytest.approx(80 / 160)
+
+
+def test_the_crowded_images_alone() -> None:
+    run = small_run().crowded(0.8)
+    assert {answer.image for answer in run.answers} == {0, 1}
+    assert "where one crop holds at least 80% of what is drawn." in report(summarise(run))
+    with pytest.raises(ValueError, match="in none of the images does one crop hold 95%"):
+        small_run().crowded(0.95)
 
 
 # --- decoding

@@ -1,0 +1,30 @@
+"""How unevenly a scene's content is spread over the crops: what the thumbnail's budgets are there for."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.scenes.scene import Scene
+
+
+def fullest_crop(scene: Scene, grid: tuple[int, int]) -> float:
+    """The share, 0 to 1, of what is drawn that lies in the crop that has most of it; by area, prints included.
+
+    Args:
+        scene: lies in the middle of its canvas, as large as fits, where the image processor puts it.
+        grid: rows and columns of crops.
+    """
+    rows, columns = grid
+    per_crop = min(columns / scene.width, rows / scene.height)  # crops to a pixel of the scene
+    left, top = (columns - scene.width * per_crop) / 2, (rows - scene.height * per_crop) / 2  # crops
+    boxes = [item.footprint for item in scene.items]
+    across = _overlaps([(left + box.left * per_crop, left + box.right * per_crop) for box in boxes], columns)
+    down = _overlaps([(top + box.top * per_crop, top + box.bottom * per_crop) for box in boxes], rows)
+    areas = down.T @ across  # [rows, columns]
+    return float(areas.max() / areas.sum())
+
+
+def _overlaps(spans: list[tuple[float, float]], crops: int) -> NDArray[np.float64]:
+    """How much of each span lies in each crop of one side, [N, crops]; lengths in crops."""
+    starts, ends = np.hsplit(np.array(spans), 2)  # [N, 1] each
+    edges = np.arange(crops)
+    return np.clip(np.minimum(ends, edges + 1) - np.maximum(starts, edges), 0, None)
