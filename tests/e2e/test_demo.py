@@ -30,7 +30,10 @@ def test_the_demo_captions_the_samples_and_leaves_nothing_behind(tmp_path: Path)
     assert items_right(whole, places=True) > 0.75
     assert items_right(quarter, places=False) > 0.5
     assert re.search(r"total +4104 +4104 +0% less", output)
-    assert re.search(r"total +4104 +1012 +75% less", output)
+    kept = re.search(r"total +4104 +(\d+) +75% less", output)
+    # A quarter, less what each crop's share loses when it is rounded down, which the weights decide.
+    assert kept is not None
+    assert 0.24 * 4104 < int(kept[1]) <= 0.25 * 4104
     assert "LUNCH" in output.rpartition("What does the orange sign read?")[2].splitlines()[1]
     assert "yes" in output.rpartition("Is there a rocket?")[2].splitlines()[1]
     assert "no" in output.rpartition("Is there a cat?")[2].splitlines()[1]
