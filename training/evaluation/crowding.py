@@ -27,4 +27,5 @@ def _overlaps(spans: list[tuple[float, float]], crops: int) -> NDArray[np.float6
     """How much of each span lies in each crop of one side, [N, crops]; lengths in crops."""
     starts, ends = np.hsplit(np.array(spans), 2)  # [N, 1] each
     edges = np.arange(crops)
-    return np.clip(np.minimum(ends, edges + 1) - np.maximum(starts, edges), 0, None)
+    lengths: NDArray[np.float64] = np.minimum(ends, edges + 1) - np.maximum(starts, edges)  # [N, crops]
+    return lengths.clip(min=0)
