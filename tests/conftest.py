@@ -1,6 +1,7 @@
 """Markers follow the folder of a test, and checkpoints are made once per session."""
 
 import os
+import signal
 from pathlib import Path
 
 # Two spinning OpenMP pools on a small machine slow each other down several times over. Set before torch is imported.
@@ -12,6 +13,11 @@ from tests.checkpoints import tiny_checkpoint
 
 ROOT = Path(__file__).parent.parent
 _FOLDERS = ("unit", "contract", "integration", "e2e")
+
+
+def pytest_configure() -> None:
+    # A shell starts background jobs with SIGINT ignored, and they hand that down to the processes that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,10 +29,14 @@ def test_every_row_can_be_asked_for(table: Table) -> None:
 def answers(condition: str, image: int, score: float, tokens: int, layer_tokens: float) -> list[Answer]:
     """One question on every topic."""
     return [
-        Answer(condition, image, (1, 2), tokens, layer_tokens, topic, "Which?", "a", "b", score, None)
+        Answer(condition, image, (1, 2), 1.0, tokens, layer_tokens, topic, "Which?", "a", "b", score, None)
         for topic in Topic
         if topic is not Topic.CAPTION
-    ] + [Answer(condition, image, (1, 2), tokens, layer_tokens, Topic.CAPTION, "Describe.", "a", "b", score, score / 2)]
+    ] + [
+        Answer(
+            condition, image, (1, 2), 1.0, tokens, layer_tokens, Topic.CAPTION, "Describe.", "a", "b", score, score / 2
+        )
+    ]
 
 
 def run_of(*images: int) -> Run:
