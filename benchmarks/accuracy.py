@@ -102,6 +102,7 @@ TABLES = {
                 "globalcom2:quotas=only@0.1+fastv:layer=1",
                 "globalcom2@0.25+fastv:layer=1@0.4",
                 "globalcom2@0.1",
+                "none+sparsevlm@0.25",
                 "none+sparsevlm@0.2",
                 "globalcom2:quotas=only@0.1+sparsevlm",
                 "globalcom2@0.25+sparsevlm@0.5",

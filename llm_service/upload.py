@@ -219,10 +219,14 @@ class UploadReceiver:
     def _check_length(self, receiving: _Receiving) -> None:
         counts, new = receiving.counts, receiving.decoding.options.max_new_tokens
         if counts.prompt + new > self._accepted.context_length:
+            missing = len(receiving.grids) - len(receiving.assemblers)
+            vision = f", {counts.vision} vision" if receiving.assemblers else ""
+            to_come = (
+                f", without the vision tokens of {missing} image{'s' * (missing > 1)} yet to come" if missing else ""
+            )
             raise PromptTooLongError(
-                f"prompt of {counts.prompt} tokens ({counts.text} text, {counts.vision} vision, {counts.newlines} "
-                f"newlines) and {new} new tokens need {counts.prompt + new}; a replica holds "
-                f"{self._accepted.context_length}"
+                f"prompt of {counts.prompt} tokens ({counts.text} text{vision}, {counts.newlines} newlines{to_come}) "
+                f"and {new} new tokens need {counts.prompt + new}; a replica holds {self._accepted.context_length}"
             )
 
     def _check_places(self, receiving: _Receiving) -> None:

@@ -39,7 +39,7 @@ at=(--encoder "$encoder" --llm "$llm")
 
 echo; echo "== captions with every vision token"
 "$visionsplit" caption "${at[@]}" --ratio 1 models/samples/*.png
-echo; echo "== captions with a quarter of them (GlobalCom2)"
+echo; echo "== captions with a quarter of them (the default method, globalcom2-diverse)"
 "$visionsplit" caption "${at[@]}" --ratio 0.25 models/samples/*.png
 echo; echo "== questions about models/samples/signs.png with a tenth of them, in int8"
 for question in "What does the orange sign read?" "Is there a rocket?" "Is there a cat?"; do
@@ -47,4 +47,5 @@ for question in "What does the orange sign read?" "Is there a rocket?" "Is there
   "$visionsplit" ask "${at[@]}" --ratio 0.1 --data-type int8 models/samples/signs.png "$question" 2>&1 | sed 's/^/  /'
 done
 "$visionsplit" visualize "${at[@]}" --ratios 1,0.5,0.25,0.1 models/samples/signs.png -o "$out/kept-tokens.png" >/dev/null
-echo; echo "which tokens were kept: $out/kept-tokens.png"
+echo; echo "what the images show: models/samples/README.md"
+echo "which tokens were kept: $out/kept-tokens.png"

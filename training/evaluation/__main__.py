@@ -25,7 +25,10 @@ _CHANCE = "random@0.1"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the tables go to stdout, everything else to stderr."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.read:
+        _refuse_what_changes_no_answer(parser, options)
     try:
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)  # now, not after an hour
@@ -33,16 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out:
             run.write(options.out)  # before anything is computed from it
         against = options.against if options.against is not None else [c for c in run.conditions if c == _CHANCE]
-        shown = run if options.crowded is None else run.crowded(options.crowded)
-        summary = summarise(shown, against=against)
+        summary = summarise(run, against=against)
         if options.out:
             (options.out / "summary.json").write_text(json.dumps(as_plain(summary), indent=2) + "\n")
             (options.out / "report.md").write_text(report(summary))
+        if options.crowded is not None:
+            summary = summarise(run.crowded(options.crowded), against=against)
     except (VisionSplitError, ValueError, OSError) as error:
         print(f"evaluation: {error}", file=sys.stderr)
         return 1
     print(report(summary), end="")
     return 0
+
+
+def _refuse_what_changes_no_answer(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    for name in ("images", "first", "conditions", "max_new_tokens"):
+        if getattr(options, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} is for asking; with --from the answers are there already")
 
 
 def _evaluate(options: argparse.Namespace) -> Run:
@@ -113,9 +123,11 @@ def _parser() -> argparse.ArgumentParser:
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--model", default="models/visionsplit-mini", help="checkpoint to load (default: %(default)s)")
     who.add_argument("--encoder", metavar="HOST:PORT", help="ask a running system instead")
-    who.add_argument("--from", dest="read", type=Path, metavar="FOLDER", help="only print an earlier run's tables")
+    who.add_argument(
+        "--from", dest="read", type=Path, metavar="FOLDER", help="ask nothing: the tables of an earlier run"
+    )
     parser.add_argument("--images", type=_positive, default=600, help="held-out images (default: %(default)s)")
-    parser.add_argument("--first", type=int, default=0, help="number of the first one (default: %(default)s)")
+    parser.add_argument("--first", type=_whole, default=0, help="number of the first one (default: %(default)s)")
     parser.add_argument("--conditions", nargs="+", metavar="CONDITION", help=f"{CONDITION_FORM} or {THUMBNAIL}")
     parser.add_argument("--against", nargs="*", metavar="CONDITION", help="print every condition's difference to these")
     parser.add_argument(
@@ -130,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--device", choices=sorted(BATCH), help="default: a GPU if there is one")
     own.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="default: %(default)s")
     own.add_argument("--batch", type=_positive, help=f"questions answered at once (default by device: {BATCH})")
-    own.add_argument("--workers", type=int, help="processes that draw images; 0 draws in this one")
+    own.add_argument("--workers", type=_whole, help="processes that draw images; 0 draws in this one")
     running = parser.add_argument_group("with --encoder")
     running.add_argument("--calls", type=_positive, default=8, help="calls under way at once (default: %(default)s)")
     return parser
@@ -144,10 +156,15 @@ def _share(text: str) -> float:
 
 
 def _positive(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if int(text) > 0:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text} is no positive whole number")
+    if _whole(text) == 0:
+        raise argparse.ArgumentTypeError("0 is no positive whole number")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 on")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -87,8 +87,8 @@ class Run:
         """
         answers = tuple(answer for answer in self.answers if answer.fullest_crop >= share)
         if not answers:
-            raise ValueError(f"in none of the images does one crop hold {share:.0%} of what is drawn")
-        facts = {**self.facts, "where one crop holds at least": f"{share:.0%} of what is drawn"}
+            raise ValueError(f"in none of the images does one crop hold {100 * share:g}% of what is drawn")
+        facts = {"only images with": f"{100 * share:g}% or more of what is drawn in one crop", **self.facts}
         return replace(self, facts=facts, answers=answers)
 
     @classmethod

@@ -36,8 +36,12 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("images and --tokens cannot be mixed")
     if not args.images and not args.tokens and Path(args.question).is_file():
         args.parser.error(f"a question is missing after {args.question}")
-    if args.tokens and (_options.compression_from(args) is not None or args.data_type is not None):
-        args.parser.error("stored tokens are compressed already; the compression options need an image")
+    if not args.images and (_options.compression_from(args) is not None or args.data_type is not None):
+        args.parser.error(
+            "stored tokens are compressed already; the compression options need an image"
+            if args.tokens
+            else "the compression options need an image, which goes before the question"
+        )
     pruning = _options.pruning_from(args)
     with _options.client_from(args) as client, _start(client, args, pruning) as stream:
         for event in stream:

@@ -202,7 +202,7 @@ def _announce(args: argparse.Namespace, llm: Service, encoder: Service) -> None:
     print(f"{llm.name}: {llm.address}\n{encoder.name}: {encoder.address}")
     if not args.quiet:
         option = "" if encoder.address == DEFAULT_ENCODER else f" --encoder {encoder.address}"
-        print(f'ready; try: visionsplit ask{option} IMAGE "What is this?"   (Ctrl-C stops both)')
+        print(f'ready; try: visionsplit ask{option} IMAGE "Describe the image."   (Ctrl-C stops both)')
     sys.stdout.flush()
 
 

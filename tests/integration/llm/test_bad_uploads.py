@@ -173,6 +173,13 @@ async def test_too_long(refused, llama_caller, tokens):
     assert "1024" in details
 
 
+async def test_too_long_before_its_images_came(refused, llama_caller, tokens):
+    name, details = await refused(llama_caller.upload(ASK, [tokens], max_new_tokens=1023))
+    assert name == "PromptTooLongError"
+    assert " 0 vision" not in details  # 1008 were coming
+    assert "without the vision tokens of 1 image yet to come" in details
+
+
 @pytest.mark.parametrize(
     "sampling",
     [

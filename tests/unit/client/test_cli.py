@@ -212,6 +212,8 @@ def test_nothing_saved_is_no_table_of_savings_but_a_hint(where, picture, capsys)
         ["ask", "a.png", "?", "--timeout", "-1"],
         ["ask", "a.png", "?", "--tokens", "b.safetensors"],
         ["ask", "--tokens", "b.safetensors", "--ratio", "0.5", "?"],
+        ["ask", "--ratio", "0.1", "Is there a rocket?"],
+        ["ask", "--data-type", "int8", "Is there a rocket?"],
         ["ask", "a.png", "?", "--layout", "reference"],
         ["ask", "a.png", "?", "--score", "local"],
         ["ask", "a.png", "?", "--parameter", "tau=5"],

@@ -1,5 +1,6 @@
 """What the evaluation computes from answers: conditions, scores, intervals, tables; and its decoder."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from llm_service.job import PositionIds, PruningSpec
 from llm_service.text_model import load_text_model
 from training.dialogue.held_out import held_out
 from training.dialogue.questions import Question, Topic
+from training.evaluation.__main__ import main
 from training.evaluation.conditions import DEFAULT, of_known_methods, parse_condition
 from training.evaluation.crowding import fullest_crop
 from training.evaluation.decoding import EmbeddedImage, GreedyDecoder, SharedPrompts
@@ -282,9 +284,38 @@ def test_prints_count_with_their_item() -> None:
 def test_the_crowded_images_alone() -> None:
     run = small_run().crowded(0.8)
     assert {answer.image for answer in run.answers} == {0, 1}
-    assert "where one crop holds at least 80% of what is drawn." in report(summarise(run))
+    assert "\nonly images with 80% or more of what is drawn in one crop, model tiny" in report(summarise(run))
     with pytest.raises(ValueError, match="in none of the images does one crop hold 95%"):
         small_run().crowded(0.95)
+
+
+def test_the_crowded_tables_are_printed_and_the_folder_keeps_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_run().write(tmp_path)
+    assert main(["--from", str(tmp_path), "--out", str(tmp_path), "--crowded", "0.8"]) == 0
+    assert "2 held-out images" in capsys.readouterr().out
+    assert "6 held-out images" in (tmp_path / "report.md").read_text()
+    assert json.loads((tmp_path / "summary.json").read_text())["images"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--from", "out", "--images", "5"], "--images is for asking; with --from the answers are there already"),
+        (["--from", "out", "--conditions", "none"], "--conditions is for asking"),
+        (["--from", "out", "--max-new-tokens", "5"], "--max-new-tokens is for asking"),
+        (["--images", "0"], "0 is no positive whole number"),
+        (["--first", "-1"], "-1 is no whole number from 0 on"),
+        (["--workers", "some"], "some is no whole number from 0 on"),
+        (["--crowded", "2"], "2 is no share between 0 and 1"),
+        (["--crowded", "much"], "much is no share between 0 and 1"),
+    ],
+)
+def test_wrong_options_are_called_that(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert problem in capsys.readouterr().err
 
 
 # --- decoding
