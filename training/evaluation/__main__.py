@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from visionsplit.checkpoint import DTYPES
+from visionsplit.command_line import at_least
 from visionsplit.conditions import CONDITION_FORM
 from visionsplit.errors import VisionSplitError
 
@@ -127,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         "--from", dest="read", type=Path, metavar="FOLDER", help="ask nothing: the tables of an earlier run"
     )
     parser.add_argument("--images", type=_positive, default=600, help="held-out images (default: %(default)s)")
-    parser.add_argument("--first", type=_whole, default=0, help="number of the first one (default: %(default)s)")
+    parser.add_argument("--first", type=at_least(0), default=0, help="number of the first one (default: %(default)s)")
     parser.add_argument("--conditions", nargs="+", metavar="CONDITION", help=f"{CONDITION_FORM} or {THUMBNAIL}")
     parser.add_argument("--against", nargs="*", metavar="CONDITION", help="print every condition's difference to these")
     parser.add_argument(
@@ -142,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--device", choices=sorted(BATCH), help="default: a GPU if there is one")
     own.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="default: %(default)s")
     own.add_argument("--batch", type=_positive, help=f"questions answered at once (default by device: {BATCH})")
-    own.add_argument("--workers", type=_whole, help="processes that draw images; 0 draws in this one")
+    own.add_argument("--workers", type=at_least(0), help="processes that draw images; 0 draws in this one")
     running = parser.add_argument_group("with --encoder")
     running.add_argument("--calls", type=_positive, default=8, help="calls under way at once (default: %(default)s)")
     return parser
@@ -156,15 +157,10 @@ def _share(text: str) -> float:
 
 
 def _positive(text: str) -> int:
-    if _whole(text) == 0:
+    number = at_least(0)(text)
+    if number == 0:
         raise argparse.ArgumentTypeError("0 is no positive whole number")
-    return int(text)
-
-
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 on")
-    return int(text)
+    return number
 
 
 if __name__ == "__main__":

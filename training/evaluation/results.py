@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from training.dialogue.held_out import Example
@@ -104,11 +104,12 @@ class Run:
 
 
 def _read_answers(path: Path) -> Iterable[Answer]:
+    names = {field.name for field in fields(Answer)}
     with path.open() as file:
         for line in file:
-            fields = json.loads(line)
-            fields["topic"] = Topic(fields["topic"])
-            fields["grid"] = tuple(fields["grid"])
-            if fields.keys() != Answer.__dataclass_fields__.keys():
+            kept = json.loads(line)
+            if kept.keys() != names:
                 raise ValueError(f"{path} is of another version of visionsplit: evaluate again")
-            yield Answer(**fields)
+            kept["topic"] = Topic(kept["topic"])
+            kept["grid"] = tuple(kept["grid"])
+            yield Answer(**kept)

@@ -2,6 +2,7 @@
 
 import argparse
 
+from visionsplit.command_line import at_least
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client.cli import _options as shared
 from visionsplit_client.cli._caption import DEFAULT_PROMPT
@@ -58,9 +59,7 @@ def _add_output(parser: argparse.ArgumentParser, kind: str) -> None:
     if kind != "encode":
         group.add_argument("--output-format", choices=list(FORMATS), help="(default: jsonl; openai for such input)")
     rows = _ROWS_PER_TOKENS_PART if kind == "encode" else JobOptions.rows_per_part
-    group.add_argument(
-        "--rows-per-file", type=shared.at_least(1), default=rows, metavar="N", help="(default: %(default)s)"
-    )
+    group.add_argument("--rows-per-file", type=at_least(1), default=rows, metavar="N", help="(default: %(default)s)")
     group.add_argument(
         "--column",
         action="append",
@@ -94,7 +93,7 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
     group.add_argument("--llm", default=shared.DEFAULT_LLM if kind == "ask" else None, metavar="HOST:PORT", help=text)
     group.add_argument(
         "--in-flight",
-        type=shared.at_least(1),
+        type=at_least(1),
         default=32,
         metavar="N",
         help="rows with the services at once (default: %(default)s)",
@@ -119,7 +118,7 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
         )
         group.add_argument(
             "--encoder-cpus",
-            type=shared.at_least(1),
+            type=at_least(1),
             default=1,
             metavar="N",
             help="for each: threads, without a GPU (default: 1)",
@@ -133,7 +132,7 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
         )
         group.add_argument(
             "--llm-cpus",
-            type=shared.at_least(1),
+            type=at_least(1),
             metavar="N",
             help="for each (default: 1; without GPUs, on a cluster started here, all that the machine has)",
         )
@@ -143,7 +142,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("job")
     group.add_argument("--retry-errors", action="store_true", help="also do the rows that failed in earlier runs")
     group.add_argument(
-        "--max-failures", type=shared.at_least(0), metavar="N", help="break off when more rows fail (default: never)"
+        "--max-failures", type=at_least(0), metavar="N", help="break off when more rows fail (default: never)"
     )
     group.add_argument(
         "--timeout",
@@ -160,7 +159,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
 
 def _pool(text: str) -> tuple[int, int]:
     least, _, most = text.partition("-")
-    positive = shared.at_least(1)
+    positive = at_least(1)
     pool = positive(least), positive(most or least)
     if pool[0] > pool[1]:
         raise argparse.ArgumentTypeError(f"{text}: the first number is the smaller one")

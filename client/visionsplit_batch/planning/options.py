@@ -4,6 +4,7 @@ import argparse
 import math
 import shlex
 
+from visionsplit.command_line import at_least
 from visionsplit_client._options import DEFAULT_METHOD
 from visionsplit_client.cli import _options as shared
 from visionsplit_client.cli._caption import DEFAULT_PROMPT
@@ -82,9 +83,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--prompt", default=DEFAULT_PROMPT, metavar="TEXT", help='asked of each image (default: "%(default)s")'
     )
-    group.add_argument(
-        "--max-new-tokens", type=shared.at_least(1), metavar="N", help="of an answer, as the job will ask for"
-    )
+    group.add_argument("--max-new-tokens", type=at_least(1), metavar="N", help="of an answer, as the job will ask for")
     group.add_argument(
         "--seconds",
         type=shared.positive_seconds,
@@ -93,7 +92,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--in-flight",
-        type=shared.at_least(1),
+        type=at_least(1),
         default=64,
         metavar="N",
         help="calls at once for each encoder and each replica, fewer where they take long (default: %(default)s)",

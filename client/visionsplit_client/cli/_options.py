@@ -3,7 +3,6 @@
 import argparse
 import math
 import os
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from visionsplit.addresses import split_host_port
@@ -225,17 +224,6 @@ def positive_seconds(text: str) -> float:
     if not (seconds > 0 and math.isfinite(seconds)):
         raise argparse.ArgumentTypeError(f"{text} is no positive number of seconds")
     return seconds
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """Reads a whole number from `least` on."""
-
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} on")
-        return int(text)
-
-    return read
 
 
 def _parameter(text: str) -> tuple[str, float]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
+from visionsplit.command_line import at_least
 from visionsplit.conditions import METHOD_FORM
 
 from visionsplit_client._images import read_image
@@ -53,7 +54,7 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         help="adjust the ratios until about as many tokens enter the LLM as under the first SPEC",
     )
     group.add_argument(
-        "--columns", type=_options.at_least(1), default=2, metavar="N", help="panels in a row (default: %(default)s)"
+        "--columns", type=at_least(1), default=2, metavar="N", help="panels in a row (default: %(default)s)"
     )
 
 

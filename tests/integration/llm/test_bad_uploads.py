@@ -176,7 +176,7 @@ async def test_too_long(refused, llama_caller, tokens):
 async def test_too_long_before_its_images_came(refused, llama_caller, tokens):
     name, details = await refused(llama_caller.upload(ASK, [tokens], max_new_tokens=1023))
     assert name == "PromptTooLongError"
-    assert " 0 vision" not in details  # 1008 were coming
+    assert " 0 vision" not in details  # they were on their way
     assert "without the vision tokens of 1 image yet to come" in details
 
 
