@@ -9,10 +9,15 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 from visionsplit.errors import (
+    CancelledError,
+    DeadlineError,
     IncompatibleServicesError,
     InternalError,
+    InvalidTokensError,
+    OverloadedError,
     UnauthenticatedError,
     UnavailableError,
+    UnknownFieldError,
     VisionSplitError,
 )
 from visionsplit.telemetry.tracing import carrier_of
@@ -141,16 +146,54 @@ class LlmCall:
 
 
 def _error_of(error: grpc.RpcError) -> VisionSplitError:
+    """The error that a caller of the encoder gets when a call to the LLM service fails.
+
+    The LLM service blames its client, which is the encoder. What the encoder only passes on (prompt, sampling, pruning)
+    is the caller's, so errors about these keep their class. Errors about what the encoder itself made or vouched for
+    are faults of the services, and so is everything that gRPC or a proxy says in place of the LLM service.
+    """
     # The stubs give the entries a class of their own; they are pairs.
     metadata = cast("Iterable[tuple[str, object]]", error.trailing_metadata() or ())
-    named = any(key == ERROR_METADATA_KEY for key, _ in metadata)
-    if error.code() is grpc.StatusCode.UNAVAILABLE and not named:
-        # gRPC's own text holds addresses and is of no use to a caller, but names what is wrong with a certificate.
-        _log.warning("the LLM service cannot be reached: %s", error.details())
-        return UnavailableError("the LLM service cannot be reached, or the connection to it was lost")
+    by_service = any(key == ERROR_METADATA_KEY for key, _ in metadata)
+    if not by_service:
+        return _transport_error(error)
     failure = error_from_rpc(error)
-    if isinstance(failure, UnauthenticatedError):
-        # The caller's own token may be sound; this one is ours.
-        _log.error("the LLM service does not accept this encoder's token")
-        return IncompatibleServicesError("the LLM service does not accept this encoder; its operator can help")
-    return failure
+    match failure:
+        case UnauthenticatedError():
+            # The caller's token may be sound; the LLM service refused the encoder's.
+            _log.error("the LLM service does not accept this encoder's token")
+            return IncompatibleServicesError("the LLM service does not accept this encoder; its operator can help")
+        case InvalidTokensError():
+            _log.error("the LLM service refused the tokens of this encoder: %s", failure)
+            return InternalError(f"the LLM service refused the vision tokens that the encoder sent: {failure}")
+        case UnknownFieldError():
+            # The encoder knows every field of the request, or it would have refused the request itself.
+            _log.error("the LLM service is of another release than this encoder: %s", failure)
+            return IncompatibleServicesError(f"the LLM service is of another release than the encoder: {failure}")
+        case DeadlineError():
+            # The caller's own deadline is gRPC's to enforce; the service's is for an upload that stands still.
+            _log.warning("the LLM service waited too long for the tokens of this encoder: %s", failure)
+            return OverloadedError("the encoder is too busy: the LLM service stopped waiting for the vision tokens")
+        case CancelledError():
+            return UnavailableError("the LLM service gave the call up")
+        case _:
+            return failure
+
+
+def _transport_error(error: grpc.RpcError) -> VisionSplitError:
+    """The error behind a status that gRPC or a proxy made, and not the LLM service."""
+    # The text holds addresses and is of no use to a caller, but it names what is wrong with a certificate.
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+            _log.warning("the LLM service cannot be reached: %s", error.details())
+            return UnavailableError("the LLM service cannot be reached, or the connection to it was lost")
+        case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return error_from_rpc(error)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            _log.error("what answers at the LLM service's address is not an LLM service: %s", error.details())
+            return IncompatibleServicesError("what answers at the LLM service's address is not an LLM service")
+        case code:
+            _log.error("a call to the LLM service failed with %s: %s", code.name, error.details())
+            return InternalError(
+                f"the call to the LLM service failed with {code.name}; the encoder's log has the details"
+            )

@@ -1,6 +1,6 @@
 """Requests and events as the protocol's messages, and back."""
 
-from visionsplit.errors import InvalidPromptError, InvalidRequestError
+from visionsplit.errors import InvalidPromptError, UnknownFieldError
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, vision_tokens_pb2
 from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import grid_to_proto, layout_from_proto, layout_to_proto
@@ -21,7 +21,7 @@ def compression_from_proto(message: vision_tokens_pb2.Compression) -> Compressio
     """A request's compression; the names are checked by `compose`.
 
     Raises:
-        InvalidRequestError: an unknown layout.
+        UnknownFieldError: an unknown layout.
     """
     return CompressionSpec(
         method=message.method,
@@ -75,7 +75,7 @@ def data_type_from_proto(number: int, default: DataType) -> DataType:
     """The tokens' format; 0 asks for the default.
 
     Raises:
-        InvalidRequestError: an unknown number.
+        UnknownFieldError: an unknown number.
     """
     if number == 0:
         return default
@@ -83,7 +83,7 @@ def data_type_from_proto(number: int, default: DataType) -> DataType:
         return DataType(number)
     except ValueError:
         known = ", ".join(data_type.name.lower() for data_type in DataType)
-        raise InvalidRequestError(f"unknown data type {number}; there are: {known}") from None
+        raise UnknownFieldError(f"unknown data type {number}; there are: {known}") from None
 
 
 def prompt_text(prompt: generation_pb2.Prompt) -> str:

@@ -1,6 +1,5 @@
 """Checks how a request wants its vision tokens read: pruning between layers, quotas, position ids."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from visionsplit.errors import InvalidPruningError, InvalidRequestError, InvalidTokensError
@@ -22,16 +21,18 @@ class Prefill:
     pruning: PruningSpec | None  # None drops nothing
     position_ids: PositionIds
 
-    def check_quotas(self, images: Sequence[Quotas], *, num_layers: int) -> None:
-        """Check the quotas of the images that have come so far, at least one; those before the last are known good.
+    def check_quotas(self, images: dict[int, Quotas], *, num_layers: int) -> None:
+        """Check the quotas of the images that have arrived so far, by image index in the order of their arrival.
+
+        There is at least one image. All but the last have been checked before.
 
         Raises:
             InvalidPruningError: quotas and nothing that takes them, or a pruning that does not do without.
             InvalidTokensError: some images have quotas and others have not.
         """
-        index, quotas = len(images) - 1, images[-1]
-        if (quotas is None) is not (images[0] is None):
-            given, missing = (0, index) if quotas is None else (index, 0)
+        (first, firsts_quotas), (index, quotas) = next(iter(images.items())), next(reversed(images.items()))
+        if (quotas is None) is not (firsts_quotas is None):
+            given, missing = (first, index) if quotas is None else (index, first)
             raise InvalidTokensError(f"image {given} has quotas and image {missing} has none; all need them, or none")
         if self.pruning is not None:
             compose(self.pruning, num_layers, quotas=quotas is not None)

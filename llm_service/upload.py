@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from visionsplit.errors import (
     DeadlineError,
@@ -14,7 +14,8 @@ from visionsplit.errors import (
 from visionsplit.grid import Layout, TileGrid, UnpadRule
 from visionsplit.v1 import llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.messages import refuse_unknown_fields
-from visionsplit.wire.vision_tokens import TokenAssembler, VisionTokens, grid_from_proto, layout_from_proto
+from visionsplit.wire.request_tokens import RequestTokens
+from visionsplit.wire.vision_tokens import VisionTokens, grid_from_proto, layout_from_proto
 
 from llm_service.accepted import Accepted
 from llm_service.conversation import prompt_from_proto
@@ -76,13 +77,12 @@ class _Receiving:
     layout: Layout
     prefill: Prefill
     decoding: Decoding
-    assemblers: list[TokenAssembler] = field(default_factory=list)
-    vision_tokens: int = 0
-    reserve: Callable[[int], None] = _refuse_nothing
+    tokens: RequestTokens
+    reserve: Callable[[int], None]
 
     @property
     def counts(self) -> TokenCounts:
-        return self._with(self.vision_tokens)
+        return self._with(self.tokens.num_tokens)
 
     @property
     def uncompressed(self) -> TokenCounts:
@@ -104,7 +104,7 @@ class UploadReceiver:
         self._tokenizing = asyncio.Lock()
 
     async def receive(self, stream: RequestStream, reserve: Callable[[int], None] = _refuse_nothing) -> Upload:
-        """Read until the client closes its side.
+        """Read until the client closes its side. The images may arrive in any order; see `RequestTokens`.
 
         Args:
             stream: the request's messages.
@@ -122,18 +122,24 @@ class UploadReceiver:
             part = message.WhichOneof("part")
             if receiving is None:
                 if part != "header":
-                    raise InvalidRequestError("the first message of a request must be its header")
-                receiving = await self._begin(message.header)
-                receiving.reserve = reserve
+                    raise InvalidTokensError("the first message of a request must be its header")
+                receiving = await self._begin(message.header, reserve)
             elif part == "image":
                 self._add_image(receiving, message.image)
             elif part == "tokens":
-                self._add_tokens(receiving, message.tokens)
+                receiving.tokens.add_chunk(message.tokens)
             else:
-                raise InvalidRequestError("a second header came" if part else "a message is empty")
+                raise InvalidTokensError("a second header came" if part else "a message is empty")
         if receiving is None:
-            raise InvalidRequestError("the request ended before its header")
-        return _finish(receiving)
+            raise InvalidTokensError("the request ended before its header")
+        return Upload(
+            receiving.token_ids,
+            receiving.tokens.finish(),
+            receiving.layout,
+            receiving.prefill,
+            receiving.decoding,
+            receiving.counts,
+        )
 
     async def _next_of(self, stream: RequestStream) -> llm_service_pb2.LlmServiceGenerateRequest | None:
         """The next message; None once the client has closed its side."""
@@ -144,7 +150,7 @@ class UploadReceiver:
         except TimeoutError:
             raise DeadlineError(f"the upload is not complete and nothing more came for {idle:g} seconds") from None
 
-    async def _begin(self, header: llm_service_pb2.GenerateHeader) -> _Receiving:
+    async def _begin(self, header: llm_service_pb2.GenerateHeader, reserve: Callable[[int], None]) -> _Receiving:
         limits = self._accepted.limits
         if len(header.grids) > limits.max_images:
             raise InvalidRequestError(f"{len(header.grids)} images; at most {limits.max_images} are taken")
@@ -161,7 +167,8 @@ class UploadReceiver:
         prompt = prompt_from_proto(header.prompt)
         async with self._tokenizing:
             token_ids = await asyncio.to_thread(self._prompts.encode, prompt, len(grids))
-        receiving = _Receiving(token_ids, grids, layout, prefill, decoding)
+        tokens = RequestTokens(grids, feature_size=self._accepted.feature_size)
+        receiving = _Receiving(token_ids, grids, layout, prefill, decoding, tokens, reserve)
         self._check_length(receiving)
         self._check_places(receiving)
         return receiving
@@ -196,31 +203,17 @@ class UploadReceiver:
         return grid
 
     def _add_image(self, receiving: _Receiving, header: vision_tokens_pb2.ImageTokensHeader) -> None:
-        index = len(receiving.assemblers)
-        if header.image_index != index or index >= len(receiving.grids):
-            raise InvalidTokensError(
-                f"the tokens header of image {header.image_index} came where that of image {index} of "
-                f"{len(receiving.grids)} was expected"
-            )
-        assembler = TokenAssembler(receiving.grids[index], header, feature_size=self._accepted.feature_size)
-        receiving.assemblers.append(assembler)
-        quotas = [one.quotas for one in receiving.assemblers]
-        receiving.prefill.check_quotas(quotas, num_layers=self._accepted.num_layers)
-        receiving.vision_tokens += sum(header.budgets)
+        receiving.tokens.add_header(header)
+        receiving.prefill.check_quotas(receiving.tokens.quotas, num_layers=self._accepted.num_layers)
         # Before the tokens themselves take memory.
         self._check_length(receiving)
         receiving.reserve(sum(header.budgets) * self._accepted.feature_size * _MOST_BYTES_OF_NUMBER)
 
-    def _add_tokens(self, receiving: _Receiving, chunk: vision_tokens_pb2.TokenChunk) -> None:
-        if chunk.image_index >= len(receiving.assemblers):
-            raise InvalidTokensError(f"tokens of image {chunk.image_index} came before their header")
-        receiving.assemblers[chunk.image_index].add(chunk)
-
     def _check_length(self, receiving: _Receiving) -> None:
         counts, new = receiving.counts, receiving.decoding.options.max_new_tokens
         if counts.prompt + new > self._accepted.context_length:
-            missing = len(receiving.grids) - len(receiving.assemblers)
-            vision = f", {counts.vision} vision" if receiving.assemblers else ""
+            missing = receiving.tokens.num_missing
+            vision = f", {counts.vision} vision" if receiving.tokens.num_announced else ""
             to_come = (
                 f", without the vision tokens of {missing} image{'s' * (missing > 1)} yet to come" if missing else ""
             )
@@ -240,12 +233,3 @@ class UploadReceiver:
                 f"text, {counts.vision} vision, {counts.newlines} newlines); with {new} new tokens it needs "
                 f"{counts.prompt + new} places; the checkpoint has {self._accepted.max_places}"
             )
-
-
-def _finish(receiving: _Receiving) -> Upload:
-    if len(receiving.assemblers) < len(receiving.grids):
-        raise InvalidTokensError(f"the upload ended after {len(receiving.assemblers)} of {len(receiving.grids)} images")
-    images = tuple(assembler.finish() for assembler in receiving.assemblers)
-    return Upload(
-        receiving.token_ids, images, receiving.layout, receiving.prefill, receiving.decoding, receiving.counts
-    )

@@ -23,6 +23,7 @@ from visionsplit.errors import (
     PromptTooLongError,
     UnauthenticatedError,
     UnavailableError,
+    UnknownFieldError,
     VisionSplitError,
 )
 from visionsplit.grid import Region, TileGrid
@@ -124,6 +125,7 @@ __all__ = [
     "Transport",
     "UnauthenticatedError",
     "UnavailableError",
+    "UnknownFieldError",
     "Usage",
     "VisionFormat",
     "VisionSplitError",

@@ -1,9 +1,10 @@
 """Turns the messages of a stream into events and, at its end, into the result. No input or output happens here."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from visionsplit.errors import InternalError
+from visionsplit.errors import InternalError, InvalidRequestError
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
@@ -49,7 +50,11 @@ class GenerationCollector:
         return message.WhichOneof("event") != "image"
 
     def take(self, message: GenerateResponse) -> GenerationEvent:
-        """Raises InternalError for a message out of order."""
+        """Raises InternalError for a message that is out of order or unsound."""
+        with _service_at_fault():
+            return self._take(message)
+
+    def _take(self, message: GenerateResponse) -> GenerationEvent:
         kind = message.WhichOneof("event")
         if self._last is not None or kind is None:
             raise InternalError("the service sent an event that is empty or comes after the last one")
@@ -109,7 +114,11 @@ class EncodeCollector:
         return message.WhichOneof("event") != "header"
 
     def take(self, message: encoder_service_pb2.EncodeResponse) -> EncodeEvent:
-        """Raises InternalError for a message out of order, InvalidTokensError for unsound tokens."""
+        """Raises InternalError for a message that is out of order or unsound."""
+        with _service_at_fault():
+            return self._take(message)
+
+    def _take(self, message: encoder_service_pb2.EncodeResponse) -> EncodeEvent:
         kind = message.WhichOneof("event")
         if self._last is not None or kind is None or (kind == "header") != (self._started is None):
             raise InternalError(f"the encoder sent {kind or 'an empty event'} out of order")
@@ -139,3 +148,12 @@ class EncodeCollector:
         self._assembler = TokenAssembler(grid, header.tokens, feature_size=format_.feature_size)
         budgets, quotas = tuple(header.tokens.budgets), self._assembler.quotas
         return EncodeStarted(grid, budgets, quotas, format_, layout_from_proto(header.layout))
+
+
+@contextmanager
+def _service_at_fault() -> Iterator[None]:
+    """The checks on messages blame their sender, which here is the service and not the caller."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise InternalError(f"the service sent an unsound answer: {error}") from error

@@ -8,7 +8,8 @@
     │   │   └── PromptTooLongError     prompt and answer do not fit the context
     │   ├── InvalidPruningError        an unknown method of pruning in the language model, or a wrong value for it
     │   ├── InvalidSamplingError       a decoding option out of range or not supported
-    │   └── InvalidTokensError         an upload of vision tokens that contradicts itself
+    │   ├── InvalidTokensError         an upload of vision tokens that contradicts itself
+    │   └── UnknownFieldError          a field or value that this version of the service does not know
     ├── IncompatibleServicesError      the services do not belong together
     ├── UnauthenticatedError           the service asks for a token, and the call had none that it accepts
     ├── OverloadedError                a queue is full, or a message is too large
@@ -36,6 +37,7 @@ __all__ = [
     "PromptTooLongError",
     "UnauthenticatedError",
     "UnavailableError",
+    "UnknownFieldError",
     "VisionSplitError",
 ]
 
@@ -73,7 +75,13 @@ class InvalidSamplingError(InvalidRequestError):
 
 
 class InvalidTokensError(InvalidRequestError):
-    """Vision tokens whose shape, type, bytes, positions or count contradict each other."""
+    """Vision tokens whose shape, type, bytes, positions or count contradict each other, or messages of an upload that
+    are missing, repeated or out of order."""
+
+
+class UnknownFieldError(InvalidRequestError):
+    """A field, or a value of an enumeration, that this version of the service does not know. The sender may be
+    newer."""
 
 
 class IncompatibleServicesError(VisionSplitError):

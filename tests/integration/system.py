@@ -12,7 +12,6 @@ from PIL import Image
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 from visionsplit_client import AsyncClient, ClientSecurity
 
-from encoder_service.caching.tokens import CacheLimits
 from encoder_service.config import EncoderConfig
 from encoder_service.server import EncoderServer
 from llm_service.config import LlmConfig
@@ -36,7 +35,7 @@ async def running_system(
     llm: dict[str, Any] | None = None,
     security: ClientSecurity | None = None,
 ) -> AsyncIterator[System]:
-    """Both services in this process, talking over real sockets, in float32 on the CPU."""
+    """Both services in this process, talking over real sockets, in float32 on the CPU, else with default settings."""
     llm_config = replace(LlmConfig(model=str(checkpoint), listen="127.0.0.1:0", device="cpu"), **(llm or {}))
     llm_server = LlmServer(llm_config)
     llm_address = f"127.0.0.1:{await llm_server.start()}"
@@ -46,7 +45,6 @@ async def running_system(
             listen="127.0.0.1:0",
             llm=llm_address,
             device=torch.device("cpu"),
-            cache=CacheLimits(memory_bytes=0),  # what is tested is encoding, unless a test says otherwise
         )
         encoder_server = EncoderServer(replace(encoder_config, **(encoder or {})))
         encoder_address = f"127.0.0.1:{await encoder_server.start()}"

@@ -11,7 +11,6 @@ import torch
 from visionsplit.errors import IncompatibleServicesError, UnavailableError
 from visionsplit_client import AsyncClient, HealthStatus, Prompt, Retries, Sampling
 
-from encoder_service.caching.tokens import CacheLimits
 from encoder_service.config import ConfigError, EncoderConfig
 from encoder_service.server import EncoderServer
 from llm_service.config import LlmConfig
@@ -52,7 +51,6 @@ async def encoder_of(model: Path, *addresses: str):
             listen="127.0.0.1:0",
             llm=",".join(addresses),
             device=torch.device("cpu"),
-            cache=CacheLimits(memory_bytes=0),
         )
     )
     port = await server.start()
@@ -154,14 +152,15 @@ async def test_the_fewest_calls_in_flight_come_first(random_checkpoints: dict[st
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
 async def test_an_upload_that_is_lost_is_sent_again_whole(random_checkpoints: dict[str, Path], after: int) -> None:
-    """With however many of its messages sent; and not a second time."""
+    """With however many of its messages sent, also where the second image was ready first; and not a second time."""
     lost, good = FakeLlm(UnavailableError("the replica was lost"), after), FakeLlm()
     async with two_fakes(random_checkpoints["llama"], lost, good) as client:
-        for _ in range(4):
+        for seed in range(4):
             good.received.clear()
-            assert (await client.generate([IMAGE, IMAGE], Prompt.raw("x"))).text == "one two"
+            new = noise_image(112, 112, seed)  # while the other one is in the encoder's cache from the second call on
+            assert (await client.generate([new, IMAGE], Prompt.raw("x"))).text == "one two"
             assert len(good.parts("header")) == 1
-            assert sorted(image.image_index for image in good.parts("image")) == [0, 1]
+            assert [image.image_index for image in good.parts("image")] == ([1, 0] if seed else [0, 1])
             assert {chunk.image_index for chunk in good.parts("tokens")} == {0, 1}
         good.error, good.error_after = UnavailableError("this one too"), 0
         with pytest.raises(UnavailableError):

@@ -61,7 +61,9 @@ async def some_requests(system: System) -> list[object]:
 
 
 async def test_what_is_counted(checkpoint: Path) -> None:
-    async with running_system(checkpoint, encoder=METRICS, llm=METRICS) as system:
+    """Without a cache, so that every image passes every stage."""
+    encoding = {**METRICS, "cache": CacheLimits(memory_bytes=0)}
+    async with running_system(checkpoint, encoder=encoding, llm=METRICS) as system:
         first, second = await some_requests(system)
         encoder, llm = await pages(system)
 
@@ -153,7 +155,7 @@ async def test_the_dashboard_asks_only_for_what_there_is(checkpoint: Path) -> No
 
 
 async def test_kept_tokens_are_counted_as_hits(checkpoint: Path) -> None:
-    async with running_system(checkpoint, encoder={**METRICS, "cache": CacheLimits()}, llm=METRICS) as system:
+    async with running_system(checkpoint, encoder=METRICS, llm=METRICS) as system:
         for _ in range(2):
             await system.client.generate(
                 noise_image(100, 90), PROMPT, compression=KEEP_HALF, sampling=Sampling(max_new_tokens=1)

@@ -109,7 +109,9 @@ class EncoderServiceServicer(object):
 
     def Generate(self, request, context):
         """Generate encodes the images, hands their tokens to the LLM service and relays its text. Errors
-        of the LLM service come through with their own status. Fails with FAILED_PRECONDITION where the
+        of the LLM service that concern the caller's request (prompt, sampling, pruning) or its load come
+        through with their own status. If the LLM service refuses what the encoder itself made, that is a
+        fault of the services: INTERNAL, or FAILED_PRECONDITION between different releases. Fails with FAILED_PRECONDITION where the
         two services were started from different checkpoints, or no LLM service is configured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

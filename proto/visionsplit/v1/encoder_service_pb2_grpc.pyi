@@ -63,7 +63,9 @@ class EncoderServiceStub:
     """
     Generate: _grpc.UnaryStreamMultiCallable[_encoder_service_pb2.EncoderServiceGenerateRequest, _encoder_service_pb2.EncoderServiceGenerateResponse]
     """Generate encodes the images, hands their tokens to the LLM service and relays its text. Errors
-    of the LLM service come through with their own status. Fails with FAILED_PRECONDITION where the
+    of the LLM service that concern the caller's request (prompt, sampling, pruning) or its load come
+    through with their own status. If the LLM service refuses what the encoder itself made, that is a
+    fault of the services: INTERNAL, or FAILED_PRECONDITION between different releases. Fails with FAILED_PRECONDITION where the
     two services were started from different checkpoints, or no LLM service is configured.
     """
     GetEncoderInfo: _grpc.UnaryUnaryMultiCallable[_encoder_service_pb2.GetEncoderInfoRequest, _encoder_service_pb2.GetEncoderInfoResponse]
@@ -103,7 +105,9 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     """
     Generate: _aio.UnaryStreamMultiCallable[_encoder_service_pb2.EncoderServiceGenerateRequest, _encoder_service_pb2.EncoderServiceGenerateResponse]  # type: ignore[assignment]
     """Generate encodes the images, hands their tokens to the LLM service and relays its text. Errors
-    of the LLM service come through with their own status. Fails with FAILED_PRECONDITION where the
+    of the LLM service that concern the caller's request (prompt, sampling, pruning) or its load come
+    through with their own status. If the LLM service refuses what the encoder itself made, that is a
+    fault of the services: INTERNAL, or FAILED_PRECONDITION between different releases. Fails with FAILED_PRECONDITION where the
     two services were started from different checkpoints, or no LLM service is configured.
     """
     GetEncoderInfo: _aio.UnaryUnaryMultiCallable[_encoder_service_pb2.GetEncoderInfoRequest, _encoder_service_pb2.GetEncoderInfoResponse]  # type: ignore[assignment]
@@ -152,7 +156,9 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_encoder_service_pb2.EncoderServiceGenerateResponse], _abc.AsyncIterator[_encoder_service_pb2.EncoderServiceGenerateResponse]]:
         """Generate encodes the images, hands their tokens to the LLM service and relays its text. Errors
-        of the LLM service come through with their own status. Fails with FAILED_PRECONDITION where the
+        of the LLM service that concern the caller's request (prompt, sampling, pruning) or its load come
+        through with their own status. If the LLM service refuses what the encoder itself made, that is a
+        fault of the services: INTERNAL, or FAILED_PRECONDITION between different releases. Fails with FAILED_PRECONDITION where the
         two services were started from different checkpoints, or no LLM service is configured.
         """
 

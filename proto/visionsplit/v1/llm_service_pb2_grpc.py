@@ -66,7 +66,8 @@ class LlmServiceServicer(object):
 
     def Generate(self, request_iterator, context):
         """Generate takes a header, then for each image a tokens header and its chunks, and after the
-        client has closed its side streams text. An upload that ends early, has tokens of another
+        client has closed its side streams text. The images may arrive in any order and their messages
+        may interleave; the chunks of one image keep their order. An upload that ends early, has tokens of another
         encoder (FAILED_PRECONDITION), contradicts itself, or does not fit the context is refused before
         any text. Cancelling frees the request's place within one decoding step.
         """

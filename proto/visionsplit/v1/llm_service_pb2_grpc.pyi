@@ -43,7 +43,8 @@ class LlmServiceStub:
     def __new__(cls, channel: _aio.Channel) -> LlmServiceAsyncStub: ...
     Generate: _grpc.StreamStreamMultiCallable[_llm_service_pb2.LlmServiceGenerateRequest, _llm_service_pb2.LlmServiceGenerateResponse]
     """Generate takes a header, then for each image a tokens header and its chunks, and after the
-    client has closed its side streams text. An upload that ends early, has tokens of another
+    client has closed its side streams text. The images may arrive in any order and their messages
+    may interleave; the chunks of one image keep their order. An upload that ends early, has tokens of another
     encoder (FAILED_PRECONDITION), contradicts itself, or does not fit the context is refused before
     any text. Cancelling frees the request's place within one decoding step.
     """
@@ -64,7 +65,8 @@ class LlmServiceAsyncStub(LlmServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.StreamStreamMultiCallable[_llm_service_pb2.LlmServiceGenerateRequest, _llm_service_pb2.LlmServiceGenerateResponse]  # type: ignore[assignment]
     """Generate takes a header, then for each image a tokens header and its chunks, and after the
-    client has closed its side streams text. An upload that ends early, has tokens of another
+    client has closed its side streams text. The images may arrive in any order and their messages
+    may interleave; the chunks of one image keep their order. An upload that ends early, has tokens of another
     encoder (FAILED_PRECONDITION), contradicts itself, or does not fit the context is refused before
     any text. Cancelling frees the request's place within one decoding step.
     """
@@ -88,7 +90,8 @@ class LlmServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_llm_service_pb2.LlmServiceGenerateResponse], _abc.AsyncIterator[_llm_service_pb2.LlmServiceGenerateResponse]]:
         """Generate takes a header, then for each image a tokens header and its chunks, and after the
-        client has closed its side streams text. An upload that ends early, has tokens of another
+        client has closed its side streams text. The images may arrive in any order and their messages
+        may interleave; the chunks of one image keep their order. An upload that ends early, has tokens of another
         encoder (FAILED_PRECONDITION), contradicts itself, or does not fit the context is refused before
         any text. Cancelling frees the request's place within one decoding step.
         """

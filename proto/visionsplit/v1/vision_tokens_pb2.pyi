@@ -267,8 +267,8 @@ Global___VisionFormat: _TypeAlias = VisionFormat  # noqa: Y015
 
 @_typing.final
 class ImageTokensHeader(_message.Message):
-    """ImageTokensHeader comes before the tokens of one image and says how many follow. Headers come in the
-    order of the images.
+    """ImageTokensHeader comes before the tokens of one image and says how many follow. The headers of a
+    request's images come in any order, each once: an image that is ready first is sent first.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

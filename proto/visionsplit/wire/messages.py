@@ -3,7 +3,7 @@
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from visionsplit.errors import InvalidRequestError
+from visionsplit.errors import UnknownFieldError
 
 
 def refuse_unknown_fields(message: Message) -> None:
@@ -12,11 +12,11 @@ def refuse_unknown_fields(message: Message) -> None:
     protobuf would drop them in silence, and the caller would get an answer to another question.
 
     Raises:
-        InvalidRequestError: names the first such field by its message and number.
+        UnknownFieldError: names the first such field by its message and number.
     """
     unknown = UnknownFieldSet(message)
     if len(unknown):
-        raise InvalidRequestError(
+        raise UnknownFieldError(
             f"field {unknown[0].field_number} of {message.DESCRIPTOR.full_name} is not known here; "
             "the client may be newer than this server"
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from visionsplit.errors import InvalidRequestError, InvalidTokensError
+from visionsplit.errors import InvalidTokensError, UnknownFieldError
 from visionsplit.grid import Layout, Region, TileGrid
 from visionsplit.v1 import vision_tokens_pb2
 from visionsplit.wire.tensors import TokenTensor, concatenate
@@ -50,14 +50,14 @@ def layout_from_proto(number: int) -> Layout:
     """A received layout; unspecified means spatial.
 
     Raises:
-        InvalidRequestError: a number this version does not know.
+        UnknownFieldError: a number that this version does not know.
     """
     if number == vision_tokens_pb2.LAYOUT_UNSPECIFIED:
         return Layout.SPATIAL
     for layout, known in _LAYOUT_NUMBERS.items():
         if number == known:
             return layout
-    raise InvalidRequestError(f"layout {number} is not known here; there are: {', '.join(one.value for one in Layout)}")
+    raise UnknownFieldError(f"layout {number} is not known here; there are: {', '.join(one.value for one in Layout)}")
 
 
 def grid_to_proto(grid: TileGrid) -> vision_tokens_pb2.TileGrid:

@@ -1,5 +1,6 @@
 """Every wrong upload gets its own clear error before a replica sees it, and the next call is right."""
 
+import itertools
 from collections.abc import Callable
 
 import grpc
@@ -49,25 +50,26 @@ async def refused(llama_caller: Caller, tokens: VisionTokens, llama: Whole):
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 3])
 async def test_truncated(refused, upload, kept: int):
-    name, _ = await refused(upload[:kept])
-    assert name == ("InvalidRequestError" if kept == 0 else "InvalidTokensError")
+    assert (await refused(upload[:kept]))[0] == "InvalidTokensError"
 
 
 async def test_no_header_first(refused, upload):
-    assert (await refused(upload[1:]))[0] == "InvalidRequestError"
+    assert (await refused(upload[1:]))[0] == "InvalidTokensError"
 
 
 async def test_two_headers(refused, upload):
-    assert (await refused([upload[0], upload[0]]))[0] == "InvalidRequestError"
+    assert (await refused([upload[0], upload[0]]))[0] == "InvalidTokensError"
 
 
 async def test_empty_message(refused, upload):
-    assert (await refused([upload[0], Request()]))[0] == "InvalidRequestError"
+    assert (await refused([upload[0], Request()]))[0] == "InvalidTokensError"
 
 
 async def test_unknown_field(refused, upload):
     newer = Request.FromString(upload[0].SerializeToString() + b"\xf8\x3f\x01")
-    assert "1023" in (await refused([newer, *upload[1:]]))[1]
+    name, details = await refused([newer, *upload[1:]])
+    assert name == "UnknownFieldError"
+    assert "1023" in details
 
 
 async def test_chunks_out_of_order(refused, upload):
@@ -212,6 +214,31 @@ async def test_client_that_goes_away_while_uploading(llama_caller: Caller, uploa
     call.cancel()
     answer = await llama_caller.generate(ASK, [tokens], max_new_tokens=6)
     assert answer.token_ids == llama.generate(ASK, [picture(112, 90)], max_new_tokens=6)
+
+
+async def test_a_tokens_header_twice_or_of_an_image_that_the_request_does_not_have(refused, upload):
+    name, details = await refused([*upload[:2], upload[1]])
+    assert (name, details) == ("InvalidTokensError", "the tokens header of image 0 arrived twice")
+    other = edited(upload[1], lambda request: setattr(request.image, "image_index", 1))
+    name, details = await refused([upload[0], other])
+    assert (name, details) == ("InvalidTokensError", "a tokens header is of image 1; the request has 1 images")
+
+
+async def test_images_may_arrive_in_any_order(llama_caller: Caller, llama: Whole):
+    """As they do from an encoder that has a later image in its cache."""
+    pictures = [picture(112, 90, 1), picture(60, 150, 2), picture(70, 70, 3)]
+    images = [llama.tokens(image) for image in pictures]
+    expected = llama.generate("<image> <image> <image>", pictures, max_new_tokens=8)
+    parts = token_parts(images, 512)
+    header = llama_caller.header("<image> <image> <image>", images, max_new_tokens=8)
+    for order in itertools.permutations(range(3)):
+        ordered = [part for index in order for part in parts if _image_of(part) == index]
+        call = llama_caller.call([header, *ordered])
+        assert [token async for response in call for token in response.delta.token_ids] == expected, order
+
+
+def _image_of(part: Request) -> int:
+    return (part.image if part.WhichOneof("part") == "image" else part.tokens).image_index
 
 
 async def test_interleaved_chunks_are_fine(llama_caller: Caller, llama: Whole):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from visionsplit.errors import VisionSplitError
+from visionsplit.errors import InvalidTokensError, VisionSplitError
 from visionsplit.v1 import (
     encoder_service_pb2_grpc,
     generation_pb2,
@@ -18,8 +18,11 @@ from visionsplit.v1 import (
     llm_service_pb2_grpc,
     vision_tokens_pb2,
 )
+from visionsplit.wire.messages import refuse_unknown_fields
+from visionsplit.wire.request_tokens import RequestTokens
 from visionsplit.wire.status import ERROR_METADATA_KEY, status_of
 from visionsplit.wire.transport import channel_options
+from visionsplit.wire.vision_tokens import grid_from_proto
 
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import TileFeatures, TowerOutput
@@ -90,7 +93,10 @@ async def running_encoder(model, **settings):
 
 
 class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
-    """Records uploads and answers "one two"; may refuse with `error` after `error_after` messages."""
+    """Records uploads and answers "one two"; may refuse with `error` after `error_after` messages.
+
+    It refuses an upload of vision tokens for the same reasons as the LLM service does; prompts it does not read.
+    """
 
     def __init__(self, error: VisionSplitError | None = None, error_after: int = 0):
         self.error, self.error_after = error, error_after
@@ -108,16 +114,23 @@ class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
         try:
             if self.error and not self.error_after:
                 await self._refuse(context)
+            images: RequestTokens | None = None
             async for request in request_iterator:
                 self.received.append(request)
                 self.arrived.set()
                 if self.error and len(self.received) >= self.error_after:
                     await self._refuse(context)
+                images = _received(images, request)
+            assert images is not None, "an upload without a header"
+            images.finish()
             for text in ("one", " two"):
                 await context.write(_delta(text))
                 await self.may_answer.wait()
             summary = generation_pb2.GenerationSummary(finish_reason=generation_pb2.FINISH_REASON_STOP)
             await context.write(llm_service_pb2.LlmServiceGenerateResponse(summary=summary))
+        except InvalidTokensError as error:
+            self.error = error
+            await self._refuse(context)
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
@@ -128,6 +141,22 @@ class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
 
     def parts(self, kind):
         return [getattr(request, kind) for request in self.received if request.WhichOneof("part") == kind]
+
+
+def _received(images, request):
+    """The upload's tokens so far, and those of its next message."""
+    refuse_unknown_fields(request)
+    match request.WhichOneof("part"):
+        case "header" if images is None:
+            grids = [grid_from_proto(grid) for grid in request.header.grids]
+            return RequestTokens(grids, feature_size=request.header.format.feature_size)
+        case "image" if images is not None:
+            images.add_header(request.image)
+        case "tokens" if images is not None:
+            images.add_chunk(request.tokens)
+        case part:
+            raise InvalidTokensError(f"{part} is out of order")
+    return images
 
 
 def _delta(text):

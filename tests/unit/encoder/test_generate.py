@@ -7,7 +7,15 @@ import re
 import grpc
 import grpc.aio
 import pytest
-from visionsplit.errors import PromptTooLongError, UnavailableError
+from visionsplit.errors import (
+    CancelledError,
+    DeadlineError,
+    InvalidSamplingError,
+    InvalidTokensError,
+    PromptTooLongError,
+    UnavailableError,
+    UnknownFieldError,
+)
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
@@ -98,6 +106,47 @@ async def test_a_lost_replica_keeps_its_class(model):
     async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
         call = stub.Generate(GenerateRequest(prompt=generation_pb2.Prompt(text="x")))
         assert await status_of_call(call) == (grpc.StatusCode.UNAVAILABLE, "the replica was lost", "UnavailableError")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "name"),
+    [
+        (InvalidSamplingError("top_p is 7"), grpc.StatusCode.INVALID_ARGUMENT, "InvalidSamplingError"),
+        (InvalidTokensError("image 0: no"), grpc.StatusCode.INTERNAL, "InternalError"),
+        (UnknownFieldError("field 99"), grpc.StatusCode.FAILED_PRECONDITION, "IncompatibleServicesError"),
+        (DeadlineError("nothing more came"), grpc.StatusCode.RESOURCE_EXHAUSTED, "OverloadedError"),
+        (CancelledError("gone"), grpc.StatusCode.UNAVAILABLE, "UnavailableError"),
+    ],
+)
+async def test_only_what_the_caller_wrote_is_the_callers_fault(model, error, code, name):
+    """The LLM service blames its client, the encoder; the encoder knows what of a request it made itself."""
+    fake = FakeLlm(error, 3)
+    async with running_llm(fake) as address, running_encoder(model, llm=address) as (_, stub):
+        request = GenerateRequest(images=[Image(data=png(112, 112))], prompt=generation_pb2.Prompt(text="x"))
+        assert (await status_of_call(stub.Generate(request, timeout=20)))[::2] == (code, name)
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "name"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, "InternalError"),
+        (grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.INTERNAL, "InternalError"),
+        (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.FAILED_PRECONDITION, "IncompatibleServicesError"),
+        (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE, "UnavailableError"),
+    ],
+)
+async def test_what_something_between_the_services_says_is_no_fault_of_the_caller(model, said, code, name):
+    """A proxy, or gRPC itself: the status does not name one of our errors."""
+
+    class Between(FakeLlm):
+        async def Generate(self, request_iterator, context):  # noqa: N802
+            await context.abort(said, "10.0.0.7 says no")
+
+    async with running_llm(Between()) as address, running_encoder(model, llm=address) as (_, stub):
+        request = GenerateRequest(prompt=generation_pb2.Prompt(text="x"))
+        got, details, named = await status_of_call(stub.Generate(request, timeout=20))
+        assert (got, named) == (code, name)
+        assert "10.0.0.7" not in details
 
 
 async def test_no_llm_service_behind_the_address(model):

@@ -95,9 +95,9 @@ def test_a_wrong_pruning_is_refused_with_the_header(wish: pb.Prefill, says: str)
 
 def test_a_method_that_needs_a_ratio_waits_for_the_quotas_that_would_replace_it() -> None:
     wish = read(pruning("fastv"))
-    wish.check_quotas([(3, 1)], num_layers=LAYERS)
+    wish.check_quotas({0: (3, 1)}, num_layers=LAYERS)
     with pytest.raises(InvalidPruningError, match="method 'fastv' needs a retention_ratio"):
-        wish.check_quotas([None], num_layers=LAYERS)
+        wish.check_quotas({0: None}, num_layers=LAYERS)
     with pytest.raises(InvalidPruningError, match="method 'fastv' needs a retention_ratio"):
         read(pruning("fastv"), num_images=0)
 
@@ -106,31 +106,32 @@ def test_a_method_that_needs_a_ratio_waits_for_the_quotas_that_would_replace_it(
 def test_good_quotas(images: list[Quotas]) -> None:
     wish = Prefill(PruningSpec("fastv", 0.5), PositionIds.RENUMBERED)
     for count in range(1, len(images) + 1):
-        wish.check_quotas(images[:count], num_layers=LAYERS)
+        wish.check_quotas(dict(enumerate(images[:count])), num_layers=LAYERS)
 
 
 def test_quotas_without_pruning_are_refused() -> None:
     nothing = Prefill(None, PositionIds.RENUMBERED)
-    nothing.check_quotas([None, None], num_layers=LAYERS)
+    nothing.check_quotas({0: None, 1: None}, num_layers=LAYERS)
     with pytest.raises(InvalidPruningError, match=r"image 0 has quotas .* the request asks for no pruning"):
-        nothing.check_quotas([(1,)], num_layers=LAYERS)
+        nothing.check_quotas({0: (1,)}, num_layers=LAYERS)
 
 
 def test_quotas_for_a_method_that_takes_none_are_refused() -> None:
     wish = read(pruning("pyramiddrop"))
     with pytest.raises(InvalidPruningError, match="'pyramiddrop' takes no quotas; these do: fastv"):
-        wish.check_quotas([(1,)], num_layers=LAYERS)
+        wish.check_quotas({0: (1,)}, num_layers=LAYERS)
 
 
 @pytest.mark.parametrize(
     ("images", "says"),
     [
-        ([(1,), None], "image 0 has quotas and image 1 has none"),
-        ([None, None, (1,)], "image 2 has quotas and image 0 has none"),
+        ({0: (1,), 1: None}, "image 0 has quotas and image 1 has none"),
+        ({0: None, 1: None, 2: (1,)}, "image 2 has quotas and image 0 has none"),
+        ({2: (1,), 0: None}, "image 2 has quotas and image 0 has none"),
     ],
 )
 @pytest.mark.parametrize("spec", [PruningSpec("fastv", 0.5), None], ids=["pruning", "none"])
-def test_images_that_disagree_are_refused(images: list[Quotas], says: str, spec: PruningSpec | None) -> None:
+def test_images_that_disagree_are_refused(images: dict[int, Quotas], says: str, spec: PruningSpec | None) -> None:
     with pytest.raises(InvalidTokensError, match=says):
         Prefill(spec, PositionIds.RENUMBERED).check_quotas(images, num_layers=LAYERS)
 
