@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from transformers import LlavaNextImageProcessorPil
 from transformers.image_processing_utils import select_best_resolution
-from visionsplit.checkpoint import Checkpoint, CheckpointError
+from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import InvalidImageError
 from visionsplit.grid import TileGrid, UnpadRule
 
@@ -25,7 +25,7 @@ class Tiler:
     def __init__(self, checkpoint: Checkpoint) -> None:
         """
         Raises:
-            CheckpointError: image processor and vision tower disagree about the size of a tile or the grids.
+            CheckpointError: the checkpoint has no image processor that fits its vision tower.
         """
         self._processor: LlavaNextImageProcessorPil = checkpoint.image_processor()
         vision = checkpoint.config.vision_config
@@ -33,7 +33,6 @@ class Tiler:
         self.patch_pixels: int = vision.patch_size
         self.side = self.tile_pixels // self.patch_pixels
         self._pinpoints: list[list[int]] = [list(point) for point in self._processor.image_grid_pinpoints]
-        self._check(checkpoint)
 
     @property
     def grids(self) -> list[tuple[int, int]]:
@@ -78,16 +77,3 @@ class Tiler:
                 f"not {list(expected)}"
             )
         return Tiles(pixels.to(torch.float32), grid)
-
-    def _check(self, checkpoint: Checkpoint) -> None:
-        crop = self._processor.crop_size
-        if (crop["height"], crop["width"]) != (self.tile_pixels, self.tile_pixels):
-            raise CheckpointError(
-                f"the image processor makes tiles of {crop['height']} x {crop['width']} pixels; "
-                f"the vision tower takes {self.tile_pixels} x {self.tile_pixels}"
-            )
-        if self._pinpoints != [list(point) for point in checkpoint.config.image_grid_pinpoints]:
-            raise CheckpointError("the image processor's image_grid_pinpoints differ from the model's")
-        for height, width in self._pinpoints:
-            if height % self.tile_pixels or width % self.tile_pixels:
-                raise CheckpointError(f"grid pinpoint {height} x {width} is not whole tiles of {self.tile_pixels}")

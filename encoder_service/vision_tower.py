@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import CLIPVisionConfig, LlavaNextConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPVisionEmbeddings
-from visionsplit.checkpoint import Checkpoint, CheckpointError
+from visionsplit.checkpoint import Checkpoint
 
 from encoder_service.cls_attention import ClsScoreHead, cls_attention, patch_keys
 from encoder_service.compression.features import TileFeatures, TowerOutput
@@ -17,18 +17,17 @@ from encoder_service.compression.features import TileFeatures, TowerOutput
 class VisionTower(nn.Module):
     """CLIP's vision transformer up to the layers that the features and the scores need."""
 
-    def __init__(self, config: LlavaNextConfig, *, dtype: torch.dtype, device: torch.device) -> None:
-        """Allocate the modules, uninitialised.
-
-        Raises:
-            CheckpointError: the vision tower is not CLIP's, or the features are not the patches without [CLS].
-        """
+    def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> None:
+        """Allocate the modules, uninitialised."""
         super().__init__()
-        vision = _clip_config(config)
+        vision = _clip_config(checkpoint.config)
         self.device, self.dtype = device, dtype
-        self.feature_layers = _feature_layers(config, vision.num_hidden_layers)
+        self.feature_layers = checkpoint.feature_layers
         self.feature_size = vision.hidden_size * len(self.feature_layers)
-        self._feature_layer = max(self.feature_layers[-1], 1)  # the layer that puts the features out
+        # The layer whose attention and keys methods ask for: the one that puts the features out. Where the features are
+        # of several layers it is the deepest, which has seen most of the tower. The order in which a checkpoint lists
+        # them says only how the projector reads them.
+        self._feature_layer = max(*self.feature_layers, 1)
         self._score_layer = vision.num_hidden_layers - 1  # whose input the scores read: hidden state of this index
         with torch.device("meta"):
             self.embeddings = CLIPVisionEmbeddings(vision)
@@ -47,9 +46,9 @@ class VisionTower(nn.Module):
         """Build the tower and read its weights, and no other tensor of the checkpoint.
 
         Raises:
-            CheckpointError: see `__init__`; or a tensor is missing or has another shape.
+            CheckpointError: a tensor is missing or has another shape.
         """
-        tower = cls(checkpoint.config, dtype=dtype, device=device)
+        tower = cls(checkpoint, dtype=dtype, device=device)
         last_layer = f"vision_tower.encoder.layers.{tower._score_layer}."
         checkpoint.load_into(tower, lambda name: _tensor_name(name, last_layer))
         return tower.eval().requires_grad_(False)
@@ -98,23 +97,6 @@ def _tensor_name(name: str, last_layer: str) -> str:
 
 
 def _clip_config(config: LlavaNextConfig) -> CLIPVisionConfig:
-    vision = config.vision_config
-    if vision.model_type != "clip_vision_model":
-        raise CheckpointError(f"the vision tower is {vision.model_type!r}; 'clip_vision_model' is needed")
-    if config.vision_feature_select_strategy != "default":
-        raise CheckpointError(
-            f"vision_feature_select_strategy is {config.vision_feature_select_strategy!r}; "
-            "'default' is needed, which leaves out [CLS]"
-        )
-    own = CLIPVisionConfig.from_dict(vision.to_dict())
+    own = CLIPVisionConfig.from_dict(config.vision_config.to_dict())
     own._attn_implementation = "sdpa"
     return own
-
-
-def _feature_layers(config: LlavaNextConfig, num_layers: int) -> tuple[int, ...]:
-    """Indices of the hidden states that make the features, counted from 0, the embeddings."""
-    given = config.vision_feature_layer
-    indices = [given] if isinstance(given, int) else list(given)
-    if not indices or not all(-num_layers - 1 <= index <= num_layers for index in indices):
-        raise CheckpointError(f"vision_feature_layer is {given}; the vision tower has {num_layers} layers")
-    return tuple(index % (num_layers + 1) for index in indices)

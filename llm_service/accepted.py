@@ -36,9 +36,8 @@ class Accepted:
         """Read the facts; hashes the vision tower's weights."""
         config = checkpoint.config
         tile = config.vision_config.image_size
-        layers = config.vision_feature_layer
         return cls(
-            feature_size=config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers)),
+            feature_size=config.vision_config.hidden_size * len(checkpoint.feature_layers),
             encoder_fingerprint=checkpoint.encoder_fingerprint(),
             side=tile // config.vision_config.patch_size,
             crop_grids=frozenset((height // tile, width // tile) for height, width in config.image_grid_pinpoints),

@@ -52,13 +52,16 @@ class Checkpoint(StoredModel):
         """Read the configuration and the list of tensors.
 
         Raises:
-            CheckpointError: nothing there, another architecture, or weights not stored as safetensors.
+            CheckpointError: nothing there, another architecture, weights not stored as safetensors, or a vision half
+                that the encoder cannot serve. Both services refuse it, so that neither starts without the other.
         """
         super().__init__(name_or_path, "llava_next", revision=revision, canonical=_canonical_name)
         try:
             self.config = LlavaNextConfig.from_dict(self.fields)
         except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
             raise CheckpointError(f"config.json of checkpoint {self.name!r} is damaged: {one_line(error)}") from error
+        _check_vision_half(self.config)
+        self.feature_layers = _feature_layers(self.config)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,12 +77,15 @@ class Checkpoint(StoredModel):
         """The checkpoint's image processor. Always Pillow's, so that every machine cuts an image alike.
 
         Raises:
-            CheckpointError: the checkpoint has none, or a damaged one.
+            CheckpointError: the checkpoint has none, a damaged one, or one that disagrees with the vision tower about
+                the size of a tile or with the model about the grids.
         """
         try:
-            return LlavaNextImageProcessorPil.from_pretrained(self.source, revision=self.revision)
+            processor = LlavaNextImageProcessorPil.from_pretrained(self.source, revision=self.revision)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(f"checkpoint {self.name!r} has no readable image processor") from error
+        _check_tiles(processor, self.config)
+        return processor
 
     def encoder_fingerprint(self) -> str:
         """Hash of the vision tower's stored weights and of the image processor's settings, as 32 hex digits.
@@ -95,6 +101,40 @@ class Checkpoint(StoredModel):
         tensors = {name: _tensor_digest(tensor) for name, tensor in self.read(names)}
         facts = json.dumps([settings, sorted(tensors.items())], sort_keys=True, default=str)
         return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
+
+
+def _check_vision_half(config: LlavaNextConfig) -> None:
+    if (kind := config.vision_config.model_type) != "clip_vision_model":
+        raise CheckpointError(f"the vision tower is {kind!r}; 'clip_vision_model' is needed")
+    if (strategy := config.vision_feature_select_strategy) != "default":
+        raise CheckpointError(
+            f"vision_feature_select_strategy is {strategy!r}; 'default' is needed, which leaves out [CLS]"
+        )
+
+
+def _feature_layers(config: LlavaNextConfig) -> tuple[int, ...]:
+    """Indices of the vision tower's hidden states that make the features, in the order in which the checkpoint lists
+    them, counted from 0, which is the embeddings."""
+    given, num_layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    indices = [given] if isinstance(given, int) else list(given)
+    if not indices or not all(-num_layers - 1 <= index <= num_layers for index in indices):
+        raise CheckpointError(f"vision_feature_layer is {given}; the vision tower has {num_layers} layers")
+    return tuple(index % (num_layers + 1) for index in indices)
+
+
+def _check_tiles(processor: LlavaNextImageProcessorPil, config: LlavaNextConfig) -> None:
+    tile, crop = config.vision_config.image_size, processor.crop_size
+    if (crop["height"], crop["width"]) != (tile, tile):
+        raise CheckpointError(
+            f"the image processor makes tiles of {crop['height']} x {crop['width']} pixels; "
+            f"the vision tower takes {tile} x {tile}"
+        )
+    pinpoints = [list(point) for point in processor.image_grid_pinpoints]
+    if pinpoints != [list(point) for point in config.image_grid_pinpoints]:
+        raise CheckpointError("the image processor's image_grid_pinpoints differ from the model's")
+    for height, width in pinpoints:
+        if height % tile or width % tile:
+            raise CheckpointError(f"grid pinpoint {height} x {width} is not whole tiles of {tile}")
 
 
 def _canonical_name(key: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from visionsplit.checkpoint import Checkpoint, CheckpointError
 
+from encoder_service.config import EncoderConfig
+from encoder_service.server import EncoderServer
 from encoder_service.vision_tower import VisionTower
+from llm_service.config import LlmConfig
+from llm_service.server import LlmServer
 from tests.checkpoints import tiny_checkpoint
 
 CPU = torch.device("cpu")
@@ -113,6 +118,35 @@ def test_what_cannot_be_split_is_refused(copy: Path, tmp_path: Path) -> None:
     edit_config(copy, quantization_config=None, model_type="llama")
     with pytest.raises(CheckpointError, match="'llava_next' is needed"):
         Checkpoint(str(copy))
+
+
+def edit_processor(folder: Path, **changes: object) -> None:
+    settings = json.loads((folder / "processor_config.json").read_text())
+    settings["image_processor"].update(changes)
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    ("edit", "changes", "says"),
+    [
+        (edit_config, {"vision_feature_select_strategy": "full"}, "vision_feature_select_strategy is 'full'"),
+        (edit_config, {"vision_feature_layer": 9}, "vision_feature_layer is 9; the vision tower has 4 layers"),
+        (edit_config, {"vision_feature_layer": []}, r"vision_feature_layer is \[\]"),
+        (edit_config, {"vision_config": {"model_type": "siglip_vision_model"}}, "the vision tower is 'siglip"),
+        (edit_config, {"image_grid_pinpoints": [[112, 112]]}, "image_grid_pinpoints differ from the model's"),
+        (edit_processor, {"crop_size": {"height": 70, "width": 70}}, "makes tiles of 70 x 70 pixels; .* takes 56 x 56"),
+    ],
+)
+async def test_neither_service_starts_with_a_vision_half_that_the_encoder_cannot_serve(
+    copy: Path, edit: Callable[..., None], changes: dict[str, object], says: str
+) -> None:
+    edit(copy, **changes)
+    for server in (
+        EncoderServer(EncoderConfig(str(copy), listen="127.0.0.1:0")),
+        LlmServer(LlmConfig(str(copy), listen="127.0.0.1:0")),
+    ):
+        with pytest.raises(CheckpointError, match=says):
+            await server.start()
 
 
 def test_pickled_weights_are_not_read(copy: Path) -> None:

@@ -1,5 +1,7 @@
 """Keys and values of one request, as many in each layer as that layer has tokens."""
 
+from collections.abc import Sequence
+
 import torch
 
 _BLOCK = 64  # tokens by which a layer grows: a copy every so many steps instead of one at each
@@ -8,7 +10,10 @@ _BLOCK = 64  # tokens by which a layer grows: a copy every so many steps instead
 class KvCache:
     """What the library's attention layers ask of a cache: `update`. Batch size 1."""
 
-    def __init__(self, num_layers: int) -> None:
+    def __init__(self, windows: Sequence[int | None]) -> None:
+        """`windows` has an entry for each layer: how many tokens its sliding window has, or None where it has none."""
+        num_layers = len(windows)
+        self._windows = tuple(windows)
         self._keys: list[torch.Tensor | None] = [None] * num_layers  # each [1, kv heads, capacity, head size]
         self._values: list[torch.Tensor | None] = [None] * num_layers
         self._lengths = [0] * num_layers
@@ -28,12 +33,19 @@ class KvCache:
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append [1, kv heads, new, head size] to a layer and return all of its keys and values."""
-        start = self._lengths[layer_idx]
-        end = self._lengths[layer_idx] = start + keys.shape[2]
+        """Append [1, kv heads, new, head size] to a layer.
+
+        Returns:
+            Its keys and values: all of them, or for a single new token those in the layer's sliding window. What a
+            whole prompt sees under a sliding window is for a mask to say.
+        """
+        new, start = keys.shape[2], self._lengths[layer_idx]
+        end = self._lengths[layer_idx] = start + new
+        window = self._windows[layer_idx]
+        first = max(end - window, 0) if window is not None and new == 1 else 0
         return (
-            _append(self._keys, layer_idx, keys, start, end),
-            _append(self._values, layer_idx, values, start, end),
+            _append(self._keys, layer_idx, keys, start, end)[:, :, first:],
+            _append(self._values, layer_idx, values, start, end)[:, :, first:],
         )
 
 

@@ -50,15 +50,14 @@ class LayerwiseModel:
         """
         self._model = twin_of(model)
         config = self._model.config
-        window: int | None = getattr(config, "sliding_window", None)
-        # The layers here know no sliding window; no sequence may be so long that one would matter.
-        self.context_length = int(min(config.max_position_embeddings, window or config.max_position_embeddings))
+        self.context_length = int(config.max_position_embeddings)
         self.num_layers = int(config.num_hidden_layers)
         self.vocabulary_size = int(config.vocab_size)
         weight = self._model.lm_head.weight
         self.device: torch.device = weight.device
         self.dtype: torch.dtype = weight.dtype
         self._layers: list[Any] = list(self._model.model.layers)
+        self.windows = tuple(_window_of(layer) for layer in self._layers)
         self._head_size: int = self._layers[0].self_attn.head_dim
         heads: int = config.num_key_value_heads
         self.kv_bytes_per_token = 2 * self.num_layers * heads * self._head_size * self.dtype.itemsize
@@ -119,12 +118,24 @@ class LayerwiseModel:
         return cos, sin
 
     def run_layer(self, index: int, hidden: torch.Tensor, rotation: Rotation, cache: KvCache) -> torch.Tensor:
-        """One layer on [n, Dl], causally after all that the cache holds for it."""
-        # Without a mask the library's attention is causal for a whole prompt, and sees everything from a single token.
+        """One layer on [n, Dl], causally after all that the cache holds for it.
+
+        n is 1, or the cache is empty. A layer with a sliding window sees the last tokens of those that it has, as in
+        the library's models: the window counts the layer's tokens and not their position ids.
+        """
+        # Without a mask the library's attention is causal for a whole prompt, and sees everything from a single token,
+        # for which the cache returns the window.
+        window, count = self.windows[index], len(hidden)
+        mask = None if window is None or count <= window else self._banded(count, window)
         output: torch.Tensor = self._layers[index](
-            hidden[None], attention_mask=None, position_embeddings=rotation, past_key_values=cache, use_cache=True
+            hidden[None], attention_mask=mask, position_embeddings=rotation, past_key_values=cache, use_cache=True
         )
         return output[0]
+
+    def _banded(self, count: int, window: int) -> torch.Tensor:
+        """Which token sees which under a sliding window, [1, 1, count, count] bool."""
+        seen = torch.ones(count, count, dtype=torch.bool, device=self.device)
+        return seen.tril().triu(1 - window)[None, None]
 
     def attention_rows(
         self, index: int, hidden: torch.Tensor, rotation: Rotation, rows: torch.Tensor, keys: torch.Tensor | None
@@ -139,7 +150,8 @@ class LayerwiseModel:
             keys: [kv heads, n, head size] where the layer has run, else None.
 
         Returns:
-            [r, n] float32, after the softmax over what is not later than the row; mean over heads.
+            [r, n] float32, after the softmax over what the row sees: not what is later than the row, nor what lies
+            before the layer's sliding window. Mean over heads.
         """
         layer, count, size = self._layers[index], len(hidden), self._head_size
         cos, sin = rotation
@@ -155,8 +167,11 @@ class LayerwiseModel:
             grouped = queries[0].reshape(len(keys), -1, size)  # [kv heads, groups * r, d]
             scores = (grouped @ keys.transpose(1, 2) * layer.self_attn.scaling).float()  # [kv heads, groups * r, n]
             scores = scores.view(-1, len(some), count)  # [H, r, n]
-            later = torch.arange(count, device=self.device)[None, :] > some[:, None]  # [r, n]
-            parts.append(scores.masked_fill(later, -torch.inf).softmax(-1).mean(0))
+            distance = some[:, None] - torch.arange(count, device=self.device)[None, :]  # [r, n]
+            unseen = distance < 0
+            if (window := self.windows[index]) is not None:
+                unseen |= distance >= window
+            parts.append(scores.masked_fill(unseen, -torch.inf).softmax(-1).mean(0))
         return torch.cat(parts)
 
     def _logits(self, last: torch.Tensor) -> torch.Tensor:
@@ -172,7 +187,7 @@ class _Prefill:
         self, model: LayerwiseModel, embeddings: torch.Tensor, prompt: PromptLayout, pruning: Pruning | None
     ) -> None:
         self.hidden, self.prompt = embeddings, prompt
-        self.cache = KvCache(model.num_layers)
+        self.cache = KvCache(model.windows)
         self.segments: list[_Segment] = []
         self._model = model
         self._pruning = pruning
@@ -205,6 +220,14 @@ class _Prefill:
         )
         self._rotation = self._model.rotation(self.hidden, self.prompt.positions)
         self._attention = None
+
+
+def _window_of(layer: Any) -> int | None:  # noqa: ANN401 - a decoder layer of the library's, of any architecture
+    """How many tokens a layer sees, itself included; None where it sees all, as the library's own model decides it."""
+    attention = layer.self_attn
+    source = attention if hasattr(attention, "sliding_window") else attention.config
+    window: int | None = getattr(source, "sliding_window", None)
+    return window
 
 
 def _after(prompt: PromptLayout) -> int:

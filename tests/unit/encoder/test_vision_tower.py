@@ -1,5 +1,7 @@
 """Tiles, features and scores against Hugging Face's own processor and vision tower."""
 
+import json
+
 import pytest
 import torch
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
@@ -144,11 +146,20 @@ def test_towers_that_cannot_be_used_are_refused(tmp_path, model, message):
         load(folder)
 
 
-def test_another_kind_of_tower_is_refused(random_checkpoints):
-    checkpoint = Checkpoint(str(random_checkpoints["llama"]))
-    checkpoint.config.vision_config.model_type = "siglip_vision_model"
-    with pytest.raises(CheckpointError, match="'siglip_vision_model'; 'clip_vision_model' is needed"):
-        VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
+@pytest.mark.parametrize("layers", [[-2, 1], [1, -2], [1, 3, 2]])
+def test_of_several_feature_layers_the_deepest_is_rated_by(tmp_path, layers):
+    """In whatever order a checkpoint lists them: the same keys and attention as with the deepest one alone."""
+    outputs = frozenset({TowerOutput.CLS_ATTENTION, TowerOutput.KEYS})
+    tiles = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    folder = tiny_checkpoint(tmp_path, model={"vision_feature_layer": -2})
+    deepest = load(folder)[1](tiles, outputs)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vision_feature_layer": layers}))
+    encoded = load(folder)[1](tiles, outputs)
+    for output in outputs:
+        assert torch.equal(encoded.outputs[output], deepest.outputs[output])
+    last = [index % 5 for index in layers].index(3)
+    assert torch.equal(encoded.features.unflatten(2, (len(layers), -1))[:, :, last], deepest.features)
 
 
 def test_a_tile_is_scored_alike_in_any_company(random_checkpoints):

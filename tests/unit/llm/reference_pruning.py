@@ -31,6 +31,8 @@ def attention_and_output(model: PreTrainedModel, index: int, sequence: Sequence)
     mask = torch.zeros(1, 1, count, count)
     for query in range(count):
         mask[..., query, query + 1 :] = -math.inf
+        if (window := window_of(model, index)) is not None:
+            mask[..., query, : max(query - window + 1, 0)] = -math.inf
     rotation = model.model.rotary_emb(sequence.hidden[None], torch.tensor([sequence.positions]))
     hidden = sequence.hidden[None]
     mixed, weights = layer.self_attn(
@@ -39,6 +41,13 @@ def attention_and_output(model: PreTrainedModel, index: int, sequence: Sequence)
     hidden = hidden + mixed
     hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     return weights[0].mean(0).double().numpy(), hidden[0]
+
+
+def window_of(model: PreTrainedModel, index: int) -> int | None:
+    """How many tokens a layer sees: in Mistral's models every layer has the window, in Qwen2's those named so."""
+    if model.config.model_type == "qwen2" and model.config.layer_types[index] == "full_attention":
+        return None
+    return getattr(model.config, "sliding_window", None)
 
 
 def top(scores: list[float], count: int) -> set[int]:

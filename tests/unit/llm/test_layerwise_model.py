@@ -26,15 +26,23 @@ LAYERS = 8
 VOCABULARY = 120
 BEFORE, VISION, AFTER = 5, 60, 9
 COUNT = BEFORE + VISION + AFTER
-BACKBONES = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+BACKBONES = {
+    "llama": (LlamaConfig, {}),
+    "mistral": (MistralConfig, {"sliding_window": None}),
+    "qwen2": (Qwen2Config, {}),
+    # Windows shorter than the prompt: in every layer, and in the upper layers only.
+    "mistral, windowed": (MistralConfig, {"sliding_window": 20}),
+    "qwen2, windowed": (Qwen2Config, {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 3}),
+}
 
 
 @cache
 def models(text: str) -> tuple[PreTrainedModel, PreTrainedModel]:
     """The same weights with the library's own attention and with full maps."""
     pair = []
+    config_class, settings = BACKBONES[text]
     for attention in ("sdpa", "eager"):
-        config = BACKBONES[text](
+        config = config_class(
             vocab_size=VOCABULARY,
             hidden_size=48,
             intermediate_size=80,
@@ -42,6 +50,7 @@ def models(text: str) -> tuple[PreTrainedModel, PreTrainedModel]:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=512,
+            **settings,
         )
         torch.manual_seed(len(text))
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval().requires_grad_(False)
@@ -238,21 +247,12 @@ def test_both_models_may_run_at_one_time():
     assert all(torch.equal(logits, expected[1]) for logits in found)
 
 
-def test_a_sliding_window_bounds_the_context():
-    config = MistralConfig(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        sliding_window=20,
-    )
-    model = LayerwiseModel(AutoModelForCausalLM.from_config(config))
-    assert model.context_length == 20
-    with pytest.raises(PromptTooLongError, match="prompt of 21 tokens; this model holds 20"):
-        model.prefill(torch.zeros(21, 16), PromptLayout.of(torch.zeros(21, dtype=torch.bool)))
+def test_a_prompt_beyond_the_position_encoding_is_refused():
+    """A sliding window, which is shorter, does not bound the context."""
+    model = LayerwiseModel(models("mistral, windowed")[0])
+    assert (model.context_length, set(model.windows)) == (512, {20})
+    with pytest.raises(PromptTooLongError, match="prompt of 513 tokens; this model holds 512"):
+        model.prefill(torch.zeros(513, 48), PromptLayout.of(torch.zeros(513, dtype=torch.bool)))
 
 
 def test_refusals():
