@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -17,7 +18,7 @@ from visionsplit.errors import (
 from visionsplit_client import Compression, EncodedImage, Generation, Prompt, Pruning, Sampling
 
 from tests.checkpoints import tiny_checkpoint
-from tests.integration.system import System, noise_image, running_system
+from tests.integration.system import System, WholeModel, noise_image, running_system
 
 LAYERS = 8
 ASK = Prompt.raw("USER: <image>\nWhat is this? ASSISTANT:")
@@ -83,6 +84,25 @@ async def test_pruning_that_keeps_everything_changes_nothing(system: System) -> 
     assert pruned.token_ids == plain.token_ids
     assert pruned.layer_tokens == (plain.usage.prompt_tokens,) * LAYERS
     assert plain.layer_tokens == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("mistral", {"sliding_window": 40}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 1}),
+    ],
+)
+async def test_both_engines_answer_beyond_a_sliding_window(tmp_path: Path, text: str, language: dict[str, Any]) -> None:
+    """A prompt and an answer longer than the window: both equal to the whole model."""
+    folder = tiny_checkpoint(tmp_path, text, language=language)
+    image, asked = noise_image(112, 90), {"compression": Compression.none(), "sampling": Sampling(max_new_tokens=48)}
+    whole = WholeModel(folder).generate([image], "USER: <image>\nWhat is this? ASSISTANT:", 48)
+    async with running_system(folder) as running:
+        batched = await running.client.generate(image, ASK, **asked)
+        layerwise = await running.client.generate(image, ASK, pruning=Pruning("fastv", 1.0, {"layer": 1}), **asked)
+    assert layerwise.layer_tokens[0] > 40
+    assert batched.token_ids == layerwise.token_ids == whole
 
 
 @pytest.mark.parametrize("sizes", [[(112, 90)], [(112, 90), (60, 150)]], ids=["one image", "two images"])
