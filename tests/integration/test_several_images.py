@@ -43,12 +43,11 @@ async def test_the_shipped_model_answers_about_two_images_in_either_order(shippe
     assert answer.token_ids == WholeModel(shipped_checkpoint).chat(pictures, messages, 12)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_random_calls_that_share_images(random_checkpoints: dict[str, Path], tmp_path: Path, seed: int) -> None:
+async def test_random_calls_that_share_images(random_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """`python -m tests.shared_images` does the same for thousands of calls."""
-    outcomes = await shared_images.run(random_checkpoints["llama"], tmp_path, calls=120, rounds=3, seed=seed)
+    outcomes = await shared_images.run(random_checkpoints["llama"], tmp_path, calls=90, rounds=3, seed=1)
     assert outcomes.faults == []
-    assert outcomes.answered + outcomes.given_up == 120
-    assert outcomes.answered > 100
+    assert outcomes.answered + outcomes.given_up == 2 * 90
+    assert outcomes.answered > 150
     # Otherwise nothing was shared, and the comparison says nothing.
-    assert all(outcomes.cache[use] > 10 for use in ("miss", "memory"))
+    assert all(outcomes.cache[use] > 10 for use in ("off", "miss", "memory"))
