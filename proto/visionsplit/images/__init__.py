@@ -1,0 +1,8 @@
+"""Images as files and as Pillow images, read as 8-bit RGB: the same for the encoder, the client and the tool.
+
+docs/images.md says which files are read, what their samples mean and what is refused. Knows Pillow and NumPy only.
+"""
+
+from visionsplit.images.formats import SUFFIXES, available_formats
+
+__all__ = ["SUFFIXES", "available_formats"]
