@@ -4,5 +4,6 @@ docs/images.md says which files are read, what their samples mean and what is re
 """
 
 from visionsplit.images.formats import SUFFIXES, available_formats
+from visionsplit.images.reading import ImageLimits, decode_image, read_size
 
-__all__ = ["SUFFIXES", "available_formats"]
+__all__ = ["SUFFIXES", "ImageLimits", "available_formats", "decode_image", "read_size"]

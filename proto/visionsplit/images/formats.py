@@ -84,14 +84,14 @@ def _is_ppm(head: bytes) -> bool:
 
 def _has_heif() -> bool:
     try:
-        import pi_heif  # noqa: F401, PLC0415 - optional, and it loads a C library
+        import pi_heif  # noqa: F401 - optional, and it loads a C library
     except ImportError:
         return False
     return True
 
 
 def _open_heif(file: io.BytesIO) -> ImageFile:
-    from pi_heif import HeifImageFile  # noqa: PLC0415 - see above
+    from pi_heif import HeifImageFile
 
     return cast(ImageFile, HeifImageFile(file))
 

@@ -1,0 +1,11 @@
+"""TIFF, read by the meaning of its samples.
+
+Pillow takes a TIFF's samples for those of one of its modes, and for some kinds of file the wrong one. Here the
+directory is read first (`directory`, `layout`), Pillow's libtiff only unpacks strips and tiles (`parts`), and their
+bytes become numbers (`samples`) and colours (`colour`).
+"""
+
+from visionsplit.images.tiff.colour import decode
+from visionsplit.images.tiff.layout import Layout, read_layout
+
+__all__ = ["Layout", "decode", "read_layout"]
