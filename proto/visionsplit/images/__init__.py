@@ -4,6 +4,16 @@ docs/images.md says which files are read, what their samples mean and what is re
 """
 
 from visionsplit.images.formats import SUFFIXES, available_formats
-from visionsplit.images.reading import ImageLimits, decode_image, read_size
+from visionsplit.images.held import file_of, held_to_rgb
+from visionsplit.images.reading import UNLIMITED, ImageLimits, decode_image, read_size
 
-__all__ = ["SUFFIXES", "ImageLimits", "available_formats", "decode_image", "read_size"]
+__all__ = [
+    "SUFFIXES",
+    "UNLIMITED",
+    "ImageLimits",
+    "available_formats",
+    "decode_image",
+    "file_of",
+    "held_to_rgb",
+    "read_size",
+]

@@ -59,7 +59,12 @@ def _means_alpha(image: Image.Image) -> bool:
     """
     if not image.has_transparency_data:
         return False
-    return image.format != "BMP" or image.mode != "RGBA" or image.getchannel("A").getbbox() is not None
+    return image.format != "BMP" or image.mode != "RGBA" or has_any_alpha(image)
+
+
+def has_any_alpha(image: Image.Image) -> bool:
+    """Whether the alpha of an RGBA image is not 0 everywhere."""
+    return image.getchannel("A").getbbox() is not None
 
 
 def _over_white(image: Image.Image) -> Image.Image:

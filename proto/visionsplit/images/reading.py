@@ -22,6 +22,9 @@ class ImageLimits:
     max_pixels: int = 64_000_000
 
 
+UNLIMITED = ImageLimits(max_pixels=2**62)  # for images that the caller holds already
+
+
 def read_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
     """Width and height as a file's header announces them, before any orientation. No pixel is decoded.
 

@@ -6,6 +6,6 @@ bytes become numbers (`samples`) and colours (`colour`).
 """
 
 from visionsplit.images.tiff.colour import decode
-from visionsplit.images.tiff.layout import Layout, read_layout
+from visionsplit.images.tiff.layout import Layout, Photometric, layout_of, lost_by_pillow, read_layout
 
-__all__ = ["Layout", "decode", "read_layout"]
+__all__ = ["Layout", "Photometric", "decode", "layout_of", "lost_by_pillow", "read_layout"]

@@ -81,7 +81,8 @@ def _opacity(layout: Layout, samples: Samples) -> Samples:
 def _over_white(colours: Samples, opacity: Samples, alpha: _Alpha, scale: Scale, to_rgb: ToRgb) -> Bytes:
     if alpha.associated:
         colours = (colours / np.maximum(opacity, 1e-9)).clip(scale.black, scale.white)
-    return np.round(to_rgb(colours) * opacity + 255 * (1 - opacity)).astype(np.uint8)
+    blended: Samples = np.round(to_rgb(colours) * opacity + 255 * (1 - opacity))
+    return blended.astype(np.uint8)
 
 
 def _conversion(layout: Layout, scale: Scale) -> ToRgb:

@@ -125,13 +125,36 @@ def read_layout(data: bytes, page: int = 0) -> Layout:
         InvalidImageError: the directory is broken, or says something that is not supported.
     """
     tags, order = read_directory(data, page)
-    layout = _layout(tags, order)
+    layout = layout_of(tags, order)
     if page == 0 and (Tag.DNG_VERSION in tags or (Tag.SUB_IFDS in tags and layout.one(Tag.NEW_SUBFILE_TYPE, 0) & 1)):
         raise InvalidImageError("a TIFF that is a camera's raw file is not supported: its first image is a small copy")
-    _check_kind(layout)
-    _check_samples(layout)
     _check_parts(layout, len(data))
     return layout
+
+
+def layout_of(tags: Tags, order: str = "<") -> Layout:
+    """What tags say, wherever the samples are.
+
+    Raises:
+        InvalidImageError: something that is not supported.
+    """
+    layout = _layout(tags, order)
+    _check_kind(layout)
+    _check_samples(layout)
+    return layout
+
+
+def lost_by_pillow(layout: Layout) -> str | None:
+    """What of the samples Pillow's pixels no longer show, in words; None if they show all."""
+    if layout.separate and layout.bits == 16:
+        return "16-bit samples in planes"
+    if layout.sample_type == "int" and layout.bits == 8:
+        return "signed 8-bit samples"
+    if layout.photometric == Photometric.PALETTE and max(layout.tags.get(Tag.COLOR_MAP) or (0,)) < 256:
+        return "a palette of 8-bit values"
+    if layout.compression == Compression.NONE and layout.photometric == Photometric.YCBCR:
+        return "uncompressed YCbCr samples"
+    return None
 
 
 def _layout(tags: Tags, order: str) -> Layout:

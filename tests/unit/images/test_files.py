@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from visionsplit.errors import InvalidImageError
+from visionsplit.images import ImageLimits, decode_image
 
-from encoder_service.image import ImageLimits, decode_image
 from tests.unit.encoder.helpers import IMAGE_LIMITS, file_of, picture, pixels_of
 
 
