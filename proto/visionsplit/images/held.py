@@ -5,6 +5,8 @@ Pillow's modes, and of a TIFF its tags; where Pillow has lost what a file's samp
 """
 
 import io
+import os
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageChops
@@ -92,12 +94,10 @@ def _frame(image: Image.Image) -> int:
 
 def _loaded_tiff(image: TiffImageFile) -> Image.Image:
     """Pillow has turned it upright already."""
-    layout = tiff.layout_of({tag: _as_values(value) for tag, value in image.tag_v2.items()})
-    if lost := tiff.lost_by_pillow(layout):
-        raise InvalidImageError(
-            f"Pillow has lost the meaning of a TIFF with {lost}; give its path or its bytes, "
-            "or the image before loading"
-        )
+    order = "<" if image.tag_v2.prefix == b"II" else ">"
+    layout = tiff.layout_of({tag: _as_values(value) for tag, value in image.tag_v2.items()}, order)
+    if lost := tiff.lost_by_pillow(layout) or _lost_by_wrapping(image, layout):
+        return _read_again(image, lost)
     if image.mode[0] in "IF":
         grey = wide_grey(image, _tiff_scale(image, layout))
         return ImageChops.invert(grey) if layout.photometric == tiff.Photometric.WHITE_IS_ZERO else grey
@@ -110,13 +110,27 @@ def _loaded_tiff(image: TiffImageFile) -> Image.Image:
 def _tiff_scale(image: TiffImageFile, layout: tiff.Layout) -> Scale:
     if layout.sample_type == "uint" and layout.bits <= 16:
         return of_bits(layout.bits)
-    scale = wide_scale(image, stretched=layout.sample_type == "int" and layout.bits <= 16)
-    if layout.sample_type == "uint" and scale.black < 0:
-        raise InvalidImageError(
-            "Pillow has lost the meaning of a TIFF with integers beyond 31 bits; give its path or its bytes, "
-            "or the image before loading"
-        )
-    return scale
+    return wide_scale(image, stretched=layout.sample_type == "int" and layout.bits <= 16)
+
+
+def _lost_by_wrapping(image: TiffImageFile, layout: tiff.Layout) -> str | None:
+    """Pillow's 32-bit integers are signed."""
+    wrapped = layout.sample_type == "uint" and layout.bits == 32 and image.mode == "I" and wide_scale(image).black < 0
+    return "integers of more than 31 bits" if wrapped else None
+
+
+def _read_again(image: TiffImageFile, lost: str) -> Image.Image:
+    """The page by its file, if that is still there and still what the image shows: a caller may have drawn on it."""
+    if image.filename and Path(os.fsdecode(image.filename)).is_file():
+        data = Path(os.fsdecode(image.filename)).read_bytes()
+        with TiffImageFile(io.BytesIO(data)) as again:
+            again.seek(_frame(image))
+            again.load()
+            if (again.mode, again.size, again.tobytes()) == (image.mode, image.size, image.tobytes()):
+                return decode_image(data, UNLIMITED, page=_frame(image))
+    raise InvalidImageError(
+        f"Pillow has lost the meaning of a TIFF with {lost}; give its path or its bytes, or the image before loading"
+    )
 
 
 def _as_values(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - of any type that a tag may have

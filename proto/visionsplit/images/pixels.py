@@ -6,6 +6,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
+from visionsplit.images.lab import lab_to_rgb
 from visionsplit.images.scaling import Scale, of_bits, of_range
 
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
@@ -22,6 +23,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode[0] in "IF":
         return wide_grey(image, of_bits(16) if image.mode.startswith("I;16") else wide_scale(image))
+    if image.mode == "LAB":
+        return _lab(image)
     if _means_alpha(image):
         return _over_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -65,6 +68,15 @@ def _means_alpha(image: Image.Image) -> bool:
 def has_any_alpha(image: Image.Image) -> bool:
     """Whether the alpha of an RGBA image is not 0 everywhere."""
     return image.getchannel("A").getbbox() is not None
+
+
+def _lab(image: Image.Image) -> Image.Image:
+    rgb = Image.new("RGB", image.size)
+    for box in boxes(image):
+        values = np.asarray(image.crop(box))  # [height, width, 3], the last two signed
+        converted = lab_to_rgb(values[:, :, 0] * (100 / 255), values[:, :, 1:].view(np.int8))
+        rgb.paste(Image.fromarray(converted), box)
+    return rgb
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -1,6 +1,5 @@
 """`visionsplit visualize` against scripted services."""
 
-
 import numpy as np
 import pytest
 from PIL import Image

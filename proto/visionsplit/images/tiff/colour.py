@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from visionsplit.errors import InvalidImageError
+from visionsplit.images.lab import lab_to_rgb
 from visionsplit.images.scaling import BYTE, Bytes, Samples, Scale, of_bits, of_range
 from visionsplit.images.tiff.directory import Tag
 from visionsplit.images.tiff.layout import ASSOCIATED, UNASSOCIATED, Compression, Layout, Photometric
@@ -86,8 +87,8 @@ def _over_white(colours: Samples, opacity: Samples, alpha: _Alpha, scale: Scale,
 
 
 def _conversion(layout: Layout, scale: Scale) -> ToRgb:
-    if layout.compression in (Compression.JPEG, Compression.WEBP) and layout.colours == 3:
-        return BYTE.to_bytes  # their decoders have made RGB of it
+    if layout.compression == Compression.JPEG and layout.colours == 3:
+        return BYTE.to_bytes  # its decoder has made RGB of YCbCr
     match layout.photometric:
         case Photometric.WHITE_IS_ZERO:
             return lambda samples: (255 - scale.to_bytes(samples)).repeat(3, axis=2)
@@ -97,7 +98,7 @@ def _conversion(layout: Layout, scale: Scale) -> ToRgb:
             palette = _palette(layout)
             return lambda samples: palette[samples[:, :, 0].astype(np.intp)]
         case Photometric.CMYK:
-            return lambda samples: _cmyk_to_rgb(scale.to_bytes(samples))
+            return lambda samples: _cmyk_to_rgb(samples, scale.white)
         case Photometric.YCBCR:
             return lambda samples: _ycbcr_to_rgb(layout, samples)
         case Photometric.CIELAB:
@@ -116,9 +117,10 @@ def _palette(layout: Layout) -> Bytes:
     return scale.to_bytes(values[: 3 * size]).reshape(3, size).T
 
 
-def _cmyk_to_rgb(inks: Bytes) -> Bytes:
-    paper = 255 - inks.astype(np.uint16)
-    return ((paper[:, :, :3] * paper[:, :, 3:].astype(np.uint32) + 127) // 255).astype(np.uint8)
+def _cmyk_to_rgb(inks: Samples, white: float) -> Bytes:
+    paper = 1 - inks / white
+    rgb: Samples = np.round(255 * paper[:, :, :3] * paper[:, :, 3:])
+    return rgb.astype(np.uint8)
 
 
 def _ycbcr_to_rgb(layout: Layout, samples: Samples) -> Bytes:
@@ -134,11 +136,7 @@ def _ycbcr_to_rgb(layout: Layout, samples: Samples) -> Bytes:
 
 
 def _lab_to_rgb(layout: Layout, samples: Samples) -> Bytes:
-    """CIE L*a*b* (D50) as sRGB. The last two samples are signed, whatever the file says of its samples."""
-    if layout.bits == 16:
-        lightness = of_bits(16).to_bytes(samples[:, :, :1].view(np.uint16))
-        tint = np.round(samples[:, :, 1:].astype(np.int16) / 256).clip(-128, 127) + 128
-        samples = np.concatenate([lightness, tint.astype(np.uint8)], axis=2)
-    else:
-        samples = samples.view(np.uint8) ^ np.array([0, 128, 128], np.uint8)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(samples), "LAB").convert("RGB"))
+    """The last two samples are signed, whatever the file says of its samples."""
+    lightness = samples[:, :, 0].view(f"u{layout.bits // 8}") * (100 / (2**layout.bits - 1))
+    tints = samples.view(f"i{layout.bits // 8}")[:, :, 1:] / 2 ** (layout.bits - 8)
+    return lab_to_rgb(lightness, tints)

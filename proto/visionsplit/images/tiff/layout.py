@@ -34,7 +34,6 @@ class Compression(IntEnum):
     PACKBITS = 32773
     LZMA = 34925
     ZSTD = 50000
-    WEBP = 50001
 
 
 CCITT = frozenset({Compression.CCITT_RLE, Compression.CCITT_GROUP_3, Compression.CCITT_GROUP_4})
@@ -58,7 +57,7 @@ _COMPRESSION_NAMES = {
     **{6: "old-style JPEG", 9: "JBIG", 10: "JBIG", 32766: "NeXT", 32771: "word-aligned CCITT", 32809: "ThunderScan"},
     **{33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34661: "JBIG", 34676: "SGI LogLuv"},
     **{34677: "SGI LogLuv", 34887: "LERC", 34892: "lossy JPEG of DNG", 34933: "PNG", 34934: "JPEG XR"},
-    **{22610: "JPEG XR", 50002: "JPEG XL", 52546: "JPEG XL"},
+    **{22610: "JPEG XR", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"},
 }
 _MOST_SAMPLES = 32
 _MOST_PART_BYTES = 1 << 29  # of a strip or tile once unpacked: 64 million pixels of 16-bit RGBA
@@ -146,8 +145,11 @@ def layout_of(tags: Tags, order: str = "<") -> Layout:
 
 def lost_by_pillow(layout: Layout) -> str | None:
     """What of the samples Pillow's pixels no longer show, in words; None if they show all."""
-    if layout.separate and layout.bits == 16:
-        return "16-bit samples in planes"
+    if layout.separate and (layout.bits == 16 or layout.colours == 1):
+        return f"{layout.samples} samples of {layout.bits} bits in planes"
+    plain = layout.sample_type == "uint" and layout.bits <= 16
+    if not plain and layout.order == ">" and layout.compression != Compression.NONE:
+        return "compressed samples in big-endian order"
     if layout.sample_type == "int" and layout.bits == 8:
         return "signed 8-bit samples"
     if layout.photometric == Photometric.PALETTE and max(layout.tags.get(Tag.COLOR_MAP) or (0,)) < 256:
@@ -217,10 +219,6 @@ def _check_kind(layout: Layout) -> None:
         eight_bits and layout.samples in (1, 3, 4) and layout.samples == layout.colours and not layout.separate
     ):
         raise _unsupported("JPEG compression of anything but 8-bit grey, RGB, YCbCr or CMYK")
-    if layout.compression == Compression.WEBP and not (
-        eight_bits and layout.samples in (3, 4) and layout.photometric == Photometric.RGB and not layout.separate
-    ):
-        raise _unsupported("WebP compression of anything but 8-bit RGB")
 
 
 def _check_samples(layout: Layout) -> None:

@@ -22,13 +22,13 @@ from visionsplit.images.tiff.layout import CCITT, Compression, Layout, Photometr
 
 _GROUP_BYTES = 1 << 23  # of strips or tiles that are unpacked together: opening a TIFF for each would take long
 _GROUP_PARTS = 4096
-_SLACK = {Compression.JPEG: 1 << 16, Compression.WEBP: 1 << 16}  # bytes of a part beyond twice its unpacked size
+_SLACK = {Compression.JPEG: 1 << 16}  # bytes of a part beyond twice its unpacked size
 _DEFAULT_SLACK = 1 << 10
 _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1)[:, 0]
 
 _SHORT, _LONG, _UNDEFINED = 3, 4, 7
 Fields: TypeAlias = dict[Tag, tuple[int, Any]]  # a type, and one number or the bytes of several
-_IMAGE_CODECS = CCITT | {Compression.JPEG, Compression.WEBP}  # these know about pixels
+_IMAGE_CODECS = CCITT | {Compression.JPEG}  # these know about pixels
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _byte_tags(row_bytes: int) -> Fields:
 
 
 def _image_tags(layout: Layout) -> Fields:
-    """What the codecs of whole images must know. JPEG and WebP give RGB for YCbCr."""
+    """What the codecs of whole images must know. JPEG gives RGB for YCbCr."""
     grey = layout.photometric in (Photometric.WHITE_IS_ZERO, Photometric.PALETTE)
     tags: Fields = {
         Tag.SAMPLES_PER_PIXEL: (_SHORT, layout.samples),
@@ -120,8 +120,6 @@ def _image_tags(layout: Layout) -> Fields:
         Tag.T4_OPTIONS: (_LONG, layout.one(Tag.T4_OPTIONS, 0)),
         Tag.T6_OPTIONS: (_LONG, layout.one(Tag.T6_OPTIONS, 0)),
     }
-    if layout.samples > layout.colours:
-        tags[Tag.EXTRA_SAMPLES] = (_SHORT, 2)
     if tables := layout.tags.get(Tag.JPEG_TABLES):
         tags[Tag.JPEG_TABLES] = (_UNDEFINED, tables[0])
     if layout.photometric == Photometric.YCBCR:

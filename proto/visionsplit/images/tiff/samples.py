@@ -44,7 +44,7 @@ def _decoded(layout: Layout, stored: list[Bytes]) -> Iterator[tuple[int, Samples
 def _decode_rows(layout: Layout, rows: Bytes) -> Samples:
     """[rows, row bytes] to [rows, width, samples]."""
     shape = len(rows), layout.part_width, layout.samples_of_part
-    if layout.compression in CCITT | {Compression.JPEG, Compression.WEBP}:
+    if layout.compression in CCITT | {Compression.JPEG}:
         return rows.reshape(shape)
     if layout.subsampling != (1, 1):
         return _share_colours(layout, rows)
