@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image, ImageChops
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from visionsplit.errors import InvalidImageError
@@ -54,6 +55,8 @@ def held_to_rgb(image: Image.Image) -> Image.Image:
         raise InvalidImageError(f"the Pillow image cannot be loaded: {error}") from error
     if isinstance(image, TiffImageFile):
         return _loaded_tiff(image)
+    if isinstance(image, PngImageFile) and _has_wide_key(image):
+        return _read_again(image, "a PNG with a transparent colour of 16 bits")
     if image.format in _JPEG_FORMATS:
         right = right_cmyk(image, adobe="adobe" in image.info)
     else:
@@ -97,7 +100,7 @@ def _loaded_tiff(image: TiffImageFile) -> Image.Image:
     order = "<" if image.tag_v2.prefix == b"II" else ">"
     layout = tiff.layout_of({tag: _as_values(value) for tag, value in image.tag_v2.items()}, order)
     if lost := tiff.lost_by_pillow(layout) or _lost_by_wrapping(image, layout):
-        return _read_again(image, lost)
+        return _read_again(image, f"a TIFF with {lost}")
     if image.mode[0] in "IF":
         grey = wide_grey(image, _tiff_scale(image, layout))
         return ImageChops.invert(grey) if layout.photometric == tiff.Photometric.WHITE_IS_ZERO else grey
@@ -119,17 +122,17 @@ def _lost_by_wrapping(image: TiffImageFile, layout: tiff.Layout) -> str | None:
     return "integers of more than 31 bits" if wrapped else None
 
 
-def _read_again(image: TiffImageFile, lost: str) -> Image.Image:
-    """The page by its file, if that is still there and still what the image shows: a caller may have drawn on it."""
+def _read_again(image: ImageFile, lost: str) -> Image.Image:
+    """The image by its file, if that is still there and still what the image shows: a caller may have drawn on it."""
     if image.filename and Path(os.fsdecode(image.filename)).is_file():
         data = Path(os.fsdecode(image.filename)).read_bytes()
-        with TiffImageFile(io.BytesIO(data)) as again:
+        with Image.open(io.BytesIO(data), formats=[image.format or ""]) as again:
             again.seek(_frame(image))
             again.load()
             if (again.mode, again.size, again.tobytes()) == (image.mode, image.size, image.tobytes()):
                 return decode_image(data, UNLIMITED, page=_frame(image))
     raise InvalidImageError(
-        f"Pillow has lost the meaning of a TIFF with {lost}; give its path or its bytes, or the image before loading"
+        f"Pillow has lost the meaning of {lost}; give its path or its bytes, or the image before it is loaded"
     )
 
 
@@ -137,14 +140,15 @@ def _as_values(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - of any type tha
     return value if isinstance(value, tuple) else (value,)
 
 
+def _has_wide_key(image: PngImageFile) -> bool:
+    """Whether the transparent colour is one of 16 bits, while Pillow's pixels have kept 8."""
+    key = image.info.get("transparency")
+    return image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255
+
+
 def _with_right_key(image: Image.Image) -> Image.Image:
     """A loaded PNG with its transparent colour on the scale of its pixels, onto which Pillow does not bring it."""
     key = image.info.get("transparency")
-    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
-        raise InvalidImageError(
-            "Pillow has lost the lower bytes of a 16-bit PNG with a transparent colour; give its path or its bytes, "
-            "or the image before loading"
-        )
     if image.mode != "L" or not isinstance(key, int) or not 0 < key < 16:
         return image
     # Grey of 2 or 4 bits has been spread over 0..255, so that of 8 bits cannot have so small a key among these levels.

@@ -9,18 +9,20 @@ import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images.pixels import boxes, to_rgb
+from visionsplit.images.pixels import Box, boxes, to_rgb
+from visionsplit.images.scaling import Samples, of_bits
 
 _SIGNATURE_BYTES = 8
 _CHUNK_OVERHEAD = 12  # length, name and checksum
 _KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
-_GREY, _COLOUR = 0, 2  # colour types in which tRNS names one transparent colour
+_GREY, _COLOUR, _GREY_ALPHA, _COLOUR_ALPHA = 0, 2, 4, 6  # colour types
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class PngFile:
     data: bytes
     exif: bytes  # of the first eXIf chunk, empty without one
     depth: int  # bits of a sample
+    colour_type: int
     key: tuple[int, ...] | None  # the samples of the transparent colour: one, or red, green and blue
 
 
@@ -57,22 +60,19 @@ def split(data: bytes) -> PngFile:
             exif = bytes(content)
         if name in _KEPT:
             kept.append(chunk)
-    return PngFile(b"".join(kept), exif, depth, key)
+    return PngFile(b"".join(kept), exif, depth, colour_type, key)
 
 
 def decode(file: PngFile, image: Image.Image) -> Image.Image:
     """The loaded image of a file as RGB, its transparent colour over white."""
-    key = file.key
-    if key is None:
-        return to_rgb(image)
-    if len(key) == 1:
+    if file.depth == 16 and file.colour_type in (_COLOUR, _GREY_ALPHA, _COLOUR_ALPHA):
+        return _decode_wide(file, image)
+    if file.key is not None and file.colour_type == _GREY:
         # Below 16 bits, Pillow has spread the values over 0..255.
-        image.info["transparency"] = key[0] if file.depth == 16 else key[0] * 255 // (2**file.depth - 1)
-        return to_rgb(image)
-    if file.depth == 8:
-        image.info["transparency"] = key
-        return to_rgb(image)
-    return _without_colour(image, _low_bytes(file.data), key)
+        image.info["transparency"] = file.key[0] if file.depth == 16 else file.key[0] * 255 // (2**file.depth - 1)
+    elif file.key is not None:
+        image.info["transparency"] = file.key
+    return to_rgb(image)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
@@ -88,21 +88,38 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         start = end
 
 
-def _low_bytes(data: bytes) -> Image.Image:
-    """The lower bytes of 16-bit colour, of which Pillow keeps the upper ones: those of the other byte order."""
+def _decode_wide(file: PngFile, upper: Image.Image) -> Image.Image:
+    """Colours or alpha of 16 bits, of which Pillow keeps the upper bytes only: it is asked for the others as well."""
+    if file.colour_type == _GREY_ALPHA:
+        both = _load_as(file.data, "RGBA")  # the four bytes of a pixel
+        read = partial(_samples_of_bytes, both)
+    else:
+        read = partial(_samples_of_halves, upper, _load_as(file.data, f"{upper.mode};16L"))
+    rgb = Image.new("RGB", upper.size)
+    for box in boxes(upper):
+        samples = read(box)
+        colours = of_bits(16).to_bytes(samples[:, :, :3] if samples.shape[2] > 2 else samples[:, :, :1].repeat(3, 2))
+        if file.key is not None:
+            colours[(samples == file.key).all(axis=2)] = 255
+        if file.colour_type != _COLOUR:
+            alpha = samples[:, :, -1:] / 65535.0
+            colours = np.round(colours * alpha + 255 * (1 - alpha)).astype(np.uint8)
+        rgb.paste(Image.fromarray(colours), box)
+    return rgb
+
+
+def _load_as(data: bytes, raw_mode: str) -> Image.Image:
     image = PngImageFile(io.BytesIO(data))
-    image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+    image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
     image.load()
     return image
 
 
-def _without_colour(high: Image.Image, low: Image.Image, key: tuple[int, ...]) -> Image.Image:
-    rgb = high.copy()
-    for box in boxes(high):
-        upper, lower = np.asarray(high.crop(box)), np.asarray(low.crop(box))  # [height, width, 3]
-        equal = (upper == np.right_shift(key, 8)).all(axis=2) & (lower == np.bitwise_and(key, 255)).all(axis=2)
-        if equal.any():
-            block = upper.copy()
-            block[equal] = 255
-            rgb.paste(Image.fromarray(block), box)
-    return rgb
+def _samples_of_halves(upper: Image.Image, lower: Image.Image, box: Box) -> Samples:
+    high: Samples = np.asarray(upper.crop(box)).astype(np.uint16)  # [height, width, samples]
+    return high << 8 | np.asarray(lower.crop(box))
+
+
+def _samples_of_bytes(image: Image.Image, box: Box) -> Samples:
+    samples: Samples = np.asarray(image.crop(box)).view(">u2")  # [height, width, 2]
+    return samples

@@ -64,14 +64,14 @@ def unpack_parts(data: bytes, layout: Layout, parts: Sequence[tuple[int, int]]) 
 def _stored(data: bytes, layout: Layout, index: int, shape: Shape) -> bytes:
     start = layout.offsets[index]
     size = shape.rows * shape.row_bytes
-    if layout.compression == Compression.NONE:
-        stored = data[start : start + size]
-        if len(stored) < size:
-            raise InvalidImageError("the TIFF is cut off: strips or tiles lie beyond the end of the file")
-        return stored
-    count = layout.byte_counts[index] if index < len(layout.byte_counts) else len(data) - start
+    # Some programs leave the lengths out, or 0.
+    count = (layout.byte_counts[index] if index < len(layout.byte_counts) else 0) or len(data) - start
     if start + count > len(data):
         raise InvalidImageError("the TIFF is cut off: strips or tiles lie beyond the end of the file")
+    if layout.compression == Compression.NONE:
+        if count < size:
+            raise InvalidImageError("the TIFF is cut off: a strip or tile has fewer bytes than its pixels take")
+        return data[start : start + size]
     # A file may say of each of thousands of parts that it is all of the file.
     return data[start : start + min(count, 2 * size + _SLACK.get(layout.compression, _DEFAULT_SLACK))]
 
