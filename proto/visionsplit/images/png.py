@@ -117,7 +117,8 @@ def _load_as(data: bytes, raw_mode: str) -> Image.Image:
 
 def _samples_of_halves(upper: Image.Image, lower: Image.Image, box: Box) -> Samples:
     high: Samples = np.asarray(upper.crop(box)).astype(np.uint16)  # [height, width, samples]
-    return high << 8 | np.asarray(lower.crop(box))
+    samples: Samples = high << 8 | np.asarray(lower.crop(box))
+    return samples
 
 
 def _samples_of_bytes(image: Image.Image, box: Box) -> Samples:

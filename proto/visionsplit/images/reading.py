@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 from PIL.ImageFile import ImageFile
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images import jpeg, png, tiff
+from visionsplit.images import bmp, jpeg, png, tiff
 from visionsplit.images.formats import Format, recognise
 from visionsplit.images.orientation import read_orientation, upright
 from visionsplit.images.pixels import to_rgb
@@ -62,7 +62,7 @@ def decode_image(data: bytes, limits: ImageLimits, *, page: int = 0) -> Image.Im
             return _decode_png(form, data, limits)
         if form.name == "JPEG":
             return _decode_jpeg(form, data, limits)
-        image = _load(form, data, limits)
+        image = _load(form, bmp.prepared(data) if form.name == "BMP" else data, limits)
         return upright(to_rgb(image), read_orientation(image.info.get("exif")))
 
 
