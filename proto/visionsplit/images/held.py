@@ -9,7 +9,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from visionsplit.errors import InvalidImageError
 from visionsplit.images.formats import recognise
-from visionsplit.images.loaded import JPEG_FORMATS, loaded_to_rgb
+from visionsplit.images.loaded import loaded_to_rgb
 from visionsplit.images.reading import UNLIMITED, decode_image
 
 
@@ -67,7 +67,7 @@ def _unloaded(image: Image.Image) -> bytes | None:
 
 def _is_drafted(image: ImageFile, data: bytes) -> bool:
     """Whether Image.draft has made Pillow decode a JPEG at a fraction of its size, or without its colours."""
-    if image.format not in JPEG_FORMATS:
+    if image.format not in ("JPEG", "MPO"):
         return False
     whole = JpegImageFile(io.BytesIO(data))
     return (whole.mode, whole.size) != (image.mode, image.size)

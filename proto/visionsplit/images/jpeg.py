@@ -21,7 +21,6 @@ class JpegFile:
 
     data: bytes
     exif: bytes  # of the first EXIF segment, empty without one
-    adobe: bool  # whether there is Adobe's segment
 
 
 def split(data: bytes) -> JpegFile:
@@ -30,7 +29,7 @@ def split(data: bytes) -> JpegFile:
     Anything unexpected ends the search; what follows is left as it is, for the decoder to judge.
     """
     view, start = memoryview(data), 2
-    kept, exif, adobe = [view[:2]], b"", False
+    kept, exif = [view[:2]], b""
     while start + 4 <= len(data) and view[start] == 0xFF:
         marker = view[start + 1]
         if marker == 0xFF:  # padding
@@ -43,10 +42,9 @@ def split(data: bytes) -> JpegFile:
         if marker == _EXIF and content.startswith(_EXIF_START) and not exif:
             exif = content
         if _is_needed(marker, content):
-            adobe = adobe or marker == 0xEE
             kept.append(view[start:end])
         start = end
-    return JpegFile(b"".join([*kept, view[start:]]), exif, adobe)
+    return JpegFile(b"".join([*kept, view[start:]]), exif)
 
 
 def _is_needed(marker: int, content: bytes) -> bool:

@@ -19,10 +19,8 @@ from visionsplit.errors import InvalidImageError
 from visionsplit.images import tiff
 from visionsplit.images.orientation import read_orientation, upright
 from visionsplit.images.pixels import has_any_alpha, to_rgb, wide_grey, wide_scale
-from visionsplit.images.reading import UNLIMITED, decode_image, right_cmyk
+from visionsplit.images.reading import UNLIMITED, decode_image
 from visionsplit.images.scaling import Scale, of_bits
-
-JPEG_FORMATS = ("JPEG", "MPO")
 
 
 def loaded_to_rgb(image: Image.Image) -> Image.Image:
@@ -42,10 +40,7 @@ def loaded_to_rgb(image: Image.Image) -> Image.Image:
             )
     if isinstance(image, TiffImageFile):
         return _tiff_to_rgb(image)  # Pillow has turned it upright
-    if image.format in JPEG_FORMATS:
-        pixels = right_cmyk(image, adobe="adobe" in image.info)
-    else:
-        pixels = _with_right_key(image) if image.format == "PNG" else image
+    pixels = _with_right_key(image) if image.format == "PNG" else image
     return upright(to_rgb(pixels), read_orientation(image.info.get("exif")))
 
 
@@ -63,8 +58,9 @@ def _lost(image: ImageFile) -> str | None:
 
 
 def _may_be_lost(image: ImageFile) -> bool:
-    """Pillow takes 4 or 8 bits that choose between black and white in a BMP for single bits."""
-    return image.format == "BMP" and image.mode == "1"
+    """Whether Pillow may have misread the samples: a BMP's 4 or 8 bits that choose between black and white as single
+    bits, JPEG 2000's samples of another width than 8 bits."""
+    return (image.format, image.mode) == ("BMP", "1") or image.format == "JPEG2000"
 
 
 def _read_again(image: ImageFile) -> Image.Image | None:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from PIL import Image, ImageChops
+from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images import bmp, jpeg, png, tiff
+from visionsplit.images import bmp, jpeg, jpeg2000, png, tiff
 from visionsplit.images.formats import Format, recognise
 from visionsplit.images.orientation import read_orientation, upright
 from visionsplit.images.pixels import to_rgb
@@ -62,13 +62,11 @@ def decode_image(data: bytes, limits: ImageLimits, *, page: int = 0) -> Image.Im
             return _decode_png(form, data, limits)
         if form.name == "JPEG":
             return _decode_jpeg(form, data, limits)
+        if form.name == "JPEG2000":
+            jpeg2000.check_widths(data)
+            return to_rgb(jpeg2000.spread(data, _load(form, data, limits)))
         image = _load(form, bmp.prepared(data) if form.name == "BMP" else data, limits)
         return upright(to_rgb(image), read_orientation(image.info.get("exif")))
-
-
-def right_cmyk(image: Image.Image, *, adobe: bool) -> Image.Image:
-    """The inks of a loaded JPEG. Pillow takes them for inverted, which only those with Adobe's segment are."""
-    return ImageChops.invert(image) if image.mode == "CMYK" and not adobe else image
 
 
 def _decode_png(form: Format, data: bytes, limits: ImageLimits) -> Image.Image:
@@ -78,8 +76,7 @@ def _decode_png(form: Format, data: bytes, limits: ImageLimits) -> Image.Image:
 
 def _decode_jpeg(form: Format, data: bytes, limits: ImageLimits) -> Image.Image:
     file = jpeg.split(data)
-    image = right_cmyk(_load(form, file.data, limits), adobe=file.adobe)
-    return upright(to_rgb(image), read_orientation(file.exif))
+    return upright(to_rgb(_load(form, file.data, limits)), read_orientation(file.exif))
 
 
 def _open(form: Format, data: bytes) -> ImageFile:
