@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageChops
+from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images import tiff
+from visionsplit.images import gif, tiff
 from visionsplit.images.orientation import read_orientation, upright
 from visionsplit.images.pixels import has_any_alpha, to_rgb, wide_grey, wide_scale
 from visionsplit.images.reading import UNLIMITED, decode_image
@@ -40,6 +41,8 @@ def loaded_to_rgb(image: Image.Image) -> Image.Image:
             )
     if isinstance(image, TiffImageFile):
         return _tiff_to_rgb(image)  # Pillow has turned it upright
+    if isinstance(image, GifImageFile) and not image.tell():
+        return gif.first_frame(image)
     pixels = _with_right_key(image) if image.format == "PNG" else image
     return upright(to_rgb(pixels), read_orientation(image.info.get("exif")))
 

@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images import bmp, jpeg, jpeg2000, png, tiff
+from visionsplit.images import bmp, gif, jpeg, jpeg2000, png, tiff
 from visionsplit.images.formats import Format, recognise
 from visionsplit.images.orientation import read_orientation, upright
 from visionsplit.images.pixels import to_rgb
@@ -54,29 +54,27 @@ def decode_image(data: bytes, limits: ImageLimits, *, page: int = 0) -> Image.Im
             that is not supported.
     """
     with _refusing(data) as form:
-        if form.name == "TIFF":
-            layout = tiff.read_layout(data, page)
-            _checked((layout.width, layout.height), limits)
-            return upright(tiff.decode(data, layout), layout.orientation)
-        if form.name == "PNG":
-            return _decode_png(form, data, limits)
-        if form.name == "JPEG":
-            return _decode_jpeg(form, data, limits)
-        if form.name == "JPEG2000":
-            jpeg2000.check_widths(data)
-            return to_rgb(jpeg2000.spread(data, _load(form, data, limits)))
-        image = _load(form, bmp.prepared(data) if form.name == "BMP" else data, limits)
-        return upright(to_rgb(image), read_orientation(image.info.get("exif")))
-
-
-def _decode_png(form: Format, data: bytes, limits: ImageLimits) -> Image.Image:
-    file = png.split(data)
-    return upright(png.decode(file, _load(form, file.data, limits)), read_orientation(file.exif))
-
-
-def _decode_jpeg(form: Format, data: bytes, limits: ImageLimits) -> Image.Image:
-    file = jpeg.split(data)
-    return upright(to_rgb(_load(form, file.data, limits)), read_orientation(file.exif))
+        match form.name:
+            case "TIFF":
+                layout = tiff.read_layout(data, page)
+                _checked((layout.width, layout.height), limits)
+                return upright(tiff.decode(data, layout), layout.orientation)
+            case "PNG":
+                bare = png.split(data)
+                return upright(png.decode(bare, _load(form, bare.data, limits)), read_orientation(bare.exif))
+            case "JPEG":
+                segments = jpeg.split(data)
+                return upright(to_rgb(_load(form, segments.data, limits)), read_orientation(segments.exif))
+            case "JPEG2000":
+                jpeg2000.check_widths(data)
+                return to_rgb(jpeg2000.spread(data, _load(form, data, limits)))
+            case "GIF":
+                return gif.first_frame(_load(form, data, limits))
+            case "BMP":
+                return to_rgb(_load(form, bmp.prepared(data), limits))
+            case _:
+                image = _load(form, data, limits)
+                return upright(to_rgb(image), read_orientation(image.info.get("exif")))
 
 
 def _open(form: Format, data: bytes) -> ImageFile:

@@ -13,6 +13,7 @@ Samples: TypeAlias = NDArray[Any]  # of any integer or floating type
 Bytes: TypeAlias = NDArray[np.uint8]
 
 _MIDDLE_GREY = 128
+_TABLE_SIZE = 2**16
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Scale:
             return samples
         if self.black == self.white:
             return np.full(samples.shape, _MIDDLE_GREY, np.uint8)
+        if samples.dtype == np.uint16 and samples.size > _TABLE_SIZE:
+            return self.to_bytes(np.arange(_TABLE_SIZE, dtype=np.uint16))[samples]
         # In double precision: the difference of two floats may not fit a float.
         scaled = (samples.astype(np.float64) - self.black) * (255.0 / (self.white - self.black))
         return np.round(scaled).clip(0, 255).astype(np.uint8)

@@ -9,13 +9,15 @@ from itertools import product
 import imagecodecs
 import numpy as np
 import tifffile
+from PIL import Image
 
-from tests.unit.images.variants import Variant, over_white, samples
+from tests.unit.images.variants import Variant, grey, over_white, samples
 
 SIZE = 37, 53  # height, width: no multiple of a tile's or a byte's
 TILE = (16, 16)
 COMPRESSIONS = (None, "zlib", "lzw", "packbits", "zstd", "lzma")
 PREDICTED = ("zlib", "lzw", "zstd", "lzma")
+CODECS = {None: (1, bytes), "zlib": (8, zlib.compress), "lzw": (5, imagecodecs.lzw_encode)}  # TIFF's number, encoder
 ORDERS = ("<", ">")
 _TURNS = {
     1: lambda a: a,
@@ -31,7 +33,21 @@ _TURNS = {
 
 def variants() -> Iterator[Variant]:
     """All of them."""
-    for part in (_grey, _widths, _colours, _floats, _alpha, _palettes, _inks_and_lab, _jpeg, _places, _orientations):
+    for part in (
+        _grey,
+        _widths,
+        _fill_order,
+        _colours,
+        _floats,
+        _alpha,
+        _palettes,
+        _inks_and_lab,
+        _jpeg,
+        _ccitt,
+        _shared_colours,
+        _places,
+        _orientations,
+    ):
         yield from part()
 
 
@@ -61,7 +77,7 @@ def packed(array, bits, *, order="<", compression=None, rows=8, **tags):
     height, width, count = array.shape
     shifts = np.arange(bits)[::-1]
     lines = np.packbits((array[..., None] >> shifts & 1).astype(np.uint8).reshape(height, -1), axis=1)
-    code, encode = {None: (1, bytes), "zlib": (8, zlib.compress), "lzw": (5, imagecodecs.lzw_encode)}[compression]
+    code, encode = CODECS[compression]
     strips = [encode(lines[top : top + rows].tobytes()) for top in range(0, height, rows)]
     given = {int(name[1:]): value for name, value in tags.items()}
     return written(strips, order, {
@@ -92,10 +108,6 @@ def scaled(values, white):
     return values.astype(np.float64) * (255 / white)
 
 
-def grey(values):
-    return np.repeat(values, 3, axis=2)
-
-
 def _grey() -> Iterator[Variant]:
     """8 and 16 bits, black or white at 0, in either byte order, in strips and tiles, however compressed."""
     for bits, photometric, order, compression, tiled in product(
@@ -121,6 +133,20 @@ def _widths() -> Iterator[Variant]:
         shown = scaled(read_back(data), 2**bits - 1)
         shown = 255 - shown if photometric == "miniswhite" else shown
         yield Variant(f"grey{bits} {photometric} {order} {compression}", data, grey(shown))
+
+
+def _fill_order() -> Iterator[Variant]:
+    """The bits of each byte in reverse."""
+    for bits, order, compression in product((1, 4, 8, 12), ORDERS, (None, "lzw")):
+        array = samples(*SIZE, 1, bits)
+        straight = packed(array, bits, order=order, compression=compression, rows=SIZE[0], t266=(3, 1))
+        with tifffile.TiffFile(io.BytesIO(straight)) as file:
+            start, size = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+        stored = np.frombuffer(straight[start : start + size], np.uint8)[:, None]
+        reverse = np.packbits(np.unpackbits(stored, axis=1)[:, ::-1], axis=1).tobytes()
+        data = packed(array, bits, order=order, compression=compression, rows=SIZE[0], t266=(3, 2))
+        data = data[:start] + reverse + data[start + size :]
+        yield Variant(f"fill order {bits} {order} {compression}", data, grey(scaled(read_back(data), 2**bits - 1)))
 
 
 def _colours() -> Iterator[Variant]:
@@ -228,9 +254,7 @@ def _inks_and_lab() -> Iterator[Variant]:
         )
         yield Variant(f"lab{bits} {compression}", data, lab_to_srgb(star), tolerance=2)
     data, read = tiff(samples(*SIZE, 3, 8), photometric="ycbcr")
-    y, cb, cr = np.moveaxis(read.astype(float) - (0, 128, 128), 2, 0)
-    shown = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=2)
-    yield Variant("ycbcr", data, shown.clip(0, 255))
+    yield Variant("ycbcr", data, from_ycbcr(read))
 
 
 def lab_to_srgb(star):
@@ -251,6 +275,40 @@ def _jpeg() -> Iterator[Variant]:
         options = {"tile": (32, 32)} if tiled else {"rowsperstrip": 16}
         data, read = tiff(array, photometric=photometric, compression="jpeg", compressionargs={"level": 95}, **options)
         yield Variant(f"jpeg {photometric} tiled={tiled}", data, np.broadcast_to(read, (64, 80, 3)), tolerance=3)
+
+
+def _ccitt() -> Iterator[Variant]:
+    """Written by Pillow: tifffile writes none."""
+    for compression, code in product(("tiff_ccitt", "group3", "group4"), (0, 1)):
+        buffer = io.BytesIO()
+        Image.fromarray(samples(*SIZE, 1, 8)[:, :, 0] > 100).save(
+            buffer, "TIFF", compression=compression, tiffinfo={262: code}
+        )
+        bits = read_back(buffer.getvalue()).astype(float)
+        yield Variant(f"{compression} {code}", buffer.getvalue(), grey(255 * (bits if code else 1 - bits)))
+
+
+def _shared_colours() -> Iterator[Variant]:
+    """YCbCr whose pixels share colours: each unit has the brightness of its pixels, then one Cb and one Cr."""
+    height, width = SIZE
+    for (across, down), compression in product(((2, 1), (2, 2), (4, 1), (4, 2), (1, 2)), (None, "zlib", "lzw")):
+        rows, columns = -(-height // down), -(-width // across)
+        luma = samples(rows * down, columns * across, 1, 8)[:, :, 0]
+        chroma = samples(rows, columns, 2, 8, seed=3) // 2 + 64
+        by_unit = luma.reshape(rows, down, columns, across).swapaxes(1, 2).reshape(rows, columns, -1)
+        units = np.concatenate([by_unit, chroma], axis=2)
+        code, encode = CODECS[compression]
+        strips = [encode(units[top : top + 4].tobytes()) for top in range(0, rows, 4)]
+        tags = {256: (4, width), 257: (4, height), 258: (3, (8, 8, 8)), 259: (3, code), 262: (3, 6), 277: (3, 3)}
+        data = written(strips, "<", {**tags, 278: (4, 4 * down), 530: (3, (across, down))})
+        shared = chroma.repeat(down, axis=0).repeat(across, axis=1)
+        shown = from_ycbcr(np.concatenate([luma[:, :, None], shared], axis=2)[:height, :width])
+        yield Variant(f"ycbcr {across}x{down} {compression}", data, shown)
+
+
+def from_ycbcr(array):
+    y, cb, cr = np.moveaxis(array.astype(float) - (0, 128, 128), 2, 0)
+    return np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=2).clip(0, 255)
 
 
 def _places() -> Iterator[Variant]:

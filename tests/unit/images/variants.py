@@ -14,6 +14,7 @@ class Variant:
     data: bytes
     shown: Any  # [height, width, 3], 0..255, not rounded
     tolerance: float = 1.01  # of a value: half a step for each rounding
+    refused: str | None = None  # what the refusal says, where the file is not read
 
 
 def samples(height, width, count, bits, seed=0):
@@ -27,3 +28,8 @@ def samples(height, width, count, bits, seed=0):
 def over_white(colours, alpha):
     """Colours 0..255 with alpha 0..1, on white."""
     return colours * alpha + 255 * (1 - alpha)
+
+
+def grey(values):
+    """[height, width, 1] as colours."""
+    return np.repeat(values, 3, axis=2)

@@ -77,31 +77,33 @@ def _stored(data: bytes, layout: Layout, index: int, shape: Shape) -> bytes:
 
 
 def _unpack_group(layout: Layout, group: list[bytes], shape: Shape, rows: int) -> Iterator[Bytes]:
+    fill_order = layout.one(Tag.FILL_ORDER, 1)
     if layout.compression == Compression.NONE:
         for stored in group:
             plain = np.frombuffer(stored, np.uint8).reshape(shape.rows, shape.row_bytes)
-            yield _REVERSED[plain] if layout.one(Tag.FILL_ORDER, 1) == 2 else plain
+            yield _REVERSED[plain] if fill_order == 2 else plain
         return
     if layout.compression in _IMAGE_CODECS:
         tags, height, width = _image_tags(layout), rows, layout.part_width
     else:
-        tags = _byte_tags(shape.row_bytes)
+        tags = _byte_tags(shape.row_bytes, fill_order)
         height, width = shape.rows, shape.row_bytes // tags[Tag.SAMPLES_PER_PIXEL][1]
     tags |= {
         Tag.WIDTH: (_LONG, width),
         Tag.LENGTH: (_LONG, height * len(group)),
         Tag.ROWS_PER_STRIP: (_LONG, height),
         Tag.COMPRESSION: (_SHORT, int(layout.compression)),
-        Tag.FILL_ORDER: (_SHORT, layout.one(Tag.FILL_ORDER, 1)),
+        Tag.FILL_ORDER: (_SHORT, fill_order),
     }
     image = TiffImageFile(io.BytesIO(_tiff(tags, group)))
     image.load()
     yield from np.asarray(image).view(np.uint8).reshape(len(group), height, -1)
 
 
-def _byte_tags(row_bytes: int) -> Fields:
-    # As many channels as divide a row, so that long rows do not look like too many pixels to Pillow.
-    channels = next(number for number in (4, 3, 1) if row_bytes % number == 0)
+def _byte_tags(row_bytes: int, fill_order: int) -> Fields:
+    # As many channels as divide a row, so that long rows do not look like too many pixels to Pillow; which does not
+    # take four of them with the bits of bytes in reverse.
+    channels = next(number for number in ((4, 3, 1) if fill_order == 1 else (3, 1)) if row_bytes % number == 0)
     photometric = {4: Photometric.CMYK, 3: Photometric.RGB, 1: Photometric.BLACK_IS_ZERO}[channels]
     return {
         Tag.SAMPLES_PER_PIXEL: (_SHORT, channels),
