@@ -10,6 +10,7 @@ from PIL import Image
 from visionsplit.errors import InvalidImageError
 from visionsplit.images.lab import lab_to_rgb
 from visionsplit.images.scaling import BYTE, Bytes, Samples, Scale, of_bits, of_range
+from visionsplit.images.tiff.accepted import check_parts
 from visionsplit.images.tiff.directory import Tag
 from visionsplit.images.tiff.layout import ASSOCIATED, UNASSOCIATED, Compression, Layout, Photometric
 from visionsplit.images.tiff.samples import read_blocks
@@ -31,8 +32,9 @@ def decode(data: bytes, layout: Layout) -> Image.Image:
     """The page as an image of mode RGB, as it is stored: not turned by its orientation.
 
     Raises:
-        InvalidImageError: the samples are cut off, or not numbers.
+        InvalidImageError: the samples are cut off, not numbers, or in strips or tiles that are not supported.
     """
+    check_parts(layout, len(data))
     alpha = _alpha(layout)
     if alpha and not alpha.declared and not _any(data, layout, alpha.index):
         alpha = None
