@@ -36,6 +36,8 @@ def held_to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         InvalidImageError: it cannot be loaded, or Pillow has lost what the samples of its file mean.
     """
+    if isinstance(image, ImageFile) and not hasattr(image, "fp"):
+        image = _without_file(image)
     file = _unloaded(image)
     if file is not None:
         return decode_image(file, UNLIMITED, page=image.tell())
@@ -44,6 +46,13 @@ def held_to_rgb(image: Image.Image) -> Image.Image:
     except Exception as error:  # as many kinds as decoders raise
         raise InvalidImageError(f"the Pillow image cannot be loaded: {error}") from error
     return loaded_to_rgb(image)
+
+
+def _without_file(image: ImageFile) -> Image.Image:
+    """An image that was pickled, whose class expects more of it than pickling keeps."""
+    plain = image.copy()
+    plain.format = image.format
+    return plain
 
 
 def _unloaded(image: Image.Image) -> bytes | None:
