@@ -57,7 +57,7 @@ def _without_file(image: ImageFile) -> Image.Image:
 
 def _unloaded(image: Image.Image) -> bytes | None:
     """The file of an image that Pillow has opened and not loaded; None without one, or if it is not read as it is."""
-    if not isinstance(image, ImageFile) or not image.tile or image.fp is None or image.fp.closed:
+    if not isinstance(image, ImageFile) or not image.tile or image.fp is None or getattr(image.fp, "closed", False):
         return None
     if image.tell() and not isinstance(image, TiffImageFile):  # the file would give its first frame
         return None
