@@ -11,6 +11,7 @@ from pathlib import Path
 
 from visionsplit.checkpoint import DTYPES
 from visionsplit.errors import VisionSplitError
+from visionsplit.images import ImageLimits
 from visionsplit.telemetry.config import TelemetryConfig, add_telemetry_options, telemetry_from
 from visionsplit.telemetry.logs import configure_logging
 from visionsplit.wire.security.command_line import (
@@ -25,7 +26,6 @@ from encoder_service.batching import BatchLimits
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import CompressionSpec
 from encoder_service.config import ConfigError, EncoderConfig, device_of
-from encoder_service.image import ImageLimits
 from encoder_service.server import EncoderServer
 
 _log = logging.getLogger("encoder_service")  # __name__ is '__main__' here

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from visionsplit.addresses import check_address, split_host_port
+from visionsplit.images import ImageLimits
 from visionsplit.telemetry.config import TelemetryConfig
 from visionsplit.wire.security.client import ClientSecurity
 from visionsplit.wire.security.server import ServerSecurity
@@ -19,7 +20,6 @@ from visionsplit.wire.transport import (
 from encoder_service.batching import BatchLimits
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import CompressionSpec, compose
-from encoder_service.image import ImageLimits
 
 _DATA_TYPE_OF = {
     torch.float32: DataType.FLOAT32,

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from visionsplit import __version__
 from visionsplit.checkpoint import Checkpoint
+from visionsplit.images import available_formats
 from visionsplit.v1 import choice_pb2, encoder_service_pb2, vision_tokens_pb2
 
 from encoder_service.compression import BUDGETS, MERGINGS, METHODS, SCORES, SELECTIONS, Choice, TowerOutput
@@ -42,7 +43,7 @@ def encoder_info(
         mergings=_choices(MERGINGS.values()),
         default_compression=compression_to_proto(config.default_compression),
         default_data_type=config.resolve_data_type(tower.dtype).value,
-        image_formats=config.image.formats,
+        image_formats=available_formats(),
         max_image_pixels=config.image.max_pixels,
         max_request_bytes=config.max_request_bytes,
         max_images=config.max_images,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from visionsplit.errors import VisionSplitError
+from visionsplit.images import ImageLimits
 from visionsplit.tasks import together
 
 from encoder_service.admission import Place, TileRoom
@@ -19,7 +20,6 @@ from encoder_service.compression import Composition
 from encoder_service.events import Event, ImageProgress
 from encoder_service.fanout import in_thread, naming
 from encoder_service.flight import Flight, ImageSource, Landed, TokensWanted
-from encoder_service.image import ImageLimits
 from encoder_service.jobs import SpanResult
 from encoder_service.preparation import Header, Preparation
 from encoder_service.text_tower import TextTower

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from visionsplit.fairness import FairGate
 from visionsplit.grid import Layout, UnpadRule
+from visionsplit.images import ImageLimits, decode_image, read_size
 from visionsplit.tasks import together
 
 from encoder_service.admission import Place
 from encoder_service.caching.key import image_digest
 from encoder_service.fanout import in_thread, naming
-from encoder_service.image import ImageLimits, decode_image, read_size
 from encoder_service.jobs import PreparedImage
 from encoder_service.text_tower import TextTower
 from encoder_service.tiles import Tiler

@@ -1,6 +1,5 @@
 """Pictures as callers have them, turned into the bytes of a file."""
 
-import io
 import time
 import urllib.error
 import urllib.parse
@@ -8,8 +7,9 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import Image
 from visionsplit.errors import InvalidImageError
+from visionsplit.images import file_of
 
 from visionsplit_client._errors import ImageFetchError
 from visionsplit_client._settings import Limits, Timeouts
@@ -18,19 +18,6 @@ ImageSource = str | Path | bytes | bytearray | memoryview | Image.Image
 """A path, a file:// or http(s):// URL, the bytes of a file, or a Pillow image."""
 
 _READ_BYTES = 1 << 16
-# What PNG stores without loss; other modes are converted to RGB first.
-_PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
-
-# EXIF 2.3, tag 0x0112: where the stored picture's first row and column belong, and what turns it upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def as_sources(images: ImageSource | Sequence[ImageSource] | None) -> list[ImageSource]:
@@ -50,12 +37,12 @@ def read_image(source: ImageSource, *, limits: Limits, timeouts: Timeouts) -> by
     Raises:
         FileNotFoundError and other OSError: a file cannot be read.
         ImageFetchError: a URL cannot be fetched.
-        InvalidImageError: more bytes than `limits` allow, or none.
+        InvalidImageError: more bytes than `limits` allow, or none; a Pillow image that cannot be read.
         TypeError: an object that is no picture.
         ValueError: a URL of another kind.
     """
     if isinstance(source, Image.Image):
-        data = _png(source)
+        data = file_of(source)
     elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
     elif isinstance(source, Path):
@@ -68,25 +55,6 @@ def read_image(source: ImageSource, *, limits: Limits, timeouts: Timeouts) -> by
         raise InvalidImageError("the picture has no bytes")
     _check_size("the picture", len(data), limits)
     return data
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """The picture with its EXIF orientation applied.
-
-    Only that tag is read: `ImageOps.exif_transpose` writes all others anew, which fails on odd ones.
-    """
-    image.load()  # only then is the tag final: PNG may have it at its end, and Pillow turns TIFF files itself
-    turn = _TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The tag's value; 1, which turns nothing, without one or if the EXIF cannot be read, as for the encoder."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # broken EXIF raises many kinds, and does not spoil a sound picture
-        return 1
-    return value if isinstance(value, int) else 1
 
 
 def _read_location(location: str, limits: Limits, timeouts: Timeouts) -> bytes:
@@ -141,18 +109,6 @@ def _fetch(url: str, limits: Limits, timeout: float | None) -> bytes:
         status = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
         raise ImageFetchError(f"cannot fetch {url}: {status}{reason}") from error
     return b"".join(chunks)
-
-
-def _png(image: Image.Image) -> bytes:
-    """The picture without loss, upright: its EXIF orientation is applied, as it would be for its file."""
-    turned = upright(image)
-    if turned.mode not in _PNG_MODES:
-        if turned.mode == "F":
-            raise ValueError("a Pillow image of mode F has no fixed range; convert it to mode L or RGB first")
-        turned = turned.convert("RGBA" if turned.has_transparency_data else "RGB")
-    buffer = io.BytesIO()
-    turned.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _check_size(what: str, size: int, limits: Limits) -> None:

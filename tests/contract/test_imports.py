@@ -28,6 +28,7 @@ FORBIDDEN = {
     "proto/visionsplit/wire": ["torch", "transformers", "ray"],
     "proto/visionsplit/telemetry": ["torch", "transformers", "ray", "visionsplit.v1"],
     "proto/visionsplit/telemetry/tracing.py": ["grpc"],
+    "proto/visionsplit/images": ["visionsplit.wire", "visionsplit.v1", "torch", "transformers", "grpc", "ray"],
     "proto/visionsplit/grid.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
     "proto/visionsplit/fairness.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
     "proto/visionsplit/overload.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from visionsplit.images import ImageLimits
 from visionsplit_client import Compression, HealthStatus, Sampling
 
-from encoder_service.image import ImageLimits
 from llm_service.config import Limits
 from tests.fuzzing.campaign import Sound, campaign
 from tests.fuzzing.images import MAX_PIXELS

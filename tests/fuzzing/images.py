@@ -12,7 +12,7 @@ from tests.fuzzing.messages import damaged
 
 MAX_PIXELS = 2_000_000  # that the services under test take
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _MODES = {
     "PNG": ("1", "L", "LA", "I;16", "P", "RGB", "RGBA"),
     "JPEG": ("L", "RGB", "CMYK"),
@@ -21,10 +21,19 @@ _MODES = {
     "BMP": ("1", "L", "P", "RGB", "RGBA"),
     "TIFF": ("1", "L", "LA", "I;16", "P", "RGB", "RGBA", "CMYK", "F", "YCbCr", "I"),
     "PPM": ("1", "L", "RGB"),
+    "JPEG2000": ("L", "LA", "RGB", "RGBA", "I;16"),
+    "AVIF": ("RGB", "RGBA"),
 }
 _MAGIC = (
     *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\x00", b"MM\x00*", b"P6\n", b"P7\n"),
     *(b"RIFF\xff\xff\xff\xffWEBP", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"%PDF-1.7\n", b"8BPS", b"\x00\x00\x01\x00"),
+    *(
+        b"\0\0\0\x0cjP  \r\n\x87\n",
+        b"\xff\x4f\xff\x51",
+        b"\0\0\0\x1cftypavif",
+        b"\0\0\0\x1cftypheic",
+        b"II+\0\x08\0\0\0",
+    ),
     *(b"<svg xmlns='http://www.w3.org/2000/svg'>", b"PK\x03\x04", b"#!/bin/sh\n", b"<html>", b"\x1f\x8b\x08"),
 )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 from visionsplit.command_line import at_least
 from visionsplit.conditions import METHOD_FORM
+from visionsplit.images import UNLIMITED, decode_image
 
 from visionsplit_client._images import read_image
 from visionsplit_client._options import Compression
@@ -18,7 +19,6 @@ from visionsplit_client.cli import _options
 from visionsplit_client.cli._conditions import parse_condition
 from visionsplit_client.cli._drawing import COMPACT, LARGE, draw_panels
 from visionsplit_client.cli._panels import Shown, encode_all, summary_table
-from visionsplit_client.cli._picture import as_encoded
 
 _RATIOS = (1.0, 0.5, 0.25, 0.1)
 _KEEP_ALL = (1.0,)
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             )
     sizes = COMPACT if args.compare else LARGE
     panels = [one.panel() for one in shown]
-    draw_panels(as_encoded(data), panels, columns=args.columns, sizes=sizes).save(args.output)
+    draw_panels(decode_image(data, UNLIMITED), panels, columns=args.columns, sizes=sizes).save(args.output)
     print(f"{args.output}: {len(panels)} panel{'s' if len(panels) > 1 else ''}")
     print(summary_table(shown))
     return 0

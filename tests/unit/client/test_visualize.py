@@ -1,22 +1,17 @@
 """`visionsplit visualize` against scripted services."""
 
-import io
-import struct
-
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 from visionsplit.grid import TileGrid
 from visionsplit.v1 import vision_tokens_pb2
 from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import VisionTokens
-from visionsplit_client import Compression, Limits, Timeouts
-from visionsplit_client._images import read_image
+from visionsplit_client import Compression
 from visionsplit_client.cli import main
 from visionsplit_client.cli._conditions import condition_name, parse_condition
 from visionsplit_client.cli._drawing import COMPACT, Panel, draw_panels, kept_masks
 from visionsplit_client.cli._drawing_shares import share_colour
-from visionsplit_client.cli._picture import as_encoded
 
 from tests.unit.client.fakes import GRID, FakeEncoder, fake_features, kept_positions, start_encoder
 from training.evaluation.conditions import parse_condition as parse_for_training
@@ -85,64 +80,6 @@ def test_crops_without_a_token_are_said_and_not_drawn():
     grid = TileGrid.for_image(9, 3000, rows=1, columns=3, side=8)
     assert grid.valid.area == 0
     assert not (drawn(3000, 9, grid)[:, 24 + 240 + 20 :] == 255).any()
-
-
-def png(image, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", **options)
-    return buffer.getvalue()
-
-
-def test_wide_grey_is_scaled_not_clipped():
-    values = np.array([[0, 257 * 100, 65535]], np.uint16)
-    assert np.asarray(as_encoded(png(Image.fromarray(values))))[..., 0].tolist() == [[0, 100, 255]]
-
-
-@pytest.mark.parametrize(
-    ("values", "shown"),
-    [
-        ([-1.0, 0.0, 1.0], [0, 128, 255]),
-        ([0.0, 0.2, 0.8], [0, 51, 204]),
-        ([0.0, 20.0, 200.0], [0, 20, 200]),
-        ([0.0, 100.0, 1000.0], [0, 26, 255]),
-        ([-5.0, -5.0, -5.0], [128, 128, 128]),
-    ],
-)
-def test_floating_grey_is_read_as_the_encoder_reads_it(values, shown):
-    buffer = io.BytesIO()
-    Image.fromarray(np.array([values], np.float32)).save(buffer, "TIFF")
-    assert np.asarray(as_encoded(buffer.getvalue()))[..., 1].tolist() == [shown]
-
-
-def test_the_transparent_value_of_wide_grey_is_white():
-    values = np.array([[257, 257 * 2]], np.uint16)
-    assert np.asarray(as_encoded(png(Image.fromarray(values), transparency=257)))[..., 0].tolist() == [[255, 2]]
-
-
-def test_transparency_lies_over_white():
-    assert as_encoded(png(Image.new("RGBA", (2, 2), (0, 0, 0, 0)))).getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_orientation_is_applied_beside_a_tag_that_cannot_be_written_again():
-    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2)
-    exif += struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)  # orientation: turn by 90 degrees
-    exif += struct.pack("<HHI4s", 0x011A, 2, 4, b"what") + bytes(4)  # a resolution, which should be a number
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 20)).save(buffer, "JPEG", exif=exif)
-    with pytest.raises(TypeError):
-        ImageOps.exif_transpose(Image.open(buffer))
-    assert as_encoded(buffer.getvalue()).size == (20, 40)
-    assert Image.open(io.BytesIO(read_image(Image.open(buffer), limits=Limits(), timeouts=Timeouts()))).size == (20, 40)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_is_turned_as_pillow_does(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 3), np.uint8)
-    data = png(Image.fromarray(pixels), exif=exif)
-    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    assert np.array_equal(np.asarray(as_encoded(data)), np.asarray(expected))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from visionsplit.errors import InvalidTokensError, VisionSplitError
+from visionsplit.images import ImageLimits, decode_image
 from visionsplit.v1 import (
     encoder_service_pb2_grpc,
     generation_pb2,
@@ -27,7 +28,6 @@ from visionsplit.wire.vision_tokens import grid_from_proto
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import TileFeatures, TowerOutput
 from encoder_service.config import EncoderConfig
-from encoder_service.image import ImageLimits, decode_image
 from encoder_service.server import EncoderServer
 
 IMAGE_LIMITS = ImageLimits()

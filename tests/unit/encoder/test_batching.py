@@ -15,6 +15,7 @@ from visionsplit.errors import (
     UnavailableError,
 )
 from visionsplit.grid import TileGrid
+from visionsplit.images import ImageLimits, decode_image
 from visionsplit.wire.tensors import DataType
 
 from encoder_service.admission import TileRoom
@@ -23,7 +24,6 @@ from encoder_service.compression import CompressionSpec, compose
 from encoder_service.encoding import BatchEncoder
 from encoder_service.events import BudgetsKnown, ImageDone, TokensReady
 from encoder_service.flight import TokensWanted
-from encoder_service.image import ImageLimits, decode_image
 from encoder_service.jobs import ImageJob, PreparedImage
 from encoder_service.pipeline import EncoderPipeline
 from encoder_service.tiles import Tiler

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from visionsplit.errors import VisionSplitError
+from visionsplit.images import decode_image
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2
 from visionsplit_client import Client, Compression
 
@@ -19,7 +20,6 @@ from encoder_service.batching import BatchLimits
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import METHODS
 from encoder_service.config import EncoderConfig
-from encoder_service.image import decode_image
 from encoder_service.server import EncoderServer
 from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import FakeLlm, globalcom2, png, running_encoder, running_llm, status_of_call

@@ -7,12 +7,12 @@ import pytest
 import torch
 from visionsplit.checkpoint import Checkpoint
 from visionsplit.grid import UnpadRule
+from visionsplit.images import decode_image
 from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from encoder_service.batching import BatchLimits
 from encoder_service.compression import CompressionSpec, Plan, TileFeatures, TowerOutput, compose, select
-from encoder_service.image import decode_image
 from encoder_service.tiles import Tiler
 from encoder_service.vision_tower import VisionTower
 from tests.unit.encoder import reference_greedy as reference

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import zlib
 
 import grpc
 import grpc.aio
@@ -9,16 +10,20 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.torch import load_file, save_file
+from visionsplit.images import ImageLimits
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from encoder_service.batching import BatchLimits
 from encoder_service.compression import BUDGETS, MERGINGS, METHODS, SCORES, SELECTIONS
 from encoder_service.config import ConfigError, EncoderConfig
-from encoder_service.image import ImageLimits
 from encoder_service.server import SERVICE_NAME, EncoderServer
 from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import FakeLlm, globalcom2, png, running_encoder, running_llm, status_of_call
+from tests.unit.images.png_matrix import COLOUR
+from tests.unit.images.png_matrix import png as png_of
+from tests.unit.images.tiff_matrix import packed, tiff
+from tests.unit.images.variants import samples
 
 EncodeRequest = encoder_service_pb2.EncodeRequest
 GenerateRequest = encoder_service_pb2.EncoderServiceGenerateRequest
@@ -61,6 +66,22 @@ async def test_encode_delivers_what_the_summary_says(model):
         assert 0 < timings.first_chunk_seconds <= timings.total_seconds
         assert timings.preprocess_seconds > 0
         assert timings.encode_seconds > 0
+
+
+async def test_an_image_is_the_same_in_any_file(model):
+    """Files whose samples Pillow misreads, or whose metadata it refuses, beside a plain PNG of the same image."""
+    rgb = samples(200, 300, 3, 8)
+    planes, _ = tiff(np.moveaxis(rgb * np.uint16(257), 2, 0), photometric="rgb", planarconfig="separate")
+    texts = png_of(rgb, COLOUR, 8, extra=[(b"zTXt", b"x\0\0" + zlib.compress(bytes(3_000_000)))])
+    async with running_encoder(model) as (_, stub):
+        plain, _ = await encode(stub, png_of(rgb, COLOUR, 8), globalcom2(0.5))
+        for data in (planes, texts):
+            tokens, _ = await encode(stub, data, globalcom2(0.5))
+            np.testing.assert_allclose(tokens.features.to_float32(), plain.features.to_float32(), atol=1e-5)
+        mask = packed(rgb[:, :, :1], 8, t262=(3, 4))
+        code, text, _ = await status_of_call(stub.Encode(EncodeRequest(image=Image(data=mask))))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "a transparency mask" in text
 
 
 async def test_data_types_agree_within_their_precision(model):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from visionsplit.errors import InvalidImageError
+from visionsplit.images import decode_image
 
-from encoder_service.image import decode_image
 from tests.unit.encoder.helpers import IMAGE_LIMITS, file_of, picture, pixels_of
 
 
@@ -104,7 +104,7 @@ PEAK_OVER_RGB = """
 import io, pathlib, sys
 import numpy as np
 from PIL import Image
-from encoder_service.image import ImageLimits, decode_image
+from visionsplit.images import ImageLimits, decode_image
 
 def peak():  # of this process alone; getrusage would begin with its parent's
     status = pathlib.Path("/proc/self/status").read_text()

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from visionsplit.errors import InvalidImageError
+from visionsplit.images import ImageLimits, decode_image
 
-from encoder_service.image import ImageLimits, decode_image
 from tests.unit.encoder.helpers import IMAGE_LIMITS, file_of, picture, pixels_of
+from tests.unit.images.png_matrix import COLOUR, png
+from tests.unit.images.variants import samples
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG"])
@@ -22,7 +24,7 @@ def test_every_format_keeps_size_and_rough_colour(kind):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG", "AVIF"])
 def test_exif_orientation_is_applied(orientation, kind):
     upright = np.zeros((20, 30, 3), np.uint8)
     upright[:5, :10] = (255, 0, 0)  # top left
@@ -39,10 +41,20 @@ def test_exif_orientation_is_applied(orientation, kind):
     stored = Image.fromarray(np.ascontiguousarray(undo[orientation](upright)))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
+    exact = {"quality": 100, "subsampling": "4:4:4"}
+    options = {"WEBP": {"lossless": True}, "JPEG": exact, "AVIF": exact}.get(kind, {})
     pixels = pixels_of(file_of(stored, kind, exif=exif, **options)).astype(int)
     assert pixels.shape == upright.shape
-    assert np.abs(pixels - upright).max() <= (8 if kind == "JPEG" else 0)
+    assert np.abs(pixels - upright).max() <= {"JPEG": 8, "AVIF": 1}.get(kind, 0)
+
+
+def test_exif_behind_the_pixels_of_a_png_is_applied():
+    turned = png(samples(8, 6, 3, 8), COLOUR, 8, extra=[(b"eXIf", exif_of((0x0112, 3, 1, b"\6\0\0\0"))[6:])])
+    start, end = turned.index(b"eXIf") - 4, turned.index(b"IDAT") - 4
+    last = turned.index(b"IEND") - 4
+    behind = turned[:start] + turned[end:last] + turned[start:end] + turned[last:]
+    assert pixels_of(turned).shape == (6, 8, 3)
+    assert np.array_equal(pixels_of(behind), pixels_of(turned))
 
 
 def exif_of(*tags):

@@ -1,0 +1,19 @@
+"""Images as files and as Pillow images, read as 8-bit RGB: the same for the encoder, the client and the tool.
+
+docs/images.md says which files are read, what their samples mean and what is refused. Knows Pillow and NumPy only.
+"""
+
+from visionsplit.images.formats import SUFFIXES, available_formats
+from visionsplit.images.held import file_of, held_to_rgb
+from visionsplit.images.reading import UNLIMITED, ImageLimits, decode_image, read_size
+
+__all__ = [
+    "SUFFIXES",
+    "UNLIMITED",
+    "ImageLimits",
+    "available_formats",
+    "decode_image",
+    "file_of",
+    "held_to_rgb",
+    "read_size",
+]

@@ -1,0 +1,155 @@
+"""The accepted file formats: how each is recognised, and which Pillow class reads it.
+
+The classes are called directly rather than through `Image.open`: that tells why a file cannot be read, leaves Pillow's
+registry as it is, and never tries a format that is not listed here. Formats that run other programs or interpret
+vector drawings (EPS, PDF, SVG, WMF) stay out. So do TGA, which has no signature by which to recognise it, and ICO,
+whose entries are files of their own with sizes that the header need not tell.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from PIL import features
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from visionsplit.errors import InvalidImageError
+
+_HEAD_BYTES = 64  # enough for every signature, and for the first brands of an ISO base media file
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"}
+)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format that is read."""
+
+    name: str  # Pillow's
+    suffixes: tuple[str, ...]  # of file names, in lower case with the dot
+    matches: Callable[[bytes], bool]  # a file's first bytes
+    open: Callable[[io.BytesIO], ImageFile]  # reads the header only
+    available: Callable[[], bool] = lambda: True  # whether the decoder is installed
+
+
+def recognise(data: bytes) -> Format:
+    """The format of a file, by its first bytes.
+
+    Raises:
+        InvalidImageError: the format is unknown, known and not accepted, or its decoder is not installed.
+    """
+    head = data[:_HEAD_BYTES]
+    found = next((form for form in _FORMATS if form.matches(head)), None)
+    if found is None:
+        named = next((name for start, name in _REFUSED if head.lstrip().lower().startswith(start)), None)
+        what = f"{named} is" if named else f"{len(data)} bytes are"
+        raise InvalidImageError(f"{what} not an image in one of the formats {', '.join(available_formats())}")
+    if not found.available():
+        hint = "; install the package pi-heif" if found.name == "HEIF" else "; Pillow was built without it"
+        raise InvalidImageError(f"the decoder for {found.name} is not installed here{hint}")
+    return found
+
+
+def available_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats whose decoders are installed."""
+    return tuple(form.name for form in _FORMATS if form.available())
+
+
+def _brands(head: bytes) -> frozenset[bytes]:
+    """The brands that an ISO base media file claims, the major one and those compatible."""
+    if head[4:8] != b"ftyp":
+        return frozenset()
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    return frozenset(head[start : start + 4] for start in (8, *range(16, end - 3, 4)))
+
+
+def _starts(*signatures: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(signatures)
+
+
+def _is_ppm(head: bytes) -> bool:
+    return head[:1] == b"P" and head[1:2] in tuple(b"%c" % one for one in b"123456f") and head[2:3].isspace()
+
+
+def _has_heif() -> bool:
+    try:
+        import pi_heif  # noqa: F401 - optional, and it loads a C library
+    except ImportError:
+        return False
+    return True
+
+
+def _open_heif(file: io.BytesIO) -> ImageFile:
+    from pi_heif import HeifImageFile
+
+    return cast(ImageFile, HeifImageFile(file))
+
+
+_FORMATS = (
+    Format("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), _starts(b"\xff\xd8\xff"), JpegImageFile),
+    Format("PNG", (".png", ".apng"), _starts(b"\x89PNG\r\n\x1a\n"), PngImageFile),
+    Format("WEBP", (".webp",), lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", WebPImageFile),
+    Format("GIF", (".gif",), _starts(b"GIF87a", b"GIF89a"), GifImageFile),
+    Format("BMP", (".bmp",), _starts(b"BM"), BmpImageFile),
+    Format("TIFF", (".tif", ".tiff"), _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImageFile),
+    Format("PPM", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), _is_ppm, PpmImageFile),
+    Format(
+        "JPEG2000",
+        (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+        _starts(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+        Jpeg2KImageFile,
+        lambda: features.check_codec("jpg_2000"),
+    ),
+    Format(
+        "AVIF",
+        (".avif", ".avifs"),
+        lambda head: bool(_brands(head) & _AVIF_BRANDS),
+        AvifImageFile,
+        lambda: features.check_module("avif"),
+    ),
+    Format(
+        "HEIF",
+        (".heic", ".heif", ".hif", ".heics", ".heifs"),
+        lambda head: bool(_brands(head) & _HEIF_BRANDS),
+        _open_heif,
+        _has_heif,
+    ),
+)
+
+SUFFIXES = frozenset(suffix for form in _FORMATS for suffix in form.suffixes)
+"""The endings of the names of image files that are read, in lower case with the dot."""
+
+# What callers take for images, by its first bytes in lower case.
+_REFUSED = (
+    (b"%pdf", "a PDF document"),
+    (b"%!ps", "a PostScript file"),
+    (b"<svg", "an SVG drawing"),
+    (b"<!doctype html", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"<?xml", "an XML document"),
+    (b"\0\0\1\0", "a Windows icon"),
+    (b"8bps", "a Photoshop document"),
+    (b"\xff\x0a", "a JPEG XL file"),
+    (b"\0\0\0\x0cjxl ", "a JPEG XL file"),
+    (b"ii\xbc", "a JPEG XR file"),
+    (b"v/1\x01", "an OpenEXR file"),
+    (b"#?r", "a Radiance HDR file"),
+    (b"p7\n", "a PAM file"),
+    (b"pf\n", "a PFM file in colour"),
+    (b"simple  =", "a FITS file"),
+    (b"qoif", "a QOI file"),
+    (b"pk\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file that it stands for,"),
+)

@@ -1,0 +1,82 @@
+"""Pillow images as callers hold them, read as the files they come from are read."""
+
+import io
+
+from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from visionsplit.errors import InvalidImageError
+from visionsplit.images.formats import recognise
+from visionsplit.images.loaded import loaded_to_rgb
+from visionsplit.images.reading import UNLIMITED, decode_image
+
+
+def file_of(image: Image.Image) -> bytes:
+    """A file of the image: the one it was opened from if it has not been loaded yet, else a PNG of `held_to_rgb`.
+
+    Raises:
+        InvalidImageError: see `held_to_rgb`.
+    """
+    file = _unloaded(image)
+    if file is not None and not image.tell():
+        return file
+    buffer = io.BytesIO()
+    held_to_rgb(image).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def held_to_rgb(image: Image.Image) -> Image.Image:
+    """The image as 8-bit RGB, turned upright by its EXIF orientation and laid over white.
+
+    Before Pillow has loaded an image, its file is still there and decides. Afterwards there are pixels in one of
+    Pillow's modes, and what Pillow kept of the file's facts.
+
+    Raises:
+        InvalidImageError: it cannot be loaded, or Pillow has lost what the samples of its file mean.
+    """
+    if isinstance(image, ImageFile) and not hasattr(image, "fp"):
+        image = _without_file(image)
+    file = _unloaded(image)
+    if file is not None:
+        return decode_image(file, UNLIMITED, page=image.tell())
+    try:
+        image.load()
+    except Exception as error:  # as many kinds as decoders raise
+        raise InvalidImageError(f"the Pillow image cannot be loaded: {error}") from error
+    return loaded_to_rgb(image)
+
+
+def _without_file(image: ImageFile) -> Image.Image:
+    """An image that was pickled, whose class expects more of it than pickling keeps."""
+    plain = image.copy()
+    plain.format = image.format
+    return plain
+
+
+def _unloaded(image: Image.Image) -> bytes | None:
+    """The file of an image that Pillow has opened and not loaded; None without one, or if it is not read as it is."""
+    if not isinstance(image, ImageFile) or not image.tile or image.fp is None or getattr(image.fp, "closed", False):
+        return None
+    if image.tell() and not isinstance(image, TiffImageFile):  # the file would give its first frame
+        return None
+    place = image.fp.tell()
+    try:
+        image.fp.seek(0)
+        data = image.fp.read()
+    finally:
+        image.fp.seek(place)
+    try:
+        recognise(data)
+    except InvalidImageError:  # Pillow reads more formats than are accepted as files
+        return None
+    return None if _is_drafted(image, data) else data
+
+
+def _is_drafted(image: ImageFile, data: bytes) -> bool:
+    """Whether Image.draft has made Pillow decode a JPEG at a fraction of its size, or without its colours."""
+    if image.format not in ("JPEG", "MPO"):
+        return False
+    whole = JpegImageFile(io.BytesIO(data))
+    return (whole.mode, whole.size) != (image.mode, image.size)

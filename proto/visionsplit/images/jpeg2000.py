@@ -1,0 +1,45 @@
+"""JPEG 2000: the widths of its samples, which Pillow brings to 8 bits by shifting."""
+
+from PIL import Image
+
+from visionsplit.errors import InvalidImageError
+
+_CODESTREAM = b"\xff\x4f\xff\x51"  # the markers SOC and SIZ
+_COMPONENTS = 40  # bytes from there to the number of components (2 bytes), then 3 bytes for each
+_SIGNED = 0x80
+
+
+def check_widths(data: bytes) -> None:
+    """
+    Raises:
+        InvalidImageError: several samples of more than 8 bits in a pixel, of which Pillow turns the brightest dark.
+    """
+    widths = _widths(data)
+    if len(widths) > 1 and max(widths) > 8:
+        raise InvalidImageError(
+            f"a JPEG 2000 image with {len(widths)} samples of {max(widths)} bits in a pixel is not supported; "
+            "more than 8 bits are read in grey only"
+        )
+
+
+def spread(data: bytes, image: Image.Image) -> Image.Image:
+    """A loaded image whose samples of fewer than 8 bits reach 255: shifting alone leaves the largest below it."""
+    widths = _widths(data)
+    if not widths or min(widths) >= 8 or len(widths) != len(image.getbands()) or image.mode == "P":
+        return image
+    table: list[int] = []
+    for width in widths:
+        lost = max(8 - width, 0)
+        table += [round((value >> lost) * 255 / (255 >> lost)) for value in range(256)]
+    return image.point(table)
+
+
+def _widths(data: bytes) -> list[int]:
+    """Bits of each component's samples; none if there is no codestream."""
+    start = data.find(_CODESTREAM)
+    if start < 0:
+        return []
+    place = start + _COMPONENTS
+    number = int.from_bytes(data[place : place + 2], "big")
+    described = data[place + 2 : place + 2 + 3 * number : 3]
+    return [(one & ~_SIGNED) + 1 for one in described]

@@ -1,0 +1,121 @@
+"""Pillow images that are loaded, as RGB.
+
+What the samples of a file mean is more than Pillow's mode says. The rest is read from what Pillow has kept of the file:
+the tags of a TIFF, the transparent colour of a PNG. Where that is not enough the file is read again, if it is still
+there and unchanged; otherwise the image is refused.
+"""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageChops
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from visionsplit.errors import InvalidImageError
+from visionsplit.images import gif, tiff
+from visionsplit.images.orientation import read_orientation, upright
+from visionsplit.images.pixels import has_any_alpha, to_rgb, wide_grey, wide_scale
+from visionsplit.images.reading import UNLIMITED, decode_image
+from visionsplit.images.scaling import Scale, of_bits
+
+
+def loaded_to_rgb(image: Image.Image) -> Image.Image:
+    """A loaded image, turned upright by its EXIF orientation and laid over white.
+
+    Raises:
+        InvalidImageError: Pillow has lost what the samples of its file mean.
+    """
+    if isinstance(image, ImageFile):
+        lost = _lost(image)
+        again = _read_again(image) if lost or _may_be_lost(image) else None
+        if again is not None:
+            return again
+        if lost:
+            raise InvalidImageError(
+                f"Pillow has lost the meaning of {lost}; give its path or its bytes, or the image before it is loaded"
+            )
+    if isinstance(image, TiffImageFile):
+        return _tiff_to_rgb(image)  # Pillow has turned it upright
+    if isinstance(image, GifImageFile) and not image.tell():
+        return gif.first_frame(image)
+    pixels = _with_right_key(image) if image.format == "PNG" else image
+    return upright(to_rgb(pixels), read_orientation(image.info.get("exif")))
+
+
+def _lost(image: ImageFile) -> str | None:
+    """What Pillow's pixels of an image no longer show, in words."""
+    if isinstance(image, TiffImageFile):
+        lost = tiff.lost_by_pillow(layout := _layout(image))
+        wraps = layout.sample_type == "uint" and layout.bits == 32 and image.mode == "I" and wide_scale(image).black < 0
+        lost = "integers of more than 31 bits" if wraps else lost
+        return lost and f"a TIFF with {lost}"
+    key = image.info.get("transparency")
+    if isinstance(image, PngImageFile) and image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        return "a PNG with a transparent colour of 16 bits"
+    return None
+
+
+def _may_be_lost(image: ImageFile) -> bool:
+    """Whether Pillow may have misread the samples: a BMP's 4 or 8 bits that choose between black and white as single
+    bits, JPEG 2000's samples of another width than 8 bits."""
+    return (image.format, image.mode) == ("BMP", "1") or image.format == "JPEG2000"
+
+
+def _read_again(image: ImageFile) -> Image.Image | None:
+    """The image by its file, if that is still there and still what the image shows: a caller may have drawn on it."""
+    path = Path(os.fsdecode(image.filename))
+    if not image.filename or not path.is_file():
+        return None
+    data = path.read_bytes()
+    with Image.open(io.BytesIO(data), formats=[image.format or ""]) as again:
+        again.seek(image.tell())
+        again.load()
+        same = (again.mode, again.size, again.tobytes()) == (image.mode, image.size, image.tobytes())
+    return decode_image(data, UNLIMITED, page=image.tell()) if same else None
+
+
+def _layout(image: TiffImageFile) -> tiff.Layout:
+    tags = {tag: _as_values(value) for tag, value in image.tag_v2.items()}
+    return tiff.layout_of(tags, "<" if image.tag_v2.prefix == b"II" else ">")
+
+
+def _as_values(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - of any type that a tag may have
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _tiff_to_rgb(image: TiffImageFile) -> Image.Image:
+    layout = _layout(image)
+    if image.mode[0] in "IF":
+        grey = wide_grey(image, _tiff_scale(image, layout))
+        return ImageChops.invert(grey) if layout.photometric == tiff.Photometric.WHITE_IS_ZERO else grey
+    undeclared = not layout.extra and layout.samples == layout.colours + 1
+    if undeclared and image.mode == "RGBA" and not has_any_alpha(image):
+        return image.convert("RGB")
+    return to_rgb(image)
+
+
+def _tiff_scale(image: TiffImageFile, layout: tiff.Layout) -> Scale:
+    if layout.sample_type == "uint" and layout.bits <= 16:
+        return of_bits(layout.bits)
+    return wide_scale(image, stretched=layout.sample_type == "int" and layout.bits <= 16)
+
+
+def _with_right_key(image: Image.Image) -> Image.Image:
+    """A loaded PNG with its transparent colour on the scale of its pixels, onto which Pillow does not bring it."""
+    key = image.info.get("transparency")
+    if image.mode != "L" or not isinstance(key, int) or not 0 < key < 16:
+        return image
+    # Grey of 2 or 4 bits has been spread over 0..255, so that of 8 bits cannot have so small a key among these levels.
+    levels = {level for _, level in image.getcolors() or ()}
+    for bits in (2, 4):
+        step = 255 // (2**bits - 1)
+        if key < 2**bits and all(isinstance(level, int) and level % step == 0 for level in levels):
+            right = image.copy()
+            right.info["transparency"] = key * step
+            return right
+    return image

@@ -1,0 +1,126 @@
+"""PNG: what is handed to the decoder of a file's chunks, and the transparent colour.
+
+Only chunks that say what the pixels are reach the decoder. Texts, profiles, times and whatever else programs store in a
+PNG are left out, so that neither their size nor a fault in them decides whether the image is read, and nothing that
+they would unpack to takes memory.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+
+from visionsplit.errors import InvalidImageError
+from visionsplit.images.pixels import Box, boxes, to_rgb
+from visionsplit.images.scaling import Samples, of_bits
+
+_SIGNATURE_BYTES = 8
+_CHUNK_OVERHEAD = 12  # length, name and checksum
+_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_GREY, _COLOUR, _GREY_ALPHA, _COLOUR_ALPHA = 0, 2, 4, 6  # colour types
+
+
+@dataclass(frozen=True)
+class PngFile:
+    """A PNG without what its pixels do not need."""
+
+    data: bytes
+    exif: bytes  # of the first eXIf chunk, empty without one
+    depth: int  # bits of a sample
+    colour_type: int
+    key: tuple[int, ...] | None  # the samples of the transparent colour: one, or red, green and blue
+
+
+def split(data: bytes) -> PngFile:
+    """
+    Raises:
+        InvalidImageError: a variant of PNG that is not supported.
+    """
+    kept: list[bytes | memoryview] = [data[:_SIGNATURE_BYTES]]
+    exif = b""
+    key: tuple[int, ...] | None = None
+    depth = colour_type = 0
+    for name, chunk in _chunks(data):
+        content = chunk[8:-4]
+        if name == b"CgBI":
+            raise InvalidImageError("a PNG in Apple's CgBI variant is not supported")
+        if name == b"IHDR" and len(content) >= 10:
+            depth, colour_type = content[8], content[9]
+        elif name == b"tRNS" and colour_type in (_GREY, _COLOUR):
+            count = 1 if colour_type == _GREY else 3
+            stored = struct.unpack_from(f">{count}H", content) if len(content) >= 2 * count else ()
+            key = tuple(value % 2**depth for value in stored) or None  # only the lower bits count
+            continue  # Pillow compares the colour with pixels that it has already scaled or cut to 8 bits
+        elif name == b"eXIf" and not exif:
+            exif = bytes(content)
+        if name in _KEPT:
+            kept.append(chunk)
+    return PngFile(b"".join(kept), exif, depth, colour_type, key)
+
+
+def decode(file: PngFile, image: Image.Image) -> Image.Image:
+    """The loaded image of a file as RGB, its transparent colour over white."""
+    if file.depth == 16 and file.colour_type in (_COLOUR, _GREY_ALPHA, _COLOUR_ALPHA):
+        return _decode_wide(file, image)
+    if file.key is not None and file.colour_type == _GREY:
+        # Below 16 bits, Pillow has spread the values over 0..255.
+        image.info["transparency"] = file.key[0] if file.depth == 16 else file.key[0] * 255 // (2**file.depth - 1)
+    elif file.key is not None:
+        image.info["transparency"] = file.key
+    return to_rgb(image)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Name and bytes of each chunk, up to IEND. What is cut off comes as it is, for the decoder to refuse."""
+    view, start = memoryview(data), _SIGNATURE_BYTES
+    while start + 8 <= len(data):
+        length = int.from_bytes(view[start : start + 4], "big")
+        name = bytes(view[start + 4 : start + 8])
+        end = start + length + _CHUNK_OVERHEAD
+        yield name, view[start:end]
+        if name == b"IEND":
+            return
+        start = end
+
+
+def _decode_wide(file: PngFile, upper: Image.Image) -> Image.Image:
+    """Colours or alpha of 16 bits, of which Pillow keeps the upper bytes only: it is asked for the others as well."""
+    if file.colour_type == _GREY_ALPHA:
+        both = _load_as(file.data, "RGBA")  # the four bytes of a pixel
+        read = partial(_samples_of_bytes, both)
+    else:
+        read = partial(_samples_of_halves, upper, _load_as(file.data, f"{upper.mode};16L"))
+    rgb = Image.new("RGB", upper.size)
+    for box in boxes(upper):
+        samples = read(box)
+        colours = of_bits(16).to_bytes(samples[:, :, :3] if samples.shape[2] > 2 else samples[:, :, :1].repeat(3, 2))
+        if file.key is not None:
+            colours[(samples == file.key).all(axis=2)] = 255
+        if file.colour_type != _COLOUR:
+            alpha = samples[:, :, -1:] / 65535.0
+            colours = np.round(colours * alpha + 255 * (1 - alpha)).astype(np.uint8)
+        rgb.paste(Image.fromarray(colours), box)
+    return rgb
+
+
+def _load_as(data: bytes, raw_mode: str) -> Image.Image:
+    image = PngImageFile(io.BytesIO(data))
+    image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
+    image.load()
+    return image
+
+
+def _samples_of_halves(upper: Image.Image, lower: Image.Image, box: Box) -> Samples:
+    high: Samples = np.asarray(upper.crop(box)).astype(np.uint16)  # [height, width, samples]
+    samples: Samples = high << 8 | np.asarray(lower.crop(box))
+    return samples
+
+
+def _samples_of_bytes(image: Image.Image, box: Box) -> Samples:
+    samples: Samples = np.asarray(image.crop(box)).view(">u2")  # [height, width, 2]
+    return samples

@@ -1,0 +1,74 @@
+"""Samples of any width and type as 8 bits."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionsplit.errors import InvalidImageError
+
+Samples: TypeAlias = NDArray[Any]  # of any integer or floating type
+Bytes: TypeAlias = NDArray[np.uint8]
+
+_MIDDLE_GREY = 128
+_TABLE_SIZE = 2**16
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The two sample values that become 0 and 255."""
+
+    black: float
+    white: float
+
+    def to_bytes(self, samples: Samples) -> Bytes:
+        """Each sample between the two, rounded to 8 bits; middle grey if the two are equal. Any shape."""
+        if self == BYTE and samples.dtype == np.uint8:
+            return samples
+        if self.black == self.white:
+            return np.full(samples.shape, _MIDDLE_GREY, np.uint8)
+        if samples.dtype == np.uint16 and samples.size > _TABLE_SIZE:
+            return self.to_bytes(np.arange(_TABLE_SIZE, dtype=np.uint16))[samples]
+        # In double precision: the difference of two floats may not fit a float.
+        scaled = (samples.astype(np.float64) - self.black) * (255.0 / (self.white - self.black))
+        return np.round(scaled).clip(0, 255).astype(np.uint8)
+
+
+BYTE = Scale(0, 255)
+
+
+def of_bits(bits: int) -> Scale:
+    """The scale of unsigned integers: all bits set is white."""
+    return Scale(0, 2**bits - 1)
+
+
+def of_range(blocks: Iterable[Samples], *, stretched: bool = False) -> Scale:
+    """The scale of samples whose type has no agreed white: signed or wide integers, and floats.
+
+    What is in the image decides:
+
+        integers, all within 0..65535      16-bit samples
+        floats, all within 0..1            0 is black, 1 is white
+        floats, all within 0..255          8-bit samples
+        anything else                      the smallest is black, the largest white; all equal, middle grey
+
+    Args:
+        blocks: the samples, in parts of one type.
+        stretched: take the last line for all of them.
+
+    Raises:
+        InvalidImageError: a sample is NaN or infinite.
+    """
+    low, high, floating = np.inf, -np.inf, False
+    for block in blocks:
+        floating = block.dtype.kind == "f"
+        if floating and not np.isfinite(block).all():
+            raise InvalidImageError("the image has pixels that are NaN or infinite")
+        low, high = min(low, float(block.min())), max(high, float(block.max()))
+    if not stretched and low >= 0:
+        for white in (1.0, 255.0) if floating else (65535.0,):
+            if high <= white:
+                return Scale(0, white)
+    return Scale(low, high)
