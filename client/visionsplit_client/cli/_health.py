@@ -4,6 +4,7 @@ Done (0) if it does; 1 while it starts or drains, or if it cannot be reached.
 """
 
 import argparse
+import sys
 from dataclasses import replace
 
 from visionsplit_client._client import Client
@@ -34,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         _options.usage_error(args, str(error))
     with client:
-        status = client.health(timeout=args.timeout)[args.address]
-    print(status.value)
-    return 0 if status is HealthStatus.SERVING else 1
+        health = client.health_details(timeout=args.timeout)[args.address]
+    print(health.status.value)
+    if health.reason:
+        print(f"visionsplit: {health.reason}", file=sys.stderr)
+    return 0 if health.status is HealthStatus.SERVING else 1
