@@ -110,11 +110,11 @@ def fail(span: Span, error: BaseException) -> None:
     span.set_status(StatusCode.ERROR)
 
 
-def _channel_options(otlp_endpoint: str) -> tuple[tuple[str, str], ...]:
+def _channel_options(otlp_endpoint: str) -> tuple[tuple[str, str]]:
     """gRPC itself would reach a collector on this machine through a proxy, where the environment names one."""
     address = urlsplit(otlp_endpoint).netloc or otlp_endpoint  # a URL, or HOST:PORT alone
-    # The exporter's annotation leaves numbers out, which gRPC takes.
-    return tuple(proxy_options(address))  # type: ignore[arg-type]
+    # The exporter's annotation has a single pair of strings; what it means is any number, and numbers as values.
+    return tuple(proxy_options(address))  # type: ignore[arg-type, return-value]
 
 
 def _named(attributes: Attributes) -> dict[str, str | int | float | bool]:
