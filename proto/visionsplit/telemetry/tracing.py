@@ -114,7 +114,7 @@ def _channel_options(otlp_endpoint: str) -> tuple[tuple[str, str]]:
     """gRPC itself would reach a collector on this machine through a proxy, where the environment names one."""
     address = urlsplit(otlp_endpoint).netloc or otlp_endpoint  # a URL, or HOST:PORT alone
     # The exporter's annotation has a single pair of strings; what it means is any number, and numbers as values.
-    return tuple(proxy_options(address))  # type: ignore[arg-type, return-value]
+    return tuple(proxy_options(address))  # type: ignore[return-value]
 
 
 def _named(attributes: Attributes) -> dict[str, str | int | float | bool]:
