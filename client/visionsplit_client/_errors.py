@@ -22,7 +22,11 @@ from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
 
 
 class UnreachableError(UnavailableError):
-    """There is no connection to the service, or it was lost."""
+    """There is no connection to the service at `address`, or it was lost."""
+
+    def __init__(self, message: str = "", address: str = "") -> None:
+        super().__init__(message)
+        self.address = address
 
 
 class ImageFetchError(VisionSplitError):
@@ -42,7 +46,8 @@ def call_error(error: grpc.RpcError, address: str, timeout: float | None, servic
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return IncompatibleServicesError(f"{address} is not {service}: it does not know the call")
     if isinstance(failure, UnavailableError):
-        return UnreachableError(f"the service at {address} cannot be reached: {failure}{_proxy_hint(address)}")
+        text = f"the service at {address} cannot be reached: {failure}{_proxy_hint(address)}"
+        return UnreachableError(text, address)
     if isinstance(failure, DeadlineError) and timeout is not None:
         return DeadlineError(f"no complete answer from {address} within {timeout:g} seconds{_proxy_hint(address)}")
     return failure

@@ -4,12 +4,11 @@ Done (0) if it does; 1 while it starts or drains, or if it cannot be reached.
 """
 
 import argparse
-import sys
 from dataclasses import replace
 
 from visionsplit_client._client import Client
 from visionsplit_client._info import HealthStatus
-from visionsplit_client.cli import _options
+from visionsplit_client.cli import _options, _output
 
 _TIMEOUT_SECONDS = 5.0
 
@@ -38,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
         health = client.health_details(timeout=args.timeout)[args.address]
     print(health.status.value)
     if health.reason:
-        print(f"visionsplit: {health.reason}", file=sys.stderr)
+        _output.warn(health.reason)
     return 0 if health.status is HealthStatus.SERVING else 1
