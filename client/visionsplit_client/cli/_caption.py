@@ -83,7 +83,7 @@ def _caption(
         )
     except (VisionSplitError, OSError, ValueError) as error:
         text = _hints.explained(error, [name]) + _mistake(error, image)
-        named = text if text.startswith(f"{name}: ") else f"{name}: {text}"
+        named = text if name in text else f"{name}: {text}"
         return _Captioned(name, None, _report.failure(error, named))
     return _Captioned(name, generation, None)
 
