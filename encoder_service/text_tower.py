@@ -80,7 +80,9 @@ class TextTower(nn.Module):
         The pieces are runs of as many tokens as the text tower reads, the last one filled up and masked. The start and
         end tokens are those of the whole text, as in the published code.
         """
-        ids = self._tokenizer(text, truncation=False, verbose=False, return_tensors="pt").input_ids[0]  # [n]
+        ids = self._tokenizer(  # [n]; a text that spells "<|endoftext|>" does not end there
+            text, truncation=False, verbose=False, return_tensors="pt", split_special_tokens=True
+        ).input_ids[0]
         pieces = -(-len(ids) // self._piece)
         filled = functional.pad(ids, (0, pieces * self._piece - len(ids))).view(pieces, self._piece)
         mask = torch.arange(pieces * self._piece).view(pieces, self._piece) < len(ids)

@@ -8,6 +8,8 @@ from transformers import LlavaNextProcessor
 from visionsplit.checkpoint import Checkpoint, CheckpointError
 from visionsplit.errors import InvalidPromptError
 
+from llm_service.literal_text import LiteralText
+
 
 @dataclass(frozen=True)
 class TextPrompt:
@@ -49,6 +51,7 @@ class PromptEncoder:
         self.image_token_id: int = self._processor.image_token_id
         self._vocabulary_size: int = checkpoint.config.text_config.vocab_size
         self._max_characters = max_characters
+        self._literal = LiteralText(self.tokenizer)
         if self.image_token_id != checkpoint.config.image_token_id:
             raise CheckpointError(
                 f"checkpoint {checkpoint.name!r} has image token {self.image_token_id} in its tokenizer and "
@@ -59,17 +62,20 @@ class PromptEncoder:
         """Token ids with the image token once for each image.
 
         Hugging Face's processor repeats the placeholder before it tokenises; as the placeholder is a token of its own,
-        the text around it comes out alike.
+        the text around it comes out alike. In a conversation, special tokens are those of the chat template; a caller's
+        text that spells one is text.
 
         Raises:
             InvalidPromptError: no text, a conversation the template refuses, or not one placeholder for each image.
         """
-        text, add_special_tokens = (
-            (prompt.text, True) if isinstance(prompt, TextPrompt) else self._render(prompt, num_images)
-        )
-        if len(text) > self._max_characters:
-            raise InvalidPromptError(f"prompt has {len(text)} characters; at most {self._max_characters} are taken")
-        ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids
+        if isinstance(prompt, TextPrompt):
+            ids = self._tokenize(prompt.text, add_special_tokens=True, length=len(prompt.text))
+        else:
+            text = self._render(prompt, num_images)
+            # As the processor does when it renders and tokenises in one go.
+            bos = self.tokenizer.bos_token
+            add = bos is None or not text.startswith(bos)
+            ids = self._tokenize(text, add_special_tokens=add, length=len(self._literal.unmark(text)))
         found = ids.count(self.image_token_id)
         if found != num_images:
             raise InvalidPromptError(
@@ -82,23 +88,39 @@ class PromptEncoder:
             raise InvalidPromptError(f"prompt holds token {max(ids)}, which the model does not know")
         return tuple(ids)
 
-    def _render(self, prompt: ChatPrompt, num_images: int) -> tuple[str, bool]:
-        """The prompt of a conversation, and whether the tokenizer still has to add its special tokens."""
+    def _tokenize(self, text: str, *, add_special_tokens: bool, length: int) -> list[int]:
+        """
+        Args:
+            text: may hold marks of special tokens that are a caller's text.
+            length: characters of the text without marks.
+        """
+        if length > self._max_characters:
+            raise InvalidPromptError(f"prompt has {length} characters; at most {self._max_characters} are taken")
+        if self._literal.has_marks(text):
+            return self._literal.encode(text, add_special_tokens=add_special_tokens)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids
+        return ids
+
+    def _render(self, prompt: ChatPrompt, num_images: int) -> str:
+        """The prompt of a conversation, with marks where a caller's text spells special tokens."""
         parts = [part for turn in prompt.turns for part in turn.parts]
         if not prompt.turns:
             raise InvalidPromptError("conversation is empty")
         if parts.count(None) != num_images:
             raise InvalidPromptError(f"conversation has {parts.count(None)} image parts for {num_images} images")
-        if any(part is not None and self.placeholder in part for part in parts):
-            raise InvalidPromptError(f"text of a conversation must not hold the image placeholder {self.placeholder!r}")
-        messages = [{"role": turn.role, "content": [_content(part) for part in turn.parts]} for turn in prompt.turns]
+        messages = [
+            {"role": self._literal.mark(turn.role), "content": [self._content(part) for part in turn.parts]}
+            for turn in prompt.turns
+        ]
         try:
             text: str = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except (TemplateError, LookupError, TypeError, ValueError) as error:
-            raise InvalidPromptError(f"the chat template refuses this conversation: {error}") from error
-        # As the processor does when it renders and tokenises in one go.
-        bos = self.tokenizer.bos_token
-        return text, bos is None or not text.startswith(bos)
+            reason = self._literal.unmark(str(error))
+            raise InvalidPromptError(f"the chat template refuses this conversation: {reason}") from error
+        return text
+
+    def _content(self, part: str | None) -> dict[str, Any]:
+        return {"type": "image"} if part is None else {"type": "text", "text": self._literal.mark(part)}
 
 
 def _load_processor(checkpoint: Checkpoint) -> LlavaNextProcessor:
@@ -113,7 +135,3 @@ def _load_processor(checkpoint: Checkpoint) -> LlavaNextProcessor:
             f"checkpoint {checkpoint.name!r} has no usable processor and tokenizer: {reason}"
         ) from error
     return processor
-
-
-def _content(part: str | None) -> dict[str, Any]:
-    return {"type": "image"} if part is None else {"type": "text", "text": part}

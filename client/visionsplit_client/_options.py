@@ -20,6 +20,8 @@ POSITION_IDS: tuple[PositionIds, ...] = get_args(PositionIds)
 # GlobalCom2's scores and budgets with a choice that avoids tokens alike: docs/measurements.md has the comparison.
 DEFAULT_METHOD = "globalcom2-diverse"
 
+_OFF = -1  # by which other libraries' callers say that an option is not used
+
 
 @dataclass(frozen=True)
 class Compression:
@@ -106,15 +108,15 @@ class Sampling:
     """How the answer is decoded. None leaves the choice to the LLM service, which decodes greedily.
 
     Raises:
-        InvalidSamplingError: a count or seed is negative or too large for the protocol. Other ranges are the LLM
+        InvalidSamplingError: a count or seed is too small or too large for the protocol. Other ranges are the LLM
             service's to check; it refuses with the same class.
     """
 
     max_new_tokens: int | None = None
     temperature: float | None = None  # 0 decodes greedily
     top_p: float | None = None  # in (0, 1]
-    top_k: int | None = None  # 0 keeps all
-    seed: int | None = None  # the same seed and request give the same text
+    top_k: int | None = None  # 0 keeps all, and so does -1
+    seed: int | None = None  # the same seed and request give the same text; -1 is no seed
     stop: Sequence[str] = ()  # the text ends before the first of these
     repetition_penalty: float | None = None  # 1 changes nothing
 
@@ -122,16 +124,16 @@ class Sampling:
         if isinstance(self.stop, str):
             raise TypeError("stop is a list of strings, not one string")
         _check_range("max_new_tokens", self.max_new_tokens, 1, 2**32 - 1)
-        _check_range("top_k", self.top_k, 0, 2**32 - 1)
-        _check_range("seed", self.seed, 0, 2**64 - 1)
+        _check_range("top_k", self.top_k, _OFF, 2**32 - 1)
+        _check_range("seed", self.seed, _OFF, 2**64 - 1)
 
     def to_proto(self) -> generation_pb2.Sampling:
         return generation_pb2.Sampling(
             max_new_tokens=self.max_new_tokens or 0,
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=self.top_k,
-            seed=self.seed,
+            top_k=0 if self.top_k == _OFF else self.top_k,
+            seed=None if self.seed == _OFF else self.seed,
             stop=self.stop,
             repetition_penalty=self.repetition_penalty,
         )

@@ -10,7 +10,7 @@ from visionsplit.errors import VisionSplitError
 from visionsplit_client._client import Client
 from visionsplit_client._options import Compression, Pruning
 from visionsplit_client._results import Generation
-from visionsplit_client.cli import _options, _report
+from visionsplit_client.cli import _given, _hints, _options, _output, _report
 
 DEFAULT_PROMPT = "Describe the image."
 
@@ -35,8 +35,8 @@ class _Totals:
 
 def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("caption", help="describe images", description=__doc__)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="path or URL")
-    parser.add_argument("--prompt", default=DEFAULT_PROMPT, help='instruction (default: "%(default)s")')
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help=_given.IMAGE_HELP)
+    parser.add_argument("--prompt", default=DEFAULT_PROMPT, help='The instruction. Default: "%(default)s".')
     _options.add_json(parser)
     _options.add_connection(parser)
     _options.add_compression(parser)
@@ -46,6 +46,9 @@ def add_parser(commands: _options.Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _given.check_images(args, args.images)
+    if not args.prompt.strip():
+        _options.usage_error(args, "the instruction of --prompt is empty")
     results = []
     compression, pruning = _options.compression_from(args), _options.pruning_from(args)
     with _options.client_from(args) as client:
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             result = _caption(client, image, compression, pruning, args)
             results.append(result)
             if result.error is not None:
-                print(f"visionsplit: {result.error['message']}", file=sys.stderr)
+                _output.warn(result.error["message"])
             elif not args.json:
                 _print_one(result)
     if args.json:
@@ -67,9 +70,10 @@ def _caption(
     client: Client, image: str, compression: Compression | None, pruning: Pruning | None, args: argparse.Namespace
 ) -> _Captioned:
     """One image's failure is its own; the others go on."""
+    name = _given.shown(image)
     try:
         generation = client.generate(
-            image,
+            _given.source_of(image),
             args.prompt,
             compression=compression,
             data_type=args.data_type,
@@ -78,17 +82,26 @@ def _caption(
             sampling=_options.sampling_from(args),
         )
     except (VisionSplitError, OSError, ValueError) as error:
-        text = _report.message(error, [image])
-        named = text if text.startswith(f"{image}: ") else f"{image}: {text}"
-        return _Captioned(image, None, _report.failure(error, named))
-    return _Captioned(image, generation, None)
+        text = _hints.explained(error, [name]) + _mistake(error, image)
+        named = text if name in text else f"{name}: {text}"
+        return _Captioned(name, None, _report.failure(error, named))
+    return _Captioned(name, generation, None)
+
+
+def _mistake(error: Exception, image: str) -> str:
+    """What was probably meant by something that is not an image."""
+    if isinstance(error, IsADirectoryError):
+        return "; `visionsplit batch caption` captions the images of a folder"
+    if isinstance(error, FileNotFoundError) and not _given.looks_like_image(image):
+        return '; a question is asked with: visionsplit ask photo.jpg "What is it?"'
+    return ""
 
 
 def _print_one(result: _Captioned) -> None:
     generation = result.generation
     if generation is None:
         return
-    print(f"{result.image}\n  {generation.text.strip()}")
+    print(f"{_output.one_line(result.image)}\n  {_output.visible(generation.text.strip())}")
     print(f"  {_report.cost(generation.images[0])}, {generation.total_seconds:.2f} s")
     if generation.layer_tokens:
         print(f"  {_report.layers(generation.layer_tokens)}")
@@ -107,7 +120,7 @@ def _print_totals(results: Sequence[_Captioned], compression: Compression | None
 
 def _table(header: Sequence[str], cells: Callable[[_Totals], Sequence[str]], results: Sequence[_Captioned]) -> str:
     failed = [*["-"] * (len(header) - 2), "failed"]
-    rows = [[one.image, *(cells(_totals([one])) if one.error is None else failed)] for one in results]
+    rows = [[_output.one_line(one.image), *(cells(_totals([one])) if one.error is None else failed)] for one in results]
     return _report.table(header, rows, totals=["total", *cells(_totals(results))])
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from visionsplit_client._client import Client
 from visionsplit_client._info import HealthStatus
-from visionsplit_client.cli import _options
+from visionsplit_client.cli import _options, _output
 
 _TIMEOUT_SECONDS = 5.0
 
@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         _options.usage_error(args, str(error))
     with client:
-        status = client.health(timeout=args.timeout)[args.address]
-    print(status.value)
-    return 0 if status is HealthStatus.SERVING else 1
+        health = client.health_details(timeout=args.timeout)[args.address]
+    print(health.status.value)
+    if health.reason:
+        _output.warn(health.reason)
+    return 0 if health.status is HealthStatus.SERVING else 1

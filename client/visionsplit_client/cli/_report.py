@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from visionsplit_client._results import ImageSummary
+from visionsplit_client.cli import _output
 
 _CACHED = {"memory": ", from the encoder's memory", "disk": ", from the encoder's disk"}
 
@@ -30,7 +31,8 @@ def failure(error: Exception, text: str) -> dict[str, str]:
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever has a JSON form
-    print(json.dumps(document, indent=2, default=_to_json, ensure_ascii=False), flush=True)
+    text = json.dumps(document, indent=2, default=_to_json, ensure_ascii=not _output.takes_unicode())
+    print(_output.visible(text), flush=True)
 
 
 def size(num_bytes: float) -> str:

@@ -5,35 +5,28 @@ import shlex
 import signal
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from visionsplit.addresses import split_host_port
-from visionsplit.errors import VisionSplitError
 from visionsplit.wire.security.client import ClientSecurity
 from visionsplit.wire.security.command_line import add_server_options, server_security_from
 from visionsplit.wire.security.tls import ClientTls
 
 import visionsplit_client
 from visionsplit_client._base import DEFAULT_ENCODER
-from visionsplit_client._client import Client
-from visionsplit_client._info import HealthStatus
-from visionsplit_client._settings import Retries
-from visionsplit_client.cli import _options
+from visionsplit_client.cli import _options, _output
 from visionsplit_client.cli._ports import free_addresses
-from visionsplit_client.cli._processes import Service, describe_exit
+from visionsplit_client.cli._processes import Service
+from visionsplit_client.cli._starting import check_alive, wait_until_healthy
 
 _DTYPES = ("float32", "float16", "bfloat16")  # that both services take
 _WATCH_SECONDS = 0.2
 # A service that has drained still has to leave; Ray takes some seconds for that.
 _EXIT_SECONDS = 15.0
-
-
-class _Failed(VisionSplitError):
-    """The services could not be started, or one of them ended."""
 
 
 def add_parser(commands: _options.Subparsers) -> None:
@@ -92,15 +85,18 @@ def run(args: argparse.Namespace) -> int:
     security = _security(args)
     args.encoder, args.llm = free_addresses([args.encoder, args.llm])
     llm, encoder = _services(args)
+    if not args.quiet:
+        _output.warn(f"starting the LLM service and the encoder service with {args.model} ...")
     with _stop_signals() as stop:
         try:
             # Before any connection: starting a child is safe only while we have no other thread.
             for service in (llm, encoder):
                 service.start()
-            if _wait_until_healthy((llm, encoder), args.start_timeout, stop, security):
+            pause = partial(stop.wait, _WATCH_SECONDS)
+            if wait_until_healthy((llm, encoder), timeout=args.start_timeout, pause=pause, security=security):
                 _announce(args, llm, encoder)
-                while not stop.wait(_WATCH_SECONDS):
-                    _check_alive((llm, encoder))
+                while not pause():
+                    check_alive((llm, encoder))
         finally:
             stopped_once = stop.is_set()
             stop.clear()  # a second signal means: at once
@@ -172,30 +168,6 @@ def _security(args: argparse.Namespace) -> ClientSecurity:
     tls = ClientTls(args.tls_ca, args.tls_cert, args.tls_key, args.tls_server_name)
     tls.read()  # and no more: gRPC must not run yet when the services are started
     return ClientSecurity(tls)
-
-
-def _wait_until_healthy(
-    services: Sequence[Service], timeout: float, stop: threading.Event, security: ClientSecurity
-) -> bool:
-    """True once all serve, False if asked to stop before."""
-    deadline = time.monotonic() + timeout
-    addresses = [service.address for service in services]
-    with Client(addresses, retries=Retries(attempts=1), security=security) as client:
-        while not stop.wait(_WATCH_SECONDS):
-            _check_alive(services)
-            health = client.health(timeout=1.0)
-            waiting = [service.name for service in services if health[service.address] is not HealthStatus.SERVING]
-            if not waiting:
-                return True
-            if time.monotonic() > deadline:
-                raise _Failed(f"the {' and the '.join(waiting)} did not become healthy within {timeout:g} seconds")
-    return False
-
-
-def _check_alive(services: Sequence[Service]) -> None:
-    for service in services:
-        if service.exit_code is not None:
-            raise _Failed(f"the {service.name} ended with {describe_exit(service.exit_code)}")
 
 
 def _announce(args: argparse.Namespace, llm: Service, encoder: Service) -> None:

@@ -150,13 +150,12 @@ async def test_placeholder_without_image(refused, llama_caller):
     "messages",
     [
         [],
-        [("user", [Part(text="<image>"), Part(image=generation_pb2.ImagePart())])],
         [("user", [Part(text="<image>")])],
         [("user", [Part(text="no image")])],
         [("user", [Part(), Part(image=generation_pb2.ImagePart())])],
         [("wizard", [Part(image=generation_pb2.ImagePart())])],
     ],
-    ids=["empty", "both", "text", "none", "empty part", "role"],
+    ids=["empty", "text", "none", "empty part", "role"],
 )
 async def test_conversations(refused, llama_caller, tokens, messages):
     turns = [generation_pb2.ChatMessage(role=role, parts=parts) for role, parts in messages]

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from visionsplit.checkpoint import Checkpoint
 from visionsplit.v1 import generation_pb2
 
+from llm_service.prompt import ChatPrompt, PromptEncoder, Turn
 from tests.integration.llm.support import Caller, picture, together
 
 ASK = "USER: <image>\nWhat is this? ASSISTANT:"
@@ -64,6 +66,17 @@ async def test_chat(caller: Caller):
     prompt = generation_pb2.Prompt(chat=generation_pb2.Chat(messages=[message]))
     answer = await caller.generate(prompt, [caller.whole.tokens(image)], max_new_tokens=24)
     assert answer.token_ids == expected
+
+
+async def test_a_question_that_spells_special_tokens(caller: Caller):
+    """The ids are those of test_prompt, where the words come out as text."""
+    text = "Say <image>, </s><pad>."
+    encoder = PromptEncoder(Checkpoint(str(caller.whole.path)), max_characters=500)
+    ids = torch.tensor([encoder.encode(ChatPrompt((Turn("user", (text,)),)), 0)])
+    expected = caller.whole.continuation({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, max_new_tokens=12)
+    message = generation_pb2.ChatMessage(role="user", parts=[generation_pb2.ContentPart(text=text)])
+    prompt = generation_pb2.Prompt(chat=generation_pb2.Chat(messages=[message]))
+    assert (await caller.generate(prompt, max_new_tokens=12)).token_ids == expected
 
 
 async def test_repetition_penalty_is_hugging_faces(caller: Caller):

@@ -18,9 +18,9 @@ PUBLIC = {
     *("ImageSummary", "CacheUse", "Usage", "EncodeTimings", "LlmTimings"),
     *("EncodedImage", "EncodeEvent", "EncodeStarted", "TokensArrived", "Encoded"),
     *("VisionTokens", "TokenTensor", "TileGrid", "Region"),
-    *("EncoderInfo", "LlmInfo", "NamedChoice", "VisionFormat", "HealthStatus"),
+    *("EncoderInfo", "LlmInfo", "NamedChoice", "VisionFormat", "Health", "HealthStatus"),
     *("ClientSecurity", "ClientTls", "BearerToken", "CredentialsError"),
-    *("ImageFetchError", *errors.__all__),
+    *("ImageFetchError", "UnreachableError", *errors.__all__),
 }
 
 
@@ -64,12 +64,18 @@ def test_compression_survives_the_wire(asked):
     assert Compression.from_proto(asked.to_proto()) == asked
 
 
+def test_minus_one_is_off():
+    asked = Sampling(top_k=-1, seed=-1).to_proto()
+    assert (asked.top_k, asked.HasField("seed")) == (0, False)
+    assert Sampling(top_k=0, seed=0).to_proto().HasField("seed")
+
+
 @pytest.mark.parametrize(
     ("make", "error"),
     [
         (lambda: Compression(layout="diagonal"), ValueError),
         (lambda: Sampling(max_new_tokens=0), errors.InvalidSamplingError),
-        (lambda: Sampling(seed=-1), errors.InvalidSamplingError),
+        (lambda: Sampling(seed=-2), errors.InvalidSamplingError),
         (lambda: Sampling(top_k=2**32), errors.InvalidSamplingError),
         (lambda: Sampling(stop="end"), TypeError),
     ],
