@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from PIL import ExifTags, Image, UnidentifiedImageError
 from visionsplit.errors import InvalidImageError
 
+from encoder_service.defaults import MAX_IMAGE_PIXELS
 from encoder_service.pixels import to_rgb
 
 _log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ _UPRIGHT = {
 class ImageLimits:
     """What is decoded at all."""
 
-    max_pixels: int = 64_000_000
+    max_pixels: int = MAX_IMAGE_PIXELS
     formats: tuple[str, ...] = IMAGE_FORMATS
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from encoder_service.__main__ import build_parser
-from llm_service.__main__ import parse
+from encoder_service.command_line import parse as parse_encoder
+from llm_service.command_line import parse as parse_llm
 from tests.conftest import ROOT
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -107,10 +107,10 @@ def test_only_the_gateway_joins_both_networks():
 def test_the_services_take_their_command_lines(compose):
     gateway = [resolved(argument) for argument in compose["services"]["llm-gateway"]["command"]]
     assert gateway[0] == "gateway"
-    config = parse(["--backend", "ray", "--ray-address", "auto", *gateway[1:]])
+    config = parse_llm(["--backend", "ray", "--ray-address", "auto", *gateway[1:]])
     assert config.listen == "0.0.0.0:50052"
     encoder = compose["services"]["encoder"].get("command", SERVICES["encoder"]["command"])
-    options = build_parser().parse_args([resolved(argument) for argument in encoder])
+    options = parse_encoder([resolved(argument) for argument in encoder])
     assert options.listen == "0.0.0.0:50051"
     assert options.llm == "llm-gateway:50052"
     assert (ROOT / options.model.removeprefix("/")).is_dir()

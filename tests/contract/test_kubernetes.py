@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from encoder_service.__main__ import build_parser
+from encoder_service.command_line import parse as parse_encoder
 from encoder_service.config import EncoderConfig
-from llm_service.__main__ import parse
+from llm_service.command_line import parse as parse_llm
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -95,7 +95,7 @@ def test_pods_are_probed(pod):
 
 
 def test_the_encoder_takes_its_command_line():
-    options = build_parser().parse_args(arguments("visionsplit-encoder"))
+    options = parse_encoder(arguments("visionsplit-encoder"))
     host, port = options.listen.split(":")
     assert (host, int(port)) == ("0.0.0.0", container("visionsplit-encoder")["ports"][0]["containerPort"])
     assert port == EncoderConfig(model="").listen.split(":")[1]
@@ -106,7 +106,7 @@ def test_the_encoder_takes_its_command_line():
 def test_the_gateway_takes_its_command_line_and_finds_the_head():
     role, *rest = arguments("visionsplit-llm")
     assert role == "gateway"
-    config = parse(["--backend", "ray", "--ray-address", "auto", *rest])
+    config = parse_llm(["--backend", "ray", "--ray-address", "auto", *rest])
     assert config.listen == "0.0.0.0:50052"
     assert config.ray.max_replicas == CLUSTER["workerGroupSpecs"][0]["maxReplicas"]
     (head,) = (entry["value"] for entry in container("visionsplit-llm")["env"] if entry["name"] == "RAY_HEAD")

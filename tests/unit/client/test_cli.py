@@ -217,7 +217,6 @@ def test_nothing_saved_is_no_table_of_savings_but_a_hint(where, picture, capsys)
         ["ask", "a.png", "?", "--layout", "reference"],
         ["ask", "a.png", "?", "--score", "local"],
         ["ask", "a.png", "?", "--parameter", "tau=5"],
-        ["caption", "a.png", "--method", "globalcom2"],
         ["ask", "a.png", "?", "--prune-ratio", "0.5"],
         ["ask", "a.png", "?", "--prune-set", "layer=3"],
         ["ask", "a.png", "?", "--prune", "fastv", "--prune-set", "layer"],
@@ -240,16 +239,30 @@ def test_wrong_usage_is_exit_code_2(arguments):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["ask", "a.png", "?", "--timeout", "soon"], "'soon' is no number"),
-        (["ask", "a.png", "?", "--timeout", "0"], "0 is no positive number of seconds"),
-        (["ask", "a.png", "?", "--parameter", "tau=hot"], "'hot' is no number"),
-        (["visualize", "a.png", "-o", "b.png", "--columns", "two"], "two is no whole number from 1 on"),
-        (["batch", "caption", "a", "-o", "b", "--in-flight", "many"], "many is no whole number from 1 on"),
-        (["batch", "caption", "a", "-o", "b", "--llms", "1-many"], "many is no whole number from 1 on"),
-        (["batch", "caption", "a", "-o", "b", "--max-failures", "-1"], "-1 is no whole number from 0 on"),
+        (["ask", "a.png", "?", "--timeout", "soon"], "--timeout: 'soon' is not a number"),
+        (["ask", "a.png", "?", "--timeout", "0"], "--timeout: 0 is not a finite number above 0"),
+        (["ask", "a.png", "?", "--parameter", "tau=hot"], "--parameter: 'hot' is not a number"),
+        (["visualize", "a.png", "-o", "b.png", "--columns", "two"], "'two' is not a whole number of at least 1"),
+        (["batch", "caption", "a", "-o", "b", "--in-flight", "many"], "'many' is not a whole number of at least 1"),
+        (["batch", "caption", "a", "-o", "b", "--llms", "1-many"], "'many' is not a whole number of at least 1"),
+        (["batch", "caption", "a", "-o", "b", "--max-failures", "-1"], "'-1' is not a whole number of at least 0"),
+        *(
+            ([*command, option.split("/")[0], wrong], f"{option}: {wrong} is not above 0 and at most 1")
+            for wrong in ("0", "25", "-1", "nan", "1.0001")
+            for command, option in (
+                (["ask", "a.png", "?"], "--ratio/--retention-ratio"),
+                (["encode", "a.png", "-o", "a.safetensors"], "--ratio/--retention-ratio"),
+                (["ask", "a.png", "?", "--prune", "fastv"], "--prune-ratio"),
+                (["visualize", "a.png", "-o", "b.png"], "--ratios"),
+                (["batch", "encode", "a", "-o", "b"], "--ratio/--retention-ratio"),
+            )
+        ),
+        (["visualize", "a.png", "-o", "b.png", "--compare", "hired@25"], "'hired@25' has the ratio 25; it must be above"),
+        (["ask", "a.png", "?", "--method", "none", "--ratio", "0.5"], "--method none keeps every vision token; the ratio"),
+        (["visualize", "a.png", "-o", "b.png", "--method", "none", "--ratios", "0.5"], "--method none keeps every"),
     ],
 )
-def test_a_number_that_is_none_is_called_that(arguments, problem, capsys):
+def test_a_wrong_value_is_refused_by_the_options_name_before_any_service_is_asked(arguments, problem, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     (line,) = capsys.readouterr().err.splitlines()
