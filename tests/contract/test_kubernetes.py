@@ -38,9 +38,9 @@ def container(pod: str) -> dict[str, Any]:
     return dict(only)
 
 
-def arguments(pod: str) -> list[str]:
+def arguments(pod: str, **settings: str) -> list[str]:
     found = container(pod)["args"]
-    for name, value in SETTINGS.items():
+    for name, value in {**SETTINGS, **settings}.items():
         found = [argument.replace(f"$({name})", value) for argument in found]
     assert not any("$(" in argument for argument in found)
     return found
@@ -101,6 +101,21 @@ def test_the_encoder_takes_its_command_line():
     assert port == EncoderConfig(model="").listen.split(":")[1]
     service, port = options.llm.split(":")
     assert int(port) in {entry["port"] for entry in of_kind("Service")[service]["spec"]["ports"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ("none", None)),
+        ({"COMPRESSION": "globalcom2"}, ("globalcom2", None)),
+        ({"RETENTION_RATIO": "0.1"}, ("globalcom2-diverse", 0.1)),
+        ({"COMPRESSION": "hired", "RETENTION_RATIO": "0.5"}, ("hired", 0.5)),
+    ],
+    ids=str,
+)
+def test_the_default_compression_is_set_by_the_settings(settings, expected):
+    options = parse_encoder(arguments("visionsplit-encoder", **settings))
+    assert (options.method, options.retention_ratio) == expected
 
 
 def test_the_gateway_takes_its_command_line_and_finds_the_head():

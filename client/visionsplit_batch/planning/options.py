@@ -22,8 +22,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         "inputs",
         nargs="*",
         metavar="INPUT",
-        help=f"Images to measure with, as for `visionsplit batch`; the first {MOST_ROWS} rows are used. Default: sample "
-        "images.",
+        help=f"Images to measure with, as for `visionsplit batch`; the first {MOST_ROWS} rows are used. Default: "
+        "sample images.",
     )
     _add_services(parser)
     _add_work(parser)
@@ -92,7 +92,9 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         help="How to choose the vision tokens to keep at ratios below 1. Default: %(default)s.",
     )
     add("--guidance", metavar="TEXT", help="The text by which a method such as cdpruner chooses tokens. Default: none.")
-    add("--prompt", default=DEFAULT_PROMPT, metavar="TEXT", help='The question about each image. Default: "%(default)s"')
+    add(
+        "--prompt", default=DEFAULT_PROMPT, metavar="TEXT", help='The question about each image. Default: "%(default)s"'
+    )
     add(
         "--max-new-tokens",
         type=at_least(1),
