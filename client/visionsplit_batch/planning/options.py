@@ -42,7 +42,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def _add_services(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("services of its own", "Used unless --encoder and --llm are given.")
+    group = parser.add_argument_group("services that this command starts", "Used unless --encoder and --llm are given.")
     group.add_argument(
         "--model",
         metavar="NAME",
@@ -69,9 +69,9 @@ def _add_services(parser: argparse.ArgumentParser) -> None:
         "--encoder",
         action="append",
         metavar="HOST:PORT",
-        help="An encoder service's address; may be repeated for several equal ones. Default: services of its own.",
+        help="An encoder service's address; may be repeated for several equal ones. Default: one is started.",
     )
-    group.add_argument("--llm", metavar="HOST:PORT", help="The LLM service's address. Default: a service of its own.")
+    group.add_argument("--llm", metavar="HOST:PORT", help="The LLM service's address. Default: one is started.")
     shared.add_security(parser)
 
 

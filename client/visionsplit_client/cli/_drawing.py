@@ -110,8 +110,13 @@ def _draw_tiles(image: Image.Image, panel: Panel, sizes: Sizes) -> tuple[Image.I
 def _draw_answer(panel: Panel, sizes: Sizes, width: int) -> Image.Image | None:
     if panel.answer is None:
         return None
-    lines = wrapped(panel.answer or "(an empty answer)", sizes.title, width)
-    return text_block(lines, sizes.title, CHANGED if panel.changed else TEXT, width)
+    label = text_block(["answer"], sizes.text, MUTED, width)
+    lines = wrapped(panel.answer or "(empty)", sizes.title, width)
+    answer = text_block(lines, sizes.title, CHANGED if panel.changed else TEXT, width)
+    sheet = Image.new("RGB", (width, label.height + answer.height), BACKGROUND)
+    sheet.paste(label, (0, 0))
+    sheet.paste(answer, (0, label.height))
+    return sheet
 
 
 def _draw_crops(picture: Image.Image, panel: Panel, sizes: Sizes) -> Image.Image:

@@ -5,11 +5,20 @@ from pathlib import Path
 
 from visionsplit_client.cli import _options, _report
 
+_SUFFIX = ".safetensors"
+
 
 def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("encode", help="store an image's vision tokens", description=__doc__)
-    parser.add_argument("image", metavar="IMAGE", help="path or URL")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a .safetensors file to write")
+    parser.add_argument("image", metavar="IMAGE", help="The image, as a path or a URL.")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=_tokens_file,
+        required=True,
+        metavar="FILE",
+        help="The .safetensors file to write. Required.",
+    )
     _options.add_json(parser)
     _options.add_connection(parser)
     _options.add_compression(parser)
@@ -34,3 +43,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{args.output}: {image.data_type}, {_report.cost(image.summary)}")
     return 0
+
+
+def _tokens_file(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() != _SUFFIX:
+        raise argparse.ArgumentTypeError(f"{text} does not end in {_SUFFIX}, the format in which tokens are stored")
+    return path

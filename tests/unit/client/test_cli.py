@@ -257,8 +257,16 @@ def test_wrong_usage_is_exit_code_2(arguments):
                 (["batch", "encode", "a", "-o", "b"], "--ratio/--retention-ratio"),
             )
         ),
-        (["visualize", "a.png", "-o", "b.png", "--compare", "hired@25"], "'hired@25' has the ratio 25; it must be above"),
-        (["ask", "a.png", "?", "--method", "none", "--ratio", "0.5"], "--method none keeps every vision token; the ratio"),
+        (["encode", "a.png", "-o", "tokens.bin"], "--output: tokens.bin does not end in .safetensors"),
+        (["visualize", "a.png", "-o", "b.png", "--ask", " "], "--ask is empty"),
+        (
+            ["visualize", "a.png", "-o", "b.png", "--compare", "hired@25"],
+            "'hired@25' has the ratio 25; it must be above",
+        ),
+        (
+            ["ask", "a.png", "?", "--method", "none", "--ratio", "0.5"],
+            "--method none keeps every vision token; the ratio",
+        ),
         (["visualize", "a.png", "-o", "b.png", "--method", "none", "--ratios", "0.5"], "--method none keeps every"),
     ],
 )
