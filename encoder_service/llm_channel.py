@@ -1,13 +1,18 @@
 """The connection to the LLM service: encrypted if configured, made anew when its certificates change."""
 
 import asyncio
+import logging
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
+from visionsplit.addresses import host_of
+from visionsplit.proxies import grpc_proxy
 from visionsplit.v1 import llm_service_pb2_grpc
 from visionsplit.wire.security.client import ClientSecurity
 from visionsplit.wire.security.files import Watched
 from visionsplit.wire.transport import channel_options
+
+_log = logging.getLogger(__name__)
 
 _RETIRING_SECONDS = 3600.0  # for calls that run when their connection is replaced
 
@@ -22,9 +27,12 @@ class LlmChannel:
     def __init__(self, address: str, security: ClientSecurity) -> None:
         security.check([address])
         self._address = address
+        proxy, host = grpc_proxy(address), host_of(address)
+        if proxy is not None and host is not None:
+            _log.warning("LLM service at %s: %s", address, proxy.hint(host))
         self._token = None if security.token is None else security.token.sender()
         tls = security.tls
-        self._options = [*channel_options(), *(() if tls is None else tls.options())]
+        self._options = [*channel_options(address), *(() if tls is None else tls.options())]
         self._credentials = None if tls is None else Watched(tls.paths, tls.credentials)
         self._used = None if self._credentials is None else self._credentials.get()
         self._channel = self._connect()

@@ -38,9 +38,9 @@ from visionsplit_client._async_client import AsyncClient
 from visionsplit_client._calls import EventStream
 from visionsplit_client._client import Client
 from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent, EncodeStarted, TokensArrived
-from visionsplit_client._errors import ImageFetchError
+from visionsplit_client._errors import ImageFetchError, UnreachableError
 from visionsplit_client._images import ImageSource
-from visionsplit_client._info import EncoderInfo, HealthStatus, LlmInfo, NamedChoice, VisionFormat
+from visionsplit_client._info import EncoderInfo, Health, HealthStatus, LlmInfo, NamedChoice, VisionFormat
 from visionsplit_client._options import Compression, DataTypeName, Layout, PositionIds, Pruning, Sampling
 from visionsplit_client._prompts import ImagePart, Message, Prompt
 from visionsplit_client._results import (
@@ -87,6 +87,7 @@ __all__ = [
     "Generation",
     "GenerationEvent",
     "GrpcTransport",
+    "Health",
     "HealthStatus",
     "ImageEncoded",
     "ImageFetchError",
@@ -124,6 +125,7 @@ __all__ = [
     "Transport",
     "UnauthenticatedError",
     "UnavailableError",
+    "UnreachableError",
     "Usage",
     "VisionFormat",
     "VisionSplitError",

@@ -3,7 +3,7 @@
 # ruff: noqa: ASYNC109 - the timeout is a deadline that travels with the call, which asyncio.timeout cannot do
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
@@ -51,7 +51,7 @@ class AsyncClient(AsyncConnectedClient):
 
     async def generate(
         self,
-        images: ImageSource | Sequence[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | None,
         prompt: str | Prompt | None = None,
         *,
         messages: Sequence[MessageLike] | None = None,
@@ -90,7 +90,7 @@ class AsyncClient(AsyncConnectedClient):
 
     def stream(
         self,
-        images: ImageSource | Sequence[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | None,
         prompt: str | Prompt | None = None,
         *,
         messages: Sequence[MessageLike] | None = None,

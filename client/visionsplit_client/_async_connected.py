@@ -24,7 +24,7 @@ from visionsplit_client._base import (
     health_from_error,
     health_from_proto,
 )
-from visionsplit_client._info import EncoderInfo, HealthStatus, LlmInfo
+from visionsplit_client._info import EncoderInfo, Health, HealthStatus, LlmInfo
 from visionsplit_client._settings import (
     DEFAULT_LIMITS,
     DEFAULT_RETRIES,
@@ -81,10 +81,14 @@ class AsyncConnectedClient(BaseClient):
 
     async def health(self, *, timeout: float = 5.0) -> dict[str, HealthStatus]:
         """The state of every address, without retries. Raises only if a service has no health check."""
+        return {address: health.status for address, health in (await self.health_details(timeout=timeout)).items()}
+
+    async def health_details(self, *, timeout: float = 5.0) -> dict[str, Health]:
+        """The same as `health`, with the reason why a service is unreachable."""
         self._check_open()
         addresses = self._all_addresses()
-        statuses = await asyncio.gather(*(self._health_of(address, timeout) for address in addresses))
-        return dict(zip(addresses, statuses, strict=True))
+        answers = await asyncio.gather(*(self._health_of(address, timeout) for address in addresses))
+        return dict(zip(addresses, answers, strict=True))
 
     async def close(self) -> None:
         """Close the connections; calls that still run end with CancelledError."""
@@ -100,7 +104,7 @@ class AsyncConnectedClient(BaseClient):
     ) -> None:
         await self.close()
 
-    async def _health_of(self, address: str, timeout: float) -> HealthStatus:
+    async def _health_of(self, address: str, timeout: float) -> Health:
         stub = health_pb2_grpc.HealthStub(self._channel(address))
         try:
             return health_from_proto(await stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout))

@@ -11,7 +11,7 @@ from visionsplit.wire.request_id import REQUEST_ID_KEY, new_request_id
 from visionsplit.wire.security.client import ClientSecurity
 
 from visionsplit_client._errors import call_error
-from visionsplit_client._info import HealthStatus
+from visionsplit_client._info import Health, HealthStatus
 from visionsplit_client._prompts import MessageLike, Prompt, prompt_to_proto
 from visionsplit_client._retry import Attempts, Endpoints
 from visionsplit_client._settings import Limits, Retries, Timeouts, Unset, check_seconds
@@ -91,14 +91,14 @@ class BaseClient:
         return [*self._encoders.addresses, *(self._llm.addresses if self._llm else ())]
 
 
-def health_from_proto(message: health_pb2.HealthCheckResponse) -> HealthStatus:
+def health_from_proto(message: health_pb2.HealthCheckResponse) -> Health:
     serving = message.status == health_pb2.HealthCheckResponse.SERVING
-    return HealthStatus.SERVING if serving else HealthStatus.NOT_SERVING
+    return Health(HealthStatus.SERVING if serving else HealthStatus.NOT_SERVING)
 
 
-def health_from_error(error: grpc.RpcError, address: str, timeout: float) -> HealthStatus:
+def health_from_error(error: grpc.RpcError, address: str, timeout: float) -> Health:
     """UNREACHABLE for a service that does not answer; raises any other error."""
     failure = call_error(error, address, timeout, "a service with a health check")
     if isinstance(failure, UnavailableError | DeadlineError):
-        return HealthStatus.UNREACHABLE
+        return Health(HealthStatus.UNREACHABLE, str(failure))
     raise failure from error

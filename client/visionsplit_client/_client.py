@@ -1,6 +1,6 @@
 """The blocking client."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
@@ -44,7 +44,7 @@ class Client(ConnectedClient):
 
     def generate(
         self,
-        images: ImageSource | Sequence[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | None,
         prompt: str | Prompt | None = None,
         *,
         messages: Sequence[MessageLike] | None = None,
@@ -83,7 +83,7 @@ class Client(ConnectedClient):
 
     def stream(
         self,
-        images: ImageSource | Sequence[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | None,
         prompt: str | Prompt | None = None,
         *,
         messages: Sequence[MessageLike] | None = None,

@@ -22,7 +22,7 @@ from visionsplit_client._base import (
     health_from_proto,
 )
 from visionsplit_client._calls import unary
-from visionsplit_client._info import EncoderInfo, HealthStatus, LlmInfo
+from visionsplit_client._info import EncoderInfo, Health, HealthStatus, LlmInfo
 from visionsplit_client._settings import (
     DEFAULT_LIMITS,
     DEFAULT_RETRIES,
@@ -84,6 +84,10 @@ class ConnectedClient(BaseClient):
 
     def health(self, *, timeout: float = 5.0) -> dict[str, HealthStatus]:
         """The state of every address, without retries. Raises only if a service has no health check."""
+        return {address: health.status for address, health in self.health_details(timeout=timeout).items()}
+
+    def health_details(self, *, timeout: float = 5.0) -> dict[str, Health]:
+        """The same as `health`, with the reason why a service is unreachable."""
         self._check_open()
         return {address: self._health_of(address, timeout) for address in self._all_addresses()}
 
@@ -108,7 +112,7 @@ class ConnectedClient(BaseClient):
     ) -> None:
         self.close()
 
-    def _health_of(self, address: str, timeout: float) -> HealthStatus:
+    def _health_of(self, address: str, timeout: float) -> Health:
         stub = health_pb2_grpc.HealthStub(self._channel(address))
         try:
             return health_from_proto(stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout))

@@ -2,7 +2,8 @@
 
     VisionSplitError                       base; see visionsplit.errors for the whole tree, which is re-exported here
     ├── (all errors of the services)       with the class that the service raised
-    ├── UnavailableError                   also: no connection; the text names the address
+    ├── UnavailableError
+    │   └── UnreachableError               no connection; the text names the address, and the proxy if there is one
     ├── DeadlineError                      the call's timeout passed
     ├── IncompatibleServicesError          also: the address belongs to another service; the text names it
     └── ImageFetchError                    a picture behind an http(s) URL could not be fetched
@@ -14,8 +15,18 @@ TypeError, a wrong option ValueError.
 from collections.abc import Iterable
 
 import grpc
+from visionsplit.addresses import host_of
 from visionsplit.errors import DeadlineError, IncompatibleServicesError, UnavailableError, VisionSplitError
+from visionsplit.proxies import grpc_proxy
 from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
+
+
+class UnreachableError(UnavailableError):
+    """There is no connection to the service at `address`, or it was lost."""
+
+    def __init__(self, message: str = "", address: str = "") -> None:
+        super().__init__(message)
+        self.address = address
 
 
 class ImageFetchError(VisionSplitError):
@@ -35,7 +46,13 @@ def call_error(error: grpc.RpcError, address: str, timeout: float | None, servic
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return IncompatibleServicesError(f"{address} is not {service}: it does not know the call")
     if isinstance(failure, UnavailableError):
-        return UnavailableError(f"the service at {address} cannot be reached: {failure}")
+        text = f"the service at {address} cannot be reached: {failure}{_proxy_hint(address)}"
+        return UnreachableError(text, address)
     if isinstance(failure, DeadlineError) and timeout is not None:
-        return DeadlineError(f"no complete answer from {address} within {timeout:g} seconds")
+        return DeadlineError(f"no complete answer from {address} within {timeout:g} seconds{_proxy_hint(address)}")
     return failure
+
+
+def _proxy_hint(address: str) -> str:
+    proxy, host = grpc_proxy(address), host_of(address)
+    return "" if proxy is None or host is None else f" ({proxy.hint(host)})"

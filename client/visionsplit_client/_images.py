@@ -1,23 +1,30 @@
-"""Pictures as callers have them, turned into the bytes of a file."""
+"""Images as callers have them, turned into the bytes of a file."""
 
 import io
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Sequence
-from pathlib import Path
+import os
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 from PIL import ExifTags, Image
 from visionsplit.errors import InvalidImageError
 
-from visionsplit_client._errors import ImageFetchError
 from visionsplit_client._settings import Limits, Timeouts
+from visionsplit_client._sources import BinaryFile, check_size, is_file, of_dict, read_file, read_location, read_path
 
-ImageSource = str | Path | bytes | bytearray | memoryview | Image.Image
-"""A path, a file:// or http(s):// URL, the bytes of a file, or a Pillow image."""
+ImageSource = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryFile
+    | Mapping[str, bytes | str | None]
+    | Image.Image
+)
+"""A path; a file:, http:, https: or data: URL; the bytes of a file, or a file open for reading bytes; the datasets
+library's {"bytes": ..., "path": ...}; or a Pillow image."""
 
-_READ_BYTES = 1 << 16
+_ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Mapping, Image.Image)
 # What PNG stores without loss; other modes are converted to RGB first.
 _PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
 
@@ -33,41 +40,65 @@ _TURNS = {
 }
 
 
-def as_sources(images: ImageSource | Sequence[ImageSource] | None) -> list[ImageSource]:
-    """One picture, several or none, as a list."""
+def as_sources(images: ImageSource | Iterable[ImageSource] | None) -> list[ImageSource]:
+    """One image, several or none, as a list.
+
+    Raises:
+        TypeError: an object that is neither an image nor several.
+    """
     if images is None:
         return []
-    if isinstance(images, str | Path | bytes | bytearray | memoryview | Image.Image):
-        return [images]
+    if _is_array(images):
+        raise _no_image(images)
+    if isinstance(images, _ONE_IMAGE) or is_file(images):
+        return [cast("ImageSource", images)]
+    if not isinstance(images, Iterable):
+        raise _no_image(images)
     return list(images)
 
 
 def read_image(source: ImageSource, *, limits: Limits, timeouts: Timeouts) -> bytes:
-    """The bytes of a picture's file. Decoding them is the encoder's work.
+    """The bytes of an image's file. Decoding them is the encoder's work.
 
-    A URL is fetched here and never by a service.
+    A URL is fetched here and never by a service. An open file is read from its current position on.
 
     Raises:
         FileNotFoundError and other OSError: a file cannot be read.
         ImageFetchError: a URL cannot be fetched.
-        InvalidImageError: more bytes than `limits` allow, or none.
-        TypeError: an object that is no picture.
+        InvalidImageError: more bytes than `limits` allow, or none; a data: URL that is damaged.
+        TypeError: an object that is not an image.
         ValueError: a URL of another kind.
     """
+    if isinstance(source, Mapping):
+        source = of_dict(source)
     if isinstance(source, Image.Image):
         data = _png(source)
     elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
-    elif isinstance(source, Path):
-        data = _read_file(source, limits)
     elif isinstance(source, str):
-        data = _read_location(source, limits, timeouts)
+        data = read_location(source, limits, timeouts)
+    elif isinstance(source, os.PathLike):
+        data = read_path(source, limits)
+    elif is_file(source) and not _is_array(source):
+        data = read_file(source, limits)
     else:
-        raise TypeError(f"{type(source).__name__} is no picture; give a path, a URL, bytes or a Pillow image")
+        raise _no_image(source)
     if not data:
-        raise InvalidImageError("the picture has no bytes")
-    _check_size("the picture", len(data), limits)
+        raise InvalidImageError("the image has no bytes")
+    check_size("the image", len(data), limits)
     return data
+
+
+def _is_array(source: object) -> bool:
+    """Whether this is an array of NumPy, PyTorch or their kin, whose layout and range only the caller knows."""
+    return hasattr(source, "__array__") and not isinstance(source, Image.Image)
+
+
+def _no_image(source: object) -> TypeError:
+    kind = type(source).__name__
+    if _is_array(source):
+        return TypeError(f"{kind} is not an image; PIL.Image.fromarray makes one of it, from [H, W, 3] of uint8")
+    return TypeError(f"{kind} is not an image; give a path, a URL, bytes, a file open in mode 'rb' or a Pillow image")
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -89,60 +120,6 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _read_location(location: str, limits: Limits, timeouts: Timeouts) -> bytes:
-    scheme, separator, _ = location.partition("://")
-    if not separator:
-        return _read_file(Path(location), limits)
-    if scheme.lower() in ("http", "https"):
-        return _fetch(location, limits, timeouts.fetch)
-    if scheme.lower() == "file":
-        url = urllib.parse.urlsplit(location)
-        if url.netloc not in ("", "localhost"):
-            raise ValueError(f"{location} names another machine, {url.netloc}")
-        return _read_file(Path(urllib.request.url2pathname(url.path)), limits)
-    raise ValueError(f"{location}: pictures are read from paths and from file, http and https URLs")
-
-
-def _read_file(path: Path, limits: Limits) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(limits.max_image_bytes + 1)
-    _check_size(str(path), len(data), limits)
-    return data
-
-
-def _fetch(url: str, limits: Limits, timeout: float | None) -> bytes:
-    # Only these two handlers, so that a redirect cannot lead to another kind of URL.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
-    ):
-        opener.add_handler(handler())
-    deadline = None if timeout is None else time.monotonic() + timeout
-    try:
-        response = opener.open(url, timeout=timeout)
-        if response is None:  # a redirect to a scheme without a handler
-            raise ImageFetchError(f"cannot fetch {url}: it leads to something other than http and https")
-        with response:
-            chunks: list[bytes] = []
-            size = 0
-            while chunk := response.read1(_READ_BYTES):
-                size += len(chunk)
-                _check_size(url, size, limits)
-                chunks.append(chunk)
-                if deadline is not None and time.monotonic() > deadline:
-                    raise TimeoutError(f"not complete after {timeout:g} seconds")
-    except (OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        status = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
-        raise ImageFetchError(f"cannot fetch {url}: {status}{reason}") from error
-    return b"".join(chunks)
-
-
 def _png(image: Image.Image) -> bytes:
     """The picture without loss, upright: its EXIF orientation is applied, as it would be for its file."""
     turned = upright(image)
@@ -153,8 +130,3 @@ def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     turned.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def _check_size(what: str, size: int, limits: Limits) -> None:
-    if size > limits.max_image_bytes:
-        raise InvalidImageError(f"{what} has more than {limits.max_image_bytes} bytes")

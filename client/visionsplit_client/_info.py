@@ -19,6 +19,14 @@ class HealthStatus(enum.Enum):
 
 
 @dataclass(frozen=True)
+class Health:
+    """The answer to a health check."""
+
+    status: HealthStatus
+    reason: str = ""  # why the service is unreachable; empty where it answered
+
+
+@dataclass(frozen=True)
 class VisionFormat:
     """Identifies what vision tokens are; both services must agree on it."""
 

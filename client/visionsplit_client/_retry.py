@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import grpc
 from visionsplit.errors import DeadlineError, OverloadedError, UnavailableError, VisionSplitError
 
-from visionsplit_client._errors import call_error
+from visionsplit_client._errors import UnreachableError, call_error
 from visionsplit_client._settings import Retries
 
 # A failing address is left out for so long, doubling with each further failure.
@@ -163,4 +163,6 @@ class Attempts:
         text = f"{error} (after {self._count} attempts)"
         if isinstance(error, OverloadedError):
             return OverloadedError(text, error.retry_after_seconds)
+        if isinstance(error, UnreachableError):
+            return UnreachableError(text, error.address)
         return type(error)(text)

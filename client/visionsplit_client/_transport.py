@@ -5,7 +5,7 @@ from typing import Protocol, Self
 import grpc
 import grpc.aio
 from visionsplit.wire.security.tls import ClientTls
-from visionsplit.wire.transport import channel_options
+from visionsplit.wire.transport import ChannelOptions, channel_options
 
 
 class Transport(Protocol):
@@ -34,7 +34,7 @@ class _Connector:
 
     def __init__(self, credentials: grpc.ChannelCredentials | None = None, server_name: str | None = None) -> None:
         self._credentials = credentials
-        self._options = [*channel_options(), *ClientTls(server_name=server_name).options()]
+        self._tls_options = ClientTls(server_name=server_name).options()
 
     @classmethod
     def of(cls, tls: ClientTls | None) -> Self:
@@ -48,14 +48,17 @@ class _Connector:
     def encrypted(self) -> bool:
         return self._credentials is not None
 
+    def _options(self, address: str) -> ChannelOptions:
+        return [*channel_options(address), *self._tls_options]
+
 
 class GrpcTransport(_Connector):
     """Plain connections, or encrypted ones if credentials are given."""
 
     def connect(self, address: str) -> grpc.Channel:
         if self._credentials is None:
-            return grpc.insecure_channel(address, options=self._options)
-        return grpc.secure_channel(address, self._credentials, options=self._options)
+            return grpc.insecure_channel(address, options=self._options(address))
+        return grpc.secure_channel(address, self._credentials, options=self._options(address))
 
 
 class AsyncGrpcTransport(_Connector):
@@ -63,5 +66,5 @@ class AsyncGrpcTransport(_Connector):
 
     def connect(self, address: str) -> grpc.aio.Channel:
         if self._credentials is None:
-            return grpc.aio.insecure_channel(address, options=self._options)
-        return grpc.aio.secure_channel(address, self._credentials, options=self._options)
+            return grpc.aio.insecure_channel(address, options=self._options(address))
+        return grpc.aio.secure_channel(address, self._credentials, options=self._options(address))

@@ -2,10 +2,13 @@
 
 import ipaddress
 import re
+import socket
 
 _PORT = re.compile(r"[0-9]{1,5}")
 _NAME = re.compile(r"[^\s/:@\[\]]+")
 _MAX_PORT = 65535
+# What /etc/hosts of the common systems calls the loopback addresses.
+_LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"})
 
 
 def check_address(address: str) -> None:
@@ -18,7 +21,7 @@ def check_address(address: str) -> None:
         if not address.removeprefix("unix:").strip("/"):
             raise _wrong(address, "the socket's path is missing")
         return
-    _, port = split_host_port(address.removeprefix("dns:///").removeprefix("dns:"))
+    _, port = split_host_port(_without_scheme(address))
     if port == 0:
         raise _wrong(address, "port 0 cannot be connected to")
 
@@ -41,6 +44,51 @@ def split_host_port(address: str) -> tuple[str, int]:
     if not _NAME.fullmatch(host):
         raise _wrong(address)
     return host, int(port)
+
+
+def host_of(address: str) -> str | None:
+    """The host of an address that `check_address` accepts, without brackets; None for a socket file."""
+    return None if address.startswith("unix:") else _without_scheme(address).rpartition(":")[0].strip("[]")
+
+
+def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that a host is written as; None for a name. Nothing is looked up.
+
+    The short forms that resolvers take, such as 127.1, count; an IPv4 address inside an IPv6 one is the IPv4 address.
+    """
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(host))
+        except OSError:
+            return None
+    return getattr(ip, "ipv4_mapped", None) or ip
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host is this machine, as far as its name or IP address says. No name is looked up.
+
+    These are localhost and names below it, this machine's own host name, the loopback and unspecified addresses, and
+    the addresses of this machine's network interfaces.
+    """
+    ip = ip_of(host)
+    if ip is None:
+        name = host.lower().rstrip(".")
+        return name in _LOOPBACK_NAMES or name.endswith(".localhost") or name == socket.gethostname().lower()
+    if ip.is_loopback or ip.is_unspecified:
+        return True
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((str(ip), 0))  # which the system allows for its own addresses only
+    except OSError:
+        return False
+    return True
+
+
+def _without_scheme(address: str) -> str:
+    return address.removeprefix("dns:///").removeprefix("dns:")
 
 
 def _wrong(address: str, reason: str = "") -> ValueError:

@@ -160,10 +160,9 @@ async def campaign(
     codes: Counter[str] = Counter()
     wrong: list[End] = []
     room = asyncio.Semaphore(_AT_ONCE)
-    options = channel_options()
     async with (
-        grpc.aio.insecure_channel(encoder_address, options=options) as encoder,
-        grpc.aio.insecure_channel(llm_address, options=options) as llm,
+        grpc.aio.insecure_channel(encoder_address, options=channel_options(encoder_address)) as encoder,
+        grpc.aio.insecure_channel(llm_address, options=channel_options(llm_address)) as llm,
     ):
 
         async def one(number: int) -> None:

@@ -136,7 +136,7 @@ async def test_without_a_token_nothing_but_health_is_told(
     protection = {"security": security, "llm_security": sent}
     async with running_system(random_checkpoints["llama"], encoder=protection, llm={"security": security}) as system:
         for address in (system.encoder_address, system.llm_address):
-            async with grpc.aio.insecure_channel(address, options=channel_options()) as channel:
+            async with grpc.aio.insecure_channel(address, options=channel_options(address)) as channel:
                 check = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
                 assert check.status == health_pb2.HealthCheckResponse.SERVING
                 calls = [

@@ -76,7 +76,7 @@ async def encoder(model: Path, *arguments: str) -> AsyncIterator[Encoder]:
     service.start()
     try:
         await asyncio.to_thread(service.wait_until_serving)
-        async with grpc.aio.insecure_channel(service.address, options=channel_options()) as channel:
+        async with grpc.aio.insecure_channel(service.address, options=channel_options(service.address)) as channel:
             yield Encoder(service, metrics, encoder_service_pb2_grpc.EncoderServiceStub(channel))
     finally:
         await asyncio.to_thread(service.stop)

@@ -55,7 +55,9 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """It is on this machine, as both services are, so no connection may go through a proxy."""
+    monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:1")  # where nothing listens
     collector = Collector()
     server = grpc.server(ThreadPoolExecutor(2))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)

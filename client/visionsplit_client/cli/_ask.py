@@ -3,25 +3,35 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from visionsplit_client._calls import EventStream
 from visionsplit_client._client import Client
 from visionsplit_client._encoded import EncodedImage
 from visionsplit_client._options import Pruning
 from visionsplit_client._results import Finished, Generation, GenerationEvent, TextDelta
-from visionsplit_client.cli import _options, _report
+from visionsplit_client.cli import _given, _options, _output, _report
+
+_QUOTES = 'put a question of several words in quotes, as in: visionsplit ask photo.jpg "What is it?"'
 
 
 def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("ask", help="ask about images", description=__doc__)
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="path or URL; none asks without an image")
-    parser.add_argument("question")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="IMAGE... QUESTION",
+        help="The images (paths, URLs, data: URLs, or - for standard input), if any, then the question as one word.",
+    )
+    parser.add_argument(
+        "--prompt",
+        metavar="QUESTION",
+        help="The question, taken as it is; all other words are images then. Default: the last word.",
+    )
     parser.add_argument(
         "--tokens",
         action="append",
         metavar="FILE",
-        help="stored tokens instead of an image, as `encode` writes them; may be repeated",
+        help="A file of stored tokens, as `encode` writes it, instead of an image; may be repeated. Default: none.",
     )
     _options.add_json(parser)
     _options.add_connection(parser)
@@ -32,10 +42,7 @@ def add_parser(commands: _options.Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.tokens and args.images:
-        args.parser.error("images and --tokens cannot be mixed")
-    if not args.images and not args.tokens and Path(args.question).is_file():
-        args.parser.error(f"a question is missing after {args.question}")
+    args.images, args.question = _split(args)
     if not args.images and (_options.compression_from(args) is not None or args.data_type is not None):
         args.parser.error(
             "stored tokens are compressed already; the compression options need an image"
@@ -43,10 +50,12 @@ def run(args: argparse.Namespace) -> int:
             else "the compression options need an image, which goes before the question"
         )
     pruning = _options.pruning_from(args)
+    if not args.images and not args.tokens:
+        _output.warn("no image was given, so the question is asked without one")
     with _options.client_from(args) as client, _start(client, args, pruning) as stream:
         for event in stream:
             if isinstance(event, TextDelta) and not args.json:
-                print(event.text, end="", flush=True)
+                print(_output.visible(event.text), end="", flush=True)
         generation = stream.result().generation
     if args.json:
         _report.print_json(generation)
@@ -54,6 +63,27 @@ def run(args: argparse.Namespace) -> int:
         print()
         _print_cost(generation, args.tokens or args.images)
     return 0
+
+
+def _split(args: argparse.Namespace) -> tuple[list[str], str]:
+    """The images and the question. What is not clear is a wrong usage, rather than an answer to something else."""
+    if args.prompt is None:
+        *images, question = args.words or [""]
+        if not question:
+            args.parser.error("a question is missing" if not args.words else "the question is empty")
+        if _given.looks_like_image(question):
+            shown = _given.shown(question)
+            args.parser.error(f"a question is missing after {shown} (if it is the question, use --prompt)")
+    else:
+        images, question = args.words, args.prompt
+    if not question.strip():
+        args.parser.error("the question is empty")
+    if len(args.words) > 1 and (others := [word for word in images if not _given.looks_like_image(word)]):
+        args.parser.error(f"{_given.shown(others[0])!r} is neither a file nor a URL; {_QUOTES}")
+    if args.tokens and images:
+        args.parser.error("images and --tokens cannot be mixed")
+    _given.check_images(args, images)
+    return images, question
 
 
 def _start(client: Client, args: argparse.Namespace, pruning: Pruning | None) -> EventStream[GenerationEvent, Finished]:
@@ -64,7 +94,7 @@ def _start(client: Client, args: argparse.Namespace, pruning: Pruning | None) ->
             images, args.question, pruning=pruning, position_ids=args.position_ids, sampling=sampling
         )
     return client.stream(
-        args.images,
+        [_given.source_of(name) for name in args.images],
         args.question,
         compression=_options.compression_from(args),
         data_type=args.data_type,
@@ -77,7 +107,7 @@ def _start(client: Client, args: argparse.Namespace, pruning: Pruning | None) ->
 def _print_cost(generation: Generation, names: Sequence[str]) -> None:
     """On stderr, so that stdout holds the answer alone."""
     for image in generation.images:
-        name = f"{names[image.index]}: " if len(names) > 1 else ""
+        name = f"{_output.one_line(_given.shown(names[image.index]))}: " if len(names) > 1 else ""
         print(f"{name}{_report.cost(image)}", file=sys.stderr)
     if generation.layer_tokens:
         print(_report.layers(generation.layer_tokens), file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from visionsplit.errors import VisionSplitError
@@ -10,7 +10,7 @@ from visionsplit.errors import VisionSplitError
 from visionsplit_client._client import Client
 from visionsplit_client._options import Compression, Pruning
 from visionsplit_client._results import Generation
-from visionsplit_client.cli import _options, _report
+from visionsplit_client.cli import _given, _hints, _options, _output, _report
 
 DEFAULT_PROMPT = "Describe the image."
 
@@ -35,8 +35,8 @@ class _Totals:
 
 def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("caption", help="describe images", description=__doc__)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="path or URL")
-    parser.add_argument("--prompt", default=DEFAULT_PROMPT, help='instruction (default: "%(default)s")')
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help=_given.IMAGE_HELP)
+    parser.add_argument("--prompt", default=DEFAULT_PROMPT, help='The instruction. Default: "%(default)s".')
     _options.add_json(parser)
     _options.add_connection(parser)
     _options.add_compression(parser)
@@ -46,6 +46,9 @@ def add_parser(commands: _options.Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _given.check_images(args, args.images)
+    if not args.prompt.strip():
+        _options.usage_error(args, "the instruction of --prompt is empty")
     results = []
     compression, pruning = _options.compression_from(args), _options.pruning_from(args)
     with _options.client_from(args) as client:
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             result = _caption(client, image, compression, pruning, args)
             results.append(result)
             if result.error is not None:
-                print(f"visionsplit: {result.error['message']}", file=sys.stderr)
+                _output.warn(result.error["message"])
             elif not args.json:
                 _print_one(result)
     if args.json:
@@ -67,9 +70,10 @@ def _caption(
     client: Client, image: str, compression: Compression | None, pruning: Pruning | None, args: argparse.Namespace
 ) -> _Captioned:
     """One image's failure is its own; the others go on."""
+    name = _given.shown(image)
     try:
         generation = client.generate(
-            image,
+            _given.source_of(image),
             args.prompt,
             compression=compression,
             data_type=args.data_type,
@@ -78,17 +82,26 @@ def _caption(
             sampling=_options.sampling_from(args),
         )
     except (VisionSplitError, OSError, ValueError) as error:
-        text = _report.message(error, [image])
-        named = text if text.startswith(f"{image}: ") else f"{image}: {text}"
-        return _Captioned(image, None, _report.failure(error, named))
-    return _Captioned(image, generation, None)
+        text = _hints.explained(error, [name]) + _mistake(error, image)
+        named = text if text.startswith(f"{name}: ") else f"{name}: {text}"
+        return _Captioned(name, None, _report.failure(error, named))
+    return _Captioned(name, generation, None)
+
+
+def _mistake(error: Exception, image: str) -> str:
+    """What was probably meant by something that is not an image."""
+    if isinstance(error, IsADirectoryError):
+        return "; `visionsplit batch caption` captions the images of a folder"
+    if isinstance(error, FileNotFoundError) and not _given.looks_like_image(image):
+        return '; a question is asked with: visionsplit ask photo.jpg "What is it?"'
+    return ""
 
 
 def _print_one(result: _Captioned) -> None:
     generation = result.generation
     if generation is None:
         return
-    print(f"{result.image}\n  {generation.text.strip()}")
+    print(f"{_output.one_line(result.image)}\n  {_output.visible(generation.text.strip())}")
     print(f"  {_report.cost(generation.images[0])}, {generation.total_seconds:.2f} s")
     if generation.layer_tokens:
         print(f"  {_report.layers(generation.layer_tokens)}")
@@ -96,35 +109,24 @@ def _print_one(result: _Captioned) -> None:
 
 
 def _print_totals(results: Sequence[_Captioned], compression: Compression | None) -> None:
-    """The table, with what was saved unless nothing was meant to be: the encoder's default may be to keep all."""
+    """A line on several images together, and a hint where nothing was saved and nothing was asked for."""
     totals = _totals(results)
-    if compression is not None or totals.tokens_after < totals.tokens_before:
-        print(_table(["image", "tokens", "kept", "saved", "bytes", "sent", "saved", "time"], _cells, results))
-    else:
-        print(_table(["image", "tokens", "bytes", "time"], _plain_cells, results))
+    if len(results) > 1:
+        failed = f", {totals.failed} failed" if totals.failed else ""
+        print(f"{_report.counted(totals.images, 'image')}: {_costs(totals)}, {totals.total_seconds:.2f} s{failed}")
+    if compression is None and totals.tokens_after == totals.tokens_before:
         print("every vision token was kept; --ratio 0.25 keeps a quarter of them", file=sys.stderr)
 
 
-def _table(header: Sequence[str], cells: Callable[[_Totals], Sequence[str]], results: Sequence[_Captioned]) -> str:
-    failed = [*["-"] * (len(header) - 2), "failed"]
-    rows = [[one.image, *(cells(_totals([one])) if one.error is None else failed)] for one in results]
-    return _report.table(header, rows, totals=["total", *cells(_totals(results))])
-
-
-def _plain_cells(totals: _Totals) -> list[str]:
-    return [str(totals.tokens_after), _report.size(totals.wire_bytes), f"{totals.total_seconds:.2f} s"]
-
-
-def _cells(totals: _Totals) -> list[str]:
-    return [
-        str(totals.tokens_before),
-        str(totals.tokens_after),
-        _report.percent_less(totals.tokens_after, totals.tokens_before),
-        _report.size(totals.wire_bytes_before),
-        _report.size(totals.wire_bytes),
-        _report.percent_less(totals.wire_bytes, totals.wire_bytes_before),
-        f"{totals.total_seconds:.2f} s",
-    ]
+def _costs(totals: _Totals) -> str:
+    if totals.tokens_after == totals.tokens_before:
+        return f"{totals.tokens_after} vision tokens, {_report.size(totals.wire_bytes)} on the wire"
+    return (
+        f"{totals.tokens_before} -> {totals.tokens_after} vision tokens "
+        f"({_report.percent_less(totals.tokens_after, totals.tokens_before)}), "
+        f"{_report.size(totals.wire_bytes_before)} -> {_report.size(totals.wire_bytes)} on the wire "
+        f"({_report.percent_less(totals.wire_bytes, totals.wire_bytes_before)})"
+    )
 
 
 def _totals(results: Sequence[_Captioned]) -> _Totals:

@@ -3,21 +3,14 @@
 import argparse
 from pathlib import Path
 
-from visionsplit_client.cli import _options, _report
-
-_SUFFIX = ".safetensors"
+from visionsplit_client.cli import _given, _options, _output, _report
 
 
 def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("encode", help="store an image's vision tokens", description=__doc__)
-    parser.add_argument("image", metavar="IMAGE", help="The image, as a path or a URL.")
+    parser.add_argument("image", metavar="IMAGE", help=_given.IMAGE_HELP)
     parser.add_argument(
-        "-o",
-        "--output",
-        type=_tokens_file,
-        required=True,
-        metavar="FILE",
-        help="The .safetensors file to write. Required.",
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="The .safetensors file to write. Required."
     )
     _options.add_json(parser)
     _options.add_connection(parser)
@@ -26,9 +19,9 @@ def add_parser(commands: _options.Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    _options.check_folder(args)
+    _check(args)
     with _options.client_from(args) as client:
-        image = client.encode(args.image, _options.compression_from(args), data_type=args.data_type)
+        image = client.encode(_given.source_of(args.image), _options.compression_from(args), data_type=args.data_type)
     image.save(args.output)
     if args.json:
         _report.print_json(
@@ -41,12 +34,13 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     else:
-        print(f"{args.output}: {image.data_type}, {_report.cost(image.summary)}")
+        print(f"{_output.one_line(str(args.output))}: {image.data_type}, {_report.cost(image.summary)}")
     return 0
 
 
-def _tokens_file(text: str) -> Path:
-    path = Path(text)
-    if path.suffix.lower() != _SUFFIX:
-        raise argparse.ArgumentTypeError(f"{text} does not end in {_SUFFIX}, the format in which tokens are stored")
-    return path
+def _check(args: argparse.Namespace) -> None:
+    """End with a wrong usage before anything is encoded, or an image overwritten."""
+    _options.check_folder(args)
+    _given.check_images(args, [args.image])
+    if args.output.suffix.lower() != ".safetensors":
+        _options.usage_error(args, f"cannot write {args.output}: tokens are stored in a file that ends in .safetensors")

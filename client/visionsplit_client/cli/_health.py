@@ -8,20 +8,20 @@ from dataclasses import replace
 
 from visionsplit_client._client import Client
 from visionsplit_client._info import HealthStatus
-from visionsplit_client.cli import _options
+from visionsplit_client.cli import _options, _output
 
 _TIMEOUT_SECONDS = 5.0
 
 
 def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("health", help="say whether a service takes calls", description=__doc__)
-    parser.add_argument("address", metavar="HOST:PORT", help="an encoder service or an LLM service")
+    parser.add_argument("address", metavar="HOST:PORT", help="The address of an encoder service or an LLM service.")
     parser.add_argument(
         "--timeout",
         type=_options.positive_seconds,
         default=_TIMEOUT_SECONDS,
         metavar="SECONDS",
-        help="to wait for an answer (default: %(default)g)",
+        help="The time to wait for an answer. Default: %(default)g.",
     )
     _options.add_security(parser)
     parser.set_defaults(run=run, parser=parser)
@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         _options.usage_error(args, str(error))
     with client:
-        status = client.health(timeout=args.timeout)[args.address]
-    print(status.value)
-    return 0 if status is HealthStatus.SERVING else 1
+        health = client.health_details(timeout=args.timeout)[args.address]
+    print(health.status.value)
+    if health.reason:
+        _output.warn(health.reason)
+    return 0 if health.status is HealthStatus.SERVING else 1

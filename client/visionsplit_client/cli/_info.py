@@ -4,7 +4,6 @@ Done once an encoder service answers: applications need no more, and the LLM ser
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,7 +12,7 @@ from visionsplit.errors import VisionSplitError
 
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client._info import EncoderInfo, HealthStatus, LlmInfo, NamedChoice
-from visionsplit_client.cli import _options, _report
+from visionsplit_client.cli import _hints, _options, _output, _report
 
 InfoT = TypeVar("InfoT")
 
@@ -39,7 +38,8 @@ def add_parser(commands: _options.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with _options.client_from(args) as client:
-        services = _services(args, client.health())
+        health = client.health_details()
+        services = _services(args, {address: one.status for address, one in health.items()})
         encoder = _or_none(client.encoder_info, services, "encoder service")
         llm = _or_none(client.llm_info, services, "LLM service")
     if args.json:
@@ -52,8 +52,11 @@ def run(args: argparse.Namespace) -> int:
             _print_encoder(encoder, parts=args.parts)
         if llm is not None:
             _print_llm(llm)
+    for address in args.encoder or [DEFAULT_ENCODER]:
+        if health[address].reason:
+            _output.warn(health[address].reason)
     if all(one.health is HealthStatus.UNREACHABLE for one in services if one.service == "encoder service"):
-        print("visionsplit: no encoder service can be reached", file=sys.stderr)
+        _output.warn(f"no encoder service can be reached{_hints.start_hint(args.encoder or [DEFAULT_ENCODER])}")
     return 0 if encoder is not None else 1
 
 
@@ -69,7 +72,7 @@ def _or_none(ask: Callable[[], InfoT], services: list[_Service], name: str) -> I
     try:
         return ask()
     except VisionSplitError as error:
-        print(f"visionsplit: {error}", file=sys.stderr)
+        _output.warn(str(error))
         return None
 
 

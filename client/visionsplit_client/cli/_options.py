@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from visionsplit import command_line
@@ -181,7 +182,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         "--repetition-penalty",
         type=float,
         metavar="R",
-        help="The penalty on tokens that the text already holds; 1 is no penalty. Default: the checkpoint's.",
+        help="The penalty on tokens that the text already holds; 1 leaves them alone. Default: the checkpoint's.",
     )
 
 
@@ -198,10 +199,13 @@ def client_from(args: argparse.Namespace) -> Client:
 
 
 def check_folder(args: argparse.Namespace) -> None:
-    """Refuse an output file whose folder does not exist, before any work is done for it."""
+    """Refuse an output file that is the image, or whose folder does not exist, before any work is done for it."""
     folder = args.output.parent
     if not folder.is_dir():
         usage_error(args, f"cannot write {args.output}: there is no folder {folder}")
+    with suppress(OSError, ValueError):  # the output is not there yet, or the image is not a path
+        if args.output.samefile(args.image):
+            usage_error(args, f"cannot write {args.output}: it is the image itself")
 
 
 def usage_error(args: argparse.Namespace, message: str) -> NoReturn:

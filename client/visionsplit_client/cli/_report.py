@@ -17,6 +17,7 @@ from visionsplit.errors import (
 )
 
 from visionsplit_client._results import ImageSummary
+from visionsplit_client.cli import _output
 
 # The option that sets each field of a request, by the error that says what is wrong with the field.
 _OPTIONS: Mapping[type[VisionSplitError], Mapping[str, str]] = {
@@ -63,7 +64,8 @@ def failure(error: Exception, text: str) -> dict[str, str]:
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever has a JSON form
-    print(json.dumps(document, indent=2, default=_to_json, ensure_ascii=False), flush=True)
+    text = json.dumps(document, indent=2, default=_to_json, ensure_ascii=not _output.takes_unicode())
+    print(_output.visible(text), flush=True)
 
 
 def size(num_bytes: float) -> str:

@@ -1,14 +1,13 @@
 """A service's page of metrics as numbers: sums of counters, quantiles of histograms, what changed between two pages."""
 
-import http.client
 import math
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 from visionsplit.errors import UnavailableError
+
+from visionsplit_client._web import WebError, get
 
 _TIMEOUT_SECONDS = 5.0
 _MAX_PAGE_BYTES = 16 * 1024 * 1024
@@ -83,14 +82,14 @@ def read_samples(address: str, service: str) -> Samples:
         UnavailableError: nobody answers there, or with something else.
     """
     try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=_TIMEOUT_SECONDS) as answer:
-            text = answer.read(_MAX_PAGE_BYTES).decode()
-        families = list(text_string_to_metric_families(text))
-    except urllib.error.URLError as error:
+        page = get(f"http://{address}/metrics", max_bytes=_MAX_PAGE_BYTES, timeout=_TIMEOUT_SECONDS)
+        families = list(text_string_to_metric_families(page.data.decode()))
+    except WebError as error:
         raise UnavailableError(
-            f"no metrics at {address} ({error.reason}); start the {service} service with --metrics {address}"
+            f"no metrics at {address}: {error}; start the {service} service with --metrics {address}, "
+            "or both services with `visionsplit up --metrics`"
         ) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except ValueError as error:
         raise UnavailableError(f"what answers at {address} serves no metrics ({error})") from None
     prefix = f"visionsplit_{service}_"
     values: dict[Key, float] = {}

@@ -17,7 +17,8 @@ from visionsplit_client._client import Client
 from visionsplit_client._images import read_image
 from visionsplit_client._options import Compression, Sampling
 from visionsplit_client._settings import DEFAULT_LIMITS, DEFAULT_TIMEOUTS
-from visionsplit_client.cli import _options, _report
+from visionsplit_client._sources import is_url
+from visionsplit_client.cli import _given, _options, _output, _report
 from visionsplit_client.cli._conditions import parse_condition
 from visionsplit_client.cli._drawing import COMPACT, LARGE, Header, draw_panels
 from visionsplit_client.cli._panels import Shown, encode_all, summary_table
@@ -30,7 +31,7 @@ _ANSWER_TOKENS = 64  # at most; a panel has no room for more
 
 def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("visualize", help="draw the kept vision tokens", description=__doc__)
-    parser.add_argument("image", metavar="IMAGE", help="The image, as a path or a URL.")
+    parser.add_argument("image", metavar="IMAGE", help=_given.IMAGE_HELP)
     parser.add_argument(
         "-o",
         "--output",
@@ -89,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     if args.ask is not None and not args.ask.strip():
         _options.usage_error(args, "--ask is empty; it takes a question about the image")
     series = _comparisons(args) if args.compare else [_one_method(args)]
-    data = read_image(args.image, limits=DEFAULT_LIMITS, timeouts=DEFAULT_TIMEOUTS)
+    _given.check_images(args, [args.image])
+    data = read_image(_given.source_of(args.image), limits=DEFAULT_LIMITS, timeouts=DEFAULT_TIMEOUTS)
     shown: list[Shown] = []
     with _options.client_from(args) as client:
         for compressions in series:
@@ -101,15 +103,20 @@ def run(args: argparse.Namespace) -> int:
         if args.ask is not None:
             shown = [_answered(client, one, args.ask) for one in shown]
     panels = [one.panel(first_answer=shown[0].answer) for one in shown]
-    header = Header(Path(args.image).name, args.ask, any(panel.changed for panel in panels))
+    header = Header(_name(args.image), args.ask, any(panel.changed for panel in panels))
     sizes = COMPACT if args.compare else LARGE
     draw_panels(as_encoded(data), panels, header, columns=args.columns, sizes=sizes).save(args.output)
     print(f"{args.output}: {_report.counted(len(panels), 'panel')}")
     print(summary_table(shown))
     for one in shown:
         if one.answer is not None:
-            print(f"{one.title}: {one.answer}")
+            print(_output.visible(f"{one.title}: {one.answer}"))
     return 0
+
+
+def _name(image: str) -> str:
+    """What the picture calls the image: a file by its name alone."""
+    return _given.shown(image) if is_url(image) or image == _given.STDIN else Path(image).name
 
 
 def _answered(client: Client, shown: Shown, question: str) -> Shown:

@@ -7,6 +7,7 @@ A span's attributes are numbers and names of ours, never a prompt, an image or a
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -15,6 +16,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 import visionsplit
 from visionsplit.errors import UnavailableError
+from visionsplit.proxies import proxy_options
 
 Attributes = Mapping[str, str | int | float | bool]
 
@@ -50,7 +52,8 @@ class Tracing:
         # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win over the name of ours.
         own = Resource.create({"service.name": service, "service.version": visionsplit.__version__})
         provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_endpoint)))
+        exporter = OTLPSpanExporter(endpoint=otlp_endpoint, channel_options=_channel_options(otlp_endpoint))
+        provider.add_span_processor(BatchSpanProcessor(exporter))
         self._shutdown = provider.shutdown
         self.tracer = provider.get_tracer("visionsplit", visionsplit.__version__)
 
@@ -105,6 +108,13 @@ def fail(span: Span, error: BaseException) -> None:
     """Mark a span as failed, with the error's class and never its text."""
     span.set_attribute("error.type", type(error).__name__)
     span.set_status(StatusCode.ERROR)
+
+
+def _channel_options(otlp_endpoint: str) -> tuple[tuple[str, str]]:
+    """gRPC itself would reach a collector on this machine through a proxy, where the environment names one."""
+    address = urlsplit(otlp_endpoint).netloc or otlp_endpoint  # a URL, or HOST:PORT alone
+    # The exporter's annotation has a single pair of strings; what it means is any number, and numbers as values.
+    return tuple(proxy_options(address))  # type: ignore[return-value]
 
 
 def _named(attributes: Attributes) -> dict[str, str | int | float | bool]:

@@ -1,5 +1,7 @@
 """Settings that both ends of a connection use."""
 
+from visionsplit.proxies import proxy_options
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -13,13 +15,14 @@ MAX_IMAGE_REQUEST_BYTES = 64 * MIB
 ChannelOptions = list[tuple[str, str | int]]
 
 
-def channel_options() -> ChannelOptions:
+def channel_options(address: str) -> ChannelOptions:
     """Options of a channel to either service.
 
     gRPC's own retries are off: it gives up on a call as soon as the request outgrows its small replay buffer, which
     an image does. The client SDK retries instead, and only before the first text.
     """
     return [
+        *proxy_options(address),
         ("grpc.enable_retries", 0),
         ("grpc.max_send_message_length", MAX_IMAGE_REQUEST_BYTES),
         ("grpc.max_receive_message_length", MAX_TOKEN_MESSAGE_BYTES),

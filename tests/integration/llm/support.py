@@ -204,7 +204,8 @@ async def running(whole: Whole, **options) -> AsyncIterator[tuple[LlmServer, Cal
     server = LlmServer(LlmConfig(**{"model": str(whole.path), "listen": "127.0.0.1:0", "device": "cpu", **options}))
     port = await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options()) as channel:
+        address = f"127.0.0.1:{port}"
+        async with grpc.aio.insecure_channel(address, options=channel_options(address)) as channel:
             yield server, Caller(channel, whole)
     finally:
         await server.stop(None)

@@ -1,14 +1,18 @@
-"""Pictures as callers have them."""
+"""Images as callers have them. What is behind an http(s) URL is in test_web."""
 
-import http.server
+import base64
 import io
-import threading
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from urllib.parse import quote_from_bytes
 
 import numpy as np
 import pytest
 from PIL import Image
 from visionsplit.errors import InvalidImageError
-from visionsplit_client import ImageFetchError, Limits, Timeouts
+from visionsplit_client import Client, Limits, Timeouts
 from visionsplit_client._images import as_sources, read_image
 
 LIMITS, TIMEOUTS = Limits(max_image_bytes=5000), Timeouts(fetch=5)
@@ -18,9 +22,113 @@ def read(source, limits=LIMITS, timeouts=TIMEOUTS):
     return read_image(source, limits=limits, timeouts=timeouts)
 
 
-@pytest.mark.parametrize("form", [str, lambda path: path, lambda path: path.as_uri(), lambda path: path.read_bytes()])
+class Named(os.PathLike):
+    """A path that is no pathlib.Path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def spooled(path: Path) -> tempfile.SpooledTemporaryFile:
+    file = tempfile.SpooledTemporaryFile()  # noqa: SIM115 - the test closes it
+    file.write(path.read_bytes())
+    file.seek(0)
+    return file
+
+
+def member(path: Path) -> zipfile.ZipExtFile:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.write(path, "a.png")
+    return zipfile.ZipFile(buffer).open("a.png")
+
+
+FORMS = {
+    "path": str,
+    "Path": lambda path: path,
+    "PathLike": Named,
+    "file URL": lambda path: path.as_uri(),
+    "data URL": lambda path: "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
+    "data URL in percent": lambda path: "DATA:," + quote_from_bytes(path.read_bytes()),
+    "bytes": lambda path: path.read_bytes(),
+    "bytearray": lambda path: bytearray(path.read_bytes()),
+    "memoryview": lambda path: memoryview(path.read_bytes()),
+    "open file": lambda path: path.open("rb"),
+    "unbuffered file": lambda path: path.open("rb", buffering=0),
+    "BytesIO": lambda path: io.BytesIO(path.read_bytes()),
+    "spooled file": spooled,
+    "member of an archive": member,
+    "dict with bytes": lambda path: {"bytes": path.read_bytes(), "path": None},
+    "dict with both": lambda path: {"bytes": path.read_bytes(), "path": "train/no-such-file.png"},
+    "dict with a path": lambda path: {"bytes": None, "path": str(path)},
+    "dict with bytes alone": lambda path: {"bytes": path.read_bytes()},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_file_gives_its_bytes(picture, form):
-    assert read(form(picture)) == picture.read_bytes()
+    (source,) = as_sources(FORMS[form](picture))
+    assert read(source) == picture.read_bytes()
+    if hasattr(source, "close"):
+        source.close()
+
+
+def test_an_open_file_is_read_from_where_it_stands(picture):
+    file = io.BytesIO(b"head" + picture.read_bytes())
+    file.seek(4)
+    assert read(file) == picture.read_bytes()
+    with pytest.raises(InvalidImageError, match="no bytes from its current position on"):
+        read(file)
+
+
+def test_a_file_without_an_end_is_not_read_for_ever():
+    with Path("/dev/zero").open("rb") as file, pytest.raises(InvalidImageError, match="the file has more than 5000"):
+        read(file)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:;base64,iVBORw0KGgo=",
+        "data:image/png;base64,iVBORw0KGgo",  # browsers do without the padding
+        "data:image/png;name=a.png;BASE64,iVBOR\n  w0KGgo%3D",
+        "Data:,%89PNG%0D%0a%1A%0A",
+    ],
+)
+def test_forms_of_data_urls(url):
+    assert read(url) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_base64_for_urls():
+    assert read("data:;base64,-_8=") == b"\xfb\xff"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (
+            "data:image/png;base64," + "!" * 30000,
+            r"data:image/png;base64,… \(30022 characters\): its base64 is damaged",
+        ),
+        ("data:image/png;base64", "needs a comma"),
+        ("data:image/png;base64,", "no bytes"),
+        ("data:;base64," + "A" * 8000, "has more than 5000 bytes"),
+    ],
+)
+def test_data_urls_that_hold_no_image(url, says):
+    with pytest.raises(InvalidImageError, match=says) as raised:
+        read(url)
+    assert len(str(raised.value)) < 200
+
+
+def test_base64_without_its_url_is_named_shortly(picture):
+    text = base64.b64encode(picture.read_bytes()).decode() * 20
+    with pytest.raises(OSError, match="base64 text needs data:image/png;base64, in front") as raised:
+        read(text)
+    assert len(str(raised.value)) < 400
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "I;16", "CMYK"])
@@ -45,6 +153,39 @@ def test_one_several_or_none(picture):
     assert as_sources(None) == []
     assert as_sources(str(picture)) == [str(picture)]
     assert as_sources([picture, b"x"]) == [picture, b"x"]
+    assert as_sources({"bytes": b"x", "path": None}) == [{"bytes": b"x", "path": None}]
+    assert as_sources(path for path in (picture, picture)) == [picture, picture]
+
+
+def test_an_open_file_is_one_image(services, picture):
+    with Client(services.encoder_address) as client, picture.open("rb") as file:
+        client.generate(file, "?")
+        client.generate((part for part in [picture, {"bytes": None, "path": str(picture)}]), "?")
+    sent = [[image.data for image in request.images] for request in services.encoder.script.requests]
+    assert sent == [[picture.read_bytes()], [picture.read_bytes()] * 2]
+
+
+class Text:
+    async def read(self, size: int) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (7, "int is not an image; give a path"),
+        (np.zeros((4, 4, 3), np.uint8), "ndarray is not an image; PIL.Image.fromarray makes one"),
+        (io.StringIO("text"), "reading StringIO gives str; open the file with mode 'rb'"),
+        (Text(), "reading Text gives coroutine"),
+        ({"image": b"x"}, "'bytes' and 'path', not 'image'"),
+        ({"bytes": "x"}, "'bytes' of an image's dict is str, not bytes"),
+        (object(), "object is not an image"),
+    ],
+    ids=["number", "array", "text file", "file of an event loop", "keys", "values", "object"],
+)
+def test_objects_that_are_not_images(source, says):
+    with pytest.raises(TypeError, match=says):
+        read(*as_sources(source))
 
 
 @pytest.mark.parametrize(
@@ -53,83 +194,14 @@ def test_one_several_or_none(picture):
         ("no-such-file.png", FileNotFoundError),
         (b"", InvalidImageError),
         (b"x" * 5001, InvalidImageError),
-        (7, TypeError),
+        ({"bytes": None, "path": None}, ValueError),
+        ("no-such-folder\0.png", ValueError),
         ("ftp://host/picture.png", ValueError),
         ("file://elsewhere/picture.png", ValueError),
         (Image.new("F", (2, 2)), ValueError),
     ],
-    ids=["no file", "empty", "too large", "a number", "ftp", "another host", "floating point"],
+    ids=["no file", "empty", "too large", "empty dict", "null byte", "ftp", "another host", "floating point"],
 )
 def test_mistakes(source, error):
     with pytest.raises(error):
         read(source)
-
-
-class Web(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/redirect":
-            self.send_response(302)
-            self.send_header("Location", "/picture")
-        elif self.path == "/in-circles":
-            self.send_response(302)
-            self.send_header("Location", "/in-circles")
-        elif self.path == "/to-a-file":
-            self.send_response(302)
-            self.send_header("Location", "file:///etc/hostname")
-        elif self.path == "/to-ftp":
-            self.send_response(302)
-            self.send_header("Location", "ftp://127.0.0.1/x")
-        else:
-            self.send_response({"/picture": 200, "/large": 200, "/slow": 200}.get(self.path, 404))
-        self.end_headers()
-        if self.path == "/slow":
-            self.server.release.wait(20)
-        self.wfile.write(b"x" * (6000 if self.path == "/large" else 10))
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture
-def web(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web)
-    server.release = threading.Event()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.release.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_urls_are_fetched(web):
-    assert read(f"{web}/picture") == b"x" * 10
-    assert read(f"{web}/redirect") == b"x" * 10
-
-
-@pytest.mark.parametrize(
-    ("path", "error", "text"),
-    [
-        ("/missing", ImageFetchError, "404"),
-        ("/large", InvalidImageError, "more than 5000 bytes"),
-        ("/to-a-file", ImageFetchError, "cannot fetch"),
-        ("/to-ftp", ImageFetchError, "cannot fetch"),
-        ("/in-circles", ImageFetchError, "infinite loop"),
-    ],
-)
-def test_urls_that_fail(web, path, error, text):
-    with pytest.raises(error, match=text):
-        read(web + path)
-
-
-def test_a_slow_url_ends(web):
-    with pytest.raises(ImageFetchError, match="timed out"):
-        read(f"{web}/slow", timeouts=Timeouts(fetch=0.2))
-
-
-def test_a_dead_host(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with pytest.raises(ImageFetchError, match="refused"):
-        read("http://127.0.0.1:1/picture")

@@ -62,7 +62,9 @@ def test_no_encoder_is_a_failure(services, nobody, capsys):
     out, err = capsys.readouterr()
     assert f"encoder service  {nobody}  unreachable" in out
     assert "context of 2048 tokens" in out
-    assert err == "visionsplit: no encoder service can be reached\n"
+    reason, summary = err.splitlines()
+    assert reason.startswith(f"visionsplit: the service at {nobody} cannot be reached: ")
+    assert summary == "visionsplit: no encoder service can be reached; to start the services here, run: visionsplit up"
 
 
 def test_swapped_addresses_are_named(services, capsys):

@@ -18,9 +18,9 @@ PUBLIC = {
     *("ImageSummary", "CacheUse", "Usage", "EncodeTimings", "LlmTimings"),
     *("EncodedImage", "EncodeEvent", "EncodeStarted", "TokensArrived", "Encoded"),
     *("VisionTokens", "TokenTensor", "TileGrid", "Region"),
-    *("EncoderInfo", "LlmInfo", "NamedChoice", "VisionFormat", "HealthStatus"),
+    *("EncoderInfo", "LlmInfo", "NamedChoice", "VisionFormat", "Health", "HealthStatus"),
     *("ClientSecurity", "ClientTls", "BearerToken", "CredentialsError"),
-    *("ImageFetchError", *errors.__all__),
+    *("ImageFetchError", "UnreachableError", *errors.__all__),
 }
 
 

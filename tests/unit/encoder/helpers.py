@@ -83,7 +83,8 @@ async def running_encoder(model, **settings):
     server = EncoderServer(EncoderConfig(str(model), listen="127.0.0.1:0", **settings))
     port = await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options()) as channel:
+        address = f"127.0.0.1:{port}"
+        async with grpc.aio.insecure_channel(address, options=channel_options(address)) as channel:
             yield server, encoder_service_pb2_grpc.EncoderServiceStub(channel)
     finally:
         await server.stop(None)

@@ -1,9 +1,9 @@
 """What a client of a service needs to be let in, and what it must not give away on the way."""
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from visionsplit.addresses import host_of, ip_of
 from visionsplit.wire.security.files import CredentialsError
 from visionsplit.wire.security.tls import ClientTls
 from visionsplit.wire.security.tokens import BearerToken
@@ -39,19 +39,11 @@ class ClientSecurity:
 
 def is_local(address: str) -> bool:
     """Whether an address of gRPC's stays on this machine: a socket file, localhost or a loopback address."""
-    if address.startswith("unix:"):
-        return True
-    host = _host(address)
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    host = host_of(address)
+    ip = None if host is None else ip_of(host)
+    return host in (None, "localhost") or (ip is not None and ip.is_loopback)
 
 
 def _is_every_address(address: str) -> bool:
     """Whether a server would listen on every address of this machine; a client reaches this machine by it."""
-    return _host(address) in ("0.0.0.0", "::")
-
-
-def _host(address: str) -> str:
-    return address.removeprefix("dns:///").removeprefix("dns:").rpartition(":")[0].strip("[]")
+    return host_of(address) in ("0.0.0.0", "::")

@@ -1,0 +1,57 @@
+"""An HTTP proxy for tests: it refuses, forwards or talks nonsense, and remembers who asked for what."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+VARIABLES = (
+    *("grpc_proxy", "https_proxy", "http_proxy", "all_proxy", "no_proxy", "no_grpc_proxy"),
+    *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"),
+)
+
+
+@dataclass
+class Proxy:
+    """Answers every request with `answer`, whatever it asks for."""
+
+    address: str
+    answer: bytes = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    requests: list[str] = field(default_factory=list)  # first lines
+
+    @property
+    def url(self) -> str:
+        """With a password, which no message may show."""
+        return f"http://someone:secret-word@{self.address}"
+
+    def environment(self, **others: str) -> dict[str, str]:
+        return dict.fromkeys(("grpc_proxy", "https_proxy", "http_proxy", "HTTPS_PROXY"), self.url) | others
+
+
+@contextmanager
+def running_proxy() -> Iterator[Proxy]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    proxy = Proxy(f"127.0.0.1:{listener.getsockname()[1]}")
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # closed: the test is over
+                return
+            with connection:
+                request = b""
+                while b"\r\n\r\n" not in request and (some := connection.recv(4096)):
+                    request += some
+                proxy.requests.append(request.split(b"\r\n")[0].decode("latin-1"))
+                connection.sendall(proxy.answer)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
