@@ -1,6 +1,6 @@
 """`visionsplit health`: whether a service takes calls, for health checks of containers and scripts.
 
-Done (0) if it does; 1 while it starts or drains, or if it cannot be reached.
+The exit code is 0 if it does, and 1 while it starts or drains or if it cannot be reached.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """`visionsplit info`: what both services run, offer and accept.
 
-Done once an encoder service answers: applications need no more, and the LLM service is often out of reach by design.
+The exit code is 0 if an encoder service answers. The LLM service may be out of reach, as applications need no
+connection to it.
 """
 
 import argparse
