@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from visionsplit.compression_defaults import DEFAULT_METHOD
-from visionsplit_client import Client, ClientSecurity, HealthStatus, Retries, UnavailableError
+from visionsplit_client import ClientSecurity, Retries, UnavailableError
 from visionsplit_client.cli._ports import free_addresses
-from visionsplit_client.cli._processes import Service, describe_exit
+from visionsplit_client.cli._processes import Service
+from visionsplit_client.cli._starting import wait_until_healthy
 
 from visionsplit_batch.planning.sweep import Wanted
 from visionsplit_batch.runners.base import Work
@@ -125,7 +126,7 @@ def _running(module: str, model: str, options: Sequence[str], start_timeout: flo
     service = _LaterService(name, address, arguments)
     try:
         service.start()
-        _wait_until_healthy(service, start_timeout)
+        wait_until_healthy([service], timeout=start_timeout, pause=_pause, security=_PLAIN)
         yield address
     finally:
         # Calls that lie in cycles hold our connection; of one that the service's end cuts off, gRPC prints a line.
@@ -134,12 +135,6 @@ def _running(module: str, model: str, options: Sequence[str], start_timeout: flo
         service.stop(grace=_GRACE_SECONDS, hurry=lambda: False)
 
 
-def _wait_until_healthy(service: Service, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    with Client(service.address, retries=Retries(attempts=1)) as client:
-        while client.health(timeout=1.0)[service.address] is not HealthStatus.SERVING:
-            if service.exit_code is not None:
-                raise UnavailableError(f"the {service.name} ended with {describe_exit(service.exit_code)}")
-            if time.monotonic() > deadline:
-                raise UnavailableError(f"the {service.name} did not become healthy within {timeout:g} seconds")
-            time.sleep(_POLL_SECONDS)
+def _pause() -> bool:
+    time.sleep(_POLL_SECONDS)
+    return False

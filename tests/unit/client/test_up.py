@@ -15,6 +15,9 @@ from visionsplit_client.cli._options import METRICS
 from visionsplit_client.cli._ports import free_addresses
 from visionsplit_client.cli._processes import Service
 
+from tests.certificates import Authority
+from tests.proxies import running_proxy
+
 SERVICE = """
     import argparse, os, pathlib, signal, subprocess, sys, threading
     from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +53,8 @@ def environment(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__main__.py").write_text(textwrap.dedent(SERVICE))
         (tmp_path / name / "__init__.py").touch()
-    return os.environ | {"PYTHONPATH": str(tmp_path), "FAKE_FOLDER": str(tmp_path)}
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path, "FAKE_FOLDER": str(tmp_path)}
 
 
 def start(environment, *options: str) -> subprocess.Popen:
@@ -90,7 +94,7 @@ def test_both_serve_and_stop_in_order(environment, tmp_path, number):
     llm, encoder = (line.rpartition(": ")[2] for line in wait_for_line(process, "ready"))
     running = pids(tmp_path)
     process.send_signal(number)
-    process.communicate(timeout=120)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0
     assert (tmp_path / "stopped").read_text().split() == ["encoder_service", "llm_service"]
     assert not any(alive(pid) for pid in running)
@@ -98,9 +102,33 @@ def test_both_serve_and_stop_in_order(environment, tmp_path, number):
     assert arguments.endswith("--max-calls 8 --method globalcom2")
     assert f"--listen {encoder} --llm {llm} --model some-model" in arguments
     arguments = (tmp_path / "llm_service.arguments").read_text()
+    assert err.startswith("visionsplit: starting the LLM service and the encoder service with some-model ...\n")
     assert "--backend ray --replicas 2" in arguments
     assert arguments.endswith("--page-size 16")
     assert "--metrics" not in arguments
+
+
+def test_a_proxy_does_not_stand_between(environment):
+    with running_proxy() as proxy:
+        process = start(environment | proxy.environment())
+        wait_for_line(process, "ready")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+    assert proxy.requests == []
+
+
+def test_a_service_that_cannot_be_asked_is_given_up_with_the_reason(environment, tmp_path, monkeypatch):
+    """The stand-ins speak no TLS. A certificate of another host looks the same to a health check."""
+    service = Authority(tmp_path).issue("service")
+    tls = [f"--tls-{name}={path}" for name, path in (("cert", service.certificate), ("key", service.key))]
+    started = time.monotonic()
+    process = start(environment, *tls, "--tls-ca", str(tmp_path / "authority.pem"))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "service is running, but cannot be asked how it is: the service at 127.0.0.1:" in err
+    assert time.monotonic() - started < 60  # of the 600 seconds that services may take to load
+    running = pids(tmp_path)
+    assert not any(alive(pid) for pid in running)
 
 
 def test_metrics_are_switched_on_together(environment, tmp_path):
@@ -117,6 +145,7 @@ def test_a_service_that_cannot_start_is_reported_and_the_other_stopped(environme
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "the LLM service ended with exit code 3" in err
+    assert "starting" not in err  # --quiet
     assert out == ""
     left = (
         (tmp_path / "encoder_service.pids").read_text().split() if (tmp_path / "encoder_service.pids").exists() else []
