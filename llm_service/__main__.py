@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from visionsplit.telemetry.logs import configure_logging
 from visionsplit.wire.security.files import CredentialsError
 
-from llm_service.command_line import PROGRAM, config_from, parse_options
+from llm_service.command_line import config_from, parse_options
+from llm_service.options import PROGRAM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

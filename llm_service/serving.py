@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from visionsplit.errors import VisionSplitError
 
-from llm_service.command_line import PROGRAM
 from llm_service.config import LlmConfig
+from llm_service.options import PROGRAM
 from llm_service.server import LlmServer
 
 

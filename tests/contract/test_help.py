@@ -8,7 +8,7 @@ from visionsplit_batch.planning.options import parser as plan_parser
 from visionsplit_client import cli
 
 from encoder_service.command_line import build_parser as encoder_parser
-from llm_service.command_line import build_parser as llm_parser
+from llm_service.options import build_parser as llm_parser
 
 _PASSED_ON = ("batch", "plan")  # these commands have parsers of their own
 _BANNED = re.compile(r"\b(nobody|anew|whoever|of its own|is no|so many|told of|None)\b|\(default")

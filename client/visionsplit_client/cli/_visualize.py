@@ -46,7 +46,7 @@ def add_parser(commands: _options.Subparsers) -> None:
         metavar="R,R,...",
         help="The shares of the vision tokens to keep, above 0 and at most 1, one panel for each; with --compare, for "
         "every SPEC without a ratio. Default: "
-        f"{','.join(f'{ratio:g}' for ratio in _RATIOS)}; {KEEP_ALL}: 1; --compare: the SPEC's own.",
+        f"{','.join(f'{ratio:g}' for ratio in _RATIOS)}, or 1 with --method {KEEP_ALL}, or as each SPEC says.",
     )
     parser.add_argument(
         "--ask",
