@@ -14,7 +14,7 @@ help: ## show this list
 demo: $(INSTALLED) ## start both services, caption the sample images, stop
 	@scripts/demo.sh
 
-test: types lint protocol tests ## everything that CI runs
+test: types lint protocol tests ## everything that CI runs (about 15 minutes on two cores)
 
 types: $(INSTALLED) ## check the types (mypy, strict)
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
@@ -29,7 +29,7 @@ protocol: $(INSTALLED) ## check the schema (buf)
 breaking: $(INSTALLED) ## compare the schema with another version: make breaking REF=v0.1.0
 	$(BIN)/buf breaking --against '.git#ref=$(REF)'
 
-tests: $(INSTALLED) ## run the tests
+tests: $(INSTALLED) ## run the tests alone, without the checks of types, style and schema
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kill a worker and the gateway, caption (COMPOSE="podman-compose")
@@ -56,7 +56,7 @@ bench-accuracy: $(INSTALLED) ## what each method keeps of the shipped model's ac
 bench-batch: $(INSTALLED) ## the batch job beside a hand-written loop, on the CPU (ten minutes; ARGS="--modes services")
 	$(BIN)/python -m benchmarks.batch $(ARGS)
 
-eval: $(INSTALLED) ## score the shipped model under every compression: make eval ARGS="--images 100 --out out/eval"
+eval: $(INSTALLED) ## score the shipped model under every compression (a minute with ARGS="--images 14"; ARGS="--images 100 --out out/eval")
 	$(BIN)/python -m training.evaluation $(ARGS)
 
 load: $(INSTALLED) ## requests at half, once and twice the capacity, all accounted for (five minutes; ARGS="--seconds 20")
@@ -65,7 +65,7 @@ load: $(INSTALLED) ## requests at half, once and twice the capacity, all account
 chaos: $(INSTALLED) ## the same while replicas, encoders and the gateway are killed (four minutes; ARGS="--seconds 60")
 	$(BIN)/python -m benchmarks.load --chaos $(ARGS)
 
-pictures: $(INSTALLED) ## draw the documentation's pictures anew
+pictures: $(INSTALLED) ## draw the documentation's figures again
 	scripts/pictures.sh
 
 clean: ## remove the environment and what was built

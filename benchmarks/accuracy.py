@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from visionsplit.compression_defaults import KEEP_ALL
+
+from encoder_service.compression import listed_methods
 from training.evaluation.conditions import parse_condition
 from training.evaluation.results import Run
 from training.evaluation.run import evaluate, in_process_settings
@@ -36,14 +39,13 @@ def _at(ratio: str, *methods: str) -> tuple[str, ...]:
     return tuple(f"{method}@{ratio}" for method in methods)
 
 
-_ENCODER_METHODS = ("globalcom2", "fastervlm", "hired", "prumerge", "visionzip", "divprune", "cenprune", "scope")
-_OWN = ("globalcom2-diverse", "globalcom2-cover")
-_BASELINES = ("uniform", "random")
+# PruMerge+ keeps twice its ratio and more, so that the tables have it at a smaller one.
+_ENCODER_METHODS = tuple(name for name in listed_methods(text_tower=False) if name not in (KEEP_ALL, "prumerge+"))
 _PRUNING = ("none+pyramiddrop", "none+sparsevlm")
 
 
 def _rows(ratio: str, *more: str) -> tuple[str, ...]:
-    return "none", *_at(ratio, *_ENCODER_METHODS, *_OWN, *_BASELINES), *more
+    return "none", *_at(ratio, *_ENCODER_METHODS), *more
 
 
 TABLES = {

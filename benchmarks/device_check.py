@@ -45,7 +45,9 @@ async def check(checkpoint: Path, device: str) -> int:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description="Whether the services answer like the whole model on a device.")
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: a GPU if there is one"
+    )
     device: str = parser.parse_args().device
     shipped = Path(__file__).parent.parent / "models" / "visionsplit-mini"
     with tempfile.TemporaryDirectory() as folder:

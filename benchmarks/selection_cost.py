@@ -116,7 +116,9 @@ def machine(device: torch.device) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What choosing the tokens costs beside the vision tower.")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: a GPU if there is one"
+    )
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
     parser.add_argument("--tiles", type=int, default=5, choices=[3, 4, 5], help="5 is a 2 x 2 image")
     parser.add_argument("--threads", type=int, default=2)

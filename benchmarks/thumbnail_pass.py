@@ -53,7 +53,9 @@ def timed(tower: VisionTower, batches: list[torch.Tensor]) -> list[float]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Whether the thumbnail should get a forward pass of its own.")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: a GPU if there is one"
+    )
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from visionsplit.addresses import check_address, split_host_port
+from visionsplit.compression_defaults import KEEP_ALL
 from visionsplit.images import ImageLimits
 from visionsplit.telemetry.config import TelemetryConfig
 from visionsplit.wire.security.client import ClientSecurity
@@ -17,6 +18,7 @@ from visionsplit.wire.transport import (
     MIN_CHUNK_BYTES,
 )
 
+from encoder_service import defaults
 from encoder_service.batching import BatchLimits
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import CompressionSpec, compose
@@ -27,19 +29,6 @@ _DATA_TYPE_OF = {
     torch.bfloat16: DataType.BFLOAT16,
 }
 _DEVICE_TYPES = ("cpu", "cuda")
-_DEVICES = "cpu, cuda or cuda:N"
-
-
-def device_of(text: str) -> torch.device:
-    """The device that a command line names.
-
-    Raises:
-        ConfigError: there is no such kind of device.
-    """
-    try:
-        return torch.device(text)
-    except RuntimeError:
-        raise ConfigError(f"device is {text!r}; {_DEVICES} is needed") from None
 
 
 class ConfigError(ValueError):
@@ -59,24 +48,28 @@ class EncoderConfig:
     revision: str | None = None  # of a hub id
     text_tower: str | None = None  # the CLIP checkpoint that the vision tower comes from: folder or hub id
     text_tower_revision: str | None = None  # of that hub id
-    listen: str = "127.0.0.1:50051"
+    listen: str = defaults.LISTEN
     llm: str | None = None  # addresses of LLM services, with commas between; None leaves Generate without one
     device: torch.device | None = None  # None: a GPU if there is one
     dtype: torch.dtype | None = None  # None: float32 on the CPU, the checkpoint's type on a GPU
     batch: BatchLimits = field(
-        default_factory=lambda: BatchLimits(max_batch_tiles=16, max_wait_seconds=0.002, max_queued_tiles=1024)
+        default_factory=lambda: BatchLimits(
+            defaults.MAX_BATCH_TILES, defaults.MAX_BATCH_WAIT_SECONDS, defaults.MAX_QUEUED_TILES
+        )
     )
     image: ImageLimits = field(default_factory=ImageLimits)
-    image_threads: int = 4  # that decode and cut
+    image_threads: int = defaults.IMAGE_THREADS  # that decode and cut
     cache: CacheLimits = field(default_factory=CacheLimits)
-    max_images: int = 16  # of one request
+    max_images: int = defaults.MAX_IMAGES  # of one request
     max_request_bytes: int = MAX_IMAGE_REQUEST_BYTES
-    max_calls: int = 128  # at once; more are refused
-    caller_share: float = 0.75  # of the calls and of the tiles that one caller may have, so that others find room
+    max_calls: int = defaults.MAX_CALLS  # at once; more are refused
+    caller_share: float = (
+        defaults.CALLER_SHARE
+    )  # of the calls and of the tiles that one caller may have, so that others find room
     chunk_bytes: int = DEFAULT_CHUNK_BYTES  # most payload of one message of tokens
-    default_compression: CompressionSpec = field(default_factory=lambda: CompressionSpec("none"))
+    default_compression: CompressionSpec = field(default_factory=lambda: CompressionSpec(KEEP_ALL))
     default_data_type: DataType | None = None  # None: the vision tower's own
-    grace_seconds: float = 30.0  # how long calls may go on after the service was told to stop
+    grace_seconds: float = defaults.GRACE_SECONDS  # how long calls may go on after the service was told to stop
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     security: ServerSecurity = field(default_factory=ServerSecurity)
     llm_security: ClientSecurity = field(default_factory=ClientSecurity)  # of the connection to the LLM service
@@ -97,7 +90,7 @@ class EncoderConfig:
         except ValueError as error:
             raise ConfigError(f"listen: {error}") from None
         if self.device is not None and self.device.type not in _DEVICE_TYPES:
-            raise ConfigError(f"device is {str(self.device)!r}; {_DEVICES} is needed")
+            raise ConfigError(f"device is {str(self.device)!r}; cpu, cuda or cuda:N is needed")
         for name, seconds in (("max_batch_wait", self.batch.max_wait_seconds), ("grace", self.grace_seconds)):
             if not (math.isfinite(seconds) and seconds >= 0):
                 raise ConfigError(f"{name} is {seconds} seconds; a finite number from 0 on is needed")

@@ -1,6 +1,7 @@
 """What a running encoder says about itself."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from visionsplit import __version__
@@ -8,7 +9,16 @@ from visionsplit.checkpoint import Checkpoint
 from visionsplit.images import available_formats
 from visionsplit.v1 import choice_pb2, encoder_service_pb2, vision_tokens_pb2
 
-from encoder_service.compression import BUDGETS, MERGINGS, METHODS, SCORES, SELECTIONS, Choice, TowerOutput
+from encoder_service.compression import (
+    BUDGETS,
+    MERGINGS,
+    SELECTIONS,
+    Choice,
+    CompressionSpec,
+    compose,
+    listed_methods,
+    listed_scores,
+)
 from encoder_service.config import EncoderConfig
 from encoder_service.protocol import compression_to_proto
 from encoder_service.tiles import Tiler
@@ -22,11 +32,7 @@ def encoder_info(
 
     What needs a text tower is listed where there is one: a request may name what is listed.
     """
-    scores = {
-        name: score
-        for name, score in SCORES.items()
-        if score.source is not TowerOutput.TEXT_RELEVANCE or config.text_tower is not None
-    }
+    text_tower = config.text_tower is not None
     vision_format = vision_tokens_pb2.VisionFormat(
         feature_size=tower.feature_size, encoder_fingerprint=checkpoint.encoder_fingerprint()
     )
@@ -36,12 +42,12 @@ def encoder_info(
         tile_pixels=tiler.tile_pixels,
         patch_pixels=tiler.patch_pixels,
         grids=[encoder_service_pb2.GridShape(rows=rows, columns=columns) for rows, columns in tiler.grids],
-        methods=_choices(method for method in METHODS.values() if method.score in scores),
-        scores=_choices(scores.values()),
+        methods=_choices(listed_methods(text_tower=text_tower).values()),
+        scores=_choices(listed_scores(text_tower=text_tower).values()),
         budgets=_choices(BUDGETS.values()),
         selections=_choices(SELECTIONS.values()),
         mergings=_choices(MERGINGS.values()),
-        default_compression=compression_to_proto(config.default_compression),
+        default_compression=compression_to_proto(_resolved(config.default_compression)),
         default_data_type=config.resolve_data_type(tower.dtype).value,
         image_formats=available_formats(),
         max_image_pixels=config.image.max_pixels,
@@ -50,6 +56,12 @@ def encoder_info(
         device=_device_name(tower.device),
         version=__version__,
     )
+
+
+def _resolved(spec: CompressionSpec) -> CompressionSpec:
+    """With the ratio that holds where a pruning method was named without one."""
+    composition = compose(spec)
+    return replace(spec, retention_ratio=composition.retention_ratio) if composition.prunes else spec
 
 
 def _choices(choices: Iterable[Choice]) -> list[choice_pb2.NamedChoice]:

@@ -67,7 +67,7 @@ class RequestChecker:
         if spec.quotas_only and isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
             _check_someone_prunes(request.prefill)
         data_type = data_type_from_proto(request.data_type, self._default_data_type)
-        composition = compose(spec)
+        composition = compose(spec, text_tower=self._placeholder is not None)
         text = self._text(request, spec, composition) if composition.reads_text and images else None
         return CheckedRequest(composition, data_type, text, started, caller, spec.method)
 
@@ -78,20 +78,20 @@ class RequestChecker:
             InvalidCompressionError: nobody here could read it, there is none, or it is too long.
             InvalidPromptError: the prompt has none.
         """
-        name = composition.score.name
+        reader = f"method {spec.method!r}" if spec.score is None else f"score {composition.score.name!r}"
         if self._placeholder is None:
             raise InvalidCompressionError(
-                f"score {name!r} looks at a text; this encoder has no text tower, which --text-tower would give it"
+                f"{reader} reads a text; this encoder has no text tower, which its option --text-tower would load"
             )
         text = spec.guidance
         if text is None and isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
             text = asked_text(request.prompt, self._placeholder)
         if text is None:
-            raise InvalidCompressionError(f"score {name!r} looks at a text; Encode has no prompt and needs guidance")
+            raise InvalidCompressionError(f"{reader} reads a text, and encoding alone has no prompt; it needs guidance")
         if len(text.encode()) > MAX_TEXT_BYTES:
             what = "the prompt's text" if spec.guidance is None else "guidance"
             raise InvalidCompressionError(
-                f"{what} has {len(text.encode())} bytes; score {name!r} reads {MAX_TEXT_BYTES} at most"
+                f"{what} has {len(text.encode())} bytes; {reader} reads {MAX_TEXT_BYTES} at most"
             )
         return text
 

@@ -1,15 +1,19 @@
 """The service's configuration: read once by `__main__`, passed down whole. What makes no sense raises ValueError."""
 
+import argparse
 import enum
 import math
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import torch
+from visionsplit import command_line
 from visionsplit.addresses import split_host_port
-from visionsplit.checkpoint import DTYPES
 from visionsplit.errors import UnavailableError
 from visionsplit.telemetry.config import TelemetryConfig
 from visionsplit.wire.security.server import ServerSecurity
+
+if TYPE_CHECKING:  # reading a command line must not wait for PyTorch
+    import torch
 
 
 class BackendKind(enum.Enum):
@@ -43,7 +47,7 @@ class EngineConfig:
         if not 0 < self.max_virtual_id < 2**31:
             raise ValueError(f"max_virtual_id is {self.max_virtual_id}; 1 to {2**31 - 1} is possible")
 
-    def for_device(self, device: torch.device) -> "EngineConfig":
+    def for_device(self, device: "torch.device") -> "EngineConfig":
         """The sizes to use on a device: small on a CPU, so that start-up is quick; on a GPU the library's own."""
         small = device.type == "cpu"
         return replace(
@@ -75,7 +79,7 @@ class RayConfig:
     max_ongoing_requests: int = 128  # of one replica
     max_queued_requests: int = 256  # of the gateway, approximate
     num_cpus: float = 1.0  # of one replica
-    num_gpus: float = 0.0  # of one replica
+    num_gpus: float | None = None  # of one replica; None: as the cluster has them, see `gpus_per_replica`
     health_check_period_s: float = 5.0
     graceful_shutdown_timeout_s: float = 120.0  # for the answers of a replica that is to go; Serve's 20 cut long ones
 
@@ -89,10 +93,33 @@ class RayConfig:
             raise ValueError("the Ray application's name is empty")
         for name in ("target_ongoing_requests", "max_ongoing_requests", "max_queued_requests"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("num_cpus", "num_gpus", "upscale_delay_s", "downscale_delay_s", "graceful_shutdown_timeout_s"):
+        if self.num_gpus is not None:
+            _at_least("num_gpus", self.num_gpus, 0)
+        for name in ("num_cpus", "upscale_delay_s", "downscale_delay_s", "graceful_shutdown_timeout_s"):
             _at_least(name, getattr(self, name), 0)
         if not self.health_check_period_s > 0:
             raise ValueError(f"health_check_period_s is {self.health_check_period_s}; more than 0 is needed")
+
+    def gpus_per_replica(self, device: str | None, replicas: int, cluster_gpus: float) -> float:
+        """The GPUs that Ray reserves for one replica.
+
+        Without `num_gpus`, a replica gets a GPU where the cluster has any. A fixed number of replicas, or the fewest of
+        a changing one, may exceed the GPUs: they then share them equally.
+
+        Args:
+            device: that the replicas were told to use; None leaves the choice to them.
+            replicas: their number, where it is fixed.
+            cluster_gpus: GPUs of the whole cluster at the moment.
+        """
+        if self.num_gpus is not None:
+            return self.num_gpus
+        if device == "cpu":
+            return 0.0
+        whole = int(cluster_gpus)
+        if whole < 1:
+            return 0.0 if device is None else 1.0  # a device asked for by name may still join the cluster
+        sharing = math.ceil((self.min_replicas or replicas) / whole)
+        return 1 / sharing
 
 
 @dataclass(frozen=True)
@@ -138,12 +165,14 @@ class ReplicaConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     otlp_endpoint: str | None = None  # where a replica sends its spans
 
-    def torch_device(self) -> torch.device:
+    def torch_device(self) -> "torch.device":
         """The device of this machine.
 
         Raises:
             UnavailableError: this machine does not have it.
         """
+        import torch
+
         available = torch.cuda.is_available()
         device = torch.device(self.device or ("cuda" if available else "cpu"))
         if device.type == "cuda" and not (available and (device.index or 0) < torch.cuda.device_count()):
@@ -179,8 +208,8 @@ class LlmConfig:
             raise ValueError(f"listen: {error}") from None
         if self.device is not None:
             _check_device(self.device)
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(sorted(DTYPES))}")
+        if self.dtype is not None and self.dtype not in command_line.DTYPE_NAMES:
+            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(command_line.DTYPE_NAMES)}")
         _at_least("replicas", self.replicas, 1)
         if self.backend is BackendKind.LOCAL and (self.replicas > 1 or self.ray.min_replicas is not None):
             raise ValueError("the local backend has one replica; several need the ray backend")
@@ -201,8 +230,6 @@ def _at_least(name: str, value: float, least: float) -> None:
 
 def _check_device(name: str) -> None:
     try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise ValueError(f"{name!r} is not a device; cpu, cuda or cuda:N is possible") from None
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"device {name!r} is not supported; cpu, cuda or cuda:N is possible")
+        command_line.device(name)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"device: {error}") from None

@@ -18,20 +18,21 @@ stop() {
 }
 trap stop EXIT
 
-encoder=""
+encoder="" llm=""
 while IFS= read -r line; do
   case $line in
+    "LLM service: "*) llm=${line#*: } ;;
     "encoder service: "*) encoder=${line#*: }; break ;;
   esac
 done <"$ready"
 [ -n "$encoder" ] || exit 1 # `up` has said why
 
-visualize() { "$visionsplit" visualize --encoder "$encoder" "$@"; }
+visualize() { "$visionsplit" visualize --encoder "$encoder" --llm "$llm" "$@"; }
 
-visualize models/samples/signs.png -o "$out/kept-tokens.png" --ratios 1,0.5,0.25,0.1
+visualize models/samples/signs.png -o "$out/kept-tokens.png" --ask "What does the orange sign read?"
 # The first method sets the number of tokens, the others follow it.
 equal=(--ratios 0.15 --equal)
-visualize models/samples/street.png -o "$out/methods.png" "${equal[@]}" \
-  --compare={globalcom2,fastervlm,prumerge,prumerge+,visionzip,hired,divprune,cenprune,scope,globalcom2-cover} \
-  --compare={globalcom2-diverse,globalcom2:budget=uniform,uniform,random}
+visualize models/samples/street.png -o "$out/methods.png" "${equal[@]}" --columns 3 \
+  --compare={globalcom2,globalcom2-diverse,globalcom2-cover,globalcom2:budget=uniform} \
+  --compare={fastervlm,hired,prumerge,prumerge+,visionzip,scope,divprune,cenprune,uniform,random}
 visualize models/samples/prices.png -o "$out/budgets.png" "${equal[@]}" --compare={globalcom2,fastervlm,hired,divprune}

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The compose file as a user runs it: builds the images, starts the cluster, captions from outside, checks users and sizes,
-# scales the workers, kills the one that answers and then the gateway, captions again after each, and takes everything
-# down, also after a failure.
+# The compose file as a user runs it, with a default compression and with the proxies that a Docker client may set in
+# containers: builds the images, starts the cluster, captions from outside, checks users and sizes, scales the workers,
+# kills the one that answers and then the gateway, captions again after each, and takes everything down, also after a
+# failure.
 #   COMPOSE   what runs the file: "docker compose" (default), or another command that takes the same arguments
 #   ENGINE    what knows its containers: docker or podman (default: by COMPOSE)
 #   BUILD     0 leaves out building, for images that are there
@@ -16,7 +17,17 @@ project=visionsplit-test
 image=models/samples/signs.png
 # Any free port: a cluster may be running here already.
 export ENCODER_PORT=
-compose+=(-p "$project")
+export COMPRESSION=globalcom2 # and no RETENTION_RATIO: a documented default holds
+# What the Docker client does by its configuration file, whatever runs the compose file here. No proxy is at this address.
+proxies=$(mktemp)
+printf 'services:\n' >"$proxies"
+for service in encoder ray-head llm-worker llm-gateway; do
+  printf '  %s:\n    environment:\n' "$service" >>"$proxies"
+  for name in http_proxy https_proxy HTTP_PROXY HTTPS_PROXY grpc_proxy; do
+    printf '      %s: http://127.0.0.1:9\n' "$name" >>"$proxies"
+  done
+done
+compose+=(-p "$project" -f docker-compose.yml -f "$proxies")
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -73,6 +84,7 @@ finish() {
   containers llm-worker | xargs --no-run-if-empty "$ENGINE" rm --force >/dev/null 2>&1 || true
   "${compose[@]}" down --volumes --timeout 60 >/dev/null 2>&1 || echo "compose down failed" >&2
   left=$("$ENGINE" ps --all --quiet --filter "label=com.docker.compose.project=$project" | wc -l)
+  rm -f "$proxies"
   [ "$left" -eq 0 ] || { echo "$left containers are left" >&2; status=1; }
   exit "$status"
 }
@@ -94,6 +106,13 @@ encoder=127.0.0.1:${port##*:}
 until_true 240 "the encoder answers on the host at $encoder" "$visionsplit" health "$encoder"
 until_true 300 "the LLM service takes calls" in_service llm-gateway visionsplit health 127.0.0.1:50052
 caption
+"$visionsplit" info --encoder "$encoder" | grep -F "default: globalcom2 at 0.25," ||
+  { echo "the default compression is not the one that the environment asked for" >&2; exit 1; }
+in_service encoder visionsplit health 127.0.0.1:50051 || { echo "the encoder's health check fails" >&2; exit 1; }
+for service in ray-head llm-worker; do
+  in_service "$service" python -c "$raylet_health" || { echo "the health check of $service fails" >&2; exit 1; }
+  in_service "$service" sh -c '[ "$http_proxy" = http://127.0.0.1:9 ]' || { echo "$service has no proxy" >&2; exit 1; }
+done
 in_service llm-gateway python -c "import urllib.request as r
 for page in ('encoder:9051', 'llm-gateway:9052'):
     assert b'visionsplit_' in r.urlopen(f'http://{page}/metrics', timeout=10).read(), page"

@@ -23,38 +23,43 @@ def main() -> None:
 
 
 def draw(entries: Sequence[Entry], picture: Path) -> None:
-    """Losses, and the answers that are right, stage beside stage."""
+    """Losses, and beside them the answers that are right, a row for each stage; one legend above each column."""
     stages = list(dict.fromkeys(str(entry["stage"]) for entry in entries))
-    figure, axes = pyplot.subplots(2, len(stages), figsize=(5 * len(stages), 7), squeeze=False, layout="constrained")
-    for column, stage in enumerate(stages):
+    topics = list(dict.fromkeys(topic for entry in entries for topic in entry.get("right", {})))
+    figure, axes = pyplot.subplots(
+        len(stages), 2, figsize=(11, 2.6 * len(stages) + 1), squeeze=False, layout="constrained"
+    )
+    for row, stage in zip(axes, stages, strict=True):
         mine = [entry for entry in entries if entry["stage"] == stage]
-        _draw_losses(axes[0][column], [entry for entry in mine if "right" not in entry])
-        _draw_right(axes[1][column], [entry for entry in mine if "right" in entry])
-        axes[0][column].set_title(stage)
-    axes[0][0].set_ylabel("loss")
-    axes[1][0].set_ylabel("answers right to the last token")
+        _draw_losses(row[0], [entry for entry in mine if "right" not in entry])
+        _draw_right(row[1], [entry for entry in mine if "right" in entry], topics)
+        row[0].set_title(f"{stage}: loss")
+    for column, names in enumerate((LOSSES, topics)):
+        lines = [pyplot.Line2D([], [], color=f"C{number}") for number in range(len(names))]
+        labels = [name.replace("_", " ") for name in names]
+        # Above the first row, where no curve can lie under it.
+        axes[0][column].legend(lines, labels, ncols=3, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.12))
     figure.savefig(picture, dpi=80)
     pyplot.close(figure)
 
 
 def _draw_losses(axes: Axes, entries: Sequence[Entry]) -> None:
-    for name in LOSSES:
+    for number, name in enumerate(LOSSES):
         points = [(entry["step"], entry[name]) for entry in entries if entry.get(name)]
         if points:
-            axes.semilogy(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1)
+            axes.semilogy(*zip(*points, strict=True), color=f"C{number}", linewidth=1)
     axes.set_xlabel("step")
-    axes.legend(fontsize=7)
 
 
-def _draw_right(axes: Axes, entries: Sequence[Entry]) -> None:
-    topics: Mapping[str, float] = entries[0]["right"] if entries else {}
-    for topic in topics:
-        axes.plot([e["step"] for e in entries], [e["right"][topic] for e in entries], label=topic, marker=".")
-    axes.set(xlabel="step", ylim=(0, 1.02))
-    if topics:
-        axes.legend(fontsize=7)
-    else:
-        axes.set_axis_off()  # no answers in this stage
+def _draw_right(axes: Axes, entries: Sequence[Entry], topics: Sequence[str]) -> None:
+    if not entries:  # no answers in this stage
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "no answers in this stage", ha="center", transform=axes.transAxes)
+        return
+    for number, topic in enumerate(topics):
+        points = [(entry["step"], entry["right"][topic]) for entry in entries if topic in entry["right"]]
+        axes.plot(*zip(*points, strict=True), color=f"C{number}", marker=".")
+    axes.set(title="answers right to the last token", xlabel="step", ylim=(0, 1.02))
 
 
 if __name__ == "__main__":

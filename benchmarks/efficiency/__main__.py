@@ -106,7 +106,12 @@ def _parser() -> argparse.ArgumentParser:
         description="What an image costs with and without compression.",
         epilog=f"Methods: {', '.join(known_methods())}.",
     )
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of the 7b and 13b shapes")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        choices=["cpu", "cuda"],
+        help="of the 7b and 13b shapes (default: a GPU if there is one)",
+    )
     parser.add_argument(
         "--shapes", nargs="+", choices=TIME_SHARES, metavar="SHAPE", help=f"of {', '.join(TIME_SHARES)}"
     )

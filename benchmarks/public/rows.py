@@ -1,10 +1,16 @@
-"""The poster's rows and benchmarks: what is asked of the services for each, and where lmms-eval leaves the score."""
+"""The rows and columns of the table: what is asked of the services for each row, and where lmms-eval leaves the score.
+
+The rows are those of GlobalCom2's poster (AAAI 2026), and one for every other method of the encoder at each ratio.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from visionsplit.compression_defaults import KEEP_ALL
+
 from benchmarks.public.settings import Settings
+from encoder_service.compression import listed_methods
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Row:
 
     name: str  # also its folder's
     label: str
-    retention: str  # the heading that the poster has it under
+    retention: str  # the share of the tokens
     arguments: Mapping[str, Any]  # fields of `Settings`
 
     def settings(self, others: Settings) -> Settings:
@@ -73,7 +79,7 @@ def _cascade(method: str, percent: int, label: str) -> Row:
     return Row(f"globalcom2-cascade-{method}-{percent}", label, f"{percent}%", {**encoder, **pruning})
 
 
-ROWS: Mapping[str, Row] = {
+POSTER_ROWS: Mapping[str, Row] = {
     row.name: row
     for row in (
         Row(UPPER_BOUND, "LLaVA-NeXT, all tokens", "100%", {"method": "none"}),
@@ -92,3 +98,11 @@ ROWS: Mapping[str, Row] = {
         _cascade("sparsevlm", 10, "GlobalCom2 at 20%, then SparseVLM at 50%"),
     )
 }
+
+_FURTHER = (
+    _encoder(method, percent, method)
+    for percent in (50, 25, 10)
+    for method in listed_methods(text_tower=False)  # a method that reads the question asks for another encoder
+    if method != KEEP_ALL
+)
+ROWS: Mapping[str, Row] = {**POSTER_ROWS, **{row.name: row for row in _FURTHER if row.name not in POSTER_ROWS}}

@@ -1,7 +1,7 @@
 """Scores a running system on the public benchmarks, one row of the poster's table after the other.
 
     python -m benchmarks.public.run --list
-    python -m benchmarks.public.run --encoder HOST:50051 --out out/public            # every row and benchmark
+    python -m benchmarks.public.run --encoder HOST:50051 --out out/public            # the poster's rows
     python -m benchmarks.public.run --encoder HOST:50051 --out out/public --rows globalcom2-10 --tasks gqa pope
     python -m benchmarks.public.table out/public
 
@@ -21,7 +21,7 @@ from typing import get_args
 
 from visionsplit_client import DataTypeName, Layout, PositionIds
 
-from benchmarks.public.rows import BENCHMARKS, ROWS, Row
+from benchmarks.public.rows import BENCHMARKS, POSTER_ROWS, ROWS, Row
 from benchmarks.public.settings import PromptForm, Settings, Stops
 from benchmarks.public.table import TOKENS_FILE, result_files
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def orders(options: argparse.Namespace) -> list[Order]:
-    return [_order(ROWS[name], options) for name in options.rows or ROWS]
+    return [_order(ROWS[name], options) for name in options.rows or POSTER_ROWS]
 
 
 def _order(row: Row, options: argparse.Namespace) -> Order:
@@ -104,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     defaults = Settings()
     parser.add_argument("--list", action="store_true", help="print the rows and stop")
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), metavar="ROW", help="these only (default: all)")
+    parser.add_argument(
+        "--rows", nargs="+", choices=list(ROWS), metavar="ROW", help="The rows to run. Default: the poster's."
+    )
     parser.add_argument("--tasks", nargs="+", default=[one.task for one in BENCHMARKS], metavar="TASK")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="a folder for each row is made in it")
     parser.add_argument("--again", action="store_true", help="run rows that have results too")

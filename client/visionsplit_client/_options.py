@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from visionsplit import grid
+from visionsplit.compression_defaults import DEFAULT_METHOD, KEEP_ALL
 from visionsplit.errors import InvalidSamplingError
 from visionsplit.v1 import generation_pb2, vision_tokens_pb2
 from visionsplit.wire import vision_tokens
@@ -17,8 +18,6 @@ PositionIds = Literal["renumbered", "original"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 DATA_TYPES: tuple[DataTypeName, ...] = get_args(DataTypeName)
 POSITION_IDS: tuple[PositionIds, ...] = get_args(PositionIds)
-# GlobalCom2's scores and budgets with a choice that avoids tokens alike: docs/measurements.md has the comparison.
-DEFAULT_METHOD = "globalcom2-diverse"
 
 _OFF = -1  # by which other libraries' callers say that an option is not used
 
@@ -27,12 +26,12 @@ _OFF = -1  # by which other libraries' callers say that an option is not used
 class Compression:
     """Which vision tokens an image keeps. `Client.encoder_info()` lists the names that the encoder knows.
 
-    The method sets score, budget, selection and merging; those given here replace its own. Nothing is made up on this
-    side: the encoder refuses unknown names and a missing ratio or one outside (0, 1] with `InvalidCompressionError`.
+    The method sets score, budget, selection and merging; those given here replace its own. The encoder refuses unknown
+    names and a ratio outside (0, 1] with `InvalidCompressionError`.
     """
 
     method: str = DEFAULT_METHOD
-    retention_ratio: float | None = None  # share of the tokens to keep, in (0, 1]; nearly every method needs it
+    retention_ratio: float | None = None  # share of the tokens to keep, in (0, 1]; None: 0.25, or what the method finds
     layout: Layout = "spatial"
     score: str | None = None  # what a token is worth
     budget: str | None = None  # how many each tile keeps
@@ -49,7 +48,7 @@ class Compression:
     @classmethod
     def none(cls, layout: Layout = "spatial") -> "Compression":
         """Keep every token."""
-        return cls(method="none", layout=layout)
+        return cls(method=KEEP_ALL, layout=layout)
 
     def to_proto(self) -> vision_tokens_pb2.Compression:
         return vision_tokens_pb2.Compression(

@@ -16,6 +16,7 @@ from encoder_service.caching.entry import CachedTokens
 from encoder_service.caching.key import TokensKey, tokens_key
 from encoder_service.caching.memory import MemoryTier
 from encoder_service.compression import Composition
+from encoder_service.defaults import CACHE_FOLDER_BYTES, CACHE_MEMORY_BYTES
 from encoder_service.jobs import EncodedTiles
 
 _log = logging.getLogger(__name__)
@@ -35,9 +36,9 @@ class CacheUse(enum.Enum):
 class CacheLimits:
     """How many tokens are kept."""
 
-    memory_bytes: int = 256 * 2**20  # 0: none in memory
+    memory_bytes: int = CACHE_MEMORY_BYTES  # 0: none in memory
     folder: Path | None = None  # None: none on disk
-    folder_bytes: int = 4 * 2**30
+    folder_bytes: int = CACHE_FOLDER_BYTES
 
     @property
     def off(self) -> bool:

@@ -12,7 +12,7 @@ from encoder_service.compression.budgets import BUDGETS
 from encoder_service.compression.compose import compose
 from encoder_service.compression.features import TileFeatures, TowerOutput
 from encoder_service.compression.mergings import MERGINGS
-from encoder_service.compression.methods import METHODS, Choice
+from encoder_service.compression.methods import METHODS, Choice, listed_methods, listed_scores
 from encoder_service.compression.plan import KeptTokens, Plan
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
@@ -32,6 +32,8 @@ __all__ = [
     "TileFeatures",
     "TowerOutput",
     "compose",
+    "listed_methods",
+    "listed_scores",
     "select",
 ]
 

@@ -1,9 +1,10 @@
 """How a request's names become a checked composition."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+from visionsplit.compression_defaults import DEFAULT_RATIO, KEEP_ALL
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.parameters import listed, quoted, with_defaults
 
@@ -11,27 +12,32 @@ from encoder_service.compression.base import Budget, Composition, CompressionSpe
 from encoder_service.compression.budgets import BUDGETS
 from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.mergings import MERGINGS
-from encoder_service.compression.methods import METHODS, NO_MERGING, Method
+from encoder_service.compression.methods import METHODS, NO_MERGING, Method, listed_methods, listed_scores
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
 
 _T = TypeVar("_T")
 
 
-def compose(spec: CompressionSpec) -> Composition:
+def compose(spec: CompressionSpec, *, text_tower: bool = True) -> Composition:
     """Resolve a request's names and check its numbers.
+
+    Args:
+        spec: what is asked for.
+        text_tower: whether what reads a text is to be listed among what exists.
 
     Raises:
         InvalidCompressionError: an unknown name or parameter, a parameter out of range, a ratio outside (0, 1], or
             parts that do not go together; the text lists what exists.
     """
-    chosen = _chosen(spec)
-    score = _look_up("score", chosen.score, SCORES)
+    chosen = _chosen(spec, text_tower=text_tower)
+    _check_name("score", chosen.score, SCORES, listed_scores(text_tower=text_tower))
+    score = SCORES[chosen.score]
     budget = _look_up("budget", chosen.budget, BUDGETS)
     selection = _look_up("selection", chosen.selection, SELECTIONS)
     merging = None
     if chosen.merging != NO_MERGING:
-        _check_name("merging", chosen.merging, [NO_MERGING, *MERGINGS])
+        _check_name("merging", chosen.merging, MERGINGS, [NO_MERGING, *MERGINGS])
         merging = MERGINGS[chosen.merging]
     ratio = _ratio(spec, chosen, budget)
     _check_guidance(spec, score)
@@ -56,9 +62,10 @@ def compose(spec: CompressionSpec) -> Composition:
     )
 
 
-def _chosen(spec: CompressionSpec) -> Method:
+def _chosen(spec: CompressionSpec, *, text_tower: bool) -> Method:
     """The method with the parts that the request replaces; their names are not checked yet."""
-    method = _look_up("method", spec.method, METHODS)
+    _check_name("method", spec.method, METHODS, listed_methods(text_tower=text_tower))
+    method = METHODS[spec.method]
     budget = method.budget if spec.budget is None else spec.budget
     if spec.budget is None and spec.retention_ratio is None and method.budget_without_ratio is not None:
         budget = method.budget_without_ratio
@@ -72,13 +79,13 @@ def _chosen(spec: CompressionSpec) -> Method:
 
 
 def _look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:
-    _check_name(kind, name, table)
+    _check_name(kind, name, table, table)
     return table[name]
 
 
-def _check_name(kind: str, name: str, known: Mapping[str, object] | list[str]) -> None:
+def _check_name(kind: str, name: str, known: Collection[str], shown: Iterable[str]) -> None:
     if name not in known:
-        raise InvalidCompressionError(f"unknown {kind} {quoted(name)}; there are: {listed(known)}")
+        raise InvalidCompressionError(f"unknown {kind} {quoted(name)}; there are: {listed(shown)}")
 
 
 def _check_guidance(spec: CompressionSpec, score: Score) -> None:
@@ -95,15 +102,15 @@ def _check_guidance(spec: CompressionSpec, score: Score) -> None:
 
 
 def _ratio(spec: CompressionSpec, method: Method, budget: Budget) -> float | None:
-    ratio = method.default_ratio if spec.retention_ratio is None else spec.retention_ratio
+    ratio = spec.retention_ratio
     if budget.adaptive:
         if ratio is not None and ratio != 1:
             raise InvalidCompressionError(f"budget {budget.name!r} finds the retention_ratio itself; give none")
-        return ratio
+        return 1.0 if method.name == KEEP_ALL else ratio
     if ratio is None:
-        raise InvalidCompressionError(f"method {method.name!r} needs a retention_ratio in (0, 1]")
+        return 1.0 if method.name == KEEP_ALL else DEFAULT_RATIO
     if not 0 < ratio <= 1:  # false for NaN too
         raise InvalidCompressionError(f"retention_ratio is {ratio}; it must be in (0, 1]")
-    if method.name == "none" and ratio != 1:
-        raise InvalidCompressionError(f"method 'none' keeps every token; retention_ratio {ratio} contradicts it")
+    if method.name == KEEP_ALL and ratio != 1:
+        raise InvalidCompressionError(f"method {KEEP_ALL!r} keeps every token; retention_ratio {ratio} contradicts it")
     return ratio

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from visionsplit.compression_defaults import KEEP_ALL
 from visionsplit.parameters import Declared
 
+from encoder_service.compression.base import Score
 from encoder_service.compression.budgets import BUDGETS
+from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.mergings import MERGINGS
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
@@ -35,7 +38,6 @@ class Method:
     budget: str
     selection: str
     merging: str = NO_MERGING
-    default_ratio: float | None = None  # used when a request gives none
     budget_without_ratio: str | None = None  # an adaptive budget, used when a request gives no ratio and no budget
     presets: Mapping[str, float] = field(default_factory=dict)  # its own defaults of its parts' parameters
 
@@ -51,7 +53,7 @@ class Method:
 
 
 _ALL = (
-    Method("none", "Keeps every token.", "flat", "uniform", "top_k", default_ratio=1.0),
+    Method(KEEP_ALL, "Keeps every token.", "flat", "uniform", "top_k"),
     Method(
         "globalcom2",
         "The thumbnail decides how many tokens each crop keeps, and with the crop which (arXiv 2501.05179).",
@@ -86,7 +88,7 @@ _ALL = (
     ),
     Method(
         "visionzip",
-        "The best tokens by [CLS] attention, and evenly spread ones that take in the others (arXiv 2412.03467).",
+        "The best tokens by [CLS] attention, and evenly spread ones that take in the others (arXiv 2412.04467).",
         "cls_attention",
         "uniform",
         "dominant_contextual",
@@ -133,7 +135,7 @@ _ALL = (
         "global_local",
         "softmax_sum",
         "determinantal",
-        presets={"worth_power": 0.5},  # chosen on 160 of the held-out scenes: docs/measurements.md
+        presets={"worth_power": 0.5},  # chosen on 160 of the held-out scenes: docs/accuracy.md
     ),
     Method(
         "globalcom2-cover",
@@ -146,3 +148,16 @@ _ALL = (
     Method("random", "Tokens by lot, the same share of every tile (a baseline).", "local", "uniform", "random"),
 )
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
+
+
+def listed_scores(*, text_tower: bool) -> Mapping[str, Score]:
+    """The scores that an encoder with or without a text tower offers."""
+    return {
+        name: score for name, score in SCORES.items() if text_tower or score.source is not TowerOutput.TEXT_RELEVANCE
+    }
+
+
+def listed_methods(*, text_tower: bool) -> Mapping[str, Method]:
+    """The methods that an encoder with or without a text tower offers."""
+    scores = listed_scores(text_tower=text_tower)
+    return {name: method for name, method in METHODS.items() if method.score in scores}

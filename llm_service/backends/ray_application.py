@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
+from dataclasses import replace
 from typing import Any
 
+import ray
 import visionsplit
 from ray import serve
 from ray.exceptions import RayError
@@ -49,20 +51,31 @@ class RayApplication:
         if (handle := self._find(version)) is not None:
             _log.info("took over the replicas of Ray application %s", self._name)
             return handle
+        gpus = self._config.gpus_per_replica(
+            self._replica.device, self._num_replicas, ray.cluster_resources().get("GPU", 0)
+        )
+        _log.info("each replica gets %g GPUs", gpus)
         deployment = serve.deployment(LlmReplica, name=DEPLOYMENT).options(
             max_ongoing_requests=self._config.max_ongoing_requests,
             max_queued_requests=self._config.max_queued_requests,
             health_check_period_s=self._config.health_check_period_s,
             graceful_shutdown_timeout_s=self._config.graceful_shutdown_timeout_s,
-            ray_actor_options={"num_cpus": self._config.num_cpus, "num_gpus": self._config.num_gpus},
+            ray_actor_options={"num_cpus": self._config.num_cpus, "num_gpus": gpus},
             logging_config=quiet,
             **self._scale(),
         )
         try:
-            return serve.run(deployment.bind(self._replica, version), name=self._name, route_prefix=None)
+            return serve.run(deployment.bind(self._sharing(gpus), version), name=self._name, route_prefix=None)
         except RuntimeError as error:
             _log.debug("the deployment failed", exc_info=True)
             raise UnavailableError(f"Ray Serve could not bring the replicas up: {_last_line(error)}") from error
+
+    def _sharing(self, gpus: float) -> ReplicaConfig:
+        """The replicas' configuration. Where they were made to share a GPU, each takes its part of the KV cache's."""
+        if self._config.num_gpus is not None or not 0 < gpus < 1:
+            return self._replica
+        engine = self._replica.engine
+        return replace(self._replica, engine=replace(engine, memory_fraction=engine.memory_fraction * gpus))
 
     def num_running(self) -> int:
         """Replicas that run.

@@ -14,12 +14,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import LlavaNextConfig, LlavaNextImageProcessorPil
 
+from visionsplit.command_line import DTYPE_NAMES
 from visionsplit.stored_model import CheckpointError, StoredModel, one_line
 
 __all__ = ["DTYPES", "Checkpoint", "CheckpointError"]
 
 # The types of weights and activations that a service may be asked for, by name.
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 # Applied in order, first match wins, after a leading "model." is gone.
 _CANONICAL = (

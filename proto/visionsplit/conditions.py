@@ -40,7 +40,7 @@ class MethodWord:
         """The settings of other names than these.
 
         Raises:
-            ValueError: one is no number.
+            ValueError: one is not a number.
         """
         return {
             name: _number(self.condition, name, value) for name, value in self.settings.items() if name not in besides
@@ -51,7 +51,7 @@ def split_condition(text: str) -> tuple[MethodWord, MethodWord | None]:
     """What the encoder does, and behind a plus how the language model prunes, if it does.
 
     Raises:
-        ValueError: the text has another form.
+        ValueError: the text has another form, or a ratio is outside (0, 1].
     """
     found = _CONDITION.fullmatch(text)
     if found is None:
@@ -71,7 +71,14 @@ def _method(condition: str, part: str) -> MethodWord:
         if not (name and separator):
             raise ValueError(f"condition {condition!r} has the setting {setting!r}; the form is {CONDITION_FORM}")
         settings[name] = value
-    return MethodWord(condition, method, settings, _number(condition, "the ratio", ratio) if at else None)
+    return MethodWord(condition, method, settings, _ratio(condition, ratio) if at else None)
+
+
+def _ratio(condition: str, text: str) -> float:
+    ratio = _number(condition, "the ratio", text)
+    if not 0 < ratio <= 1:  # false for NaN too
+        raise ValueError(f"condition {condition!r} has the ratio {text}; it must be above 0 and at most 1")
+    return ratio
 
 
 def _number(condition: str, name: str, value: str) -> float:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from encoder_service.__main__ import build_parser
-from llm_service.__main__ import parse
+from encoder_service.command_line import parse as parse_encoder
+from llm_service.command_line import parse as parse_llm
 from tests.conftest import ROOT
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -23,9 +23,9 @@ DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
 _VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::?-([^}]*))?\}")
 
 
-def resolved(value: str) -> str:
-    """With the defaults of its variables."""
-    return _VARIABLE.sub(lambda match: match[2] or "", value)
+def resolved(value: str, variables: Mapping[str, str] | None = None) -> str:
+    """With the defaults of its variables that are not set."""
+    return _VARIABLE.sub(lambda match: (variables or {}).get(match[1]) or match[2] or "", value)
 
 
 def files_named_in(service: Mapping[str, Any]) -> list[Path]:
@@ -107,13 +107,43 @@ def test_only_the_gateway_joins_both_networks():
 def test_the_services_take_their_command_lines(compose):
     gateway = [resolved(argument) for argument in compose["services"]["llm-gateway"]["command"]]
     assert gateway[0] == "gateway"
-    config = parse(["--backend", "ray", "--ray-address", "auto", *gateway[1:]])
+    config = parse_llm(["--backend", "ray", "--ray-address", "auto", *gateway[1:]])
     assert config.listen == "0.0.0.0:50052"
     encoder = compose["services"]["encoder"].get("command", SERVICES["encoder"]["command"])
-    options = build_parser().parse_args([resolved(argument) for argument in encoder])
+    options = parse_encoder([resolved(argument) for argument in encoder])
     assert options.listen == "0.0.0.0:50051"
     assert options.llm == "llm-gateway:50052"
     assert (ROOT / options.model.removeprefix("/")).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, ("none", None)),
+        ({"COMPRESSION": "globalcom2"}, ("globalcom2", None)),
+        ({"RETENTION_RATIO": "0.1"}, ("globalcom2-diverse", 0.1)),
+        ({"COMPRESSION": "hired", "RETENTION_RATIO": "0.5"}, ("hired", 0.5)),
+    ],
+    ids=str,
+)
+def test_the_default_compression_is_set_by_variables(variables, expected):
+    options = parse_encoder([resolved(argument, variables) for argument in SERVICES["encoder"]["command"]])
+    assert (options.method, options.retention_ratio) == expected
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_no_connection_between_services_goes_through_a_proxy(name):
+    environment = SERVICES[name]["environment"]
+    for variable in ("NO_PROXY", "no_proxy"):
+        own = resolved(environment[variable], {"NO_PROXY": "intranet"}).split(",")
+        assert {"intranet", "localhost", "127.0.0.1", "::1", *OURS} <= set(own)
+        assert "" not in resolved(environment[variable]).split(",")
+
+
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - set(OURS)))
+def test_other_services_have_no_proxy(name):
+    for variable in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
+        assert SERVICES[name]["environment"][variable] == ""
 
 
 def test_services_have_longer_to_stop_than_their_calls_to_end():

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from encoder_service.__main__ import build_parser
+from encoder_service.command_line import parse as parse_encoder
 from encoder_service.config import EncoderConfig
-from llm_service.__main__ import parse
+from llm_service.command_line import parse as parse_llm
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -38,9 +38,9 @@ def container(pod: str) -> dict[str, Any]:
     return dict(only)
 
 
-def arguments(pod: str) -> list[str]:
+def arguments(pod: str, **settings: str) -> list[str]:
     found = container(pod)["args"]
-    for name, value in SETTINGS.items():
+    for name, value in {**SETTINGS, **settings}.items():
         found = [argument.replace(f"$({name})", value) for argument in found]
     assert not any("$(" in argument for argument in found)
     return found
@@ -95,7 +95,7 @@ def test_pods_are_probed(pod):
 
 
 def test_the_encoder_takes_its_command_line():
-    options = build_parser().parse_args(arguments("visionsplit-encoder"))
+    options = parse_encoder(arguments("visionsplit-encoder"))
     host, port = options.listen.split(":")
     assert (host, int(port)) == ("0.0.0.0", container("visionsplit-encoder")["ports"][0]["containerPort"])
     assert port == EncoderConfig(model="").listen.split(":")[1]
@@ -103,10 +103,25 @@ def test_the_encoder_takes_its_command_line():
     assert int(port) in {entry["port"] for entry in of_kind("Service")[service]["spec"]["ports"]}
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ("none", None)),
+        ({"COMPRESSION": "globalcom2"}, ("globalcom2", None)),
+        ({"RETENTION_RATIO": "0.1"}, ("globalcom2-diverse", 0.1)),
+        ({"COMPRESSION": "hired", "RETENTION_RATIO": "0.5"}, ("hired", 0.5)),
+    ],
+    ids=str,
+)
+def test_the_default_compression_is_set_by_the_settings(settings, expected):
+    options = parse_encoder(arguments("visionsplit-encoder", **settings))
+    assert (options.method, options.retention_ratio) == expected
+
+
 def test_the_gateway_takes_its_command_line_and_finds_the_head():
     role, *rest = arguments("visionsplit-llm")
     assert role == "gateway"
-    config = parse(["--backend", "ray", "--ray-address", "auto", *rest])
+    config = parse_llm(["--backend", "ray", "--ray-address", "auto", *rest])
     assert config.listen == "0.0.0.0:50052"
     assert config.ray.max_replicas == CLUSTER["workerGroupSpecs"][0]["maxReplicas"]
     (head,) = (entry["value"] for entry in container("visionsplit-llm")["env"] if entry["name"] == "RAY_HEAD")

@@ -29,8 +29,11 @@ def test_the_demo_captions_the_samples_and_leaves_nothing_behind(tmp_path: Path)
     whole, quarter = captions[: len(SAMPLES)], captions[len(SAMPLES) :]
     assert items_right(whole, places=True) > 0.75
     assert items_right(quarter, places=False) > 0.5
-    assert re.search(r"total +4104 +4104 +0% less", output)
-    kept = re.search(r"total +4104 +(\d+) +75% less", output)
+    truths = re.findall(r"the image shows: (.+)\n", output)
+    assert len(truths) == 2 * len(SAMPLES)
+    assert "a house labelled RM4" in truths[-1]
+    assert "5 images: 4104 vision tokens, " in output
+    kept = re.search(r"5 images: 4104 -> (\d+) vision tokens \(75% less\)", output)
     # A quarter, less what each crop's share loses when it is rounded down, which the weights decide.
     assert kept is not None
     assert 0.24 * 4104 < int(kept[1]) <= 0.25 * 4104

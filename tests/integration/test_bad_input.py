@@ -112,7 +112,6 @@ async def test_a_strange_image_is_answered(system: System, width: int, height: i
         (vision_tokens_pb2.Compression(method="globalcom2", retention_ratio=2.0), "2"),
         (vision_tokens_pb2.Compression(method="globalcom2", retention_ratio=float("nan")), "nan"),
         (vision_tokens_pb2.Compression(method="globalcom2", retention_ratio=1e-9), "token"),
-        (vision_tokens_pb2.Compression(method="globalcom2"), "ratio"),
         (vision_tokens_pb2.Compression(method="squeeze", retention_ratio=0.5), "globalcom2"),
         (vision_tokens_pb2.Compression(retention_ratio=0.5), "method"),
         (vision_tokens_pb2.Compression(method="globalcom2", retention_ratio=0.5, budget="many"), "many"),

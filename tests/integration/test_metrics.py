@@ -116,6 +116,8 @@ async def test_top_shows_it(checkpoint: Path, capsys: pytest.CaptureFixture[str]
         )
         assert await asyncio.to_thread(main, [*options, "--json"]) == 0
         view = json.loads(capsys.readouterr().out)
+        with pytest.raises(InvalidCompressionError):
+            await system.client.generate(noise_image(100, 90), PROMPT, compression=Compression("no-such", 0.5))
         assert await asyncio.to_thread(main, options) == 0
         shown = capsys.readouterr().out
         exchanged = [*options, f"--encoder-metrics=127.0.0.1:{system.llm.metrics_port}"]
@@ -128,6 +130,8 @@ async def test_top_shows_it(checkpoint: Path, capsys: pytest.CaptureFixture[str]
     assert 0 < view["llm"]["time_to_first_token_seconds"]["p50"] <= view["llm"]["time_to_first_token_seconds"]["p99"]
     assert view["llm"]["inter_token_seconds"]["p50"] > 0
     assert "TTFT" in shown
+    assert "1 failed (INVALID_ARGUMENT 1)" in shown
+    assert " 1 replica," in shown
     assert "\x1b" not in shown
 
     assert await asyncio.to_thread(main, options) == 1

@@ -79,7 +79,7 @@ async def test_stored_tokens_remember_their_guidance(system: System, tmp_path: P
 @pytest.mark.parametrize(
     ("compression", "words"),
     [
-        (cdpruner(), "Encode has no prompt and needs guidance"),
+        (cdpruner(), "encoding alone has no prompt; it needs guidance"),
         (cdpruner(""), "guidance is empty"),
         (Compression("globalcom2", 0.3, guidance="a cat"), "looks at no text"),
     ],

@@ -21,7 +21,7 @@ from visionsplit.telemetry.config import TelemetryConfig, telemetry_from
 from visionsplit.telemetry.logs import JsonFormatter
 from visionsplit_client import Client, Compression, Sampling
 
-from encoder_service.__main__ import build_parser
+from encoder_service.command_line import build_parser
 from tests.integration.system import noise_image, running_system
 
 KEEP_HALF = Compression("globalcom2", 0.5)

@@ -1,5 +1,6 @@
 """A plan for people, and for programs. Both keep what was measured apart from what was calculated."""
 
+import itertools
 import os
 import platform
 import shlex
@@ -17,6 +18,7 @@ from visionsplit_batch.planning.sweep import percent
 
 _WIDTH = 110
 _FEW_IMAGES = 20  # one more or less changes such a rate by 5% and more
+_NOISE = 0.05  # by how much equal rates differ from one measurement to the next
 _OTHER_WORK = 0.25  # of the cores
 _BUSY_CLIENT = 0.8  # of a core: one Python process does not do much more
 
@@ -48,7 +50,9 @@ def machine() -> str:
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     threads = os.environ.get("OMP_NUM_THREADS")
     limit = f", OMP_NUM_THREADS={threads}" if threads else ""
-    return f"{next(named, None) or platform.processor() or platform.machine()}, {_count(_cores(), 'core')}{limit}"
+    return (
+        f"{next(named, None) or platform.processor() or platform.machine()}, {_report.counted(_cores(), 'core')}{limit}"
+    )
 
 
 def _cores() -> int:
@@ -81,14 +85,19 @@ def document(setting: Setting, plans: Sequence[RatioPlan], prices: Prices | None
         }
         for plan in plans
     ]
-    return {"setting": asdict(setting), "prices": None if prices is None else asdict(prices), "ratios": rows}
+    return {
+        "setting": asdict(setting),
+        "prices": None if prices is None else asdict(prices),
+        "warning": unsure(plans),
+        "ratios": rows,
+    }
 
 
 def text(setting: Setting, plans: Sequence[RatioPlan], prices: Prices | None) -> str:
-    return "\n\n".join(
-        (_setting(setting), _measured(plans), _calculated(plans, prices), _advice(setting, plans, prices),
-         _limits(setting, plans))
-    )  # fmt: skip
+    doubts = [warning] if (warning := unsure(plans)) is not None else []
+    measured, calculated = _measured(plans), _calculated(plans, prices)
+    parts = [_setting(setting), measured, calculated, *doubts, _advice(setting, plans, prices), _limits(setting, plans)]
+    return "\n\n".join(parts)
 
 
 def _rate_document(rate: Rate) -> dict[str, Any]:
@@ -151,11 +160,33 @@ def _calculated(plans: Sequence[RatioPlan], prices: Prices | None) -> str:
     return f"Calculated from these rates\n{_report.table(header, rows)}\n{_wrapped(legend)}"
 
 
+def unsure(plans: Sequence[RatioPlan]) -> str | None:
+    """A warning where a half was slower with fewer tokens: something else than their number decided its rate."""
+    found = []
+    for half, rates in (
+        # Uncompressed requests choose no tokens, so that the encoder may rightly be faster with all of them.
+        ("encoder", [(plan.ratio, plan.encoder.per_second) for plan in plans if plan.ratio < 1]),
+        ("LLM", [(plan.ratio, plan.llm.per_second) for plan in plans]),
+    ):
+        falling = sorted(rates, reverse=True)
+        found += [
+            f"the {half} was slower with {percent(fewer)} of the tokens than with {percent(more)}"
+            for (more, before), (fewer, after) in itertools.pairwise(falling)
+            if after < before * (1 - _NOISE)
+        ]
+    if not found:
+        return None
+    return _wrapped(
+        f"Warning: {', and '.join(found)}. Fewer tokens rarely cause that; other work on the machine or too short a "
+        "measurement does. Measure again with a larger --seconds before you rely on the following advice."
+    )
+
+
 def _advice(setting: Setting, plans: Sequence[RatioPlan], prices: Prices | None) -> str:
     money = prices or Prices()
     best = min(plans, key=lambda plan: plan.group.cost(money))
     group = best.group
-    encoders, llms = _count(group.encoders, "encoder"), _count(group.llms, "language model")
+    encoders, llms = _report.counted(group.encoders, "encoder"), _report.counted(group.llms, "language model")
     lines = [f"Cheapest: keep {percent(best.ratio)}, with {encoders} for {llms}"]
     whole = max(plans, key=lambda plan: plan.ratio)
     if whole is not best:
@@ -205,12 +236,14 @@ def _limits(setting: Setting, plans: Sequence[RatioPlan]) -> str:
         lines.append("Other callers of these services, or both halves on one device, would have made them slower.")
     if setting.load is not None and setting.load > _OTHER_WORK * _cores():
         lines.append(
-            f"This machine had other work before (load {setting.load:.1f} on {_count(_cores(), 'core')}): if that went "
-            "on, the rates are too low, and not equally."
+            f"This machine had other work before (load {setting.load:.1f} on {_report.counted(_cores(), 'core')}): if "
+            "that went on, the rates are too low, and not equally."
         )
     least = min(min(plan.encoder.images, plan.llm.images) for plan in plans)
     if least < _FEW_IMAGES:
-        lines.append(f"The least sure rate comes from {_count(least, 'image')}; a larger --seconds makes it surer.")
+        lines.append(
+            f"The least sure rate comes from {_report.counted(least, 'image')}; a larger --seconds makes it surer."
+        )
     if any(rate.client_busy > _BUSY_CLIENT for plan in plans for rate in (plan.encoder, plan.llm)):
         lines.append(
             "The measuring process itself was busy all the time: the services may be faster than it could see."
@@ -220,10 +253,6 @@ def _limits(setting: Setting, plans: Sequence[RatioPlan]) -> str:
 
 def _wrapped(line: str) -> str:
     return textwrap.fill(line, _WIDTH)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _number(value: float) -> str:

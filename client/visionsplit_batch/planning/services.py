@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from visionsplit.compression_defaults import DEFAULT_METHOD
 from visionsplit_client import ClientSecurity, Retries, UnavailableError
-from visionsplit_client._options import DEFAULT_METHOD
 from visionsplit_client.cli._ports import free_addresses
 from visionsplit_client.cli._processes import Service
 from visionsplit_client.cli._starting import wait_until_healthy

@@ -54,7 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
     try:
         code: int = args.run(args)
     except BrokenPipeError:
@@ -81,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="visionsplit", description="Ask questions about high-resolution images, with most vision tokens left out."
     )
     parser.add_argument("--version", action="version", version=f"visionsplit {visionsplit.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=CommandParser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=CommandParser)
     for command in _COMMANDS:
         command.add_parser(commands)
     return parser

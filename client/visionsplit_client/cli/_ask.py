@@ -25,13 +25,13 @@ def add_parser(commands: _options.Subparsers) -> None:
     parser.add_argument(
         "--prompt",
         metavar="QUESTION",
-        help="The question. It is taken as it is, and every word of the command line is an image then.",
+        help="The question, taken as it is; all other words are images then. Default: the last word.",
     )
     parser.add_argument(
         "--tokens",
         action="append",
         metavar="FILE",
-        help="A file of stored tokens, as `encode` writes it, instead of an image; may be repeated.",
+        help="A file of stored tokens, as `encode` writes it, instead of an image; may be repeated. Default: none.",
     )
     _options.add_json(parser)
     _options.add_connection(parser)

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from visionsplit.errors import VisionSplitError
@@ -109,35 +109,24 @@ def _print_one(result: _Captioned) -> None:
 
 
 def _print_totals(results: Sequence[_Captioned], compression: Compression | None) -> None:
-    """The table, with what was saved unless nothing was meant to be: the encoder's default may be to keep all."""
+    """A line on several images together, and a hint where nothing was saved and nothing was asked for."""
     totals = _totals(results)
-    if compression is not None or totals.tokens_after < totals.tokens_before:
-        print(_table(["image", "tokens", "kept", "saved", "bytes", "sent", "saved", "time"], _cells, results))
-    else:
-        print(_table(["image", "tokens", "bytes", "time"], _plain_cells, results))
+    if len(results) > 1:
+        failed = f", {totals.failed} failed" if totals.failed else ""
+        print(f"{_report.counted(totals.images, 'image')}: {_costs(totals)}, {totals.total_seconds:.2f} s{failed}")
+    if compression is None and totals.tokens_after == totals.tokens_before:
         print("every vision token was kept; --ratio 0.25 keeps a quarter of them", file=sys.stderr)
 
 
-def _table(header: Sequence[str], cells: Callable[[_Totals], Sequence[str]], results: Sequence[_Captioned]) -> str:
-    failed = [*["-"] * (len(header) - 2), "failed"]
-    rows = [[_output.one_line(one.image), *(cells(_totals([one])) if one.error is None else failed)] for one in results]
-    return _report.table(header, rows, totals=["total", *cells(_totals(results))])
-
-
-def _plain_cells(totals: _Totals) -> list[str]:
-    return [str(totals.tokens_after), _report.size(totals.wire_bytes), f"{totals.total_seconds:.2f} s"]
-
-
-def _cells(totals: _Totals) -> list[str]:
-    return [
-        str(totals.tokens_before),
-        str(totals.tokens_after),
-        _report.percent_less(totals.tokens_after, totals.tokens_before),
-        _report.size(totals.wire_bytes_before),
-        _report.size(totals.wire_bytes),
-        _report.percent_less(totals.wire_bytes, totals.wire_bytes_before),
-        f"{totals.total_seconds:.2f} s",
-    ]
+def _costs(totals: _Totals) -> str:
+    if totals.tokens_after == totals.tokens_before:
+        return f"{totals.tokens_after} vision tokens, {_report.size(totals.wire_bytes)} on the wire"
+    return (
+        f"{totals.tokens_before} -> {totals.tokens_after} vision tokens "
+        f"({_report.percent_less(totals.tokens_after, totals.tokens_before)}), "
+        f"{_report.size(totals.wire_bytes_before)} -> {_report.size(totals.wire_bytes)} on the wire "
+        f"({_report.percent_less(totals.wire_bytes, totals.wire_bytes_before)})"
+    )
 
 
 def _totals(results: Sequence[_Captioned]) -> _Totals:

@@ -11,11 +11,12 @@ MUTED: Colour = (150, 156, 164)
 _LESS: Colour = (66, 146, 224)
 _SAME: Colour = (214, 217, 221)
 _MORE: Colour = (255, 140, 26)
+CHANGED = _MORE  # of an answer that is another one than the first panel's
 # Where the colours end. GlobalCom2's shares lie between (1 - 1/n) and (2 - 1/n) times the image's for n crops, and most
 # of them closer to 1: with a wider scale they would all look alike.
 _FULL = 1.5
-_BAR = (180, 12)
-_FONT_SIZE = 14
+_BAR = (120, 12)
+_FONT_SIZE = 15
 _GAP = 10
 
 
@@ -37,7 +38,7 @@ def share_colour(share: float, whole: float) -> Colour:
 def legend() -> Image.Image:
     """One line that explains the colours."""
     font = ImageFont.load_default(_FONT_SIZE)
-    before, after = "a tile keeps two thirds of the image's share, or less", "half as much again, or more"
+    before, after = "Frame: a tile keeps a smaller share than the image", "a larger share"
     left = round(font.getlength(before)) + _GAP
     right = left + _BAR[0] + _GAP
     picture = Image.new("RGB", (right + round(font.getlength(after)) + 1, 2 * _FONT_SIZE), BACKGROUND)

@@ -9,7 +9,9 @@ from visionsplit_client.cli import _given, _options, _output, _report
 def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("encode", help="store an image's vision tokens", description=__doc__)
     parser.add_argument("image", metavar="IMAGE", help=_given.IMAGE_HELP)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a .safetensors file to write")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="The .safetensors file to write. Required."
+    )
     _options.add_json(parser)
     _options.add_connection(parser)
     _options.add_compression(parser)

@@ -1,6 +1,6 @@
 """`visionsplit health`: whether a service takes calls, for health checks of containers and scripts.
 
-Done (0) if it does; 1 while it starts or drains, or if it cannot be reached.
+The exit code is 0 if it does, and 1 while it starts or drains or if it cannot be reached.
 """
 
 import argparse
@@ -15,13 +15,13 @@ _TIMEOUT_SECONDS = 5.0
 
 def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("health", help="say whether a service takes calls", description=__doc__)
-    parser.add_argument("address", metavar="HOST:PORT", help="an encoder service or an LLM service")
+    parser.add_argument("address", metavar="HOST:PORT", help="The address of an encoder service or an LLM service.")
     parser.add_argument(
         "--timeout",
         type=_options.positive_seconds,
         default=_TIMEOUT_SECONDS,
         metavar="SECONDS",
-        help="to wait for an answer (default: %(default)g)",
+        help="The time to wait for an answer. Default: %(default)g.",
     )
     _options.add_security(parser)
     parser.set_defaults(run=run, parser=parser)

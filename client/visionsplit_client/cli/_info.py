@@ -1,6 +1,7 @@
 """`visionsplit info`: what both services run, offer and accept.
 
-Done once an encoder service answers: applications need no more, and the LLM service is often out of reach by design.
+The exit code is 0 if an encoder service answers. The LLM service may be out of reach, as applications need no
+connection to it.
 """
 
 import argparse
@@ -26,6 +27,11 @@ class _Service:
 
 def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("info", help="describe the running services", description=__doc__)
+    parser.add_argument(
+        "--parts",
+        action="store_true",
+        help="Also list the scores, budgets, selections and mergings that methods are made of.",
+    )
     _options.add_json(parser)
     _options.add_connection(parser)
     parser.set_defaults(run=run)
@@ -44,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         for one in services:
             print(f"{one.service:<15}  {one.address:<{width}}  {one.health.value}")
         if encoder is not None:
-            _print_encoder(encoder)
+            _print_encoder(encoder, parts=args.parts)
         if llm is not None:
             _print_llm(llm)
     for address in args.encoder or [DEFAULT_ENCODER]:
@@ -71,7 +77,7 @@ def _or_none(ask: Callable[[], InfoT], services: list[_Service], name: str) -> I
         return None
 
 
-def _print_encoder(info: EncoderInfo) -> None:
+def _print_encoder(info: EncoderInfo, *, parts: bool) -> None:
     grids = ", ".join(f"{rows}x{columns}" for rows, columns in info.grids)
     default = info.default_compression
     ratio = "" if default.retention_ratio is None else f" at {default.retention_ratio:g}"
@@ -80,19 +86,17 @@ def _print_encoder(info: EncoderInfo) -> None:
     print(f"  features {info.format.feature_size} wide, fingerprint {info.format.encoder_fingerprint}")
     print(f"  default: {default.method}{ratio}, {default.layout} layout, {info.default_data_type}")
     print(f"  at most {info.max_images} images, {info.max_image_pixels} pixels each, {info.max_request_bytes} bytes")
-    for title, choices in (
-        ("methods", info.methods),
-        ("scores", info.scores),
-        ("budgets", info.budgets),
-        ("selections", info.selections),
-        ("mergings", info.mergings),
-    ):
-        _print_choices(title, choices)
+    _print_choices("methods", info.methods)
+    if parts:
+        _print_choices("scores", info.scores)
+        _print_choices("budgets", info.budgets)
+        _print_choices("selections", info.selections)
+        _print_choices("mergings", info.mergings)
 
 
 def _print_llm(info: LlmInfo) -> None:
     print(f"\nLLM: {info.model} on {info.device}, version {info.version}")
-    print(f"  {info.backend} backend, {info.replicas} replicas, engine {info.engine}")
+    print(f"  {info.backend} backend, {_report.counted(info.replicas, 'replica')}, engine {info.engine}")
     print(f"  context of {info.context_length} tokens, at most {info.max_new_tokens} new ones")
     print(f"  by default {info.default_max_new_tokens} new tokens; at most {info.max_images} images")
     _print_choices("pruning methods", info.pruning_methods)
@@ -101,5 +105,5 @@ def _print_llm(info: LlmInfo) -> None:
 def _print_choices(title: str, choices: Sequence[NamedChoice]) -> None:
     print(f"  {title}")
     for choice in choices:
-        parameters = "".join(f" {name}={value:g}" for name, value in choice.parameters.items())
+        parameters = "".join(f" {name}={value:g}" for name, value in sorted(choice.parameters.items()))
         print(f"    {choice.name}{parameters}: {choice.description}")

@@ -1,41 +1,28 @@
 """Options that several commands share."""
 
 import argparse
-import math
 import os
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from visionsplit.addresses import split_host_port
+from visionsplit import command_line
+from visionsplit.compression_defaults import DEFAULT_METHOD, DEFAULT_RATIO, chosen_method
 from visionsplit.wire.security.client import ClientSecurity
 from visionsplit.wire.security.command_line import add_client_options, client_security_from
 from visionsplit.wire.security.tokens import TOKEN_VARIABLE, BearerToken
 
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client._client import Client
-from visionsplit_client._options import (
-    DATA_TYPES,
-    DEFAULT_METHOD,
-    LAYOUTS,
-    POSITION_IDS,
-    Compression,
-    Pruning,
-    Sampling,
-)
+from visionsplit_client._options import DATA_TYPES, LAYOUTS, POSITION_IDS, Compression, Pruning, Sampling
 
 DEFAULT_LLM = "127.0.0.1:50052"
 DEFAULT_TIMEOUT = 120.0
 METRICS = {"encoder": "127.0.0.1:9051", "llm": "127.0.0.1:9052"}  # where services of `up --metrics` serve them
 
 Subparsers = Any  # argparse keeps this type private
-_NEEDS_RATIO = (None, DEFAULT_METHOD, "globalcom2")
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """One line for a wrong usage; argparse's own lists every option first."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+OneLineParser = command_line.OneLineParser
+host_port = command_line.host_port
+positive_seconds = command_line.positive
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
@@ -44,17 +31,20 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
         "--encoder",
         action="append",
         metavar="HOST:PORT",
-        help=f"encoder service; repeat it to use several in turn (default: {DEFAULT_ENCODER})",
+        help=f"The encoder service's address; repeat the option to use several in turn. Default: {DEFAULT_ENCODER}.",
     )
     group.add_argument(
-        "--llm", default=DEFAULT_LLM, metavar="HOST:PORT", help="LLM service, where it is asked directly (%(default)s)"
+        "--llm",
+        default=DEFAULT_LLM,
+        metavar="HOST:PORT",
+        help="The LLM service's address, for what is asked of that service directly. Default: %(default)s.",
     )
     group.add_argument(
         "--timeout",
         type=positive_seconds,
         default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
-        help="for each call, retries included (default: %(default)g)",
+        help="The time limit of each call, retries included. Default: %(default)g.",
     )
     add_security(parser)
     parser.set_defaults(parser=parser)  # for what only turns out to be wrong once all options are known
@@ -71,36 +61,60 @@ def security_from(args: argparse.Namespace) -> ClientSecurity:
 
 
 def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> None:
+    """The options behind `compression_from`; without --ratio for a command that has ratios of its own."""
     group = parser.add_argument_group(
         "compression",
-        "Without any of these, the encoder's default. "
-        + (f"--ratio alone means {DEFAULT_METHOD}; nearly every method needs a ratio." if ratio else ""),
+        f"Without any of these options, the encoder's default holds. --ratio alone means --method {DEFAULT_METHOD}."
+        if ratio
+        else "",
     )
-    group.add_argument("--method", "--compression", metavar="NAME", help=f"such as none or {DEFAULT_METHOD}; see info")
+    group.add_argument(
+        "--method",
+        "--compression",
+        metavar="NAME",
+        help="How to choose the vision tokens to keep; `visionsplit info` lists the methods. Default: "
+        + (f"{DEFAULT_METHOD} with --ratio, else the encoder's." if ratio else f"{DEFAULT_METHOD}."),
+    )
     if ratio:
-        group.add_argument("--ratio", type=float, metavar="SHARE", help="share of the vision tokens to keep, in (0, 1]")
-    group.add_argument("--layout", choices=LAYOUTS, help="order of the kept tokens")
-    group.add_argument("--score", metavar="NAME", help="replaces the method's score")
-    group.add_argument("--budget", metavar="NAME", help="replaces the method's budget")
-    group.add_argument("--selection", metavar="NAME", help="replaces the method's selection")
-    group.add_argument("--merging", metavar="NAME", help="replaces the method's merging")
+        group.add_argument(
+            "--ratio",
+            "--retention-ratio",
+            type=command_line.share,
+            metavar="SHARE",
+            help=f"The share of the vision tokens to keep, above 0 and at most 1. Default: {DEFAULT_RATIO:g} with "
+            "--method, for methods that need a ratio.",
+        )
+    group.add_argument("--layout", choices=LAYOUTS, help=f"The order of the kept tokens. Default: {LAYOUTS[0]}.")
+    for part, text in (
+        ("score", "what a token is worth"),
+        ("budget", "how many tokens each tile keeps"),
+        ("selection", "which tokens are kept"),
+        ("merging", "what the kept tokens take over from the others"),
+    ):
+        group.add_argument(f"--{part}", metavar="NAME", help=f"The method's {part}, {text}. Default: the method's own.")
     group.add_argument(
         "--parameter",
         action="append",
         default=[],
         type=_parameter,
         metavar="NAME=NUMBER",
-        help="of the method, such as tau=10; may be repeated",
+        help="A parameter of the method, such as tau=10; may be repeated. Default: the values in `visionsplit info`.",
     )
     group.add_argument(
-        "--guidance", metavar="TEXT", help="for a method that looks at a text; without it, it reads the question"
+        "--guidance",
+        metavar="TEXT",
+        help="The text by which a method such as cdpruner chooses tokens. Default: the question.",
     )
-    group.add_argument("--data-type", choices=DATA_TYPES, help="how tokens travel")
+    group.add_argument(
+        "--data-type",
+        choices=DATA_TYPES,
+        help="The number format in which vision tokens are sent. Default: the encoder's.",
+    )
     if ratio:
         group.add_argument(
             "--quotas-only",
             action="store_true",
-            help="send every token; pruning in the language model keeps as many of each tile as the method would",
+            help="Send every token; --prune then keeps as many of each tile as the method would.",
         )
     else:  # such a command shows what the encoder keeps
         parser.set_defaults(quotas_only=False)
@@ -108,38 +122,72 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
 
 def add_prefill(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "language model", "Without --prune it keeps every vision token that it gets. It may follow any compression."
+        "language model",
+        "Without --prune the language model keeps every vision token that it gets. --prune may follow any compression.",
     )
-    group.add_argument("--prune", metavar="METHOD", help="drop vision tokens between its layers; see info")
-    group.add_argument("--prune-ratio", type=float, metavar="SHARE", help="share of the vision tokens to keep")
+    group.add_argument(
+        "--prune",
+        metavar="METHOD",
+        help="How to drop vision tokens between the language model's layers; `visionsplit info` lists the methods. "
+        "Default: none are dropped.",
+    )
+    group.add_argument(
+        "--prune-ratio",
+        type=command_line.share,
+        metavar="SHARE",
+        help="The share of the vision tokens that --prune keeps, above 0 and at most 1. Default: as published, where "
+        "the method has such a setting.",
+    )
     group.add_argument(
         "--prune-set",
         action="append",
         default=[],
         type=_parameter,
         metavar="NAME=NUMBER",
-        help="of the pruning method; may be repeated",
+        help="A parameter of the pruning method; may be repeated. Default: the values in `visionsplit info`.",
     )
     group.add_argument(
         "--position-ids",
         choices=POSITION_IDS,
-        help="places of the tokens: counted through (default), or those that they have without compression",
+        help="The positions of the kept tokens: renumbered without gaps, or original as without compression. "
+        f"Default: {POSITION_IDS[0]}.",
     )
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("decoding")
-    group.add_argument("--max-new-tokens", type=int, metavar="N")
-    group.add_argument("--temperature", type=float, metavar="T", help="0 decodes greedily (default)")
-    group.add_argument("--top-p", type=float, metavar="P")
-    group.add_argument("--top-k", type=int, metavar="K")
-    group.add_argument("--seed", type=int, metavar="N")
-    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="may be repeated")
-    group.add_argument("--repetition-penalty", type=float, metavar="R")
+    add = parser.add_argument_group("decoding").add_argument
+    add("--max-new-tokens", type=int, metavar="N", help="The most tokens of an answer. Default: the LLM service's.")
+    add("--temperature", type=float, metavar="T", help="The sampling temperature; 0 decodes greedily. Default: 0.")
+    add(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="Sample among the likeliest tokens that together have this probability, in (0, 1]. Default: 1.",
+    )
+    add("--top-k", type=int, metavar="K", help="Sample among this many likeliest tokens; 0 means all. Default: 0.")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="The seed of sampling; the same seed gives the same text. Default: random.",
+    )
+    add(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="A text before which the answer ends; may be repeated. Default: none.",
+    )
+    add(
+        "--repetition-penalty",
+        type=float,
+        metavar="R",
+        help="The penalty on tokens that the text already holds; 1 leaves them alone. Default: the checkpoint's.",
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    parser.add_argument("--json", action="store_true", help="Print one JSON document instead of text.")
 
 
 def client_from(args: argparse.Namespace) -> Client:
@@ -169,16 +217,17 @@ def usage_error(args: argparse.Namespace, message: str) -> NoReturn:
 def compression_from(args: argparse.Namespace, *, ratio: float | None = None) -> Compression | None:
     """None if no option asks for anything. `ratio` stands in for the option where a command has its own."""
     ratio = args.ratio if ratio is None else ratio
-    parts = (args.method, ratio, args.layout, args.score, args.budget, args.selection, args.merging, args.guidance)
+    try:
+        method = chosen_method(args.method, ratio)
+    except ValueError as error:
+        usage_error(args, str(error))
+    parts = (method, args.layout, args.score, args.budget, args.selection, args.merging, args.guidance)
     if all(part is None for part in parts) and not args.parameter and not args.quotas_only:
         return None
-    # Of other methods and budgets the encoder knows whether they do without.
-    if ratio is None and args.method in _NEEDS_RATIO and args.budget is None:
-        usage_error(
-            args, "the compression options need --ratio, the share of the vision tokens to keep (or --method none)"
-        )
+    if method is None and args.budget is None:
+        usage_error(args, "the compression options need --ratio, the share of the vision tokens to keep, or --method")
     return Compression(
-        method=args.method or DEFAULT_METHOD,
+        method=method or DEFAULT_METHOD,
         retention_ratio=ratio,
         layout=args.layout or "spatial",
         score=args.score,
@@ -215,30 +264,8 @@ def sampling_from(args: argparse.Namespace) -> Sampling:
     )
 
 
-def host_port(text: str) -> str:
-    try:
-        split_host_port(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def positive_seconds(text: str) -> float:
-    seconds = _number(text)
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise argparse.ArgumentTypeError(f"{text} is no positive number of seconds")
-    return seconds
-
-
 def _parameter(text: str) -> tuple[str, float]:
     name, separator, number = text.partition("=")
     if not (name and separator):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=NUMBER")
-    return name, _number(number)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    return name, command_line.number(number)

@@ -22,6 +22,7 @@ class Shown:
     compression: Compression  # with the ratio at which the image was encoded
     image: EncodedImage
     asked: float | None  # the ratio before it was adjusted to a count
+    answer: str | None = None  # of the model about these tokens
 
     @property
     def name(self) -> str:
@@ -42,13 +43,20 @@ class Shown:
         """What of the image enters the language model."""
         return self.image.summary.tokens_after + self.newlines
 
-    def panel(self) -> Panel:
+    @property
+    def title(self) -> str:
+        return self.name if self.ratio is None else f"{self.name} at {self.ratio:.3g}"
+
+    def panel(self, *, first_answer: str | None) -> Panel:
+        """As it is drawn. An answer is marked as changed where it is another one than the first panel's."""
         summary = self.image.summary
         return Panel(
-            self.name if self.ratio is None else f"{self.name} at {self.ratio:.3g}",
+            self.title,
             self.image.tokens,
             f"{summary.tokens_after} of {summary.tokens_before} tokens + {self.newlines} newlines = "
             f"{self.llm_tokens} into the LLM, {_report.size(summary.wire_bytes)}",
+            self.answer,
+            self.answer != first_answer,
         )
 
 

@@ -4,25 +4,58 @@ import dataclasses
 import enum
 import itertools
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from visionsplit.errors import (
+    InvalidCompressionError,
+    InvalidPromptError,
+    InvalidPruningError,
+    InvalidSamplingError,
+    VisionSplitError,
+)
 
 from visionsplit_client._results import ImageSummary
 from visionsplit_client.cli import _output
 
+# The option that sets each field of a request, by the error that says what is wrong with the field.
+_OPTIONS: Mapping[type[VisionSplitError], Mapping[str, str]] = {
+    InvalidCompressionError: {
+        "retention_ratio": "--ratio",
+        "quotas_only": "--quotas-only",
+        "guidance": "--guidance",
+    },
+    InvalidPromptError: {"guidance": "--guidance"},
+    InvalidPruningError: {"retention_ratio": "--prune-ratio"},
+    InvalidSamplingError: {
+        name: f"--{name.replace('_', '-')}"
+        for name in ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "repetition_penalty")
+    },
+}
 _CACHED = {"memory": ", from the encoder's memory", "disk": ", from the encoder's disk"}
 
 
 def message(error: Exception, images: Sequence[str] = ()) -> str:
-    """One line on a failure. A service counts a call's images from 0; here they go by the names the user gave."""
+    """One line on a failure, in the user's terms: images by the names that the user gave, fields as options."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    text = str(error)
+    text = _with_options(error)
     for index, image in enumerate(images):
         about = f"image {index}: "
         if text.startswith(about):
             return f"{image}: {text.removeprefix(about)}"
     return text
+
+
+def _with_options(error: Exception) -> str:
+    """The error's text, where the services' names of fields are replaced by those of the options that set them."""
+    options = next((names for kind, names in _OPTIONS.items() if isinstance(error, kind)), {})
+    if not options:
+        return str(error)
+    # A name in quotes is the caller's own word.
+    fields = re.compile(rf"(?<![\w'-])({'|'.join(options)})(?![\w'-])")
+    return fields.sub(lambda found: options[found[1]], str(error))
 
 
 def failure(error: Exception, text: str) -> dict[str, str]:
@@ -62,7 +95,7 @@ def cost(image: ImageSummary) -> str:
 def layers(tokens: Sequence[int]) -> str:
     """One line on the prompt tokens that each layer of the language model holds; equal neighbours go together."""
     runs = [(count, len(list(run))) for count, run in itertools.groupby(tokens)]
-    return "prompt tokens by layer: " + ", ".join(f"{count} in {_plural(length)}" for count, length in runs)
+    return "prompt tokens by layer: " + ", ".join(f"{count} in {counted(length, 'layer')}" for count, length in runs)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, totals: Sequence[str] | None = None) -> str:
@@ -78,8 +111,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, totals: Seque
     return "\n".join([line(header), rule, *map(line, rows), *([rule, line(totals)] if totals else [])])
 
 
-def _plural(layers: int) -> str:
-    return f"{layers} layer{'s' if layers > 1 else ''}"
+def counted(number: int, noun: str) -> str:
+    """Such as "1 layer" or "2 layers"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _to_json(value: object) -> object:

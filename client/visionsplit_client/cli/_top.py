@@ -29,13 +29,27 @@ def add_parser(commands: _options.Subparsers) -> None:
     parser = commands.add_parser("top", help="watch what the services do", description=__doc__)
     for service, default in _options.METRICS.items():
         parser.add_argument(
-            f"--{service}-metrics", default=default, type=_options.host_port, metavar="HOST:PORT", help="(%(default)s)"
+            f"--{service}-metrics",
+            default=default,
+            type=_options.host_port,
+            metavar="HOST:PORT",
+            help=f"The address at which the {service} service serves metrics. Default: %(default)s.",
         )
-    parser.add_argument("--interval", type=_options.positive_seconds, default=2.0, help="between looks (%(default)g s)")
     parser.add_argument(
-        "--window", type=_options.positive_seconds, default=30.0, help="rates are over so long (%(default)g s)"
+        "--interval",
+        type=_options.positive_seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="The time between two looks. Default: %(default)g.",
     )
-    parser.add_argument("--once", action="store_true", help="one look, over all the time since the services started")
+    parser.add_argument(
+        "--window",
+        type=_options.positive_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="The time over which rates are taken. Default: %(default)g.",
+    )
+    parser.add_argument("--once", action="store_true", help="Look once, over all the time since the services started.")
     _options.add_json(parser)
     parser.set_defaults(run=run, parser=parser)
 

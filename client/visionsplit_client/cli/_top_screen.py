@@ -20,7 +20,8 @@ def screen(views: Mapping[str, View], failures: Mapping[str, str]) -> str:
 
 
 def _common(title: str, view: View) -> list[str]:
-    codes = ", ".join(f"{code} {count:.0f}" for code, count in sorted(view["requests_by_code"].items()))
+    failed = {code: count for code, count in sorted(view["requests_by_code"].items()) if code != "OK" and count}
+    codes = ", ".join(f"{code} {count:.0f}" for code, count in failed.items())
     saving = "-" if view["saving"] is None else f"{100 * view['saving']:.0f}% less"
     hits = "" if view["cache_hit_ratio"] is None else f", cache hits {100 * view['cache_hit_ratio']:.0f}%"
     return [
@@ -43,11 +44,11 @@ def _encoder(view: View) -> list[str]:
 
 def _llm(view: View) -> list[str]:
     taken = "-" if view["kv_used_ratio"] is None else f"{100 * view['kv_used_ratio']:.0f}%"
+    replicas = _report.counted(round(view["replicas"]), "replica")
     return [
         f"  TTFT       {_quantiles(view['time_to_first_token_seconds'])}",
         f"  ITL        {_quantiles(view['inter_token_seconds'])}",
-        f"  generated  {view['generated_tokens_per_second']:8.1f} tokens/s  {view['replicas']:.0f} replicas, "
-        f"fullest KV cache {taken}",
+        f"  generated  {view['generated_tokens_per_second']:8.1f} tokens/s  {replicas}, fullest KV cache {taken}",
     ]
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from visionsplit import command_line
 from visionsplit.addresses import split_host_port
 from visionsplit.wire.security.client import ClientSecurity
 from visionsplit.wire.security.command_line import add_server_options, server_security_from
@@ -23,7 +24,6 @@ from visionsplit_client.cli._ports import free_addresses
 from visionsplit_client.cli._processes import Service
 from visionsplit_client.cli._starting import check_alive, wait_until_healthy
 
-_DTYPES = ("float32", "float16", "bfloat16")  # that both services take
 _WATCH_SECONDS = 0.2
 # A service that has drained still has to leave; Ray takes some seconds for that.
 _EXIT_SECONDS = 15.0
@@ -36,47 +36,87 @@ def add_parser(commands: _options.Subparsers) -> None:
         "--model",
         default=shipped,
         required=shipped is None,
-        help="LLaVA-NeXT checkpoint: a folder or a hub id (default: the one in this checkout)",
+        help="The LLaVA-NeXT checkpoint, as a folder or a Hugging Face hub id. "
+        + ("Required." if shipped is None else "Default: the one in this checkout."),
     )
-    for option, default in (("--encoder", DEFAULT_ENCODER), ("--llm", _options.DEFAULT_LLM)):
+    for option, default in (("encoder", DEFAULT_ENCODER), ("llm", _options.DEFAULT_LLM)):
         parser.add_argument(
-            option,
+            f"--{option}",
             type=_options.host_port,
             default=default,
             metavar="HOST:PORT",
-            help="listen here; port 0 takes a free one (%(default)s)",
+            help=f"The address on which the {option} service listens; port 0 takes a free one. Default: %(default)s.",
         )
-    parser.add_argument("--backend", choices=("local", "ray"), default="local", help="of the LLM service (%(default)s)")
-    parser.add_argument("--replicas", type=int, default=1, help="of the LLM service, with --backend ray (%(default)s)")
-    parser.add_argument("--device", help="of both services (default: cuda where there is one, else cpu)")
-    parser.add_argument("--dtype", choices=_DTYPES, help="of both services")
+    parser.add_argument(
+        "--backend",
+        choices=("local", "ray"),
+        default="local",
+        help="Where the LLM service runs its replicas: in its own process, or on Ray. Default: %(default)s.",
+    )
+    parser.add_argument(
+        "--replicas",
+        type=command_line.at_least(1),
+        default=1,
+        metavar="N",
+        help="The number of the LLM service's replicas; several need --backend ray. Default: %(default)s.",
+    )
+    parser.add_argument(
+        "--device",
+        type=command_line.device,
+        help="The device of both services: cpu, cuda or cuda:N. Default: a GPU, or the CPU where there is none.",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=command_line.DTYPE_NAMES,
+        help="The number format of the weights. Default: float32 on the CPU, the checkpoint's own on a GPU.",
+    )
     for service in ("llm", "encoder"):
         parser.add_argument(
             f"--{service}-args",
             type=shlex.split,
             default=[],
             metavar="OPTIONS",
-            help=f'further options, as python -m {service}_service --help lists them: --{service}-args="--grace 60"',
+            help=f"Further options of visionsplit-{service}, as one word, such as "
+            f'--{service}-args="--max-images 4". Default: none.',
         )
-    parser.add_argument("--grace", type=_options.positive_seconds, default=10.0, help="seconds to drain (%(default)g)")
     parser.add_argument(
-        "--start-timeout", type=_options.positive_seconds, default=600.0, help="seconds to become healthy (%(default)g)"
+        "--grace",
+        type=_options.positive_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="How long running calls may go on after Ctrl-C. Default: %(default)g.",
+    )
+    parser.add_argument(
+        "--start-timeout",
+        type=_options.positive_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="The time in which both services must become healthy; a download counts. Default: %(default)g.",
     )
     _add_security(parser)
     parser.add_argument(
         "--metrics",
         action="store_true",
-        help=f"serve metrics for visionsplit top at {' and '.join(_options.METRICS.values())}",
+        help=f"Serve metrics for visionsplit top, at {' and '.join(_options.METRICS.values())}.",
     )
-    parser.add_argument("--quiet", action="store_true", help="no log lines but warnings, and no hints")
+    parser.add_argument("--quiet", action="store_true", help="Print warnings only, and no hints.")
     parser.set_defaults(run=run, parser=parser)
 
 
 def _add_security(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
     add = parser.add_argument_group("security between the services").add_argument
-    add("--tls-ca", type=Path, metavar="PEM", help="authorities of --tls-cert, if others than those of gRPC")
-    add("--tls-server-name", metavar="NAME", help="that --tls-cert holds, if not the hosts of both addresses")
+    add(
+        "--tls-ca",
+        type=Path,
+        metavar="PEM",
+        help="The authorities that have signed --tls-cert. Default: those that come with gRPC.",
+    )
+    add(
+        "--tls-server-name",
+        metavar="NAME",
+        help="The name in --tls-cert. Default: the hosts of both addresses.",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """Dropped tokens go into the contextual token whose key is most like theirs.
 
-Source: VisionZip (arXiv 2412.03467) and its published code.
+Source: VisionZip (arXiv 2412.04467) and its published code.
 """
 
 from types import MappingProxyType

@@ -1,6 +1,6 @@
 """The best tokens, and tokens evenly spread over the rest.
 
-Source: VisionZip (arXiv 2412.03467) and its published code.
+Source: VisionZip (arXiv 2412.04467) and its published code.
 """
 
 from collections.abc import Sequence

@@ -48,10 +48,24 @@ def add_telemetry_options(parser: argparse.ArgumentParser) -> None:
     """The options behind `telemetry_from`, and `--log-format`."""
     group = parser.add_argument_group("telemetry")
     add = group.add_argument
-    add("--metrics", metavar="HOST:PORT", help="serve Prometheus metrics here; a port alone means loopback")
-    add("--otlp-endpoint", metavar="URL", help="send traces to this OpenTelemetry collector, such as http://HOST:4317")
-    add("--log-format", default="text", choices=["text", "json"], help="json: an object a line (default: text)")
-    add("--log-prompts", action="store_true", help="write prompts, cut, into the log; otherwise they never get there")
+    add(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="The address at which Prometheus metrics are served; a port alone means loopback. Default: none.",
+    )
+    add(
+        "--otlp-endpoint",
+        metavar="URL",
+        help="The OpenTelemetry collector to which traces are sent, such as http://HOST:4317. Default: the one that "
+        "OpenTelemetry's environment variables name, else none.",
+    )
+    add(
+        "--log-format",
+        default="text",
+        choices=["text", "json"],
+        help="The form of log lines; json writes one object a line. Default: %(default)s.",
+    )
+    add("--log-prompts", action="store_true", help="Write prompts, shortened, into the log. Without it they never are.")
 
 
 def telemetry_from(options: argparse.Namespace, environment: Mapping[str, str]) -> TelemetryConfig:

@@ -160,8 +160,9 @@ class Compression(_message.Message):
     method: _builtins.str
     """One of GetEncoderInfoResponse.methods. Must not be empty."""
     retention_ratio: _builtins.float
-    """Share of each image's tokens to keep, in (0, 1]; 1 keeps every token whatever the method. May be
-    absent only for the method "none" and for methods and budgets that find it themselves.
+    """Share of each image's tokens to keep, in (0, 1]; 1 keeps every token whatever the method. Absent
+    means 1 for the method "none", what the image decides for methods and budgets that find the share
+    themselves, and 0.25 for all others.
     """
     layout: Global___Layout.ValueType
     """Layout of the kept tokens; unspecified means LAYOUT_SPATIAL."""

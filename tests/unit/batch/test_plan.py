@@ -126,11 +126,12 @@ async def test_varied_tokens_are_still_the_image(random_checkpoints, picture):
         (["--encoder", "a:1", "--llm", "a:2", "--model", "m"], "are for services of its own"),
         (["--encoder", "a", "--llm", "a:2"], "a"),
         (["--model", "./nowhere"], "there is no folder ./nowhere"),
-        (["--ratios", "1,2"], "a ratio is more than 0 and at most 1"),
-        (["--ratios", "much"], "is not a list"),
-        (["--price-llm", "0"], "is no price"),
-        (["--price-llm", "much"], "is no price"),
-        (["--in-flight", "0"], "is no whole number from 1 on"),
+        (["--ratios", "1,2"], "--ratios: 2 is not above 0 and at most 1; for 2 percent write 0.02"),
+        (["--ratios", "1,nan"], "--ratios: nan is not above 0 and at most 1"),
+        (["--ratios", "much"], "--ratios: 'much' is not a number"),
+        (["--price-llm", "0"], "--price-llm: 0 is not a finite number above 0"),
+        (["--price-llm", "much"], "--price-llm: 'much' is not a number"),
+        (["--in-flight", "0"], "--in-flight: '0' is not a whole number of at least 1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message, capsys):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.accuracy import TABLES, Table, main, merged, render
+from encoder_service.compression import METHODS
 from encoder_service.compression import compose as compose_compression
 from llm_service.pruning import compose as compose_pruning
 from training.dialogue.questions import Topic
@@ -24,6 +25,12 @@ def test_every_row_can_be_asked_for(table: Table) -> None:
         compose_compression(condition.spec)
         if condition.pruning is not None:
             compose_pruning(condition.pruning, LAYERS, quotas=condition.spec.quotas_only)
+
+
+def test_the_main_tables_have_every_method_of_the_encoder():
+    for table in TABLES["main"]:
+        shown = {parse_condition(text).spec.method for text in table.conditions}
+        assert shown == set(METHODS) - {"cdpruner"}, "cdpruner reads the question and asks for another encoder"
 
 
 def answers(condition: str, image: int, score: float, tokens: int, layer_tokens: float) -> list[Answer]:

@@ -8,7 +8,7 @@ import pytest
 from visionsplit_client import Usage
 
 from benchmarks.public import run, table
-from benchmarks.public.rows import BENCHMARKS, ROWS, UPPER_BOUND
+from benchmarks.public.rows import BENCHMARKS, POSTER_ROWS, ROWS, UPPER_BOUND
 from benchmarks.public.settings import Settings
 from benchmarks.public.tally import Tally
 from encoder_service.compression.methods import METHODS
@@ -64,7 +64,7 @@ def model_args(command: list[str]) -> dict[str, str]:
 
 def test_every_row_is_a_run_of_lmms_eval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = commands(capsys, "--out", str(tmp_path), "--encoder", "h:1", "g:2", "--layout", "reference", "--limit", "8")
-    assert list(found) == list(ROWS)
+    assert list(found) == list(POSTER_ROWS)
     for name, command in found.items():
         assert command[1:5] == ["-m", "benchmarks.public.lmms", "--model", "visionsplit"]
         assert command[command.index("--output_path") + 1] == str(tmp_path / name)
@@ -87,6 +87,13 @@ def test_rows_and_tasks_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixt
     found = commands(capsys, "--out", str(tmp_path), "--rows", "fastervlm-10", "--tasks", "gqa", "pope")
     assert list(found) == ["fastervlm-10"]
     assert found["fastervlm-10"][found["fastervlm-10"].index("--tasks") + 1] == "gqa,pope"
+
+
+def test_every_method_of_the_encoder_has_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"{method}-10" for method in METHODS if method not in ("none", "cdpruner")]
+    found = commands(capsys, "--out", str(tmp_path), "--rows", *names)
+    assert {model_args(command)["method"] for command in found.values()} == set(METHODS) - {"none", "cdpruner"}
+    assert {model_args(command)["retention_ratio"] for command in found.values()} == {"0.1"}
 
 
 def test_the_rows_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

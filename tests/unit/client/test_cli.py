@@ -21,9 +21,8 @@ def test_caption_prints_captions_and_totals(where, picture, capsys):
     out = capsys.readouterr().out
     before, after = sum(GRID.valid_counts()), sum(int(count * 0.25) for count in GRID.valid_counts())
     assert out.count(ANSWER) == 2
-    assert f"{before} -> {after} vision tokens" in out
-    total = out.splitlines()[-1].split()
-    assert total[:4] == ["total", str(2 * before), str(2 * after), "75%"]
+    assert out.count(f"  {before} -> {after} vision tokens, ") == 2
+    assert out.splitlines()[-1].startswith(f"2 images: {2 * before} -> {2 * after} vision tokens (75% less), ")
 
 
 def test_one_bad_image_does_not_stop_the_others(where, picture, tmp_path, capsys):
@@ -32,6 +31,8 @@ def test_one_bad_image_does_not_stop_the_others(where, picture, tmp_path, capsys
     assert main(["caption", str(bad), "missing.png", str(picture), *where]) == 1
     out, err = capsys.readouterr()
     assert out.count(ANSWER) == 1
+    assert out.splitlines()[-1].startswith("1 image: ")
+    assert out.splitlines()[-1].endswith(", 2 failed")
     assert f"visionsplit: {bad}: cannot be decoded" in err
     assert "missing.png: No such file" in err
     assert "Traceback" not in err
@@ -189,22 +190,21 @@ def test_whether_another_method_needs_a_ratio_is_the_encoders_to_say(where, pict
     assert not any(request.compression.HasField("retention_ratio") for request in services.encoder.script.requests)
 
 
-def test_nothing_saved_is_no_table_of_savings_but_a_hint(where, picture, capsys):
-    assert main(["caption", str(picture), *where]) == 0
+def test_where_nothing_was_saved_there_is_a_hint_unless_that_was_asked_for(where, picture, capsys):
+    assert main(["caption", str(picture), str(picture), *where]) == 0
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1].split()[:2] == ["total", str(sum(GRID.valid_counts()))]
+    assert out.splitlines()[-1].startswith(f"2 images: {2 * sum(GRID.valid_counts())} vision tokens, ")
     assert "% less" not in out
     assert "--ratio 0.25" in err
     assert main(["caption", str(picture), "--ratio", "1", *where]) == 0
     out, err = capsys.readouterr()
-    assert "0% less" in out
+    assert out.count(f"{sum(GRID.valid_counts())} vision tokens") == 1
     assert err == ""
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["fly"],
         ["caption"],
         ["ask", "a.png", "?", "--layout", "diagonal"],
@@ -217,7 +217,6 @@ def test_nothing_saved_is_no_table_of_savings_but_a_hint(where, picture, capsys)
         ["ask", "a.png", "?", "--layout", "reference"],
         ["ask", "a.png", "?", "--score", "local"],
         ["ask", "a.png", "?", "--parameter", "tau=5"],
-        ["caption", "a.png", "--method", "globalcom2"],
         ["ask", "a.png", "?", "--prune-ratio", "0.5"],
         ["ask", "a.png", "?", "--prune-set", "layer=3"],
         ["ask", "a.png", "?", "--prune", "fastv", "--prune-set", "layer"],
@@ -240,20 +239,51 @@ def test_wrong_usage_is_exit_code_2(arguments):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["ask", "a.png", "?", "--timeout", "soon"], "'soon' is no number"),
-        (["ask", "a.png", "?", "--timeout", "0"], "0 is no positive number of seconds"),
-        (["ask", "a.png", "?", "--parameter", "tau=hot"], "'hot' is no number"),
-        (["visualize", "a.png", "-o", "b.png", "--columns", "two"], "two is no whole number from 1 on"),
-        (["batch", "caption", "a", "-o", "b", "--in-flight", "many"], "many is no whole number from 1 on"),
-        (["batch", "caption", "a", "-o", "b", "--llms", "1-many"], "many is no whole number from 1 on"),
-        (["batch", "caption", "a", "-o", "b", "--max-failures", "-1"], "-1 is no whole number from 0 on"),
+        (["ask", "a.png", "?", "--timeout", "soon"], "--timeout: 'soon' is not a number"),
+        (["ask", "a.png", "?", "--timeout", "0"], "--timeout: 0 is not a finite number above 0"),
+        (["ask", "a.png", "?", "--parameter", "tau=hot"], "--parameter: 'hot' is not a number"),
+        (["visualize", "a.png", "-o", "b.png", "--columns", "two"], "'two' is not a whole number of at least 1"),
+        (["batch", "caption", "a", "-o", "b", "--in-flight", "many"], "'many' is not a whole number of at least 1"),
+        (["batch", "caption", "a", "-o", "b", "--llms", "1-many"], "'many' is not a whole number of at least 1"),
+        (["batch", "caption", "a", "-o", "b", "--max-failures", "-1"], "'-1' is not a whole number of at least 0"),
+        *(
+            ([*command, option.split("/")[0], wrong], f"{option}: {wrong} is not above 0 and at most 1")
+            for wrong in ("0", "25", "-1", "nan", "1.0001")
+            for command, option in (
+                (["ask", "a.png", "?"], "--ratio/--retention-ratio"),
+                (["encode", "a.png", "-o", "a.safetensors"], "--ratio/--retention-ratio"),
+                (["ask", "a.png", "?", "--prune", "fastv"], "--prune-ratio"),
+                (["visualize", "a.png", "-o", "b.png"], "--ratios"),
+                (["batch", "encode", "a", "-o", "b"], "--ratio/--retention-ratio"),
+            )
+        ),
+        (
+            ["encode", "a.png", "-o", "tokens.bin"],
+            "cannot write tokens.bin: tokens are stored in a file",
+        ),
+        (["visualize", "a.png", "-o", "b.png", "--ask", " "], "--ask is empty"),
+        (
+            ["visualize", "a.png", "-o", "b.png", "--compare", "hired@25"],
+            "'hired@25' has the ratio 25; it must be above",
+        ),
+        (
+            ["ask", "a.png", "?", "--method", "none", "--ratio", "0.5"],
+            "--method none keeps every vision token; the ratio",
+        ),
+        (["visualize", "a.png", "-o", "b.png", "--method", "none", "--ratios", "0.5"], "--method none keeps every"),
     ],
 )
-def test_a_number_that_is_none_is_called_that(arguments, problem, capsys):
+def test_a_wrong_value_is_refused_by_the_options_name_before_any_service_is_asked(arguments, problem, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     (line,) = capsys.readouterr().err.splitlines()
     assert problem in line
+
+
+def test_without_a_command_the_help_is_printed(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "visualize" in capsys.readouterr().err
 
 
 def test_a_forgotten_question_is_wrong_usage(picture):

@@ -4,7 +4,8 @@ import json
 import socket
 
 import pytest
-from visionsplit_client.cli import main
+from visionsplit_client._info import NamedChoice
+from visionsplit_client.cli import _info, main
 
 
 @pytest.fixture
@@ -24,6 +25,15 @@ def test_both(where, services, capsys):
     ]
     assert "globalcom2 tau=10" in out
     assert "pruning methods\n    fastv layer=2: Drops." in out
+    assert "scores" not in out
+    assert main(["info", "--parts", *where]) == 0
+    assert "scores" in capsys.readouterr().out
+
+
+def test_parameters_are_listed_by_name(capsys):
+    choice = NamedChoice("pyramid", "Drops.", {"share_2": 0.25, "depth_1": 0.25, "share_1": 0.5})
+    _info._print_choices("pruning methods", [choice])
+    assert "pyramid depth_1=0.25 share_1=0.5 share_2=0.25: Drops." in capsys.readouterr().out
 
 
 def test_json(where, services, capsys):

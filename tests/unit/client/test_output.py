@@ -35,7 +35,7 @@ def test_names_that_are_not_text(names, where, environment):
     ended = run("caption", *names, b"gone-\xff.png", *where, environment=environment)
     assert ended.returncode == 1
     assert b"Traceback" not in ended.stderr
-    assert ended.stdout.count(b"tokens, ") == len(names)
+    assert ended.stdout.count(b"\n  224 vision tokens, ") == len(names)
     out = ended.stdout.decode("ascii" if environment is ASCII else "latin-1")
     for name in ("/caf\\udce9.png", "/two\\u000alines.png", "/\\u001b[2J\\u001b[31mred.png"):
         assert name in out

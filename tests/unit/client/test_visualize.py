@@ -10,20 +10,29 @@ from visionsplit.wire.vision_tokens import VisionTokens
 from visionsplit_client import Compression
 from visionsplit_client.cli import main
 from visionsplit_client.cli._conditions import condition_name, parse_condition
-from visionsplit_client.cli._drawing import COMPACT, Panel, draw_panels, kept_masks
-from visionsplit_client.cli._drawing_shares import share_colour
+from visionsplit_client.cli._drawing import COMPACT, LARGE, Header, Panel, draw_panels, kept_masks
+from visionsplit_client.cli._drawing_header import draw_header
+from visionsplit_client.cli._drawing_shares import CHANGED, share_colour
 
 from tests.unit.client.fakes import GRID, FakeEncoder, fake_features, kept_positions, start_encoder
+from tests.unit.client.test_cli import ANSWER
 from training.evaluation.conditions import parse_condition as parse_for_training
+
+
+def below_header(sheet, image, header):
+    """The panels, without the original above them."""
+    head = draw_header(image, header, height=LARGE.header, gap=LARGE.gap, width=0)
+    return np.asarray(sheet.convert("L"))[head.height + 2 * LARGE.margin :]
 
 
 @pytest.fixture
 def sheet(where, tmp_path):
     """Panels of a plain white picture, so that brightness shows what was kept."""
     source, output = tmp_path / "white.png", tmp_path / "panels.png"
-    Image.new("RGB", (500, 300), "white").save(source)
+    white = Image.new("RGB", (500, 300), "white")
+    white.save(source)
     assert main(["visualize", str(source), "-o", str(output), "--ratios", "1,0.25", *where]) == 0
-    return np.asarray(Image.open(output).convert("L"))
+    return below_header(Image.open(output), white, Header("white.png"))
 
 
 def test_bright_area_follows_the_ratio(sheet):
@@ -37,7 +46,7 @@ def test_kept_cells_lie_where_their_positions_say(sheet):
     # The scripted encoder keeps the first cells of each tile: the upper rows of each crop are bright.
     panel = np.split(sheet, 2, axis=1)[1]
     rows, columns = np.where(panel == 255)
-    crops = columns > 24 + 240 + 10
+    crops = columns > LARGE.margin + LARGE.thumbnails[1] + LARGE.gap // 2
     height = rows[crops].max() - rows[crops].min()
     upper = rows[crops] - rows[crops].min() < height * 0.3
     lower = rows[crops] - rows[crops].min() > height * 0.7
@@ -65,21 +74,23 @@ def test_masks_undo_the_tiling():
 def drawn(width, height, grid):
     budgets, positions = kept_positions(grid, 1.0)
     tokens = VisionTokens(grid, tuple(budgets), fake_features(len(positions), DataType.FLOAT32), positions)
-    return np.asarray(draw_panels(Image.new("RGB", (width, height), "white"), [Panel("", tokens)]).convert("L"))
+    white, header = Image.new("RGB", (width, height), "white"), Header("strip")
+    panels = below_header(draw_panels(white, [Panel("", tokens)], header), white, header)
+    side = LARGE.thumbnails[0 if width > height else 1]  # the thumbnail is as high as the crops, within bounds
+    return panels[:, LARGE.margin + side + LARGE.gap :]
 
 
 @pytest.mark.parametrize(("width", "height", "rows", "columns"), [(3000, 45, 1, 3), (45, 3000, 3, 1), (70, 3000, 2, 2)])
 def test_thin_strips_are_drawn_thick_enough_to_see(width, height, rows, columns):
     bright = drawn(width, height, TileGrid.for_image(height, width, rows=rows, columns=columns, side=24)) == 255
-    beside_thumbnail = bright[:, 24 + 240 + 20 :]
-    assert beside_thumbnail.any(axis=0).sum() > 15
-    assert beside_thumbnail.any(axis=1).sum() > 15
+    assert bright.any(axis=0).sum() > 15
+    assert bright.any(axis=1).sum() > 15
 
 
 def test_crops_without_a_token_are_said_and_not_drawn():
     grid = TileGrid.for_image(9, 3000, rows=1, columns=3, side=8)
     assert grid.valid.area == 0
-    assert not (drawn(3000, 9, grid)[:, 24 + 240 + 20 :] == 255).any()
+    assert not (drawn(3000, 9, grid) == 255).any()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +108,7 @@ def test_wrong_usage_is_seen_before_anything_is_encoded(options, where, services
     with pytest.raises(SystemExit) as ended:
         main(["visualize", str(picture), *options, *where])
     assert ended.value.code == 2
-    assert options[-1] in capsys.readouterr().err
+    assert options[-1].rpartition(",")[2] in capsys.readouterr().err
     assert not services.encoder.script.requests
 
 
@@ -105,6 +116,46 @@ def test_without_compression_there_is_one_panel(where, services, picture, tmp_pa
     assert main(["visualize", str(picture), "-o", str(tmp_path / "a.png"), "--method", "none", *where]) == 0
     (request,) = services.encoder.script.requests
     assert (request.compression.method, request.compression.retention_ratio) == ("none", 1.0)
+
+
+def test_the_models_answers_stand_under_the_panels(where, services, picture, tmp_path, capsys):
+    plain, asked = tmp_path / "plain.png", tmp_path / "asked.png"
+    options = ["--ratios", "1,0.25", *where]
+    assert main(["visualize", str(picture), "-o", str(plain), *options]) == 0
+    assert not services.llm.script.requests
+    capsys.readouterr()
+    assert main(["visualize", str(picture), "-o", str(asked), "--ask", "What is it?", *options]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"globalcom2-diverse at {ratio}: {ANSWER}" for ratio in ("1", "0.25")
+    ]
+    questions = [request.prompt for request in services.llm.script.requests]
+    assert len(questions) == 2
+    assert all("What is it?" in str(question) for question in questions)
+    with Image.open(plain) as without, Image.open(asked) as with_answers:
+        assert with_answers.height > without.height + LARGE.title
+
+
+def test_an_answer_that_is_another_one_has_another_colour():
+    grid = TileGrid.for_image(300, 500, rows=2, columns=2, side=8)
+    budgets, positions = kept_positions(grid, 0.5)
+    tokens = VisionTokens(grid, tuple(budgets), fake_features(len(positions), DataType.FLOAT32), positions)
+    image = Image.new("RGB", (500, 300))
+    changed = [
+        [Panel("a", tokens, answer="A cat."), Panel("b", tokens, answer=answer, changed=answer != "A cat.")]
+        for answer in ("A cat.", "A very long answer about a cat " * 20)
+    ]
+    for panels in changed:
+        differ = panels[1].changed
+        header = Header("cat.png", "What is it?", differ)
+        head = draw_header(image, header, height=LARGE.header, gap=LARGE.gap, width=0)
+        sheet = np.asarray(draw_panels(image, panels, header))[head.height + 2 * LARGE.margin :]
+        assert bool((sheet == CHANGED).all(axis=2).any()) is differ
+
+
+def test_a_second_spec_without_a_ratio_follows_the_first_where_counts_are_made_equal(uneven, picture, tmp_path, capsys):
+    specs = ["--compare", "adaptive", "--compare", "globalcom2", "--equal"]
+    table = compare(uneven[1], picture, tmp_path, capsys, *specs)
+    assert int(table["globalcom2"][1]) == count(0.3)
 
 
 GREEDY, STUBBORN = 0.6, 20  # what the next encoder's methods of these names keep
@@ -287,15 +338,18 @@ def test_colours_tell_a_tile_above_the_image_from_one_below():
     grid = TileGrid.for_image(80, 80, rows=1, columns=2, side=8)
     picks = [(0, 0, 0), (1, 3, 0), *((2, 3, column) for column in range(4))]
     tokens = VisionTokens(grid, (1, 1, 4), fake_features(6, DataType.FLOAT32), np.array(picks, np.int32))
-    sheet = np.asarray(draw_panels(Image.new("RGB", (80, 80)), [Panel("", tokens)], sizes=COMPACT))
+    image, header = Image.new("RGB", (80, 80)), Header("black")
+    head = draw_header(image, header, height=COMPACT.header, gap=COMPACT.gap, width=0)
+    sheet = np.asarray(draw_panels(image, [Panel("", tokens)], header, sizes=COMPACT))
     whole = 6 / sum(grid.valid_counts())
     shares = [kept / cells for kept, cells in zip((1, 1, 4), grid.valid_counts(), strict=True)]
     less, more = (share_colour(share, whole) for share in shares[1:])
     assert less[2] > less[0]  # blue
     assert more[0] > more[2]  # orange
-    panel = sheet[: -2 * COMPACT.text - COMPACT.margin]  # without the legend, which shows all colours
+    panel = sheet[head.height + 2 * COMPACT.margin :]  # without the legend, which shows all colours
     left, right = ((panel == colour).all(axis=2).nonzero()[1] for colour in (less, more))
-    assert COMPACT.margin + COMPACT.thumbnail < left[left > COMPACT.margin + COMPACT.thumbnail + 6].min() < right.min()
+    thumbnail = COMPACT.margin + COMPACT.thumbnails[1]
+    assert thumbnail < left[left > thumbnail + 6].min() < right.min()
 
 
 def test_the_share_of_the_whole_image_is_grey_and_extremes_have_full_colours():

@@ -15,14 +15,15 @@ from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, visi
 from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
-from encoder_service.__main__ import build_parser, config_from
 from encoder_service.admission import TileRoom
 from encoder_service.batching import BatchLimits
 from encoder_service.caching.tokens import CacheLimits
+from encoder_service.command_line import parse
 from encoder_service.compression import METHODS, SCORES, CompressionSpec, TileFeatures, TowerOutput, compose, select
 from encoder_service.config import ConfigError, EncoderConfig
 from encoder_service.encoding import BatchEncoder
 from encoder_service.jobs import ImageJob, PreparedImage, TileSpan
+from encoder_service.serving import config_from
 from encoder_service.text_tower import TextTower
 from encoder_service.tiles import Tiler
 from encoder_service.vision_tower import VisionTower
@@ -246,12 +247,12 @@ async def refusal(call):
 async def test_refusals_of_encode(checkpoints):
     llava, clip = checkpoints
     cases = {
-        compression().SerializeToString(): "score 'prompt_relevance' looks at a text; Encode has no prompt and needs",
+        compression().SerializeToString(): (
+            "method 'cdpruner' reads a text, and encoding alone has no prompt; it needs guidance"
+        ),
         compression("").SerializeToString(): "guidance is empty",
         compression(" \n").SerializeToString(): "guidance is empty",
-        compression("é" * 4097).SerializeToString(): (
-            "guidance has 8194 bytes; score 'prompt_relevance' reads 8192 at most"
-        ),
+        compression("é" * 4097).SerializeToString(): ("guidance has 8194 bytes; method 'cdpruner' reads 8192 at most"),
         compression("a cat", method="globalcom2").SerializeToString(): (
             "score 'global_local' looks at no text; guidance is for the scores: prompt_relevance"
         ),
@@ -288,7 +289,7 @@ async def test_a_long_prompt(checkpoints):
         request = generate_request(raw("<image>" + "x" * 9000), compression())
         name, details = await refusal(stub.Generate(request))
         assert name == "InvalidCompressionError"
-        assert details == "the prompt's text has 9001 bytes; score 'prompt_relevance' reads 8192 at most"
+        assert details == "the prompt's text has 9001 bytes; method 'cdpruner' reads 8192 at most"
 
 
 async def test_no_text_tower(checkpoints):
@@ -302,9 +303,19 @@ async def test_no_text_tower(checkpoints):
             name, details = await refusal(call)
             assert name == "InvalidCompressionError"
             assert details == (
-                "score 'prompt_relevance' looks at a text; this encoder has no text tower, "
-                "which --text-tower would give it"
+                "method 'cdpruner' reads a text; this encoder has no text tower, "
+                "which its option --text-tower would load"
             )
+
+
+async def test_a_typo_is_answered_with_what_this_encoder_offers(checkpoints):
+    llava, clip = checkpoints
+    for settings, offered in (({}, False), ({"text_tower": str(clip)}, True)):
+        async with running_encoder(llava, **settings) as (_, stub):
+            for wrong, hidden in (({"method": "cdpruned"}, "cdpruner"), ({"score": "promt"}, "prompt_relevance")):
+                asked = vision_tokens_pb2.Compression(**{"method": "globalcom2", "retention_ratio": 0.5, **wrong})
+                _, details = await refusal(stub.Encode(encode_request(SIZES[0], asked)))
+                assert (hidden in details) is offered
 
 
 async def test_info_names_what_reads_a_text_only_where_it_can_be_read(checkpoints):
@@ -326,7 +337,7 @@ def test_settings(checkpoints):
     with pytest.raises(ConfigError, match=re.escape("text_tower_revision is given without text_tower")):
         EncoderConfig("m", text_tower_revision="main")
     arguments = ["--model", "m", "--text-tower", "clip", "--text-tower-revision", "r", "--method", "cdpruner"]
-    config = config_from(build_parser().parse_args([*arguments, "--retention-ratio", "0.5"]))
+    config = config_from(parse([*arguments, "--retention-ratio", "0.5"]))
     assert (config.text_tower, config.text_tower_revision) == ("clip", "r")
 
 

@@ -85,7 +85,6 @@ def test_ratio_outside_its_range(ratio):
         (CompressionSpec("globalcom2", 0.1, parameters={"x" * 9999: 1}), "unknown parameter 'x{64}…'; this"),
         (CompressionSpec("globalcom2", 0.1, parameters={"tau": math.inf}), "'tau' is inf; it must be in"),
         (CompressionSpec("none", parameters={"alpha": 0.5}), "unknown parameter 'alpha'; this composition takes: none"),
-        (CompressionSpec("globalcom2"), "'globalcom2' needs a retention_ratio"),
         (CompressionSpec("none", 0.5), "'none' keeps every token; retention_ratio 0.5 contradicts it"),
     ],
 )

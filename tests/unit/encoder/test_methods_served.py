@@ -98,6 +98,19 @@ async def test_every_method_gives_each_caller_what_it_gives_a_whole_image(
         compare(tokens, expected(size, spec), spec, size)
 
 
+async def test_a_method_without_a_ratio_keeps_a_quarter_by_request_and_by_default(random_checkpoints, expected):
+    size, alone, quarter = SIZES[0], CompressionSpec("globalcom2"), CompressionSpec("globalcom2", 0.25)
+    async with running_encoder(random_checkpoints["llama"], default_compression=alone) as (_, stub):
+        tokens, _ = await encoded(stub, size, alone)
+        request = request_for(size, alone)
+        request.ClearField("compression")
+        by_default = [reply async for reply in stub.Encode(request)]
+        info = await stub.GetEncoderInfo(encoder_service_pb2.GetEncoderInfoRequest())
+    compare(tokens, expected(size, quarter), quarter, size)
+    assert by_default[-1].summary.tokens_after == len(tokens.positions)
+    assert (info.default_compression.method, info.default_compression.retention_ratio) == ("globalcom2", 0.25)
+
+
 @pytest.mark.parametrize("spec", [CompressionSpec("prumerge+", 0.3), CompressionSpec("prumerge")])
 async def test_a_method_that_waits_sends_all_at_once(random_checkpoints, expected, spec):
     limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0.002, max_queued_tiles=64)

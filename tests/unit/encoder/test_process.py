@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import signal
 import socket
 import subprocess
@@ -12,12 +13,16 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from visionsplit.compression_defaults import DEFAULT_RATIO
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.wire.tensors import DataType
 
-from encoder_service.__main__ import build_parser, config_from, main
-from encoder_service.config import ConfigError, EncoderConfig
+from encoder_service.__main__ import main
+from encoder_service.command_line import parse
+from encoder_service.compression import METHODS, CompressionSpec, compose
+from encoder_service.config import EncoderConfig
 from encoder_service.server import SERVICE_NAME
+from encoder_service.serving import config_from
 from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import running_encoder
 
@@ -25,7 +30,7 @@ HANGS = 300.0  # seconds; a process that takes longer on a busy machine hangs
 
 
 def config_of(*arguments):
-    return config_from(build_parser().parse_args(["--model", "m", *arguments]))
+    return config_from(parse(["--model", "m", *arguments]))
 
 
 def test_the_command_line_has_the_configurations_defaults():
@@ -63,10 +68,55 @@ def test_several_llm_services_by_commas_or_by_repetition():
         ("--llm", "127.0.0.1:99999"),
     ],
 )
-def test_settings_out_of_range_are_refused(arguments):
-    name = arguments[0].strip("-").removesuffix("-ms").replace("-", "_")
-    with pytest.raises(ConfigError, match=f"^{name}( is|:) "):
+def test_settings_out_of_range_are_refused_by_the_options_name(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
         config_of(*arguments)
+    assert re.match(rf"visionsplit-encoder: argument [^:]*{arguments[0]}\b", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], CompressionSpec("none")),
+        (["--method=", "--retention-ratio="], CompressionSpec("none")),  # a deployment's variables that are not set
+        (["--retention-ratio", "0.1"], CompressionSpec("globalcom2-diverse", 0.1)),
+        (["--ratio", "0.1"], CompressionSpec("globalcom2-diverse", 0.1)),
+        (["--method=", "--retention-ratio=0.1"], CompressionSpec("globalcom2-diverse", 0.1)),
+        (["--method=hired", "--retention-ratio=0.1"], CompressionSpec("hired", 0.1)),
+        (["--method=none", "--retention-ratio=1"], CompressionSpec("none", 1.0)),
+    ],
+    ids=str,
+)
+def test_method_and_ratio(arguments, expected):
+    assert config_of(*arguments).default_compression == expected
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_alone_can_be_the_default(method):
+    text_tower = ("--text-tower", "clip") if method == "cdpruner" else ()
+    composition = compose(config_of("--method", method, "--retention-ratio=", *text_tower).default_compression)
+    assert composition.retention_ratio == {"none": 1, "prumerge": None, "prumerge+": None}.get(method, DEFAULT_RATIO)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        *((["--retention-ratio", text], "--retention-ratio") for text in ("0", "25", "-1", "nan", "inf", "1.01", "a")),
+        (["--method", "none", "--ratio", "0.5"], "--method none"),
+        (["--max-calls", "0"], "--max-calls"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_line_is_refused_before_pytorch_is_imported(arguments, named):
+    code = (
+        "import sys\nfrom encoder_service.__main__ import main\n"
+        "try:\n    main(sys.argv[1:])\nfinally:\n    print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "--model", "m", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert named in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_unknown_default_method_is_refused_at_the_start():
@@ -134,10 +184,7 @@ def levels():
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--device", "foo"), "device is 'foo'; cpu, cuda or cuda:N is needed"),
         (("--device", "cuda:99"), "device is 'cuda:99'; PyTorch finds"),
-        (("--listen", "nonsense"), "listen: 'nonsense' is no address of the form HOST:PORT"),
-        (("--llm", "127.0.0.1:99999"), "llm: '127.0.0.1:99999' is no address of the form HOST:PORT"),
         (("--max-queued-tiles", "4"), "max_queued_tiles is 4; one image of this checkpoint takes 5"),
         (("--model", "/no/such/folder"), "there is no folder 'folder'"),
     ],

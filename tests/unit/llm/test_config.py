@@ -1,8 +1,11 @@
 """Settings that make no sense are refused where they are written down, with their name and value."""
 
+import subprocess
+import sys
+
 import pytest
 
-from llm_service.__main__ import parse
+from llm_service.command_line import parse
 from llm_service.config import BackendKind, EngineConfig, Limits, LlmConfig, RayConfig
 
 
@@ -60,3 +63,57 @@ def test_the_command_line_reaches_every_part():
     assert (config.replicas, config.engine.memory_fraction, config.engine.kv_tokens) == (3, 0.5, 64)
     assert (config.ray.application, config.limits.upload_idle_seconds, config.limits.max_images) == ("a", 7, 2)
     assert parse(["--model", "m"]) == LlmConfig("m")
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "replicas", "cluster", "expected"),
+    [
+        (RayConfig(), None, 1, 0, 0),
+        (RayConfig(), None, 1, 1, 1),
+        (RayConfig(), None, 2, 4, 1),
+        (RayConfig(), None, 2, 1, 0.5),
+        (RayConfig(), None, 4, 3, 0.5),  # two on one GPU; three quarters of one each would leave one replica without
+        (RayConfig(), "cpu", 1, 8, 0),
+        (RayConfig(), "cuda", 1, 0, 1),  # the GPU may join the cluster later
+        (RayConfig(min_replicas=1, max_replicas=4), None, 1, 1, 1),  # further ones wait for further GPUs
+        (RayConfig(min_replicas=2, max_replicas=4), None, 1, 1, 0.5),
+        (RayConfig(num_gpus=0), None, 1, 8, 0),
+        (RayConfig(num_gpus=0.25), None, 1, 8, 0.25),
+    ],
+)
+def test_replicas_on_ray_use_the_gpus_that_there_are(config, device, replicas, cluster, expected):
+    assert config.gpus_per_replica(device, replicas, cluster) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--max-replicas", "2"],
+        ["--backend", "ray", "--min-replicas", "3", "--max-replicas", "2"],
+        ["--backend", "ray", "--replicas", "2", "--min-replicas", "1", "--max-replicas", "2"],
+        ["--replicas", "2"],
+        ["--replicas", "0"],
+        ["--memory-fraction", "80"],
+        ["--caller-share", "nan"],
+        ["--device", "gpu"],
+        ["--listen", "nowhere"],
+        ["--kv-tokens", "0"],
+        ["--gpus-per-replica", "-1"],
+        ["--upload-idle", "0"],
+        ["--grace", "inf"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_names_the_option(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(["--model", "m", *arguments])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("visionsplit-llm: ")
+    assert arguments[-2] in line
+
+
+def test_reading_a_command_line_imports_no_pytorch():
+    code = (
+        "import sys\nfrom llm_service.command_line import parse\nparse(['--model', 'm'])\nprint('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -7,16 +7,31 @@ from visionsplit.wire.security.client import ClientSecurity
 from visionsplit.wire.security.files import CredentialsError
 from visionsplit.wire.security.server import ServerSecurity
 from visionsplit.wire.security.tls import ClientTls, ServerTls
-from visionsplit.wire.security.tokens import BearerToken
+from visionsplit.wire.security.tokens import TOKEN_VARIABLE, BearerToken
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
     """What protects a service."""
     add = parser.add_argument_group("security of this service").add_argument
-    add("--tls-cert", type=Path, metavar="PEM", help="certificate, with its chain; without it nothing is encrypted")
-    add("--tls-key", type=Path, metavar="PEM", help="private key of that certificate")
-    add("--tls-client-ca", type=Path, metavar="PEM", help="authorities; clients must show a certificate of theirs")
-    add("--token-file", type=Path, metavar="FILE", help="accepted: [NAME] TOKEN [relay] a line; else all may call")
+    add(
+        "--tls-cert",
+        type=Path,
+        metavar="PEM",
+        help="The file with the service's certificate and its chain. Default: none, and nothing is encrypted.",
+    )
+    add("--tls-key", type=Path, metavar="PEM", help="The private key of --tls-cert. Default: none.")
+    add(
+        "--tls-client-ca",
+        type=Path,
+        metavar="PEM",
+        help="The authorities of whom clients must show a certificate. Default: none, and no certificate is asked for.",
+    )
+    add(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="The file of accepted tokens, [NAME] TOKEN [relay] on each line. Default: none, and all may call.",
+    )
 
 
 def server_security_from(options: argparse.Namespace) -> ServerSecurity:
@@ -41,17 +56,40 @@ def add_client_options(parser: argparse.ArgumentParser, *, service: str, prefix:
         prefix: of the options' names, such as "llm-".
     """
     add = parser.add_argument_group(f"security of the connection to {service}").add_argument
-    add(f"--{prefix}tls", action="store_true", help="encrypt, and trust the authorities that come with gRPC")
-    add(f"--{prefix}tls-ca", type=Path, metavar="PEM", help="encrypt, and trust these authorities")
-    add(f"--{prefix}tls-cert", type=Path, metavar="PEM", help="certificate to show if the service asks for one")
-    add(f"--{prefix}tls-key", type=Path, metavar="PEM", help="private key of that certificate")
-    add(f"--{prefix}tls-server-name", metavar="NAME", help="that the service's certificate holds, if not its host")
-    add(f"--{prefix}token-file", type=Path, metavar="FILE", help="its first token is sent with every call")
+    add(f"--{prefix}tls", action="store_true", help="Encrypt, and trust the authorities that come with gRPC.")
+    add(
+        f"--{prefix}tls-ca",
+        type=Path,
+        metavar="PEM",
+        help="Encrypt, and trust the authorities in this file. Default: those that come with gRPC.",
+    )
+    add(
+        f"--{prefix}tls-cert",
+        type=Path,
+        metavar="PEM",
+        help="The certificate to show if a service asks for one. Default: none.",
+    )
+    add(f"--{prefix}tls-key", type=Path, metavar="PEM", help=f"The private key of --{prefix}tls-cert. Default: none.")
+    add(
+        f"--{prefix}tls-server-name",
+        metavar="NAME",
+        help="The name in the service's certificate. Default: the host of the address.",
+    )
+    add(
+        f"--{prefix}token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"The file whose first token is sent with every call. Default: {_default_token(prefix)}.",
+    )
     add(
         f"--{prefix}allow-unencrypted-token",
         action="store_true",
-        help="send the token to other machines without TLS too",
+        help="Send the token to other machines even without TLS.",
     )
+
+
+def _default_token(prefix: str) -> str:
+    return "none" if prefix else f"the environment variable {TOKEN_VARIABLE}, else none"
 
 
 def client_security_from(

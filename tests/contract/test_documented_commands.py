@@ -1,0 +1,52 @@
+"""The commands in README.md and the documentation are ones that the programs take."""
+
+import re
+import shlex
+
+import pytest
+from visionsplit_batch import cli as batch
+from visionsplit_batch.planning.options import parser as plan_parser
+from visionsplit_client import cli
+
+from encoder_service.command_line import parse as parse_encoder
+from llm_service.command_line import parse_options as parse_llm
+from tests.conftest import ROOT
+
+_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_PARSERS = {
+    "visionsplit": lambda words: cli._parser().parse_args(words),
+    "visionsplit-encoder": parse_encoder,
+    "visionsplit-llm": parse_llm,
+}
+_MODULES = {"encoder_service": "visionsplit-encoder", "llm_service": "visionsplit-llm"}
+
+
+def commands(text):
+    """The programs' command lines in blocks of shell code and in the first column of tables."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"^\| `(visionsplit [^`]+)` \|", text, re.MULTILINE)
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[:2] == ["python", "-m"] and words[2] in _MODULES:
+            words[:3] = [_MODULES[words[2]]]
+        if words and words[0] in _PARSERS:
+            yield words
+
+
+DOCUMENTED = [pytest.param(words, id=" ".join(words)) for page in _PAGES for words in commands(page.read_text())]
+
+
+def test_there_are_some():
+    assert len(DOCUMENTED) > 20
+
+
+@pytest.mark.parametrize("words", DOCUMENTED)
+def test_a_documented_command_can_be_given(words):
+    # What stands for something else is taken for a value that any option of its kind takes.
+    program, *arguments = [word.replace("HOST:PORT", "127.0.0.1:1") for word in words]
+    own = {"batch": batch._parser, "plan": lambda: plan_parser(None)}.get(arguments[0])
+    if own is not None:
+        own().parse_args(arguments[1:])
+    else:
+        _PARSERS[program](arguments)
