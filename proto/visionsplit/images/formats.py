@@ -53,6 +53,8 @@ def recognise(data: bytes) -> Format:
     found = next((form for form in _FORMATS if form.matches(head)), None)
     if found is None:
         named = next((name for start, name in _REFUSED if head.lstrip().lower().startswith(start)), None)
+        if data.endswith(_TGA_END):
+            named = "a TGA file"
         what = f"{named} is" if named else f"{len(data)} bytes are"
         raise InvalidImageError(f"{what} not an image in one of the formats {', '.join(available_formats())}")
     if not found.available():
@@ -129,6 +131,8 @@ _FORMATS = (
 
 SUFFIXES = frozenset(suffix for form in _FORMATS for suffix in form.suffixes)
 """The endings of the names of image files that are read, in lower case with the dot."""
+
+_TGA_END = b"TRUEVISION-XFILE.\0"  # of most TGA files; nothing at their beginning tells them
 
 # What callers take for images, by its first bytes in lower case.
 _REFUSED = (

@@ -113,7 +113,7 @@ def _checked(size: tuple[int, int], limits: ImageLimits) -> tuple[int, int]:
 def _refusing(data: bytes) -> Iterator[Format]:
     """Recognise the format, and turn whatever its decoder raises into InvalidImageError.
 
-    At a stranger's bytes the bytes are at fault: Pillow's plugins raise a dozen kinds of errors.
+    Pillow's plugins raise a dozen kinds of errors at broken files; whichever it is, the file is at fault.
     """
     if not data:
         raise InvalidImageError("the image has no data")

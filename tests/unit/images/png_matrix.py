@@ -114,7 +114,7 @@ def _transparent_colour(array, colour_type, depth, interlaced):
 
 
 def _metadata():
-    """Chunks that nobody asked for, some of them broken."""
+    """Chunks that do not say what the pixels are, some of them broken."""
     text = zlib.compress(b"\0" * 3_000_000)
     return (
         None,

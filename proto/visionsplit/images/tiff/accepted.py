@@ -42,6 +42,13 @@ _COMPRESSION_NAMES = {
     50002: "JPEG XL",
     52546: "JPEG XL",
 }
+_JPEG_KINDS = {
+    Photometric.WHITE_IS_ZERO,
+    Photometric.BLACK_IS_ZERO,
+    Photometric.RGB,
+    Photometric.YCBCR,
+    Photometric.CMYK,
+}
 _MOST_SAMPLES = 32
 _MOST_PART_BYTES = 1 << 29  # of a strip or tile once unpacked: 64 million pixels of 16-bit RGBA
 _LARGE_TILE = 1 << 22  # pixels that a tile may have in the smallest image
@@ -145,7 +152,7 @@ def _check_kind(layout: Layout) -> None:
     if layout.compression in CCITT and (layout.bits, layout.samples) != (1, 1):
         raise _unsupported("CCITT compression of anything but one bit for each pixel")
     if layout.compression == Compression.JPEG and not (
-        eight_bits and layout.samples in (1, 3, 4) and layout.samples == layout.colours and not layout.separate
+        eight_bits and layout.photometric in _JPEG_KINDS and layout.samples == layout.colours and not layout.separate
     ):
         raise _unsupported("JPEG compression of anything but 8-bit grey, RGB, YCbCr or CMYK")
 

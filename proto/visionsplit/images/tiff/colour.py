@@ -62,7 +62,8 @@ def _alpha(layout: Layout) -> _Alpha | None:
     for index, kind in enumerate(layout.extra[: layout.samples - layout.colours], layout.colours):
         if kind in (ASSOCIATED, UNASSOCIATED):
             return _Alpha(index, kind == ASSOCIATED, declared=True)
-    if not layout.extra and layout.samples == layout.colours + 1:
+    grey_or_rgb = layout.photometric in (Photometric.WHITE_IS_ZERO, Photometric.BLACK_IS_ZERO, Photometric.RGB)
+    if grey_or_rgb and not layout.extra and layout.samples == layout.colours + 1:
         return _Alpha(layout.colours, associated=False, declared=False)
     return None
 

@@ -51,6 +51,9 @@ class Tag(IntEnum):
 Tags: TypeAlias = Mapping[int, Values]
 
 _UNDEFINED = 7
+# The list of the 16 x 16 tiles of 64 million pixels fits in, and so does the largest palette.
+_MOST_VALUES = 1 << 18
+_MOST_ENTRIES = 1 << 16
 _RATIONALS = {5: "u4", 10: "i4"}
 _TYPES = {
     1: "u1",
@@ -116,6 +119,8 @@ def _entries(form: _Form, data: bytes, start: int) -> Iterator[tuple[int, int, i
     number = _unpack(form.count, data, start)
     first = start + form.count.size
     end = first + number * form.entry.size
+    if number > _MOST_ENTRIES:
+        raise InvalidImageError(f"the TIFF is broken: its directory has {number} entries")
     if end > len(data):
         raise InvalidImageError("the TIFF is cut off or broken: its directory reaches beyond the end of the file")
     yield from form.entry.iter_unpack(data[first:end])
@@ -137,6 +142,8 @@ def _values(form: _Form, data: bytes, kind: int, count: int, field: bytes) -> Va
     if kind == _UNDEFINED:
         return (field[:size],)
     array = np.frombuffer(field, dtype, count * pairs)
+    if array.size > _MOST_VALUES:
+        raise InvalidImageError(f"a TIFF with more than {_MOST_VALUES} strips, tiles or colours is not supported")
     if pairs == 2:
         array = array[0::2] / np.maximum(np.abs(array[1::2]), 1) * np.where(array[1::2] < 0, -1, 1)
     return tuple(array.tolist())

@@ -114,7 +114,7 @@ def _byte_tags(row_bytes: int, fill_order: int) -> Fields:
 
 def _image_tags(layout: Layout) -> Fields:
     """What the codecs of whole images must know. JPEG gives RGB for YCbCr."""
-    grey = layout.photometric in (Photometric.WHITE_IS_ZERO, Photometric.PALETTE)
+    grey = layout.colours == 1
     tags: Fields = {
         Tag.SAMPLES_PER_PIXEL: (_SHORT, layout.samples),
         Tag.BITS_PER_SAMPLE: (_SHORT, layout.bits),
