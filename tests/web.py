@@ -1,6 +1,7 @@
 """A web server for tests that sends exactly the bytes it is told to, valid HTTP or not."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,9 +27,9 @@ class Web:
 
 
 @contextmanager
-def running_web(answers: dict[str, Answer]) -> Iterator[Web]:
+def running_web(answers: dict[str, Answer], tls: ssl.SSLContext | None = None) -> Iterator[Web]:
     listener = socket.create_server(("127.0.0.1", 0))
-    web = Web(answers, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    web = Web(answers, f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}")
 
     def answer(connection: socket.socket) -> None:
         with connection, suppress(OSError):  # a client that has left
@@ -47,11 +48,15 @@ def running_web(answers: dict[str, Answer]) -> Iterator[Web]:
             while connection.recv(65536):  # until the client closes: closing first could drop what was sent
                 pass
 
+    def accept(accepted: socket.socket) -> None:
+        with accepted, suppress(OSError):  # a client that does not trust us
+            answer(tls.wrap_socket(accepted, server_side=True) if tls else accepted)
+
     def serve() -> None:
         with suppress(OSError):  # closed: the test is over
             while True:
                 connection, _ = listener.accept()
-                threading.Thread(target=answer, args=(connection,), daemon=True).start()
+                threading.Thread(target=accept, args=(connection,), daemon=True).start()
 
     thread = threading.Thread(target=serve)
     thread.start()

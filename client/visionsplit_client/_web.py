@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 import zlib
+from base64 import b64encode
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from urllib.parse import unquote, urljoin
 import urllib3
 import visionsplit
 from urllib3.exceptions import HTTPError, InvalidChunkLength, LocationParseError, NameResolutionError
-from urllib3.util import Timeout, Url, make_headers, parse_url
+from urllib3.util import Timeout, Url, parse_url
 from visionsplit.proxies import Proxy, web_proxy
 
 _READ_BYTES = 1 << 16
 _MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
+_LONGEST_WAIT = 1e6  # seconds; neither sockets nor threads take any number
 _LONGEST_REASON = 200  # characters; servers choose some of the words
 _PORTS = {"http": 80, "https": 443}
 _HEADERS = {
@@ -73,7 +75,7 @@ def get(url: str, *, max_bytes: int, timeout: float | None) -> Page:
                 raise type(error)(_with_hint(str(error), target, proxy)) from error
             if isinstance(answer, Page):
                 return answer
-            url = urljoin(target.url, answer)
+            url = answer
     raise WebError(f"more than {_MAX_REDIRECTS} redirects")
 
 
@@ -82,9 +84,9 @@ class _Deadline:
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
-        self._end = None if seconds is None else time.monotonic() + seconds
+        self._end = None if seconds is None else time.monotonic() + min(seconds, _LONGEST_WAIT)
         self._sockets: list[object] = []
-        self._timer = None if seconds is None else threading.Timer(seconds, self._shut_down)
+        self._timer = None if seconds is None else threading.Timer(min(seconds, _LONGEST_WAIT), self._shut_down)
 
     def __enter__(self) -> Self:
         if self._timer is not None:
@@ -144,10 +146,10 @@ def _port(target: Url) -> int:
 
 
 def _get_once(target: Url, proxy: Proxy | None, deadline: _Deadline, max_bytes: int) -> Page | str:
-    """One request: the page, or where it has moved to."""
+    """One request: the page, or the URL to which it has moved."""
     if deadline.reason is not None:
         raise WebError(deadline.reason)
-    headers = _HEADERS | (make_headers(basic_auth=unquote(target.auth)) if target.auth else {})
+    headers = _HEADERS | ({"Authorization": _basic(target.auth)} if target.auth else {})
     with _manager(proxy) as manager:
         pool: Any = manager.connection_from_host(target.host, _port(target), target.scheme)
         pool.ConnectionCls = deadline.watched(pool.ConnectionCls)
@@ -162,7 +164,7 @@ def _get_once(target: Url, proxy: Proxy | None, deadline: _Deadline, max_bytes: 
         )
         try:
             if response.status in _REDIRECTS:
-                return _location(response)
+                return urljoin(target.url, _location(response))
             if response.status != http.HTTPStatus.OK:
                 raise WebError(f"HTTP {response.status} {response.reason or ''}".rstrip())
             data = _body(response, max_bytes)
@@ -177,8 +179,11 @@ def _manager(proxy: Proxy | None) -> urllib3.PoolManager:
     if proxy is None:
         return urllib3.PoolManager()
     auth = parse_url(proxy.url).auth
-    headers = make_headers(proxy_basic_auth=unquote(auth)) if auth else None
-    return urllib3.ProxyManager(proxy.url, proxy_headers=headers)
+    return urllib3.ProxyManager(proxy.url, proxy_headers={"Proxy-Authorization": _basic(auth)} if auth else None)
+
+
+def _basic(user_and_password: str) -> str:
+    return f"Basic {b64encode(unquote(user_and_password).encode()).decode()}"
 
 
 def _location(response: urllib3.BaseHTTPResponse) -> str:

@@ -9,7 +9,6 @@ import ipaddress
 import os
 import urllib.request
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from visionsplit.addresses import host_of, ip_of, is_this_machine
 
@@ -28,7 +27,7 @@ class Proxy:
     @property
     def location(self) -> str:
         """HOST:PORT, without a password."""
-        return urlsplit(self.url).netloc.rpartition("@")[2]
+        return self.url.partition("://")[2].partition("/")[0].rpartition("@")[2]
 
     def hint(self, host: str) -> str:
         """What to add to an error of a connection to `host`."""
