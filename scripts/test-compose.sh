@@ -31,10 +31,12 @@ compose+=(-p "$project" -f docker-compose.yml -f "$proxies")
 
 say() { printf '\n== %s\n' "$*"; }
 
-in_service() { # SERVICE COMMAND...: in each of its containers
-  local id service=$1
+in_service() { # SERVICE COMMAND...: in each of its containers; fails if none runs
+  local id ids
+  ids=$(containers "$1")
   shift
-  for id in $(containers "$service"); do "$ENGINE" exec "$id" "$@" || return 1; done
+  [ -n "$ids" ] || return 1
+  for id in $ids; do "$ENGINE" exec "$id" "$@" || return 1; done
 }
 
 containers() { # ids of a service's running containers

@@ -110,7 +110,9 @@ class RayServeBackend(Backend):
         return await self._uses.get()
 
     def _connect(self) -> None:
-        if not ray.is_initialized():
+        if ray.is_initialized():
+            return
+        try:
             ray.init(
                 address=self._config.address,
                 include_dashboard=False if self._config.address == "local" else None,
@@ -118,7 +120,10 @@ class RayServeBackend(Backend):
                 logging_level="error",
                 configure_logging=False,
             )
-            self._owns_cluster = True
+        except Exception as error:  # Ray has no class for a cluster that does not start or cannot be joined
+            where = "start a cluster here" if self._config.address == "local" else f"join {self._config.address}"
+            raise UnavailableError(f"Ray could not {where}: {error}") from error
+        self._owns_cluster = True
 
     def _translate(self, error: Exception) -> VisionSplitError:
         """The one place that turns Ray's errors into ours."""

@@ -61,7 +61,7 @@ def security_from(args: argparse.Namespace) -> ClientSecurity:
 
 
 def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> None:
-    """The options behind `compression_from`; without --ratio for a command that has ratios of its own."""
+    """The options behind `compression_from`; without --ratio for a command with other ratios."""
     group = parser.add_argument_group(
         "compression",
         f"Without any of these options, the encoder's default holds. --ratio alone means --method {DEFAULT_METHOD}."

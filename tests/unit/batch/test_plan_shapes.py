@@ -125,3 +125,14 @@ def test_the_document_is_json_with_everything_that_the_text_says():
     assert group["cost_per_million"] == pytest.approx(2 * hours)
     (row,) = report.document(SETTING, [plan(0.1, 3.0, 1.0)], None)["ratios"]
     assert row["calculated"]["group"]["cost_per_million"] is None
+
+
+def test_rates_that_fall_with_fewer_tokens_are_doubted_before_the_advice():
+    even = [plan(1, 40.0, 2.0), plan(0.25, 30.0, 8.0), plan(0.1, 29.5, 10.0)]  # choosing tokens slows an encoder
+    assert report.unsure(even) is None
+    disturbed = [plan(0.1, 20.0, 5.0), plan(1, 40.0, 2.0), plan(0.25, 30.0, 8.0)]
+    text = " ".join(report.text(SETTING, disturbed, None).split())
+    assert "Warning: the encoder was slower with 10% of the tokens than with 25%" in text
+    assert "the LLM was slower with 10% of the tokens than with 25%" in text
+    assert text.index("Warning") < text.index("Cheapest")
+    assert report.document(SETTING, disturbed, None)["warning"] is not None

@@ -169,6 +169,23 @@ def test_several_images_go_by_their_names(where, picture, services, tmp_path, ca
     assert capsys.readouterr().err == f"visionsplit: {other}: cut off\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (errors.InvalidCompressionError("retention_ratio 0.001 keeps no token"), "--ratio 0.001 keeps no token"),
+        (errors.InvalidCompressionError("it needs guidance"), "it needs --guidance"),
+        (errors.InvalidCompressionError("unknown method 'retention_ratio'"), "unknown method 'retention_ratio'"),
+        (errors.InvalidPruningError("'fastv' needs a retention_ratio"), "'fastv' needs a --prune-ratio"),
+        (errors.InvalidSamplingError("top_p 2.0 is not in (0, 1]"), "--top-p 2.0 is not in (0, 1]"),
+        (errors.InvalidTokensError("retention_ratio"), "retention_ratio"),
+    ],
+)
+def test_what_the_services_say_of_a_field_names_its_option(error, shown, where, picture, services, capsys):
+    services.encoder.script.failures = [error]
+    assert main(["ask", str(picture), "?", *where]) == 1
+    assert capsys.readouterr().err == f"visionsplit: {shown}\n"
+
+
 def test_one_image_needs_no_name(where, picture, capsys):
     assert main(["ask", str(picture), "?", "--ratio", "0.5", *where]) == 0
     assert " -> " in capsys.readouterr().err.splitlines()[0]
