@@ -171,7 +171,7 @@ async def test_many_callers_get_what_they_get_alone(model):
             "1001 x 1000 pixels, more than the 1000000",
             "InvalidImageError",
         ),
-        (EncodeRequest(image=Image(data=png(9, 9)), data_type=77), "unknown data type 77", "InvalidRequestError"),
+        (EncodeRequest(image=Image(data=png(9, 9)), data_type=77), "unknown data type 77", "UnknownFieldError"),
         *(
             (
                 EncodeRequest(image=Image(data=png(9, 9)), compression=globalcom2(ratio)),
@@ -183,9 +183,9 @@ async def test_many_callers_get_what_they_get_alone(model):
         (
             EncodeRequest(image=Image(data=png(9, 9)), compression=globalcom2(0.5, layout=9)),
             "layout 9 is not known",
-            "InvalidRequestError",
+            "UnknownFieldError",
         ),
-        (EncodeRequest.FromString(b"\xfa\x01\x01x"), "field 31 of visionsplit.v1.EncodeRequest", "InvalidRequestError"),
+        (EncodeRequest.FromString(b"\xfa\x01\x01x"), "field 31 of visionsplit.v1.EncodeRequest", "UnknownFieldError"),
     ],
 )
 async def test_bad_requests_leave_the_service_unharmed(model, request_, message, error):
