@@ -8,6 +8,7 @@ from typing import Any
 from visionsplit_batch.job import Counts, JobSummary
 from visionsplit_batch.left_out import LeftOut, in_words
 
+_LONG_START = 3.0  # seconds until the first row is done, from which it is worth a word
 _BUSY = 0.5  # of its time: the share from which a stage may be said to hold up the others
 
 
@@ -94,6 +95,7 @@ def _stages(counts: Counts, shares: Mapping[str, float]) -> str:
     busiest = max(shares, key=lambda name: shares[name])
     if shares[busiest] >= _BUSY:
         return f"{text}; {busiest} sets the pace"
-    if counts.first_seconds is not None and counts.first_seconds > counts.seconds / 2:
-        return f"{text}; {duration(counts.first_seconds)} passed before the first row was done"
+    first = counts.first_seconds or 0.0
+    if first > max(counts.seconds / 2, _LONG_START):
+        return f"{text}; {duration(first)} passed before the first row was done"
     return text

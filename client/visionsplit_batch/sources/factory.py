@@ -32,8 +32,8 @@ FORMATS: tuple[type[RowSource[Any]], ...] = (
 )  # fmt: skip
 # Whose files' names tell them. Those of one group may lie beside those of the group before: captions, notes, metadata.
 _BY_NAME: tuple[tuple[type[RowSource[Any]], ...], ...] = (
-    (FilesSource, JsonLinesSource, CsvSource, TsvSource, ParquetSource, WebDatasetSource),
-    (JsonSource,),
+    (FilesSource, JsonLinesSource, ParquetSource, WebDatasetSource),
+    (CsvSource, TsvSource, JsonSource),
     (ListSource,),
 )
 _WITH_COLUMNS = (

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from visionsplit_batch.errors import BatchError, OutputError
+from visionsplit_batch.errors import BatchError, OutputError, RefusedRunError
 from visionsplit_batch.job import Counts, Job, JobOptions, JobSummary
 from visionsplit_batch.recording import AnswersRecording
 from visionsplit_batch.rows import Content, Entry, Failure, Outcome, Slice
@@ -179,24 +179,27 @@ def test_a_finished_job_has_nothing_to_do(run: Run) -> None:
 
 def test_other_settings_are_refused_and_named(run: Run) -> None:
     run(Numbers(5), Immediate())
-    with pytest.raises(OutputError, match=r"work\.ratio was 0\.25, is 0\.5"):
+    with pytest.raises(RefusedRunError, match=r"work\.ratio was 0\.25, is 0\.5"):
         run(Numbers(5), Immediate(), settings={"input": "numbers", "work": {"ratio": 0.5}})
 
 
 def test_another_input_is_refused(run: Run) -> None:
     run(Numbers(25), Immediate())
-    with pytest.raises(OutputError, match="part 2, which begins with row 20"):
+    with pytest.raises(RefusedRunError, match="part 2, which begins with row 20"):
         run(Numbers(26), Immediate())
-    with pytest.raises(OutputError, match="part 0"):
+    with pytest.raises(RefusedRunError, match="part 0"):
         run(Numbers(25, "line"), Immediate())
 
 
 def test_a_folder_of_something_else_is_left_alone(run: Run) -> None:
     run.path.mkdir()
     (run.path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="is no run's output"):
+    with pytest.raises(RefusedRunError, match="is no run's output"):
         run(Numbers(5), Immediate())
-    assert [path.name for path in run.path.glob("*") if path.is_file()] == ["notes.txt"]
+    assert [path.name for path in run.path.rglob("*")] == ["notes.txt"]
+    (run.path.parent / "file").write_text("mine")
+    with pytest.raises(RefusedRunError, match="is a file"):
+        Run(run.path.parent / "file")(Numbers(5), Immediate())
 
 
 def test_two_jobs_cannot_write_into_one_folder(run: Run) -> None:
