@@ -55,9 +55,10 @@ def _turns(conversations: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - check
         raise ValueError(f"{_CONVERSATIONS!r} is no list with something in it")
     turns = []
     for turn in conversations:
-        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str) or turn.get("from") not in _ROLES:
+        role, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
+        if not (isinstance(value, str) and isinstance(role, str) and role in _ROLES):
             raise ValueError(f"a turn needs 'value', a text, and 'from', one of {', '.join(_ROLES)}")
-        turns.append((_ROLES[turn["from"]], turn["value"]))
+        turns.append((_ROLES[role], value))
     return turns
 
 
