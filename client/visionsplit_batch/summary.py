@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from visionsplit_batch.fields import plain_text
 from visionsplit_batch.job import Counts, JobSummary
 from visionsplit_batch.left_out import LeftOut, in_words
 
@@ -60,7 +61,7 @@ def summary_text(summary: JobSummary, shares: Mapping[str, float], output: str) 
         lines.append(f"{counts.tokens_after} of {counts.tokens_before} vision tokens kept ({kept:.1%})")
     if shares and counts.ended:
         lines.append(_stages(counts, shares))
-    lines.append(f"{plural(held.written, 'row')} in {plural(held.parts, 'part')} in {output}")
+    lines.append(f"{plural(held.written, 'row')} in {plural(held.parts, 'part')} in {plain_text(output)}")
     if held.failed:
         lines.append(f"{plural(held.failed, 'row')} failed, see errors.jsonl there; --retry-errors tries again")
     return "\n".join(lines)

@@ -125,6 +125,9 @@ def _detect(inputs: Inputs) -> str:
             these = " and ".join(f"{name} ({first[name].name})" for name in names)
             raise InputError(f"the input holds several formats, {these}; name one with --format")
         if names:
+            named = strange is not None and strange.location in inputs.locations
+            if named and strange is not None and names[0] != FilesSource.format:
+                raise InputError(f"{strange.name} is not of the format {names[0]}, as {first[names[0]].name} is")
             return _of_json(inputs.storage, first[names[0]], names[0])
     return _by_content(inputs, strange)
 

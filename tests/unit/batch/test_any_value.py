@@ -4,6 +4,7 @@ import datetime
 import itertools
 import json
 import math
+import os
 import shutil
 import uuid
 from decimal import Decimal
@@ -15,10 +16,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from visionsplit_batch.errors import InputError
 from visionsplit_batch.fields import plain_text
-from visionsplit_batch.rows import Failure
+from visionsplit_batch.rows import Content, Failure
+from visionsplit_batch.sources import Columns
 
 from tests.unit.batch import tables
+from tests.unit.batch.source_checks import opened, png
 
 OUTPUTS = [
     ("jsonl", "answers"),
@@ -38,7 +42,7 @@ names = text.filter(lambda name: name.lower() not in ("image", "conversations", 
 json_rows = st.lists(st.dictionaries(names, json_values, max_size=3), min_size=1, max_size=4)
 
 few = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -213,3 +217,53 @@ def test_columns_that_no_file_of_tokens_has_room_for_fail_their_row_alone(new_fo
     assert rows["line 2"] == {"long": "x"}
     assert (rows["line 1"].error, rows["line 1"].stage) == ("ValueError", "write")
     assert "carry fewer columns along" in rows["line 1"].message
+
+
+@few
+@given(rows=st.lists(scalars | st.lists(scalars, max_size=2), min_size=1, max_size=6, unique_by=str))
+def test_any_value_as_an_id_names_its_row_or_fails_it_alone(new_folder, rows):
+    folder = new_folder()
+    path = tables.write_json_lines([{"key": value} for value in rows], folder / "rows.jsonl")
+    entries = list(opened(path, columns=Columns(id="key")).entries())
+    assert len({entry.id for entry in entries}) == len(rows)
+    for entry, value in zip(entries, rows, strict=True):
+        sound = isinstance(value, int | str) and not isinstance(value, bool) and value != "" and is_utf8(str(value))
+        assert entry.id == (str(value) if sound else f"line {entry.place[2]}")
+        (content,) = opened(path, columns=Columns(id="key")).read([entry])
+        assert isinstance(content, Content) == sound
+
+
+signs = st.sampled_from([bytes([sign]) for sign in range(1, 256) if chr(sign) not in "/\n"])
+file_names = st.lists(signs, min_size=1, max_size=8).map(b"".join).filter(lambda name: name.strip(b"."))
+
+
+@few
+@given(found=st.dictionaries(file_names, st.booleans(), min_size=1, max_size=6))
+def test_every_file_is_a_row_or_counted_and_every_line_of_a_list_is_a_row(new_folder, found):
+    folder = new_folder() / "files"
+    folder.mkdir()
+    for name, is_image in found.items():
+        (folder / os.fsdecode(name)).write_bytes(png(1) if is_image else b"words")
+    shown = {name for name, is_image in found.items() if is_image and not name.startswith(b".")}
+    source = opened(folder, format="files")
+    rows = rows_or_none(source)
+    assert {os.fsencode(entry.path.rpartition("/")[2]) for entry in rows} >= shown
+    assert len(rows) + sum(one.count for one in source.left_out) == len(found)
+    lines = [name for name in found if not name.endswith(b"\r") and name.decode(errors="replace").strip()]
+    (folder.parent / "list.txt").write_bytes(b"\n".join(lines))
+    listed = rows_or_none(opened(folder.parent / "list.txt", image_root=str(folder)))
+    names = {os.fsencode(entry.path.rpartition("/")[2]) for entry in listed}
+    assert names >= {name for name in lines if b":" not in name}
+
+
+def rows_or_none(source: Any) -> list[Any]:
+    try:
+        return list(source.entries())
+    except InputError as error:
+        if "has no rows" not in str(error):
+            raise
+        return []
+
+
+def is_utf8(value: str) -> bool:
+    return plain_text(value) == value
