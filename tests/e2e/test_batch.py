@@ -82,12 +82,6 @@ async def test_captions_by_both_ways_and_by_stored_tokens_are_the_same(
     assert code == 3
     gpus = torch.cuda.device_count()
     device = f"{min(gpus, 2) / 2:.2g} GPU each" if gpus else "on the CPU"
-        "0.5 GPU each"
-        if torch.cuda.device_count() == 1
-        else "1 GPU each"
-        if torch.cuda.is_available()
-        else "on the CPU"
-    )
     assert f"starting 1 encoder ({device}) and 1 language model ({device}) for {model} on Ray" in problems
     code, _, _ = await batch("encode", images, "-o", tmp_path / "tokens", *kept, *served[:2], "--rows-per-file", 8)
     assert code == 3
