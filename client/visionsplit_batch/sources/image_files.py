@@ -4,8 +4,9 @@ import re
 
 IMAGE_SUFFIXES = frozenset(
     (
-        ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-        ".pnm", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpx",
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
+        ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".avifs", ".heic",
+        ".heif", ".hif", ".heics", ".heifs",
     )
 )  # fmt: skip
 """Endings of names, in lower case."""
@@ -22,8 +23,8 @@ _FIRST_BYTES = re.compile(
     rb"|RIFF....WEBP"
     rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"
     rb"|II[*+]\0|MM\0[*+]"
-    rb"|P[1-6][ \t\r\n#]"
-    rb"|....ftyp(?:heic|heix|heim|heis|mif1|msf1|avif|avis)"
+    rb"|P[1-6f][ \t\r\n#]"
+    rb"|....ftyp(?:....)*(?:hei[cxms]|hev[cxm]|mif[12]|msf1|avi[fs])"
     rb"|\0\0\0\x0cjP  \r\n\x87\n"
     rb"|\xff\x4f\xff\x51",
     re.DOTALL,

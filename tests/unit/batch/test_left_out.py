@@ -5,10 +5,12 @@ import os
 
 import fsspec
 import pytest
+from PIL import Image
 from visionsplit_batch import listing
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.left_out import in_words, needs_attention
 from visionsplit_batch.rows import Failure
+from visionsplit_batch.sources.image_files import HEAD_BYTES, begins_as_image
 
 from tests.unit.batch.source_checks import images, opened, png, read_all
 
@@ -164,3 +166,34 @@ def test_an_input_without_rows_says_what_was_left_out(folder):
     put(folder, ".a.png", "Thumbs.db")
     with pytest.raises(InputError, match=r"is empty; left out: 2 hidden or system files \('.a.png', 'Thumbs.db'\)"):
         opened(folder)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        {"format": "JPEG"},
+        {"format": "PNG"},
+        {"format": "GIF"},
+        {"format": "WEBP"},
+        {"format": "BMP"},
+        {"format": "TIFF"},
+        {"format": "TIFF", "big_tiff": True},
+        {"format": "PPM"},
+        {"format": "JPEG2000"},
+        {"format": "JPEG2000", "no_jp2": True},
+        {"format": "AVIF"},
+    ],
+    ids=str,
+)
+def test_every_format_is_known_by_its_first_bytes(folder, save):
+    image = Image.effect_noise((40, 30), 50).convert("RGB")
+    image.save(folder / "image", **save)
+    assert list(read_all(opened(folder))) == ["image"]
+    assert begins_as_image((folder / "image").read_bytes()[:HEAD_BYTES])
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"BM", b"BMW is a car and this is a text", b"P1", b"P2P is a network", b"RIFFabcdWAVEfmt "]
+)
+def test_texts_and_sounds_are_no_images(head):
+    assert not begins_as_image(head)
