@@ -64,6 +64,8 @@ def run(images: Path, output: Path, options: Sequence[str]) -> list[tuple[int, d
         assert process.stdout is not None
         for line in process.stdout:
             event = json.loads(line)
+            if event["event"] not in ("progress", "summary"):
+                continue
             ended = event["answered"] + event["failed"]
             if event["event"] == "progress":
                 taken = sample(own)

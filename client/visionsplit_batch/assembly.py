@@ -48,9 +48,8 @@ class Assembly(Generic[Item]):
         opened = _OpenPart[Item](part, before, pending)
         path = self._folder.journal(part.number)
         if path is not None:
-            for index, stored in _read_journal(path):
-                if index in pending:
-                    opened.items[index] = self._recording.from_json(stored)
+            journal = _read_journal(path, self._recording.from_json)
+            opened.items |= {index: item for index, item in journal.items() if index in pending}
             pending.difference_update(opened.items)
             opened.journal = path.open("ab")
         remaining = frozenset(pending)
@@ -59,27 +58,26 @@ class Assembly(Generic[Item]):
             self._commit(opened)
         return remaining
 
-    def add(self, outcome: Outcome) -> tuple[int, int]:
+    def add(self, outcome: Outcome) -> tuple[int, int] | Failure:
         """A row has ended; with the last one of its part, the part is written.
 
         Returns:
-            The row's vision tokens before and after compression.
+            The row's vision tokens before and after compression; or its failure, also that of a row that the output
+            cannot hold.
         """
         opened = self._open[outcome.part]
         if outcome.index not in opened.pending:
             raise ValueError(f"row {outcome.index} has ended twice")
-        tokens = 0, 0
-        if isinstance(outcome.result, Failure):
-            opened.failed[outcome.index] = FailedRow(outcome.index, outcome.id, outcome.result)
+        item = self._item(outcome)
+        if isinstance(item, Failure):
+            opened.failed[outcome.index] = FailedRow(outcome.index, outcome.id, item)
         else:
-            item = self._recording.item(outcome)
             self._note(opened, outcome.index, item)
             opened.items[outcome.index] = item
-            tokens = self._recording.tokens([item])
         opened.pending.remove(outcome.index)
         if not opened.pending:
             self._commit(opened)
-        return tokens
+        return item if isinstance(item, Failure) else self._recording.tokens([item])
 
     def close(self) -> None:
         """Leave the parts that are not whole to a later run."""
@@ -87,6 +85,14 @@ class Assembly(Generic[Item]):
             if opened.journal is not None:
                 opened.journal.close()
         self._open.clear()
+
+    def _item(self, outcome: Outcome) -> Item | Failure:
+        if isinstance(outcome.result, Failure):
+            return outcome.result
+        try:
+            return self._recording.item(outcome)
+        except ValueError as error:
+            return Failure.of(error, "write")
 
     def _note(self, opened: _OpenPart[Item], index: int, item: Item) -> None:
         """Into the journal. It is not forced to the disk: that guards against the end of this process, the usual case;
@@ -122,15 +128,26 @@ class Assembly(Generic[Item]):
         self._on_commit(state)
 
 
-def _read_journal(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """What an earlier run noted. The end of its last line may be missing; it is cut off, so that lines can follow."""
+def _read_journal(path: Path, restored: Callable[[dict[str, Any]], Item]) -> dict[int, Item]:
+    """What an earlier run noted, by the rows' indices.
+
+    A crash may have left a line without its end, and a power cut lines that were never written. The file is cut off
+    before the first line that cannot be read, so that lines can follow; the rows behind it are done again.
+    """
     if not path.is_file():
-        return []
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-    rows = [json.loads(line) for line in data[:whole].splitlines()]
+        return {}
+    rows: dict[int, Item] = {}
+    whole = 0
+    with path.open("r+b") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                stored = json.loads(line)
+                rows[stored["index"]] = restored(stored["item"])
+            except (ValueError, TypeError, KeyError):
+                break
+            whole += len(line)
+        file.truncate(whole)
     _log.info("%s: %d rows were done before", path.name, len(rows))
-    return [(row["index"], row["item"]) for row in rows]
+    return rows

@@ -12,4 +12,8 @@ class InputError(BatchError):
 
 
 class OutputError(BatchError):
-    """The output cannot be written, or belongs to another run."""
+    """The output cannot be written."""
+
+
+class RefusedRunError(OutputError):
+    """The folder is not this run's: it belongs to a run with other settings or another input, or to something else."""

@@ -1,16 +1,36 @@
-"""The input's other columns on their way to the output."""
+"""The input's other columns on their way to the output: as JSON values, then as text that files can hold."""
 
+import base64
+import datetime
+import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 Carry = Sequence[str] | None  # names of the input's fields to keep; None keeps all of them
+
+MAX_DEPTH = 64
+"""How deep lists and objects of a value may be nested. Readers of JSON have limits too, and recursion has."""
+
+
+def json_values(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's columns as JSON values.
+
+    Numbers that JSON does not have (NaN, the infinities) become null. Bytes become base64 text. Dates, times and
+    durations become ISO 8601 text; decimals and UUIDs become text with all their digits.
+
+    Raises:
+        ValueError: a value of another kind, or nested deeper than `MAX_DEPTH`. The message names the column.
+    """
+    return {name: _named(name, value) for name, value in fields.items()}
 
 
 def carried(fields: Mapping[str, Any], carry: Carry) -> dict[str, Any]:
     """The fields to keep. One that is named and that the row lacks is null, so that all rows have the same.
 
     Args:
-        fields: JSON values, as every source gives them.
+        fields: JSON values, as `json_values` gives them.
     """
     names = list(fields) if carry is None else carry
     return {plain_text(name): _plain(fields.get(name)) for name in names}
@@ -20,6 +40,48 @@ def plain_text(text: str) -> str:
     r"""The text with lone surrogates, as of a file's name that is no UTF-8, written out like `\udcff`: files cannot
     hold them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _named(name: str, value: object) -> object:
+    try:
+        return _json_value(value, MAX_DEPTH)
+    except ValueError as error:
+        raise ValueError(f"the column {name!r} cannot be written: {error}") from error
+
+
+def _json_value(value: object, depth: int) -> object:
+    if depth == 0:
+        raise ValueError(f"its value is nested deeper than {MAX_DEPTH} levels")
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case bytes() | bytearray() | memoryview():
+            return base64.b64encode(value).decode()
+        case Mapping():
+            return {str(key): _json_value(one, depth - 1) for key, one in value.items()}
+        case list() | tuple():
+            return [_json_value(one, depth - 1) for one in value]
+        case Decimal() | UUID():
+            return str(value)
+        case datetime.date() | datetime.time():  # a datetime is a date, too
+            return value.isoformat()
+        case datetime.timedelta():
+            return iso_duration(value // datetime.timedelta(microseconds=1), 1_000_000)
+    raise ValueError(f"JSON has no form of {type(value).__name__}")
+
+
+def iso_duration(count: int, per_second: int) -> str:
+    """A length of time in seconds, such as `PT90.5S`, exactly.
+
+    Args:
+        count: of units, of which a second has `per_second`: a power of ten.
+    """
+    seconds, rest = divmod(abs(count), per_second)
+    digits = len(str(per_second)) - 1
+    fraction = f".{rest:0{digits}d}".rstrip("0").rstrip(".") if digits else ""
+    return f"{'-' if count < 0 else ''}PT{seconds}{fraction}S"
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a column holds

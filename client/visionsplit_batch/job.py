@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from visionsplit_batch.assembly import Assembly
-from visionsplit_batch.errors import BatchError, OutputError
+from visionsplit_batch.errors import BatchError, RefusedRunError
 from visionsplit_batch.parts import Part, cut
 from visionsplit_batch.recording import Item, Recording
 from visionsplit_batch.rows import Failure, Outcome, Slice, Source
@@ -41,6 +41,7 @@ class Counts:
     tokens_before: int  # of the rows that this run answered: vision tokens without compression
     tokens_after: int
     seconds: float  # since this run's first row was begun
+    first_seconds: float | None  # of these, until its first row ended: models are loaded then
 
     @property
     def ended(self) -> int:
@@ -50,6 +51,12 @@ class Counts:
     @property
     def rows_per_second(self) -> float:
         return self.ended / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At this rate; None before there is one."""
+        left = self.total - self.before - self.ended
+        return left / self.rows_per_second if self.rows_per_second else None
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ class Job(Generic[Item]):
         self._before = self._answered = self._failed = 0
         self._tokens_before = self._tokens_after = 0
         self._started: float | None = None
+        self._first_seconds: float | None = None
         self._first_failure: Failure | None = None
 
     def run(self) -> JobSummary:
@@ -101,7 +109,8 @@ class Job(Generic[Item]):
 
         Raises:
             InputError: the input cannot be listed.
-            OutputError: the input is another one than the run was begun with, or nothing can be written.
+            RefusedRunError: the input is another one than the run was begun with.
+            OutputError, OSError: nothing can be written.
             BatchError: too many rows fail.
             VisionSplitError: the services cannot go on.
         """
@@ -122,8 +131,13 @@ class Job(Generic[Item]):
             self._failed,
             self._tokens_before,
             self._tokens_after,
-            0.0 if self._started is None else time.monotonic() - self._started,
+            self._elapsed,
+            self._first_seconds,
         )
+
+    @property
+    def _elapsed(self) -> float:
+        return 0.0 if self._started is None else time.monotonic() - self._started
 
     def _slices(self) -> Iterator[Slice]:
         """What is left to do; called by the runner whenever it has room."""
@@ -144,16 +158,18 @@ class Job(Generic[Item]):
         self._on_progress(self.counts)
 
     def _take(self, outcome: Outcome) -> None:
-        tokens_before, tokens_after = self._assembly.add(outcome)
-        self._tokens_before += tokens_before
-        self._tokens_after += tokens_after
-        if isinstance(outcome.result, Failure):
+        if self._first_seconds is None:
+            self._first_seconds = self._elapsed
+        ended = self._assembly.add(outcome)
+        if isinstance(ended, Failure):
             self._failed += 1
-            self._first_failure = self._first_failure or outcome.result
-            _log.info("%s: %s", outcome.id, outcome.result.message)
+            self._first_failure = self._first_failure or ended
+            _log.info("%s: %s", outcome.id, ended.message)
             self._check_hope(self._first_failure)
         else:
             self._answered += 1
+            self._tokens_before += ended[0]
+            self._tokens_after += ended[1]
         self._on_progress(self.counts)
 
     def _check_hope(self, first: Failure) -> None:
@@ -170,7 +186,7 @@ class Job(Generic[Item]):
 def _check_same(part: Part, state: PartState, folder: RunFolder) -> None:
     if part.digest != state.digest:
         first = part.entries[0].id
-        raise OutputError(
+        raise RefusedRunError(
             f"the input is not that with which {folder.location} was begun: part {part.number}, which begins with row "
-            f"{part.start} ({first!r}), has other rows now"
+            f"{part.start} ({first!r}), has other rows now; give a new folder"
         )

@@ -4,14 +4,14 @@ import json
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
-from visionsplit_batch.job import Counts, JobSummary
+from visionsplit_batch.job import Counts
 from visionsplit_batch.runners import StageUse
+from visionsplit_batch.summary import counts_json, duration
 
 _STAGES_SECONDS = 2.0  # shares over less time than a batch takes would jump
 _LINE_SECONDS = 30.0
@@ -117,7 +117,7 @@ class Lines(_NowAndThen):
 
     def _line(self, counts: Counts, stages: Sequence[StageUse]) -> str:
         done = counts.before + counts.ended
-        rate = f"{counts.rows_per_second:.2f} images/s, {duration(_remaining(counts))} left"
+        rate = f"{counts.rows_per_second:.2f} images/s, {duration(counts.seconds_left)} left"
         return f"{done} of {counts.total} images, {rate}, {_state(counts, stages)}"
 
 
@@ -129,46 +129,7 @@ class Events(_NowAndThen):
 
     def _line(self, counts: Counts, stages: Sequence[StageUse]) -> str:
         uses = {use.name: {"places": use.places, "busy": use.busy, "rows": use.rows} for use in stages}
-        return json.dumps({"event": "progress", **_numbers(counts), "stages": uses})
-
-
-def summary_json(summary: JobSummary, shares: Mapping[str, float]) -> str:
-    """The last of the events."""
-    held = summary.held
-    totals = {"parts": held.parts, "written": held.written, "failed_rows": held.failed}
-    return json.dumps({"event": "summary", **_numbers(summary.counts), **totals, "stages": shares})
-
-
-def summary_text(summary: JobSummary, shares: Mapping[str, float], output: str) -> str:
-    """What a run did, in a few lines."""
-    counts, held = summary.counts, summary.held
-    lines = [f"{counts.ended} images in {duration(counts.seconds)}, {counts.rows_per_second:.2f} images/s"]
-    if counts.before:
-        lines[0] += f"; {counts.before} were done before"
-    if counts.tokens_before:
-        kept = counts.tokens_after / counts.tokens_before
-        lines.append(f"{counts.tokens_after} of {counts.tokens_before} vision tokens kept ({kept:.1%})")
-    if shares and counts.ended:
-        busiest = max(shares, key=lambda name: shares[name])
-        each = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        lines.append(f"busy: {each}; {busiest} sets the pace")
-    lines.append(f"{held.written} rows in {held.parts} parts in {output}")
-    if held.failed:
-        lines.append(f"{held.failed} rows failed, see errors.jsonl there; --retry-errors tries them again")
-    return "\n".join(lines)
-
-
-def duration(seconds: float | None) -> str:
-    """Such as 3 h 12 min, 4 min 5 s, or 2.1 s."""
-    if seconds is None:
-        return "unknown time"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
+        return json.dumps({"event": "progress", **counts_json(counts), "stages": uses})
 
 
 def _state(counts: Counts, stages: Sequence[StageUse]) -> str:
@@ -180,12 +141,3 @@ def _state(counts: Counts, stages: Sequence[StageUse]) -> str:
     if stages:
         parts.append(", ".join(f"{use.name} {use.busy:.0%}" for use in stages))
     return ", ".join(parts)
-
-
-def _numbers(counts: Counts) -> dict[str, Any]:
-    return {**asdict(counts), "rows_per_second": counts.rows_per_second, "seconds_left": _remaining(counts)}
-
-
-def _remaining(counts: Counts) -> float | None:
-    left = counts.total - counts.before - counts.ended
-    return left / counts.rows_per_second if counts.rows_per_second else None

@@ -19,7 +19,11 @@ class Recording(Protocol[Item]):
         """Writes the parts."""
 
     def item(self, outcome: Outcome) -> Item:
-        """What is kept of a row that did not fail."""
+        """What is kept of a row that did not fail.
+
+        Raises:
+            ValueError: the output cannot hold it.
+        """
 
     def tokens(self, items: Sequence[Item]) -> tuple[int, int]:
         """Their vision tokens before and after compression."""
@@ -60,7 +64,9 @@ class TokensRecording:
     carry: Carry
 
     def item(self, outcome: Outcome) -> TokenRecord:
-        return TokenRecord.of(outcome, self.carry)
+        record = TokenRecord.of(outcome, self.carry)
+        self.sink.check(record)
+        return record
 
     def tokens(self, items: Sequence[TokenRecord]) -> tuple[int, int]:
         summaries = [image.summary for item in items for image in item.images]

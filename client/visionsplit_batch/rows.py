@@ -6,6 +6,10 @@ from typing import Any, Protocol
 
 from visionsplit_client import EncodedImage, Generation, ImageSummary, Message, Sampling
 
+from visionsplit_batch.left_out import LeftOut
+
+_LONGEST_MESSAGE = 2000  # characters
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -50,11 +54,14 @@ class Failure:
 
     error: str  # the exception's class
     message: str
-    stage: str  # "read", "encode" or "ask"
+    stage: str  # "read", "encode", "ask" or "write"
 
     @classmethod
     def of(cls, error: Exception, stage: str) -> "Failure":
-        return cls(type(error).__name__, str(error), stage)
+        message = str(error)
+        if len(message) > _LONGEST_MESSAGE:  # it may quote the row, with a whole image as base64 text
+            message = f"{message[:_LONGEST_MESSAGE]}..."
+        return cls(type(error).__name__, message, stage)
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,10 @@ class Source(Protocol):
 
     def settings(self) -> Mapping[str, Any]:
         """What it was made from, for the run's fingerprint: JSON values."""
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What of the input no row is made of, in the last listing that came to its end."""
 
     def entries(self) -> Iterator[Entry]:
         """All rows in an order that is the same each time, as a stream: never the whole input in memory.

@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from visionsplit_batch.errors import OutputError
+from visionsplit_batch.errors import OutputError, RefusedRunError
 from visionsplit_batch.rows import Failure
 from visionsplit_batch.storage import Storage, join, local_path, parse
 
-_STATE = "_run"
-_SETTINGS = "settings.json"
-_ERRORS = "errors.jsonl"
+STATE = "_run"
+RUN_SETTINGS = f"{STATE}/settings.json"  # a folder that has it is the output of a run
+ERRORS = "errors.jsonl"
 _MAX_STATE_BYTES = 1 << 30  # of one file of ours
 
 
@@ -88,14 +88,16 @@ class RunFolder:
         """Begin the run, or go on with it.
 
         Raises:
-            OutputError: the folder belongs to a run with other settings, to something else, or to a job that still
-                runs.
+            RefusedRunError: the folder belongs to a run with other settings, or to something else.
+            OutputError: it belongs to a job that still runs.
         """
-        self.storage.make_folders(join(self.location, _STATE))
+        self._check(settings)  # a folder that is refused stays as it is
+        self.storage.make_folders(join(self.location, STATE))
         try:
             self._take_lock()
-            self._check(settings)
-            names = self.storage.list(join(self.location, _STATE), max_depth=1)
+            if not self._check(settings):  # again, now that no other job can begin
+                self._write_settings(settings)
+            names = self.storage.list(join(self.location, STATE), max_depth=1)
             self._done = {int(name[5:-5]) for name in names if name.startswith("part-") and name.endswith(".json")}
             yield
         finally:
@@ -134,7 +136,7 @@ class RunFolder:
         """Where answers of an unfinished part go; None where nothing can be appended to a file."""
         if parse(self.location) is not None:
             return None
-        return Path(local_path(self.location)) / _STATE / f"part-{part:05d}.journal"
+        return Path(local_path(self.location)) / STATE / f"part-{part:05d}.journal"
 
     def states(self) -> Iterator[PartState]:
         """Of all parts that are done, in order."""
@@ -149,7 +151,7 @@ class RunFolder:
         So it never lacks a row, and never has one that was answered since. In a store each part is a request, so they
         are read once for this and for what all of them hold.
         """
-        location = join(self.location, _ERRORS)
+        location = join(self.location, ERRORS)
         parts = written = failed = 0
 
         def rows() -> Iterator[FailedRow]:
@@ -168,19 +170,36 @@ class RunFolder:
                     file.write(line(row))
         return Held(parts, written, failed)
 
-    def _check(self, settings: Mapping[str, Any]) -> None:
-        location = join(self.location, f"{_STATE}/{_SETTINGS}")
-        if self.storage.is_file(location):
-            stored = json.loads(self.storage.read(location, _MAX_STATE_BYTES))["settings"]
-            if fingerprint(stored) != fingerprint(settings):
-                differences = "; ".join(_differences(stored, json.loads(json.dumps(settings))))
-                raise OutputError(f"{self.location} belongs to a run with other settings: {differences}")
-            return
-        if next(self._foreign(), None) is not None:
-            raise OutputError(f"{self.location} has files in it and is no run's output; give a new folder")
-        with self.storage.write_atomically(location) as file:
-            content = {"fingerprint": fingerprint(settings), "settings": settings}
-            file.write(json.dumps(content, indent=2, ensure_ascii=False).encode(errors="surrogateescape"))
+    def _check(self, settings: Mapping[str, Any]) -> bool:
+        """Whether this run has begun here before.
+
+        Raises:
+            RefusedRunError: the folder is another's.
+        """
+        location = join(self.location, RUN_SETTINGS)
+        if not self.storage.is_file(location):
+            if self.storage.is_file(self.location):
+                raise RefusedRunError(f"the output {self.location} is a file; give a folder")
+            if self.storage.is_folder(self.location) and next(self._foreign(), None) is not None:
+                raise RefusedRunError(f"{self.location} has files in it and is no run's output; give a new folder")
+            return False
+        try:
+            # Older versions wrote names that are not UTF-8 as they are.
+            text = self.storage.read(location, _MAX_STATE_BYTES).decode(errors="surrogateescape")
+            stored = json.loads(text)["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RefusedRunError(f"{location} cannot be understood: {error}") from error
+        if fingerprint(stored) != fingerprint(settings):
+            differences = "; ".join(_differences(stored, json.loads(json.dumps(settings))))
+            raise RefusedRunError(
+                f"{self.location} belongs to a run with other settings: {differences}; give a new folder"
+            )
+        return True
+
+    def _write_settings(self, settings: Mapping[str, Any]) -> None:
+        content = {"fingerprint": fingerprint(settings), "settings": settings}
+        with self.storage.write_atomically(join(self.location, RUN_SETTINGS)) as file:
+            file.write(json.dumps(content, indent=2).encode())
 
     def _foreign(self) -> Iterator[str]:
         """Files that no run has put here."""
@@ -191,7 +210,7 @@ class RunFolder:
     def _take_lock(self) -> None:
         if parse(self.location) is not None:
             return
-        path = Path(local_path(self.location)) / _STATE / "lock"
+        path = Path(local_path(self.location)) / STATE / "lock"
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,7 +218,7 @@ class RunFolder:
             raise OutputError(f"another job is writing to {self.location}") from error
 
     def _state_location(self, part: int) -> str:
-        return join(self.location, f"{_STATE}/part-{part:05d}.json")
+        return join(self.location, f"{STATE}/part-{part:05d}.json")
 
 
 def _differences(old: object, new: object, name: str = "") -> Iterator[str]:
@@ -208,4 +227,4 @@ def _differences(old: object, new: object, name: str = "") -> Iterator[str]:
         for key in [*old, *(key for key in new if key not in old)]:
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif old != new:
-        yield f"{name} was {json.dumps(old, ensure_ascii=False)}, is {json.dumps(new, ensure_ascii=False)}"
+        yield f"{name or 'settings'} was {json.dumps(old)}, is {json.dumps(new)}"

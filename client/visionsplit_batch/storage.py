@@ -21,11 +21,12 @@ import pyarrow as pa
 from fsspec.core import url_to_fs
 from pyarrow import fs
 
-from visionsplit_batch.listing import list_local, list_store
+from visionsplit_batch.listing import Strict, Visitor, list_local, list_store
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*?)(\?\w+=[^/]*)?", re.DOTALL)
 _ARROW_SCHEMES = frozenset({"s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"})
 _RENAMING_SCHEMES = frozenset({"hdfs", "viewfs"})  # a file grows in sight of others there, so it is renamed at its end
+_STRICT = Strict()
 _SPOOL_BYTES = 1 << 26  # of a file on its way to a store, in memory; beyond this in a temporary file
 
 
@@ -91,7 +92,7 @@ class Storage:
         """Whether a file or folder is there. Object stores have a folder as soon as they have something in it."""
         return self.is_file(location) or self.is_folder(location)
 
-    def list(self, folder: str, max_depth: int | None = None) -> Iterator[str]:
+    def list(self, folder: str, max_depth: int | None = None, visitor: Visitor = _STRICT) -> Iterator[str]:
         """The names of all files below a folder, relative to it and with "/" between, as a stream.
 
         In each folder files and folders come by name, in the order of their UTF-8 bytes, and what is in a folder comes
@@ -100,13 +101,14 @@ class Storage:
 
         Args:
             max_depth: how deep to look; 1 takes only what is in the folder itself.
+            visitor: which folders to look into, and what to do about what cannot be listed.
         """
         uri = parse(folder)
         if uri is None:
-            yield from list_local(Path(local_path(folder)), max_depth)
+            yield from list_local(Path(local_path(folder)), max_depth, visitor)
         else:
             store, path = self._resolve(uri)
-            yield from list_store(store, path, max_depth)
+            yield from list_store(store, path, max_depth, visitor)
 
     def delete(self, location: str) -> None:
         """Delete a file. It is no error if it is not there."""

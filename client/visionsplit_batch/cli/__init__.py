@@ -1,23 +1,30 @@
 """`visionsplit batch caption|encode|ask INPUT... --output FOLDER`: a whole dataset, with running services or on Ray.
 
-Exit codes: 0 every row has its answer; 1 the job broke off, and goes on where it was when it is started again; 2 wrong
-usage; 3 done, but rows failed: they are in errors.jsonl; 130 stopped with Ctrl-C, 143 with SIGTERM.
+Exit codes: 0 every row has its answer; 1 the job broke off, and goes on where it was when the same command is started
+again; 2 refused: wrong usage, or an input or output folder that cannot be used so; 3 done, but rows failed: they are in
+errors.jsonl; 4 done, but files of the input were left out, as the summary says; 130 stopped with Ctrl-C, 143 with
+SIGTERM.
 """
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
 
-from visionsplit.errors import VisionSplitError
+from visionsplit.errors import InvalidRequestError, VisionSplitError
 from visionsplit_client.cli import _options as shared
 from visionsplit_client.cli._signals import ended_by_sigterm
 
 from visionsplit_batch.cli import _jobs, _options
+from visionsplit_batch.errors import InputError, RefusedRunError
+from visionsplit_batch.left_out import needs_attention
 
 __all__ = ["main"]
 
-_FAILED, _ROWS_FAILED, _INTERRUPTED, _TERMINATED = 1, 3, 130, 143
+_FAILED, _REFUSED, _ROWS_FAILED, _LEFT_OUT, _INTERRUPTED, _TERMINATED = 1, 2, 3, 4, 130, 143
+# The same command would end with these again; the last is Python's own for an option's value.
+_REFUSALS = (InputError, RefusedRunError, InvalidRequestError, ValueError)
 
 
 class _Terminated(BaseException):
@@ -30,14 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     try:
         with ended_by_sigterm(_Terminated()):
-            summary = _jobs.run(args)
+            summary, left_out = _jobs.run(args)
     except (VisionSplitError, OSError, ValueError) as error:
+        if args.json:
+            print(json.dumps({"event": "error", "error": type(error).__name__, "message": str(error)}))
         print(f"visionsplit: {error}", file=sys.stderr)
-        return _FAILED
+        return _REFUSED if isinstance(error, _REFUSALS) else _FAILED
     except (KeyboardInterrupt, _Terminated) as stop:
         print("visionsplit: stopped; the same command goes on from here", file=sys.stderr)
         return _TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED
-    return _ROWS_FAILED if summary.held.failed else 0
+    if summary.held.failed:
+        return _ROWS_FAILED
+    return _LEFT_OUT if needs_attention(left_out) else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 """A job put together from its options."""
 
 import argparse
-import os
+import json
 import sys
 from contextlib import closing, redirect_stdout
 from typing import Any
@@ -11,7 +11,8 @@ from visionsplit_client.cli import _options as shared
 from visionsplit_client.cli._caption import DEFAULT_PROMPT
 
 from visionsplit_batch.job import Job, JobOptions, JobSummary
-from visionsplit_batch.progress import Bar, Events, Lines, Progress, Quiet, StageShares, summary_json, summary_text
+from visionsplit_batch.left_out import LeftOut, needs_attention
+from visionsplit_batch.progress import Bar, Events, Lines, Progress, Quiet, StageShares
 from visionsplit_batch.recording import AnswersRecording, Recording, TokensRecording
 from visionsplit_batch.rows import Source
 from visionsplit_batch.run_folder import RunFolder, fingerprint
@@ -22,10 +23,11 @@ from visionsplit_batch.sinks import TokensSink, sink_for
 from visionsplit_batch.sources import Columns, open_source
 from visionsplit_batch.sources.tokens import TokenShards
 from visionsplit_batch.storage import Storage, absolute
+from visionsplit_batch.summary import input_json, input_text, left_out_text, summary_json, summary_text
 
 
-def run(args: argparse.Namespace) -> JobSummary:
-    """The whole job, from listing to summary.
+def run(args: argparse.Namespace) -> tuple[JobSummary, tuple[LeftOut, ...]]:
+    """The whole job, from listing to summary; also what was left out of the input.
 
     Raises:
         SystemExit: a wrong usage.
@@ -33,9 +35,11 @@ def run(args: argparse.Namespace) -> JobSummary:
     """
     storage = Storage()
     work = _work(args)
-    source = _source(args, storage)
-    total = sum(1 for _ in source.entries())  # also finds what is wrong before any work is done
     output = absolute(args.output)
+    source = _source(args, storage, output)
+    total = sum(1 for _ in source.entries())  # also finds what is wrong before any work is done
+    left_out = source.left_out
+    _say(args, input_text(source.settings(), total), input_json(source.settings(), total))
     with _runner(args, source, work) as runner:
         columns = [] if args.no_columns else args.columns
         output_format = _output_format(args, source)
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> JobSummary:
         labels = labels_of(settings, work, runner.identity())
         recording: Recording[Any]
         if args.kind == "encode":
-            recording = TokensRecording(TokensSink(storage, labels), columns)
+            recording = TokensRecording(TokensSink(storage, labels, args.rows_per_file), columns)
         else:
             recording = AnswersRecording(sink_for(output_format, storage), labels, columns)
         folder = RunFolder(output, storage)
@@ -71,10 +75,20 @@ def run(args: argparse.Namespace) -> JobSummary:
             summary = job.run()
         shares.refresh(force=True)
     if args.json:
-        print(summary_json(summary, shares.overall))
+        print(summary_json(summary, shares.overall, left_out))
     elif not args.quiet:
         print(summary_text(summary, shares.overall, args.output))
-    return summary
+    if left_out and not args.json and (not args.quiet or needs_attention(left_out)):
+        print(f"visionsplit: {left_out_text(left_out)}", file=sys.stderr)
+    return summary, left_out
+
+
+def _say(args: argparse.Namespace, text: str, event: str) -> None:
+    """Something that is known before the first row."""
+    if args.json:
+        print(event, flush=True)
+    elif not args.quiet:
+        print(text, file=sys.stderr, flush=True)
 
 
 def _output_format(args: argparse.Namespace, source: Source) -> str:
@@ -106,11 +120,18 @@ def _work(args: argparse.Namespace) -> Work:
     )
 
 
-def _source(args: argparse.Namespace, storage: Storage) -> Source:
+def _source(args: argparse.Namespace, storage: Storage, output: str) -> Source:
     if args.kind == "ask":
         return TokenShards(args.inputs[0], storage)
     columns = Columns(id=args.id_column, image=args.image_column, prompt=args.prompt_column)
-    return open_source(args.inputs, format=args.format, columns=columns, split=args.split)
+    return open_source(
+        args.inputs,
+        format=args.format,
+        columns=columns,
+        split=args.split,
+        image_root=args.image_root,
+        output=output,
+    )
 
 
 def _runner(args: argparse.Namespace, source: Source, work: Work) -> Runner:
@@ -124,29 +145,25 @@ def _runner(args: argparse.Namespace, source: Source, work: Work) -> Runner:
 def _ray_runner(args: argparse.Namespace, source: Source, work: Work) -> Runner:
     # Only such a job needs Ray, PyTorch and the services.
     from encoder_service.config import EncoderConfig
+    from encoder_service.image import ImageLimits
     from llm_service.config import LlmConfig
     from visionsplit_batch.runners.pools import Pools
     from visionsplit_batch.runners.ray_data import RayDataRunner
 
-    encodes, asks = args.kind != "ask", args.kind != "encode"
     sizes: dict[str, Any] = {}
-    if encodes:
+    encoder = llm = None
+    if args.kind != "ask":
         sizes |= {"encoders": args.encoders, "encoder_gpus": args.encoder_gpus, "encoder_cpus": args.encoder_cpus}
-    if asks:
-        sizes |= {"llms": args.llms, "llm_gpus": args.llm_gpus, "llm_cpus": args.llm_cpus or _llm_cpus(args)}
+        limits = ImageLimits() if args.max_image_pixels is None else ImageLimits(args.max_image_pixels)
+        encoder = EncoderConfig(args.model, text_tower=args.text_tower, image=limits)
+    if args.kind != "encode":
+        sizes |= {"llms": args.llms, "llm_gpus": args.llm_gpus, "llm_cpus": args.llm_cpus}
+        llm = LlmConfig(args.model)
+
+    def on_start(pools: str) -> None:
+        text = f"starting {pools} for {args.model} on Ray; the first rows wait until the models are loaded"
+        _say(args, text, json.dumps({"event": "start", "model": args.model, "pools": pools}))
+
     return RayDataRunner(
-        source,
-        work,
-        encoder=EncoderConfig(args.model, text_tower=args.text_tower) if encodes else None,
-        llm=LlmConfig(args.model) if asks else None,
-        pools=Pools(**sizes),
-        address=args.ray_address,
+        source, work, encoder=encoder, llm=llm, pools=Pools(**sizes), address=args.ray_address, on_start=on_start
     )
-
-
-def _llm_cpus(args: argparse.Namespace) -> float:
-    """Of a language model, where it is not said. On this machine, without a GPU, it gets all cores: it has most of the
-    work, and Ray only counts them, and takes none away from the encoders."""
-    if args.llm_gpus or args.ray_address != "local":
-        return 1.0
-    return max((os.cpu_count() or 1) / int(args.llms[1]), 1.0)

@@ -1,6 +1,7 @@
 """The options of batch jobs."""
 
 import argparse
+import math
 
 from visionsplit.command_line import at_least
 from visionsplit_client._base import DEFAULT_ENCODER
@@ -9,7 +10,9 @@ from visionsplit_client.cli._caption import DEFAULT_PROMPT
 
 from visionsplit_batch.job import JobOptions
 from visionsplit_batch.sinks import FORMATS
+from visionsplit_batch.sources import FORMATS as SOURCES
 
+_GPUS = "0 uses the CPU (default: the GPUs that there are, shared evenly)"
 _ROWS_PER_TOKENS_PART = 64  # they wait in memory: LLaVA-NeXT's tokens make 1 to 6 MB an image in float16, uncompressed
 
 
@@ -42,13 +45,29 @@ def _add_input(parser: argparse.ArgumentParser, kind: str) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="folder of images, glob, images, .txt list, .jsonl, .parquet, WebDataset .tar, saved Hugging Face dataset",
+        help="folder of images, glob, images, .txt list, .jsonl, .json, .csv, .tsv, .parquet, WebDataset .tar, saved "
+        "Hugging Face dataset",
     )
-    group.add_argument("--format", metavar="NAME", help="of the input, where it cannot be seen from its name")
-    group.add_argument("--id-column", metavar="NAME", help="whose values are unique")
-    group.add_argument("--image-column", metavar="NAME", help="with paths, URLs or bytes")
-    group.add_argument("--prompt-column", metavar="NAME", help="with a question for each row")
-    group.add_argument("--split", metavar="NAME", help="of a Hugging Face dataset that has several")
+    group.add_argument(
+        "--format",
+        choices=[kind.format for kind in SOURCES],
+        help="format of the input (default: found by its name and content)",
+    )
+    group.add_argument("--id-column", metavar="NAME", help="column with unique values (default: the row's place)")
+    group.add_argument(
+        "--image-column",
+        metavar="NAME",
+        help="column with bytes, paths or URLs of images (default: found by its name and values)",
+    )
+    group.add_argument(
+        "--prompt-column", metavar="NAME", help="column with a question for each row (default: none, see --prompt)"
+    )
+    group.add_argument(
+        "--image-root",
+        metavar="FOLDER",
+        help="folder where relative paths of images begin (default: the folder of the file that has them)",
+    )
+    group.add_argument("--split", metavar="NAME", help="split of a Hugging Face dataset that has several")
 
 
 def _add_output(parser: argparse.ArgumentParser, kind: str) -> None:
@@ -105,6 +124,12 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
         "--ray-address", default="local", metavar="ADDRESS", help="of a running cluster, or auto (default: start one)"
     )
     if kind != "ask":
+        group.add_argument(
+            "--max-image-pixels",
+            type=at_least(1),
+            metavar="N",
+            help="most pixels of an image; rows with larger ones fail (default: the encoder's, 64000000)",
+        )
         group.add_argument("--text-tower", metavar="NAME", help="CLIP checkpoint for methods that read the prompt")
         group.add_argument(
             "--encoders",
@@ -113,9 +138,7 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
             metavar="N[-M]",
             help="actors that encode; a range is scaled (default: 1)",
         )
-        group.add_argument(
-            "--encoder-gpus", type=float, default=0.0, metavar="SHARE", help="of a GPU for each (default: 0)"
-        )
+        group.add_argument("--encoder-gpus", type=_share, metavar="SHARE", help=f"share of a GPU for each; {_GPUS}")
         group.add_argument(
             "--encoder-cpus",
             type=at_least(1),
@@ -127,9 +150,7 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
         group.add_argument(
             "--llms", type=_pool, default=(1, 1), metavar="N[-M]", help="actors that answer (default: 1)"
         )
-        group.add_argument(
-            "--llm-gpus", type=float, default=0.0, metavar="SHARE", help="of a GPU for each (default: 0)"
-        )
+        group.add_argument("--llm-gpus", type=_share, metavar="SHARE", help=f"share of a GPU for each; {_GPUS}")
         group.add_argument(
             "--llm-cpus",
             type=at_least(1),
@@ -155,6 +176,16 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     output.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     output.add_argument("--json", action="store_true", help="progress and summary as JSON lines on stdout")
     group.add_argument("-v", "--verbose", action="store_true", help="log each part and each row that fails")
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no share of a GPU; a number from 0 on is needed, such as 0.5")
+    return share
 
 
 def _pool(text: str) -> tuple[int, int]:

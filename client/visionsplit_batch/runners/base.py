@@ -1,5 +1,6 @@
 """What is to be done with each row, and what a runner is."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ def _filled(prompt: str, fields: Mapping[str, Any]) -> str:
         found = fields.get(match[1])
         if found is None:
             raise TemplateError(f"the prompt names the column {match[1]!r}, which the row does not have")
-        return str(found)
+        return json.dumps(found, ensure_ascii=False) if isinstance(found, dict | list) else str(found)
 
     return _COLUMN.sub(value, prompt)
 

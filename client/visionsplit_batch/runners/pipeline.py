@@ -32,7 +32,7 @@ class Pipeline:
         self._work = work
         self._encoder = encoder
         self._llm = llm
-        self._pools = pools
+        self._pools = pools  # that leave nothing open
         # More than the engine runs at once, so that the next rows wait inside it.
         self._llm_calls = 0 if llm is None else math.ceil(llm.engine.max_running / pools.unit_rows) + 1
 
@@ -69,11 +69,11 @@ class Pipeline:
                 num_cpus=self._pools.reader_cpus,
             )
             if self._encoder is not None:
-                cpus, gpus = self._pools.encoder_cpus, self._pools.encoder_gpus
+                cpus, gpus = self._pools.encoder_cpus, self._pools.encoder_gpus or 0.0
                 arguments = {"config": self._encoder, "work": self._work, "cpus": cpus, "feed": feed}
                 data = _pool(data, Encoding, arguments, self._pools.encoders, _ENCODER_CALLS, cpus, gpus)
             if self._llm is not None:
-                cpus, gpus = self._pools.llm_cpus, self._pools.llm_gpus
+                cpus, gpus = self._pools.llm_cpus or 1.0, self._pools.llm_gpus or 0.0
                 arguments = {"config": self._llm, "work": self._work, "cpus": cpus, "feed": feed}
                 data = _pool(data, Asking, arguments, self._pools.llms, self._llm_calls, cpus, gpus)
             return data

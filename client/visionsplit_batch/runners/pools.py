@@ -1,7 +1,8 @@
 """How a job of its own spreads over a Ray cluster."""
 
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from visionsplit_batch.runners.base import WorkKind
 
@@ -22,9 +23,9 @@ class Pools:
     encoders: Size = 1
     llms: Size = 1
     encoder_cpus: float = 1.0
-    encoder_gpus: float = 0.0  # of one; 0.5 puts two on a GPU
-    llm_cpus: float = 1.0
-    llm_gpus: float = 0.0
+    encoder_gpus: float | None = None  # of one; 0.5 puts two on a GPU. None: see `on`
+    llm_cpus: float | None = None  # None: see `on`
+    llm_gpus: float | None = None
     readers: int = 2  # tasks that read at once
     reader_cpus: float = 0.25  # they mostly wait
     unit_rows: int = 8  # that travel together: few, so that the next stage starts early
@@ -42,18 +43,68 @@ class Pools:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
         for name in ("encoder_cpus", "encoder_gpus", "llm_cpus", "llm_gpus", "reader_cpus"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; 0 or more is needed")
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} is {value}; 0 or more is needed")
+
+    def on(self, kind: WorkKind, *, gpus: float, alone: bool) -> "Pools":
+        """These with what was left open, for the GPUs that there are.
+
+        Where the GPUs are enough, each worker gets one; otherwise as few as possible share one. GPUs that one pool was
+        given by number are not given to the other. A language model without a GPU, where the job has the machine to
+        itself, gets all cores: it has most of the work, and Ray only counts cores, it takes none from the encoders.
+
+        Args:
+            gpus: of the machine or the cluster.
+            alone: whether the cluster is started for the job, on this machine.
+        """
+        workers = {"encoder": 0 if kind == "ask" else bounds(self.encoders)[1]}
+        workers["llm"] = 0 if kind == "encode" else bounds(self.llms)[1]
+        given = {"encoder": self.encoder_gpus, "llm": self.llm_gpus}
+        left = gpus - sum(workers[name] * (share or 0.0) for name, share in given.items())
+        open_workers = sum(workers[name] for name, share in given.items() if share is None)
+        share = _share(left, open_workers)
+        llm_gpus = share if self.llm_gpus is None else self.llm_gpus
+        llm_cpus = self.llm_cpus
+        if llm_cpus is None:
+            cores = max((os.cpu_count() or 1) / bounds(self.llms)[1], 1.0)
+            llm_cpus = cores if alone and not llm_gpus else 1.0
+        encoder_gpus = share if self.encoder_gpus is None else self.encoder_gpus
+        return replace(self, encoder_gpus=encoder_gpus, llm_gpus=llm_gpus, llm_cpus=llm_cpus)
+
+    def describe(self, kind: WorkKind) -> str:
+        """What is started, of pools that leave nothing open."""
+        parts = []
+        if kind != "ask":
+            parts.append(_workers(self.encoders, "encoder", self.encoder_gpus))
+        if kind != "encode":
+            parts.append(_workers(self.llms, "language model", self.llm_gpus))
+        return " and ".join(parts)
 
     def cpus(self, kind: WorkKind) -> int:
         """CPUs that a cluster started for the job says to have: the machine's, or what the pools take, if that is
         more. Ray counts them and takes nobody's away; with fewer it would wait for others for ever."""
         needed = self.readers * self.reader_cpus
         needed += 0.0 if kind == "ask" else bounds(self.encoders)[1] * self.encoder_cpus
-        needed += 0.0 if kind == "encode" else bounds(self.llms)[1] * self.llm_cpus
+        needed += 0.0 if kind == "encode" else bounds(self.llms)[1] * (self.llm_cpus or 0.0)
         return max(os.cpu_count() or 1, int(-(-needed // 1)))
 
 
 def bounds(size: Size) -> tuple[int, int]:
     """Least and most."""
     return (size, size) if isinstance(size, int) else size
+
+
+def _share(gpus: float, workers: int) -> float:
+    """Of a GPU for each of so many workers. Of whole GPUs the reciprocal of a whole number, which fills each evenly."""
+    if workers == 0 or gpus <= 0:
+        return 0.0
+    whole = math.floor(gpus)
+    return 1.0 / math.ceil(workers / whole) if whole else math.floor(gpus / workers * 100) / 100
+
+
+def _workers(size: Size, name: str, gpus: float | None) -> str:
+    least, most = bounds(size)
+    count = f"{least}" if least == most else f"{least} to {most}"
+    where = f"{gpus:.2g} GPU each" if gpus else "on the CPU"
+    return f"{count} {name}{'' if most == 1 else 's'} ({where})"

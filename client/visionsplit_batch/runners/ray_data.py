@@ -2,21 +2,19 @@
 
 import itertools
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import ray
 import torch
-import visionsplit
 from ray.data._internal.stats import get_or_create_stats_actor
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from visionsplit.checkpoint import Checkpoint
-from visionsplit_client import DataTypeName, IncompatibleServicesError, UnavailableError, VisionSplitError
+from visionsplit_client import UnavailableError, VisionSplitError
 
 from encoder_service.config import EncoderConfig
 from llm_service.backends.quiet import quiet_ray
@@ -26,12 +24,10 @@ from visionsplit_batch.runners.base import RunnerIdentity, Stage, StageUse, Work
 from visionsplit_batch.runners.feed import Feed
 from visionsplit_batch.runners.hosts import compression_of
 from visionsplit_batch.runners.pipeline import Pipeline
+from visionsplit_batch.runners.placement import identify_checkpoints, placed_encoder, placed_llm
 from visionsplit_batch.runners.pools import Pools
 from visionsplit_batch.runners.units import unpack
 from visionsplit_batch.runners.usage import StageClock
-
-# Of a step on a CPU. Nobody waits for the next token here, so steps may be long, and most prompts go in whole.
-_STEP_TOKENS = 2048
 
 
 class RayDataRunner:
@@ -43,6 +39,8 @@ class RayDataRunner:
     Args:
         encoder: how the encoders are set up; None for work that encodes nothing. Address and LLM service are left out.
         llm: how the language models are set up; None for work that asks nothing. One replica runs in each process.
+        pools: GPUs are used where there are any, unless it says otherwise.
+        on_start: told once, in words, what is started; models are loaded with the first rows, which takes its time.
         address: of a Ray cluster to join, "auto" or HOST:PORT, whose machines have this package and the checkpoints;
             "local" starts one on this machine. Where the process is connected to one already, that one is used.
 
@@ -60,14 +58,17 @@ class RayDataRunner:
         llm: LlmConfig | None = None,
         pools: Pools | None = None,
         address: str = "local",
+        on_start: Callable[[str], None] | None = None,
     ) -> None:
         if (work.kind != "ask" and encoder is None) or (work.kind != "encode" and llm is None):
             raise ValueError(f"work of the kind {work.kind!r} needs a model that is not given")
+        self._source = source
         self._work = work
         self._pools = pools or Pools()
         self._address = address
-        self._encoder = None if work.kind == "ask" or encoder is None else _placed_encoder(encoder, self._pools)
-        self._llm = None if work.kind == "encode" or llm is None else _placed_llm(llm, self._pools)
+        self._on_start = on_start
+        self._encoder = None if work.kind == "ask" else encoder
+        self._llm = None if work.kind == "encode" else llm
         if self._encoder is not None:
             compression_of(self._encoder, work)
         self._pipeline = Pipeline(source, work, self._encoder, self._llm, self._pools)
@@ -94,27 +95,40 @@ class RayDataRunner:
         return tuple(replace(use, rows=rows.get(use.name, 0)) for use in uses)
 
     def __enter__(self) -> Self:
-        self._identity = _identify(self._work, self._encoder, self._llm)
         quiet_ray()
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        if not ray.is_initialized():
-            local = self._address == "local"
-            own = {
-                "num_cpus": self._pools.cpus(self._work.kind),
-                "object_store_memory": self._pools.object_store_bytes,
-                "include_dashboard": False,
+        if not ray.is_initialized() and self._address == "local":
+            self._place(torch.cuda.device_count(), alone=True)
+            self._connect(
+                num_cpus=self._pools.cpus(self._work.kind),
+                object_store_memory=self._pools.object_store_bytes,
+                include_dashboard=False,
                 # Nobody looks at a record of every task, some 15 KB a unit, or at metrics.
-                "_system_config": {"task_events_report_interval_ms": 0, "enable_metrics_collection": False},
-            }
-            ray.init(
-                address=self._address,
-                log_to_driver=False,
-                logging_level="error",
-                configure_logging=False,
-                **(own if local else {}),
+                _system_config={"task_events_report_interval_ms": 0, "enable_metrics_collection": False},
             )
-            self._owns_cluster = True
+            return self
+        if not ray.is_initialized():
+            self._connect()
+        try:
+            self._place(ray.cluster_resources().get("GPU", 0.0), alone=False)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
+
+    def _place(self, gpus: float, *, alone: bool) -> None:
+        """Fix what runs on which device."""
+        self._pools = pools = self._pools.on(self._work.kind, gpus=gpus, alone=alone)
+        self._encoder = None if self._encoder is None else placed_encoder(self._encoder, pools)
+        self._llm = None if self._llm is None else placed_llm(self._llm, pools)
+        self._identity = identify_checkpoints(self._work, self._encoder, self._llm)
+        self._pipeline = Pipeline(self._source, self._work, self._encoder, self._llm, pools)
+        if self._on_start is not None:
+            self._on_start(pools.describe(self._work.kind))
+
+    def _connect(self, **options: Any) -> None:  # noqa: ANN401 - those of ray.init
+        ray.init(address=self._address, log_to_driver=False, logging_level="error", configure_logging=False, **options)
+        self._owns_cluster = True
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -185,49 +199,6 @@ def _cut(slices: Iterator[Slice], rows: int) -> Iterator[Slice]:
         for start in range(0, len(one.entries), rows):
             some = slice(start, start + rows)
             yield Slice(one.part, one.indices[some], one.entries[some])
-
-
-def _placed_encoder(config: EncoderConfig, pools: Pools) -> EncoderConfig:
-    """Its device is what Ray gives its process."""
-    return replace(config, device=config.device or torch.device("cuda" if pools.encoder_gpus else "cpu"))
-
-
-def _placed_llm(config: LlmConfig, pools: Pools) -> LlmConfig:
-    device, engine = config.device or ("cuda" if pools.llm_gpus else "cpu"), config.engine
-    if device == "cpu" and engine.max_batch_tokens is None:
-        engine = replace(engine, max_batch_tokens=_STEP_TOKENS)
-    return replace(config, device=device, engine=engine)
-
-
-def _identify(work: Work, encoder: EncoderConfig | None, llm: LlmConfig | None) -> RunnerIdentity:
-    """What the pools will run, read from the checkpoints here.
-
-    Raises:
-        CheckpointError: a checkpoint cannot be read.
-        IncompatibleServicesError: the language model expects other tokens.
-    """
-    versions = {"visionsplit": visionsplit.__version__}  # the services come with this very package
-    language = None if llm is None else Checkpoint(llm.model, revision=llm.revision)
-    if encoder is None:
-        assert language is not None, "the work needs one of the two"
-        return RunnerIdentity(None, language.encoder_fingerprint(), None, None, language.name, versions)
-    vision = Checkpoint(encoder.model, revision=encoder.revision)
-    fingerprint = vision.encoder_fingerprint()
-    other = llm is not None and (llm.model, llm.revision) != (encoder.model, encoder.revision)
-    if other and language is not None and language.encoder_fingerprint() != fingerprint:
-        raise IncompatibleServicesError(
-            "the language model expects the tokens of another vision tower or image processor"
-        )
-    device = encoder.device or torch.device("cpu")
-    data_type = encoder.resolve_data_type(encoder.dtype or vision.dtype_on(device)).name.lower()
-    return RunnerIdentity(
-        vision.name,
-        fingerprint,
-        compression_of(encoder, work),
-        work.data_type or cast("DataTypeName", data_type),
-        None if language is None else language.name,
-        versions,
-    )
 
 
 def _translated(error: Exception) -> VisionSplitError:

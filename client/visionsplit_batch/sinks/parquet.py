@@ -1,8 +1,7 @@
 """Parquet: typed columns, the same in every part."""
 
-from collections.abc import Iterable
-from itertools import islice
-from typing import IO
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +10,7 @@ from visionsplit_batch.records import Record, record_schema
 from visionsplit_batch.sinks.base import Sink, json_text
 
 _GROUP_ROWS = 4096  # of a row group, which is held in memory
+_GROUP_CHARACTERS = 1 << 27  # of its `fields`: a column of text has room for 2 GiB in one group
 
 
 class ParquetSink(Sink[Record]):
@@ -21,7 +21,19 @@ class ParquetSink(Sink[Record]):
     def _write(self, file: IO[bytes], rows: Iterable[Record]) -> None:
         schema = record_schema()
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            stream = iter(rows)
-            while group := list(islice(stream, _GROUP_ROWS)):
-                columns = [{**record.to_json(), "fields": json_text(record.fields)} for record in group]
-                writer.write_batch(pa.RecordBatch.from_pylist(columns, schema))
+            for group in _groups(rows):
+                writer.write_batch(pa.RecordBatch.from_pylist(group, schema))
+
+
+def _groups(rows: Iterable[Record]) -> Iterator[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    length = 0
+    for record in rows:
+        fields = json_text(record.fields)
+        group.append({**record.to_json(), "fields": fields})
+        length += len(fields)
+        if len(group) == _GROUP_ROWS or length > _GROUP_CHARACTERS:
+            yield group
+            group, length = [], 0
+    if group:
+        yield group

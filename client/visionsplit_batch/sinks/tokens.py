@@ -1,5 +1,6 @@
 """Shards of vision tokens: a part's rows in one safetensors file, each row's tensors side by side."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ SHARD_FORMAT = "visionsplit-token-shard/1"
 # Wide elements first, so that all are aligned where a token's width is a multiple of 4.
 TENSORS = ("positions", "scales", "features")
 _SPOOL_BYTES = 1 << 26  # in memory; beyond this in a temporary file
+_HEADER_CHARACTERS = 80_000_000  # of the 100 MB that the format allows; the tensors' places need the rest
 
 
 class TokensSink(Sink[TokenRecord]):
@@ -29,9 +31,23 @@ class TokensSink(Sink[TokenRecord]):
 
     suffix = ".safetensors"
 
-    def __init__(self, storage: Storage, labels: RunLabels) -> None:
+    def __init__(self, storage: Storage, labels: RunLabels, rows_per_part: int) -> None:
         super().__init__(storage)
         self._labels = labels
+        self._most_characters = _HEADER_CHARACTERS // rows_per_part
+
+    def check(self, record: TokenRecord) -> None:
+        """Whether a part has room for such a row.
+
+        Raises:
+            ValueError: it has not: one file's header holds the columns of all its rows.
+        """
+        characters = len(json.dumps(_metadata(record)))
+        if characters > self._most_characters:
+            raise ValueError(
+                f"the row's columns take {characters} characters, more than the {self._most_characters} that a file of "
+                "tokens has for each of its rows; carry fewer columns along with --column or --no-columns"
+            )
 
     def _write(self, file: IO[bytes], rows: Iterable[TokenRecord]) -> None:
         places: dict[str, TensorPlace] = {}

@@ -3,12 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, ClassVar, Generic, TypeVar
 
 from visionsplit_batch.errors import InputError
+from visionsplit_batch.fields import json_values
+from visionsplit_batch.left_out import LeftOut, in_words
 from visionsplit_batch.rows import Content, Entry, Failure
-from visionsplit_batch.sources.inputs import Inputs
+from visionsplit_batch.sources.inputs import Found, Inputs, suffix
 from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.unique import unique
 
@@ -26,7 +29,21 @@ class RowSource(ABC, Generic[File]):
         self.pictures = pictures
 
     def settings(self) -> Mapping[str, Any]:
-        return {"format": self.format, "inputs": self.inputs.locations, **self.options()}
+        root = {} if self.pictures.root is None else {"image_root": self.pictures.root}
+        return {"format": self.format, "inputs": self.inputs.locations, **root, **self.options()}
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """See `Source.left_out`."""
+        return self.inputs.tally.result
+
+    def files(self) -> Iterator[Found]:
+        """The input's files of this format."""
+        return self.inputs.files(self.wanted)
+
+    def wanted(self, found: Found) -> bool:
+        """Whether a file of a folder or a glob is of this format."""
+        return suffix(found.name) in self.suffixes
 
     def entries(self) -> Iterator[Entry]:
         """See `Source.entries`.
@@ -39,7 +56,9 @@ class RowSource(ABC, Generic[File]):
             empty = False
             yield entry
         if empty:
-            raise InputError(f"the input {', '.join(self.inputs.locations)} has no rows of the format {self.format}")
+            left_out = f"; left out: {in_words(self.left_out)}" if self.left_out else ""
+            given = ", ".join(self.inputs.locations)
+            raise InputError(f"the input {given} has no rows of the format {self.format}{left_out}")
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Content | Failure]:
         for path, grouped in groupby(entries, key=lambda entry: entry.path):
@@ -55,7 +74,8 @@ class RowSource(ABC, Generic[File]):
 
     def _attempt(self, file: File, entry: Entry) -> Content | Failure:
         try:
-            return self.read_row(file, entry)
+            content = self.read_row(file, entry)
+            return replace(content, fields=json_values(content.fields))
         except Exception as error:  # as above; and whatever a row holds, the others are still to be read
             return Failure.of(error, "read")
 

@@ -7,22 +7,45 @@ from typing import Any
 from visionsplit_client import Limits, Timeouts
 
 from visionsplit_batch.errors import InputError
+from visionsplit_batch.left_out import in_words
 from visionsplit_batch.rows import Source
 from visionsplit_batch.sources.base import RowSource
+from visionsplit_batch.sources.delimited import CsvSource, TsvSource
 from visionsplit_batch.sources.files import FilesSource, ListSource
 from visionsplit_batch.sources.huggingface import HuggingFaceSource, is_saved_dataset
+from visionsplit_batch.sources.image_files import begins_as_image
 from visionsplit_batch.sources.inputs import Found, Inputs, is_url, suffix
-from visionsplit_batch.sources.jsonl import JsonLinesSource, parse_row, read_lines
+from visionsplit_batch.sources.json_rows import json_rows, parse_row
+from visionsplit_batch.sources.jsonl import JsonLinesSource, JsonSource
+from visionsplit_batch.sources.llava import LlavaSource, is_llava
 from visionsplit_batch.sources.openai import OpenAiSource
 from visionsplit_batch.sources.parquet import ParquetSource
 from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns
+from visionsplit_batch.sources.text import decoded, encoding_of
 from visionsplit_batch.sources.webdataset import WebDatasetSource
-from visionsplit_batch.storage import Storage
+from visionsplit_batch.storage import Storage, absolute
 
 FORMATS: tuple[type[RowSource[Any]], ...] = (
-    FilesSource, ListSource, JsonLinesSource, OpenAiSource, ParquetSource, WebDatasetSource, HuggingFaceSource
+    FilesSource, ListSource, JsonLinesSource, JsonSource, CsvSource, TsvSource, ParquetSource, WebDatasetSource,
+    HuggingFaceSource, LlavaSource, OpenAiSource,
 )  # fmt: skip
+# Whose files' names tell them. Those of one group may lie beside those of the group before: captions, notes, metadata.
+_BY_NAME: tuple[tuple[type[RowSource[Any]], ...], ...] = (
+    (FilesSource, JsonLinesSource, ParquetSource, WebDatasetSource),
+    (CsvSource, TsvSource, JsonSource),
+    (ListSource,),
+)
+_WITH_COLUMNS = (
+    JsonLinesSource,
+    JsonSource,
+    CsvSource,
+    TsvSource,
+    ParquetSource,
+    WebDatasetSource,
+    LlavaSource,
+    OpenAiSource,
+)
 _NAMES_LOOKED_AT = 1000
 _LINES_LOOKED_AT = 20
 _LONGEST_LINE = 1 << 28  # bytes
@@ -35,6 +58,8 @@ def open_source(
     format: str | None = None,
     columns: Columns | None = None,
     split: str | None = None,
+    image_root: str | None = None,
+    output: str | None = None,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
 ) -> Source:
@@ -46,6 +71,9 @@ def open_source(
         format: one of `FORMATS`; None finds it by the files' names and beginnings.
         columns: which columns hold what, in formats with columns.
         split: of a saved dataset with several.
+        image_root: where relative paths of images begin, in formats that have paths; None means the folder of the file
+            that has them.
+        output: the folder that the job writes to, which is never part of the input.
         limits: images with more bytes fail.
         timeouts: how long an image behind a URL may take.
 
@@ -53,9 +81,10 @@ def open_source(
         InputError: the input is not there, of no known format, or lacks a column.
     """
     storage = Storage()
-    found = Inputs(inputs, storage)
-    pictures = Pictures(limits or Limits(), timeouts or Timeouts(), storage)
+    root = None if image_root is None else absolute(image_root)
+    pictures = Pictures(limits or Limits(), timeouts or Timeouts(), storage, root)
     try:
+        found = Inputs(inputs, storage, output=output)
         name = format or _detect(found)
         return _make(name, found, pictures, columns or Columns(), split)
     except (OSError, ValueError) as error:  # a store of an unknown kind, no permission
@@ -65,13 +94,15 @@ def open_source(
 def _make(name: str, inputs: Inputs, pictures: Pictures, columns: Columns, split: str | None) -> Source:
     if split is not None and name != HuggingFaceSource.format:
         raise InputError(f"the format {name} has no splits; leave out the split {split!r}")
+    if pictures.root is not None and name in (FilesSource.format, WebDatasetSource.format):
+        raise InputError(f"the format {name} has no paths that could begin in a folder; leave out the image root")
     if name == HuggingFaceSource.format:
         return HuggingFaceSource(inputs, pictures, columns, split)
     if name in (FilesSource.format, ListSource.format):
         if columns != Columns():
             raise InputError(f"the format {name} has no columns; name none")
         return FilesSource(inputs, pictures) if name == FilesSource.format else ListSource(inputs, pictures)
-    for kind in (JsonLinesSource, OpenAiSource, ParquetSource, WebDatasetSource):
+    for kind in _WITH_COLUMNS:
         if name == kind.format:
             return kind(inputs, pictures, columns)
     raise InputError(f"the format {name!r} is not known; {_known()} are")
@@ -88,20 +119,22 @@ def _detect(inputs: Inputs) -> str:
             strange = strange or found
         else:
             first.setdefault(name, found)
-    if len(first) > 1:
-        first.pop(ListSource.format, None)  # captions and notes beside the data
-    if len(first) > 1:
-        names = " and ".join(f"{name} ({found.name})" for name, found in first.items())
-        raise InputError(f"the input holds several formats, {names}; say which one is meant")
-    if not first:
-        return _by_content(inputs, strange)
-    ((name, found),) = first.items()
-    return OpenAiSource.format if name == JsonLinesSource.format and _is_openai(inputs.storage, found) else name
+    for group in _BY_NAME:
+        names = [kind.format for kind in group if kind.format in first]
+        if len(names) > 1:
+            these = " and ".join(f"{name} ({first[name].name})" for name in names)
+            raise InputError(f"the input holds several formats, {these}; name one with --format")
+        if names:
+            named = strange is not None and strange.location in inputs.locations
+            if named and strange is not None and names[0] != FilesSource.format:
+                raise InputError(f"{strange.name} is not of the format {names[0]}, as {first[names[0]].name} is")
+            return _of_json(inputs.storage, first[names[0]], names[0])
+    return _by_content(inputs, strange)
 
 
 def _format_of(found: Found) -> str | None:
     ending = suffix(found.name)
-    for kind in (FilesSource, ListSource, JsonLinesSource, ParquetSource, WebDatasetSource):
+    for kind in (kind for group in _BY_NAME for kind in group):
         if ending in kind.suffixes:
             return kind.format
     return FilesSource.format if is_url(found.location) else None
@@ -111,28 +144,40 @@ def _by_content(inputs: Inputs, strange: Found | None) -> str:
     """Raises InputError unless the files, whose names say nothing, begin as one of the formats does."""
     given = ", ".join(inputs.locations)
     if strange is None:
-        raise InputError(f"the input {given} is empty")
+        left_out = f"; left out: {in_words(inputs.tally.result)}" if inputs.tally.result else ""
+        raise InputError(f"the input {given} is empty{left_out}")
     if strange.name.lower().endswith(_COMPRESSED):
         raise InputError(f"{strange.name} is compressed, so that it cannot be read from the middle; unpack it first")
-    start = inputs.storage.read(strange.location, 511)
-    if inputs.single_file and start.startswith(b"PAR1"):
-        return ParquetSource.format
-    if inputs.single_file and start[257:262] == b"ustar":
-        return WebDatasetSource.format
-    if inputs.single_file and start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-        found = Found(strange.name, strange.location)
-        return OpenAiSource.format if _is_openai(inputs.storage, found) else JsonLinesSource.format
-    raise InputError(f"the format of {strange.name} cannot be told; name one of {_known()}")
+    if not inputs.single_file:  # perhaps images with odd names
+        source = FilesSource(inputs, Pictures(storage=inputs.storage))
+        if next(source.files(), None) is not None:
+            return FilesSource.format
+    else:
+        start = inputs.storage.read(strange.location, 511)
+        if begins_as_image(start):
+            return FilesSource.format
+        if start.startswith(b"PAR1"):
+            return ParquetSource.format
+        if start[257:262] == b"ustar":
+            return WebDatasetSource.format
+        if decoded(start, encoding_of(start), "replace").lstrip()[:1] in ("{", "["):
+            return _of_json(inputs.storage, strange, JsonLinesSource.format)
+    raise InputError(f"the format of {strange.name} cannot be told; name one of {_known()} with --format")
 
 
-def _is_openai(storage: Storage, found: Found) -> bool:
-    for _, line in islice(read_lines(storage, found.location, _LONGEST_LINE), _LINES_LOOKED_AT):
+def _of_json(storage: Storage, found: Found, name: str) -> str:
+    """The format of a file of JSON by its first rows; any other format as it is."""
+    if name not in (JsonLinesSource.format, JsonSource.format):
+        return name
+    for _, row, encoding in islice(json_rows(storage, found.location, _LONGEST_LINE), _LINES_LOOKED_AT):
         try:
-            row = parse_row(line)
+            parsed = parse_row(row, encoding)
         except ValueError:
             continue  # the next may be sound
-        return {"custom_id", "body"} <= row.keys()
-    return False
+        if {"custom_id", "body"} <= parsed.keys():
+            return OpenAiSource.format
+        return LlavaSource.format if is_llava(parsed) else name
+    return name
 
 
 def _known() -> str:

@@ -1,30 +1,33 @@
 """Images as files, and lists of them."""
 
-import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
-from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
-from visionsplit_batch.sources.inputs import Found
-from visionsplit_batch.sources.pictures import resolve
-from visionsplit_batch.storage import parent
+from visionsplit_batch.sources.image_files import HEAD_BYTES, IMAGE_SUFFIXES, begins_as_image
+from visionsplit_batch.sources.inputs import Found, is_url, reading
+from visionsplit_batch.sources.text import read_lines
+from visionsplit_batch.storage import parent, parse
 
-IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-)
+_LONGEST_LINE = 1 << 20  # bytes
 
 
 class FilesSource(RowSource[None]):
-    """Folders, globs and names of images. The id is the path, relative to the folder if the input is one folder."""
+    """Folders, globs and names of images. The id is the path, relative to the folder if the input is one folder.
+
+    On a local disk a file whose name has another ending than images have is an image if it begins as one: programs that
+    download write names such as `photo.jpg?size=2`. In a store the name decides, since a look at each costs a request.
+    """
 
     format = "files"
     suffixes = IMAGE_SUFFIXES
 
+    def wanted(self, found: Found) -> bool:
+        return super().wanted(found) or (parse(found.location) is None and self._begins_as_image(found))
+
     def list_rows(self) -> Iterator[Entry]:
-        for found in self.inputs.files(self.suffixes):
+        for found in self.files():
             yield Entry(readable(found.name), found.location)
 
     def where(self, entry: Entry) -> str:
@@ -34,41 +37,47 @@ class FilesSource(RowSource[None]):
         return nullcontext()
 
     def read_row(self, file: None, entry: Entry) -> Content:
-        return Content(images=(self.pictures.at(entry.path),))
+        return Content(images=(self.pictures.from_text(entry.path, parent(entry.path)),))
+
+    def _begins_as_image(self, found: Found) -> bool:
+        try:
+            return begins_as_image(self.inputs.storage.read(found.location, HEAD_BYTES - 1))
+        except OSError:  # it cannot be read, so it is left out like any other file that is no image
+            return False
 
 
 class ListSource(FilesSource):
     """Text files with a path or URL on each line, relative to the file's folder. The line is the id.
 
-    Lines that begin with # and empty lines are left out. The place is the line's number, from 1.
+    A line is taken as it is, with blanks and a # at its beginning or end: names of files may have them; only around a
+    URL blanks mean nothing. Blank lines are left out. The place is the line's number, from 1.
     """
 
     format = "list"
     suffixes = frozenset({".txt", ".lst", ".list"})
 
+    def wanted(self, found: Found) -> bool:
+        return RowSource.wanted(self, found)
+
     def list_rows(self) -> Iterator[Entry]:
-        for found in self.inputs.files(self.suffixes):
-            try:
-                yield from self._lines(found)
-            except OSError as error:
-                raise InputError(f"{found.location} cannot be read: {error}") from error
-
-    def _lines(self, found: Found) -> Iterator[Entry]:
-        folder = parent(found.location)
-        with io.BufferedReader(self._opened(found)) as file:
-            for number, line in enumerate(file, 1):
-                encoded = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                text = encoded.strip().decode("utf-8", "surrogateescape")
-                if text and not text.startswith("#"):
-                    yield Entry(readable(text), resolve(text, folder), (number,))
-
-    def _opened(self, found: Found) -> Any:  # noqa: ANN401 - pyarrow's files are io.RawIOBase in all but name
-        return self.inputs.storage.open(found.location)
+        for found in self.files():
+            folder = parent(found.location)
+            with reading(found):
+                for (_, _, number), data, encoding in read_lines(self.inputs.storage, found.location, _LONGEST_LINE):
+                    line = _line(data, encoding, first=number == 1)
+                    bare = line.strip()
+                    location = bare if is_url(bare) else self.pictures.resolve(line, folder)
+                    yield Entry(readable(line), location, (number,))
 
     def where(self, entry: Entry) -> str:
         return f"line {entry.place[0]}, {readable(entry.path)}"
 
 
+def _line(data: bytes, encoding: str, *, first: bool) -> str:
+    text = data.decode(encoding, "surrogateescape" if encoding == "utf-8" else "replace")
+    return (text.removeprefix("\ufeff") if first else text).removesuffix("\n").removesuffix("\r")
+
+
 def readable(path: str) -> str:
-    """The path as text that can be written: names need not be UTF-8."""
+    r"""The path as text that can be written: names need not be UTF-8. Bytes that are none are written as `\xff`."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

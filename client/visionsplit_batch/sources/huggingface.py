@@ -10,16 +10,17 @@ import pyarrow as pa
 
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Entry
+from visionsplit_batch.sources.arrow_cells import column_cells, may_hold_images, row_values
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
 from visionsplit_batch.sources.inputs import Inputs
-from visionsplit_batch.sources.parquet import id_or
 from visionsplit_batch.sources.pictures import Pictures
-from visionsplit_batch.sources.table import Columns
+from visionsplit_batch.sources.table import Columns, distinct, id_or
 from visionsplit_batch.storage import Storage, join, parent, parse
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 _MAX_STATE_BYTES = 1 << 26
+_ROWS_LOOKED_AT = 16  # for the images' column
 
 
 class ArrowFile:
@@ -80,7 +81,9 @@ class HuggingFaceSource(RowSource[ArrowFile]):
         self._split = split
         self._files = _data_files(inputs.storage, self._folder)
         with contextlib.closing(ArrowFile(self._files[0])) as first:
-            self._columns = columns.found_in(first.schema.names, self._folder)
+            names = distinct(first.schema.names, self._folder)
+            samples = _first_values(first) if columns.image is None else {}
+            self._columns = columns.found_in({name: samples.get(name, []) for name in names}, self._folder)
 
     def options(self) -> Mapping[str, Any]:
         return {"columns": self._columns.settings(), "split": self._split}
@@ -108,14 +111,23 @@ class HuggingFaceSource(RowSource[ArrowFile]):
         batch = file.batch(offset)
         if self._columns.names is not None:
             batch = batch.select(self._columns.names)
-        return self._columns.content(batch.slice(row, 1).to_pylist()[0], self.pictures, parent(entry.path))
+        return self._columns.content(row_values(batch, row), self.pictures, parent(entry.path))
 
     def _ids(self, batch: pa.RecordBatch, first: int) -> Iterator[str]:
         if self._columns.id is None:
             yield from (f"row {first + row}" for row in range(batch.num_rows))
             return
-        for row, value in enumerate(batch.column(self._columns.id).to_pylist()):
+        for row, value in enumerate(column_cells(batch.column(self._columns.id))):
             yield id_or(value, self._columns.id, f"row {first + row}")
+
+
+def _first_values(file: ArrowFile) -> dict[str, list[Any]]:
+    """The first values of the columns that may hold images."""
+    batch = next((batch for _, batch in file.batches()), None)
+    if batch is None:
+        return {}
+    names = [field.name for field in batch.schema if may_hold_images(field.type)]
+    return {name: list(column_cells(batch.column(name).slice(0, _ROWS_LOOKED_AT))) for name in names}
 
 
 def is_saved_dataset(storage: Storage, folder: str) -> bool:

@@ -1,18 +1,24 @@
 """The files that an input means: folders, globs, names with braces, and single files."""
 
+import contextlib
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
+from typing import Literal
 
 from fsspec.utils import glob_translate
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.storage import Storage, absolute, join, parse
+from visionsplit_batch.left_out import Tally
+from visionsplit_batch.run_folder import ERRORS, RUN_SETTINGS, STATE
+from visionsplit_batch.storage import Storage, absolute, join, local_path, parse
 
 _MAGIC = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "_success", "_metadata", "_common_metadata"})
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -25,15 +31,29 @@ class Found:
 
 
 class Inputs:
-    """What was given, fixed to absolute locations when this is made."""
+    """What was given, fixed to absolute locations when this is made.
 
-    def __init__(self, given: Sequence[str], storage: Storage) -> None:
-        """Raises InputError if nothing is given."""
+    `tally` counts what the last listing left out.
+    """
+
+    def __init__(self, given: Sequence[str], storage: Storage, *, output: str | None = None) -> None:
+        """
+        Args:
+            output: the folder that the job writes to, absolute. It is never part of the input.
+
+        Raises:
+            InputError: nothing is given, or the output is a folder of the input itself.
+        """
         if not given:
             raise InputError("no input is given")
         self.storage = storage
-        self._given = [one for text in given for one in expand_braces(text)]
+        self.tally = Tally()
+        self._output = output
+        self._given = [one for text in given for one in self._expanded(text)]
         self.locations = [text if is_url(text) else absolute(text) for text in self._given]
+        for text, location in zip(self._given, self.locations, strict=True):
+            if not is_url(location) and output is not None and same_folder(storage, location, output):
+                raise InputError(f"the output folder is the input {text} itself; give another folder, or one inside it")
 
     @property
     def single_file(self) -> bool:
@@ -46,53 +66,120 @@ class Inputs:
         alone = len(self.locations) == 1 and not is_url(self.locations[0])
         return self.locations[0] if alone and self.storage.is_folder(self.locations[0]) else None
 
-    def files(self, suffixes: frozenset[str] | None) -> Iterator[Found]:
+    def files(self, wanted: Callable[[Found], bool] | None) -> Iterator[Found]:
         """All files, in the order given and sorted within folders, as a stream.
 
         Args:
-            suffixes: which files of folders and globs are meant, in lower case; None takes all. Hidden ones never are.
+            wanted: which files of folders and globs are meant; None takes all. Hidden ones, and what batch jobs wrote,
+                never are. Files that were named themselves always are.
 
         Raises:
             InputError: an input is not there, or cannot be listed.
         """
+        self.tally = Tally()
         for given, location in zip(self._given, self.locations, strict=True):
             try:
-                yield from self._files_of(given, location, suffixes)
+                yield from self._files_of(given, location, wanted)
             except (OSError, ValueError) as error:
                 raise InputError(f"the input {given} cannot be listed: {error}") from error
 
-    def _files_of(self, given: str, location: str, suffixes: frozenset[str] | None) -> Iterator[Found]:
+    def is_output(self, folder: str) -> bool:
+        """Whether a folder is the job's output, or that of another job."""
+        own = self._output is not None and same_folder(self.storage, folder, self._output)
+        return own or self.storage.is_file(join(folder, RUN_SETTINGS))
+
+    def _files_of(self, given: str, location: str, wanted: Callable[[Found], bool] | None) -> Iterator[Found]:
         if is_url(location):
             yield Found(given, location)
         elif self.storage.is_file(location):
             yield Found(_plain(given), location)
         elif self.storage.is_folder(location):
-            for name in self._names(location, None, suffixes):
-                yield Found(name if len(self._given) == 1 else join(_plain(given), name), join(location, name))
+            for name in self._below(location, None):
+                found = Found(name if len(self._given) == 1 else join(_plain(given), name), join(location, name))
+                if wanted is None or wanted(found):
+                    yield found
+                else:
+                    self.tally.add(found.name, "format")
         elif _MAGIC.search(_plain(location)):
-            yield from self._matches(given, location, suffixes)
+            yield from self._matches(given, location, wanted)
         else:
             raise InputError(f"the input {given} is not there")
 
-    def _matches(self, given: str, location: str, suffixes: frozenset[str] | None) -> Iterator[Found]:
+    def _matches(self, given: str, location: str, wanted: Callable[[Found], bool] | None) -> Iterator[Found]:
         folder, pattern = _split_at_magic(location)
         given_folder, _ = _split_at_magic(_plain(given))
         expression = re.compile(glob_translate(pattern))
         depth = None if "**" in pattern else pattern.count("/") + 1
-        found = False
-        for name in self._names(folder, depth, suffixes) if self.storage.is_folder(folder) else ():
-            if expression.match(name):
-                found = True
-                yield Found(join(given_folder, name) if given_folder else name, join(folder, name))
-        if not found:
+        matched = False
+        for name in self._below(folder, depth) if self.storage.is_folder(folder) else ():
+            if not expression.match(name):
+                continue
+            matched = True
+            found = Found(join(given_folder, name) if given_folder else name, join(folder, name))
+            if wanted is None or wanted(found):
+                yield found
+            else:
+                self.tally.add(found.name, "format")
+        if not matched:
             raise InputError(f"no file matches {given}")
 
-    def _names(self, folder: str, depth: int | None, suffixes: frozenset[str] | None) -> Iterator[str]:
-        for name in self.storage.list(folder, depth):
-            if suffixes is not None and suffix(name) not in suffixes:
-                continue
-            if not name.startswith(".") and "/." not in name:
+    def _below(self, folder: str, depth: int | None) -> Iterator[str]:
+        own = self.is_output(folder)  # a run's answers or tokens as the input of another
+        for name in self.storage.list(folder, depth, _Walk(self, folder, own)):
+            if own and name == ERRORS:
+                self.tally.add(name, "output")
+            elif is_hidden(name):
+                self.tally.add(name, "hidden")
+            else:
                 yield name
+
+    def _expanded(self, text: str) -> list[str]:
+        there = not is_url(text) and parse(text) is None and self.storage.exists(absolute(text))
+        return [text] if there else expand_braces(text)
+
+
+class _Walk:
+    """The way through one folder of the input."""
+
+    def __init__(self, inputs: Inputs, folder: str, is_run: bool) -> None:
+        self._inputs = inputs
+        self._folder = folder
+        self._is_run = is_run
+
+    def enters(self, name: str) -> bool:
+        if is_hidden(name):
+            self._inputs.tally.add(f"{name}/", "hidden")
+        elif (self._is_run and name == STATE) or self._inputs.is_output(join(self._folder, name)):
+            self._inputs.tally.add(f"{name}/", "output")
+        else:
+            return True
+        return False
+
+    def passed_over(self, name: str, reason: Literal["link", "folder", "special"], error: OSError | None) -> None:
+        self._inputs.tally.add(name, reason)
+
+
+@contextlib.contextmanager
+def reading(found: Found) -> Iterator[None]:
+    """What cannot be read of a file inside ends the listing with an `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{found.location} cannot be read: {error}") from error
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file is none that people see: its name begins with a dot, or a system or Hadoop put it there."""
+    last = name.rpartition("/")[2]
+    return last.startswith(".") or last.lower() in _SYSTEM_FILES
+
+
+def same_folder(storage: Storage, one: str, other: str) -> bool:
+    """Whether both are one folder, however they are written."""
+    if parse(one) is not None or parse(other) is not None:
+        return one.rstrip("/") == other.rstrip("/")
+    here, there = Path(local_path(one)), Path(local_path(other))
+    return here.is_dir() and there.is_dir() and here.samefile(there)
 
 
 def suffix(name: str) -> str:

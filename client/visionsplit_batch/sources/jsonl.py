@@ -1,32 +1,32 @@
-"""JSON objects, one a line."""
+"""JSON objects, one a line, or those of an array."""
 
-import io
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from itertools import islice
 from typing import Any
-
-import pyarrow as pa
 
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
-from visionsplit_batch.sources.inputs import Found, Inputs
+from visionsplit_batch.sources.inputs import Found, Inputs, reading
+from visionsplit_batch.sources.json_rows import is_array, json_rows, parse_row
 from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, row_id
-from visionsplit_batch.storage import Storage, parent
+from visionsplit_batch.sources.text import Place, TextFile, open_text
+from visionsplit_batch.storage import parent
 
 _ROWS_LOOKED_AT = 100  # for the columns
-_IMAGES_IN_LINE = 8  # of the largest allowed, that a line has room for
+_IMAGES_IN_ROW = 8  # of the largest allowed, that a row has room for
 
 
-class JsonLinesSource(RowSource[pa.NativeFile]):
-    """JSON lines. The place is a line's offset and length in bytes, and its number, from 1.
+class JsonLinesSource(RowSource[TextFile]):
+    """JSON lines. The place is a row's offset and length in bytes, and its number.
 
-    The id is that of the column for it, or "line 17" (with the file's name, where the input is not one file). A line
-    whose id or JSON is broken has such an id too, and fails when it is read. Empty lines are left out.
+    A file that holds an array of objects instead is read as well: what a file holds decides, not its name. The id is
+    that of the column for it, or "line 17", from 1, or in an array "row 17", from 0 (with the file's name, where the
+    input is not one file). A row whose id or JSON is broken has such an id too, and fails when it is read. Empty lines
+    are left out.
     """
 
     format = "jsonl"
@@ -36,97 +36,75 @@ class JsonLinesSource(RowSource[pa.NativeFile]):
     def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
         """Raises InputError if the first rows do not have the columns."""
         super().__init__(inputs, pictures)
-        self._max_line = _IMAGES_IN_LINE * pictures.limits.max_image_bytes
+        self._max_row = _IMAGES_IN_ROW * pictures.limits.max_image_bytes
         self._one_file = inputs.single_file
         self._set_columns(columns)
 
     def _set_columns(self, columns: Columns) -> None:
-        names: set[str] = set()
-        for row in islice(self._rows(), _ROWS_LOOKED_AT):
-            names |= row.keys()
-        if not names:
-            raise InputError(f"no line of {', '.join(self.inputs.locations)} is a JSON object with columns")
-        self._columns = columns.found_in(names, ", ".join(self.inputs.locations))
+        samples: dict[str, list[Any]] = {}
+        for row in islice(self._first_rows(), _ROWS_LOOKED_AT):
+            for name, value in row.items():
+                samples.setdefault(name, []).append(value)
+        where = ", ".join(self.inputs.locations)
+        if not samples:
+            raise InputError(f"{where} holds neither a JSON object a line nor an array of objects")
+        self._columns = columns.found_in(samples, where)
         self.id_column = columns.id
 
     def options(self) -> Mapping[str, Any]:
         return {"columns": self._columns.settings()}
 
     def list_rows(self) -> Iterator[Entry]:
-        for found, place, line in self._lines():
-            yield Entry(self._id(found, place, line), found.location, place)
+        for found in self.files():
+            kind = "row" if self._is_array(found) else "line"
+            before = kind if self._one_file else f"{readable(found.name)} {kind}"
+            for place, row, encoding in self._rows(found):
+                yield Entry(self._id(row, encoding) or f"{before} {place[2]}", found.location, place)
 
     def where(self, entry: Entry) -> str:
-        return f"line {entry.place[2]} of {readable(entry.path)}"
+        kind = "row" if is_array(self.inputs.storage, entry.path) else "line"
+        return f"{kind} {entry.place[2]} of {readable(entry.path)}"
 
-    def open_file(self, path: str) -> AbstractContextManager[pa.NativeFile]:
-        file: AbstractContextManager[pa.NativeFile] = self.inputs.storage.open(path)
-        return file
+    def open_file(self, path: str) -> AbstractContextManager[TextFile]:
+        return closing(open_text(self.inputs.storage, path))
 
-    def read_row(self, file: pa.NativeFile, entry: Entry) -> Content:
+    def read_row(self, file: TextFile, entry: Entry) -> Content:
         offset, length, _ = entry.place
-        if length > self._max_line:
-            raise ValueError(f"the line has {length} bytes, more than the {self._max_line} that are read")
-        file.seek(offset)
-        return self.content(parse_row(file.read(length)), parent(entry.path))
+        if length > self._max_row:
+            raise ValueError(f"the line has {length} bytes, more than the {self._max_row} that are read")
+        return self.content(parse_row(file.text(offset, length)), parent(entry.path))
 
     def content(self, row: Mapping[str, Any], folder: str) -> Content:
         return self._columns.content(row, self.pictures, folder)
 
-    def _id(self, found: Found, place: tuple[int, int, int], line: bytes) -> str:
-        if self.id_column is not None:
-            try:
-                return row_id(parse_row(line).get(self.id_column), self.id_column)
-            except ValueError:
-                pass  # the row fails with it when it is read
-        number = f"line {place[2]}"
-        return number if self._one_file else f"{readable(found.name)} {number}"
+    def _id(self, row: bytes, encoding: str) -> str | None:
+        if self.id_column is None:
+            return None
+        try:
+            return row_id(parse_row(row, encoding).get(self.id_column), self.id_column)
+        except ValueError:
+            return None  # the row fails with it when it is read
 
-    def _rows(self) -> Iterator[Mapping[str, Any]]:
-        for _, _, line in self._lines():
-            try:
-                row = parse_row(line)
-            except ValueError:
-                continue  # this is only a look at the first sound rows
-            yield row
+    def _first_rows(self) -> Iterator[Mapping[str, Any]]:
+        for found in self.files():
+            for _, row, encoding in self._rows(found):
+                try:
+                    parsed = parse_row(row, encoding)
+                except ValueError:
+                    continue  # this is only a look at the first sound rows
+                yield parsed
 
-    def _lines(self) -> Iterator[tuple[Found, tuple[int, int, int], bytes]]:
-        for found in self.inputs.files(self.suffixes):
-            try:
-                for place, line in read_lines(self.inputs.storage, found.location, self._max_line):
-                    yield found, place, line
-            except OSError as error:
-                raise InputError(f"{found.location} cannot be read: {error}") from error
+    def _is_array(self, found: Found) -> bool:
+        with reading(found):
+            return is_array(self.inputs.storage, found.location)
 
-
-def read_lines(storage: Storage, location: str, longest: int) -> Iterator[tuple[tuple[int, int, int], bytes]]:
-    """Each line that is not empty: its offset, length and number, and its bytes. Of a longer one only its beginning."""
-    offset = 0
-    number = 0
-    opened: Any = storage.open(location)  # io.RawIOBase in all but name
-    with io.BufferedReader(opened, 1 << 18) as file:
-        while line := file.readline(longest):
-            number += 1
-            length = len(line)
-            while not line.endswith(b"\n") and length >= longest and (rest := file.readline(longest)):
-                length += len(rest)
-                if rest.endswith(b"\n"):
-                    break
-            if line.strip():
-                yield (offset, length, number), line
-            offset += length
+    def _rows(self, found: Found) -> Iterator[tuple[Place, bytes, str]]:
+        with reading(found):
+            yield from json_rows(self.inputs.storage, found.location, self._max_row)
 
 
-def parse_row(line: bytes) -> Mapping[str, Any]:
-    """The object on a line.
+class JsonSource(JsonLinesSource):
+    """Files named .json, which hold an array or, as some programs write them, lines."""
 
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the line is no JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"the line is no JSON object, it begins with {line[:20]!r}")
-    return row
+    format = "json"
+    suffixes = frozenset({".json"})

@@ -35,6 +35,7 @@ _SAMPLING = {
     "stop": "stop",
     "repetition_penalty": "repetition_penalty",
 }
+_OFF = frozenset({"top_k", "seed"})  # of these, other servers take -1 for "not set"
 _WHOLE = frozenset({"max_tokens", "max_completion_tokens", "top_k", "seed"})
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -86,6 +87,7 @@ def _checked_body(row: Mapping[str, Any]) -> Mapping[str, Any]:
 def _sampling(body: Mapping[str, Any]) -> Sampling | None:
     """None, where the line leaves it to the job."""
     given = {name: body[name] for name in _SAMPLING if body.get(name) is not None}
+    given = {name: value for name, value in given.items() if not (name in _OFF and value == -1)}
     options: dict[str, Any] = {}
     for name, value in given.items():
         kinds = (int,) if name in _WHOLE else (int, float)

@@ -12,13 +12,16 @@ import pyarrow.parquet as pq
 
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Entry
+from visionsplit_batch.sources.arrow_cells import column_cells, is_text, may_hold_images, row_values
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.guess import IMAGE_COLUMNS
 from visionsplit_batch.sources.inputs import Found, Inputs
 from visionsplit_batch.sources.pictures import Pictures
-from visionsplit_batch.sources.table import Columns, row_id
+from visionsplit_batch.sources.table import Columns, distinct, id_or
 from visionsplit_batch.storage import Storage, parent
 
+_ROWS_LOOKED_AT = 16  # for the images' column
 _ROWS_AT_ONCE = 32  # with their images, in memory
 _IDS_AT_ONCE = 8192
 _BUFFER_BYTES = 1 << 20  # of each column, so that a large row group is not read as a whole
@@ -60,8 +63,7 @@ class Reader:
             self._start += 0 if self._batch is None else self._batch.num_rows
             self._batch = None  # before the next is read: two of them may be large
             self._batch = next(self._batches)
-        row: Mapping[str, Any] = self._batch.slice(number - self._start, 1).to_pylist()[0]
-        return row
+        return row_values(self._batch, number - self._start)
 
     def close(self) -> None:
         self._opened.close()
@@ -106,17 +108,19 @@ class ParquetSource(RowSource[Reader]):
         super().__init__(inputs, pictures)
         self._one_file = inputs.single_file
         self._shelf = Shelf()
-        first = next(inputs.files(self.suffixes), None)
+        first = next(self.files(), None)
         if first is None:
             raise InputError(f"there are no parquet files in {', '.join(inputs.locations)}")
         with self._opened(first) as file:
-            self._columns = columns.found_in(file.schema_arrow.names, first.location)
+            names = distinct(file.schema_arrow.names, first.location)
+            samples = {name: _first_values(file, name) if columns.image is None else [] for name in names}
+            self._columns = columns.found_in(samples, first.location)
 
     def options(self) -> Mapping[str, Any]:
         return {"columns": self._columns.settings()}
 
     def list_rows(self) -> Iterator[Entry]:
-        for found in self.inputs.files(self.suffixes):
+        for found in self.files():
             with self._opened(found) as file:
                 for row, identity in enumerate(self._ids(file, found)):
                     yield Entry(identity, found.location, (row,))
@@ -147,7 +151,7 @@ class ParquetSource(RowSource[Reader]):
             raise InputError(f"{found.location} has no column {column!r}")
         row = 0
         for batch in file.iter_batches(_IDS_AT_ONCE, columns=[column]):
-            for value in batch.column(column).to_pylist():
+            for value in column_cells(batch.column(column)):
                 yield id_or(value, column, f"{before} {row}")
                 row += 1
 
@@ -160,9 +164,13 @@ class ParquetSource(RowSource[Reader]):
             raise InputError(f"{found.location} cannot be read as parquet: {error}") from error
 
 
-def id_or(value: Any, column: str, otherwise: str) -> str:  # noqa: ANN401 - whatever the column holds
-    """The id, or another one for a row whose own is none; that row fails when it is read."""
+def _first_values(file: pq.ParquetFile, name: str) -> list[Any]:
+    """The first values of a column that may hold images; none of another, or of one that cannot be read."""
+    kind = file.schema_arrow.field(name).type
+    if not (may_hold_images(kind) and (name.lower() in IMAGE_COLUMNS or not is_text(kind))):
+        return []
     try:
-        return row_id(value, column)
-    except ValueError:
-        return otherwise
+        batch = next(file.iter_batches(_ROWS_LOOKED_AT, columns=[name]), None)
+    except (OSError, pa.ArrowException):  # the rows fail with it when they are read
+        return []
+    return [] if batch is None else list(column_cells(batch.column(0)))

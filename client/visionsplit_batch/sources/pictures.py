@@ -11,20 +11,10 @@ from typing import Any
 from visionsplit_client import Limits, Timeouts
 from visionsplit_client._images import read_image
 
+from visionsplit_batch.sources.image_files import begins_as_image
 from visionsplit_batch.storage import Storage, join, local_path, parse
 
 _SHORTEST_BASE64 = 40  # characters; few pictures are smaller
-# Of JPEG, PNG, GIF, WebP, BMP, TIFF in both byte orders, and PNM files.
-_FIRST_BYTES = (
-    b"\xff\xd8\xff",
-    b"\x89PNG",
-    b"GIF8",
-    b"RIFF",
-    b"BM",
-    b"II*\0",
-    b"MM\0*",
-    *(b"P%d" % i for i in range(1, 7)),
-)
 
 
 @dataclass(frozen=True)
@@ -34,13 +24,14 @@ class Pictures:
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     storage: Storage = field(default_factory=Storage)
+    root: str | None = None  # absolute: where relative paths begin, instead of the folder of the file that has them
 
     def of_cell(self, value: Any, folder: str) -> tuple[bytes, ...]:  # noqa: ANN401 - whatever a table's cell holds
         """The pictures of a table's cell, which is one picture or a list of them.
 
         Args:
             value: a path or URL, bytes, base64 text, or {"bytes": ..., "path": ...} as the datasets library has them.
-            folder: where relative paths begin.
+            folder: where relative paths begin, unless `root` is given.
 
         Raises:
             ValueError: also an empty cell.
@@ -62,9 +53,15 @@ class Pictures:
 
     def from_text(self, text: str, folder: str) -> bytes:
         """The picture that a path (also relative to `folder`) or a URL names, or that a data: URL holds."""
-        if text[:5].lower() == "data:":
+        if is_data_url(text):
             return self.checked(_data_url(text))
-        return self.at(resolve(text, folder))
+        return self.at(self.resolve(text, folder))
+
+    def resolve(self, text: str, folder: str) -> str:
+        """The absolute location that a path or URL in a file in `folder` means."""
+        if parse(text) is not None or text.startswith(("file://", "/")) or is_data_url(text):
+            return text
+        return join(self.root or folder, text)
 
     def _of_value(self, value: Any, folder: str) -> bytes:  # noqa: ANN401
         if isinstance(value, Mapping) and value.keys() <= {"bytes", "path"}:
@@ -72,7 +69,8 @@ class Pictures:
         if isinstance(value, bytes):
             return self.checked(value)
         if isinstance(value, str) and value:
-            return self.checked(_base64(value)) if _is_base64(value) else self.from_text(value, folder)
+            is_image = begins_as_image(base64_head(value))
+            return self.checked(_base64(value)) if is_image else self.from_text(value, folder)
         if not value:
             raise ValueError("the row has no image")
         raise ValueError(f"{type(value).__name__} is no image; a path, a URL, bytes or base64 text is needed")
@@ -82,27 +80,22 @@ class Pictures:
         return read_image(source, limits=self.limits, timeouts=self.timeouts)
 
 
-def resolve(text: str, folder: str) -> str:
-    """The absolute location that a path or URL in a file in `folder` means."""
-    if parse(text) is not None or text.startswith(("file://", "/")):
-        return text
-    return join(folder, text)
+def is_data_url(text: str) -> bool:
+    return text[:5].lower() == "data:" and "," in text
 
 
-def _is_base64(text: str) -> bool:
-    """Whether this is the picture itself. Names of files have a dot, or are shorter, or begin otherwise."""
+def base64_head(text: str) -> bytes:
+    """The first bytes of what base64 text holds; none of text that is a name: those have a dot, or are shorter."""
     if len(text) < _SHORTEST_BASE64 or "." in text:
-        return False
+        return b""
     try:
-        return base64.b64decode(text[:16], validate=True).startswith(_FIRST_BYTES)
-    except binascii.Error:
-        return False
+        return base64.b64decode(text[:_SHORTEST_BASE64], validate=True)
+    except (binascii.Error, ValueError):  # the second of text that is not ASCII
+        return b""
 
 
 def _data_url(text: str) -> bytes:
-    header, comma, data = text.partition(",")
-    if not comma:
-        raise ValueError("a data: URL without a comma holds nothing")
+    header, _, data = text.partition(",")
     return _base64(data) if header.lower().endswith(";base64") else urllib.parse.unquote_to_bytes(data)
 
 

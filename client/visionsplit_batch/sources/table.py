@@ -1,18 +1,14 @@
 """Rows with columns: which of them holds the image, the id and the prompt, and what a row gives."""
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Question
+from visionsplit_batch.sources.guess import image_column
 from visionsplit_batch.sources.pictures import Pictures
-
-IMAGE_COLUMNS = (
-    "image", "images", "img", "image_path", "image_file", "path", "file", "file_name", "filename", "filepath",
-    "file_path", "url", "image_url", "image_bytes", "image_base64", "base64", "bytes", "jpg", "jpeg", "png",
-)  # fmt: skip
-"""Columns that are taken for the image's where none is named, the likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +27,20 @@ class Columns:
             return None
         return list(dict.fromkeys(name for name in (self.id, self.image, self.prompt, *self.fields) if name))
 
-    def found_in(self, names: Collection[str], where: str) -> "Columns":
+    def found_in(self, samples: Mapping[str, Sequence[Any]], where: str) -> "Columns":
         """These with the image's column, as the input has it.
+
+        Args:
+            samples: the first values of each column by its name; none are needed where the image's column is named.
 
         Raises:
             InputError: a named column is not there, or none looks like an image's.
         """
         for name in (self.id, self.image, self.prompt, *(self.fields or ())):
-            if name is not None and name not in names:
-                raise InputError(f"{where} has no column {name!r}; it has {', '.join(sorted(names))}")
-        image = self.image or next((name for name in IMAGE_COLUMNS if name in names), None)
-        if image is None:
-            raise InputError(f"no column of {where} looks like the image's; name one of {', '.join(sorted(names))}")
-        return replace(self, image=image)
+            if name is not None and name not in samples:
+                raise InputError(f"{where} has no column {name!r}; it has {', '.join(sorted(samples))}")
+        others = {name: values for name, values in samples.items() if name not in (self.id, self.prompt)}
+        return replace(self, image=self.image or image_column(others, where))
 
     def settings(self) -> dict[str, Any]:
         return asdict(self)
@@ -78,6 +75,18 @@ class Columns:
         return tuple(Question(text=text) for text in _texts(row.get(self.prompt), self.prompt))
 
 
+def distinct(names: Sequence[str], where: str) -> Sequence[str]:
+    """The names of a table's columns.
+
+    Raises:
+        InputError: a name comes twice, so that only one of the columns could be kept.
+    """
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise InputError(f"{where} has several columns named {', '.join(map(repr, twice))}; rename all but one")
+    return names
+
+
 def row_id(value: Any, column: str) -> str:  # noqa: ANN401 - whatever the input holds
     """The id as text.
 
@@ -93,6 +102,14 @@ def row_id(value: Any, column: str) -> str:  # noqa: ANN401 - whatever the input
     except UnicodeEncodeError as error:
         raise ValueError(f"the id in {column!r} cannot be written as UTF-8: {error}") from error
     return value
+
+
+def id_or(value: Any, column: str, otherwise: str) -> str:  # noqa: ANN401 - whatever the column holds
+    """The id, or another one for a row whose own is none; that row fails when it is read."""
+    try:
+        return row_id(value, column)
+    except ValueError:
+        return otherwise
 
 
 def _texts(value: Any, column: str) -> list[str]:  # noqa: ANN401

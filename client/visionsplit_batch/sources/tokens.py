@@ -42,7 +42,7 @@ class TokenShards(RowSource[BinaryIO]):
         return {**self.__dict__, "_last": None}
 
     def list_rows(self) -> Iterator[Entry]:
-        for found in self.inputs.files(self.suffixes):
+        for found in self.files():
             try:
                 with self.inputs.storage.open(found.location) as file:
                     header = _read_header(file)

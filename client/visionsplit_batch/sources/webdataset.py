@@ -15,10 +15,12 @@ import pyarrow as pa
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
-from visionsplit_batch.sources.files import IMAGE_SUFFIXES, readable
+from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_files import IMAGE_SUFFIXES
 from visionsplit_batch.sources.inputs import Found, Inputs
 from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns
+from visionsplit_batch.sources.text import decoded, encoding_of
 from visionsplit_batch.storage import parse
 
 _IMAGE, _JSON, _TEXT = range(3)
@@ -58,7 +60,7 @@ class WebDatasetSource(RowSource[pa.NativeFile]):
         return {"columns": self._columns.settings()}
 
     def list_rows(self) -> Iterator[Entry]:
-        for found in self.inputs.files(self.suffixes):
+        for found in self.files():
             before = "" if self._one_file else f"{readable(found.name).removesuffix('.tar')}/"
             for key, sample in groupby(self._members(found), key=lambda member: member.key):
                 yield Entry(before + key, found.location, self._place(list(sample)))
@@ -82,7 +84,7 @@ class WebDatasetSource(RowSource[pa.NativeFile]):
             elif len(data) > limit:
                 raise ValueError(f"a .json or .txt member has {size} bytes, more than the {limit} that are read")
             else:
-                fields |= _json(data) if kind == _JSON else {"txt": data.decode().rstrip("\r\n")}
+                fields |= _json(data) if kind == _JSON else {"txt": _text(data)}
         if not images:
             raise ValueError(f"the sample has no image{f' .{self._columns.image}' if self._columns.image else ''}")
         questions = self._columns.questions(fields)
@@ -109,8 +111,9 @@ class WebDatasetSource(RowSource[pa.NativeFile]):
             with io.BufferedReader(opened, buffer_bytes) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 while (info := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                    member = _member(info) if info.isreg() else None
-                    if member is not None:
+                    if not (info.isreg() or info.isdir()):
+                        self.inputs.tally.add(f"{found.name}: {info.name}", "special")
+                    elif info.isreg() and (member := _member(info)) is not None:
                         yield member
                 _check_end(file, tar.offset)
         except (OSError, tarfile.TarError) as error:
@@ -139,9 +142,14 @@ def _member(info: tarfile.TarInfo) -> Member | None:
     return Member(readable(key), suffix.lower(), (info.offset_data, info.size))
 
 
+def _text(data: bytes) -> str:
+    """Whatever its encoding is: bytes that are not UTF-8 are carried along, and only asking about them fails."""
+    return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff").rstrip("\r\n")
+
+
 def _json(data: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(data)
+        document = json.loads(decoded(data, encoding_of(data)))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the .json member is no JSON: {error}") from error
     return document if isinstance(document, dict) else {"json": document}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from visionsplit_batch.errors import BatchError, OutputError
+from visionsplit_batch.errors import BatchError, OutputError, RefusedRunError
 from visionsplit_batch.job import Counts, Job, JobOptions, JobSummary
 from visionsplit_batch.recording import AnswersRecording
 from visionsplit_batch.rows import Content, Entry, Failure, Outcome, Slice
@@ -159,6 +159,21 @@ def test_what_a_crash_left_of_a_line_is_done_again(run: Run) -> None:
     assert run.ids() == [f"row {number}" for number in range(10)]
 
 
+@pytest.mark.parametrize("damage", [b"\0\0\0\n", b'{"index": 3}\n', b'{"index": 3, "item": {"id": 5}}\n', b"[]\n"])
+def test_a_journal_that_a_power_cut_damaged_is_used_as_far_as_it_is_whole(run: Run, damage: bytes) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(Numbers(10), Immediate(stop_after=6))
+    journal = run.path / "_run" / "part-00000.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:2], damage, *lines[3:]]))
+    with pytest.raises(KeyboardInterrupt):
+        run(Numbers(10), Immediate(stop_after=3))
+    again = Immediate()
+    run(Numbers(10), again)
+    assert len(again.done) == 5
+    assert run.ids() == [f"row {number}" for number in range(10)]
+
+
 def test_a_part_whose_files_came_but_not_its_end_is_written_again(run: Run) -> None:
     run(Numbers(20), Immediate())
     before = run.files()
@@ -179,24 +194,41 @@ def test_a_finished_job_has_nothing_to_do(run: Run) -> None:
 
 def test_other_settings_are_refused_and_named(run: Run) -> None:
     run(Numbers(5), Immediate())
-    with pytest.raises(OutputError, match=r"work\.ratio was 0\.25, is 0\.5"):
+    with pytest.raises(RefusedRunError, match=r"work\.ratio was 0\.25, is 0\.5"):
         run(Numbers(5), Immediate(), settings={"input": "numbers", "work": {"ratio": 0.5}})
+
+
+def test_settings_of_names_that_are_not_utf8_are_found_again(run: Run) -> None:
+    settings = {"input": "caf\udce9", "work": "雪"}
+    run(Numbers(5), Immediate(stop_after=None), settings=settings)
+    stored = run.path / "_run" / "settings.json"
+    stored.write_bytes(stored.read_bytes().replace(rb"\udce9", b"\xe9"))  # as older versions wrote them
+    assert run(Numbers(5), Immediate(), settings=settings).held.written == 5
+    with pytest.raises(RefusedRunError) as refused:
+        run(Numbers(5), Immediate(), settings={**settings, "input": "caf\udcea"})
+    assert str(refused.value).encode()  # it can be printed
+    stored.write_text("{")
+    with pytest.raises(RefusedRunError, match="cannot be understood"):
+        run(Numbers(5), Immediate(), settings=settings)
 
 
 def test_another_input_is_refused(run: Run) -> None:
     run(Numbers(25), Immediate())
-    with pytest.raises(OutputError, match="part 2, which begins with row 20"):
+    with pytest.raises(RefusedRunError, match="part 2, which begins with row 20"):
         run(Numbers(26), Immediate())
-    with pytest.raises(OutputError, match="part 0"):
+    with pytest.raises(RefusedRunError, match="part 0"):
         run(Numbers(25, "line"), Immediate())
 
 
 def test_a_folder_of_something_else_is_left_alone(run: Run) -> None:
     run.path.mkdir()
     (run.path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="is no run's output"):
+    with pytest.raises(RefusedRunError, match="is no run's output"):
         run(Numbers(5), Immediate())
-    assert [path.name for path in run.path.glob("*") if path.is_file()] == ["notes.txt"]
+    assert [path.name for path in run.path.rglob("*")] == ["notes.txt"]
+    (run.path.parent / "file").write_text("mine")
+    with pytest.raises(RefusedRunError, match="is a file"):
+        Run(run.path.parent / "file")(Numbers(5), Immediate())
 
 
 def test_two_jobs_cannot_write_into_one_folder(run: Run) -> None:

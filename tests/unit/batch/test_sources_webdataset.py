@@ -124,3 +124,33 @@ def test_a_large_shard_is_listed_in_little_memory(tmp_path):
     tracemalloc.stop()
     assert listed == 5_000
     assert peak < 3_000_000
+
+
+def test_members_that_are_not_utf8_or_broken_fail_their_sample_alone_or_not_at_all(tmp_path):
+    members = {
+        "latin.png": png(1), "latin.txt": b"caf\xe9\n",
+        "marked.PNG": png(2), "marked.TXT": b"\xef\xbb\xbfwords",
+        "wide.png": png(3), "wide.json": json.dumps({"n": float("nan")}).encode("utf-16"),
+        "broken.png": png(4), "broken.json": b"{",
+        "caf\udce9.png": png(5),
+        "both.jpg": png(6), "both.png": png(7),
+        "words.txt": b"alone",
+    }  # fmt: skip
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        link = tarfile.TarInfo("linked.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "latin.png"
+        archive.addfile(link)
+    source = opened(tmp_path / "a.tar")
+    rows = read_all(source)
+    assert rows["latin"] == Content((png(1),), fields={"txt": "caf\udce9"})
+    assert rows["marked"] == Content((png(2),), fields={"txt": "words"})
+    assert rows["wide"] == Content((png(3),), fields={"n": None})
+    assert "the .json member is no JSON" in rows["broken"].message
+    assert rows["caf\\xe9"].images == (png(5),)
+    assert rows["both"].images == (png(6), png(7))
+    assert "no image" in rows["words"].message
+    assert [(one.reason, one.names) for one in source.left_out] == [("special", (f"{tmp_path}/a.tar: linked.png",))]

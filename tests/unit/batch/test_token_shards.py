@@ -31,7 +31,7 @@ def rows(data_type="float32", start=0) -> list[TokenRecord]:
 
 
 def write(path, records):
-    TokensSink(Storage(), LABELS).write(str(path), records)
+    TokensSink(Storage(), LABELS, rows_per_part=64).write(str(path), records)
     return path
 
 

@@ -1,0 +1,70 @@
+"""The rows of a file of JSON: an object a line, or an array of objects."""
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from visionsplit_batch.errors import InputError
+from visionsplit_batch.sources.json_array import array_elements
+from visionsplit_batch.sources.text import HEAD_BYTES, Place, decoded, encoding_of, read_lines
+from visionsplit_batch.storage import Storage
+
+_ARRAY = re.compile(r"\s*\[\s*(?:\{|\]|\Z)")
+
+
+def json_rows(storage: Storage, location: str, longest: int) -> Iterator[tuple[Place, bytes, str]]:
+    """Each row's place, bytes and encoding. Lines are numbered from 1, elements of an array from 0.
+
+    Raises:
+        InputError: an array that is broken, or not UTF-8.
+        OSError: the file cannot be read.
+    """
+    if not is_array(storage, location):
+        yield from read_lines(storage, location, longest)
+        return
+    opened: Any = storage.open(location)  # io.RawIOBase in all but name
+    with io.BufferedReader(opened) as file:
+        for number, (offset, element) in enumerate(array_elements(file, location, longest)):
+            yield (offset, len(element), number), element, "utf-8"
+
+
+def is_array(storage: Storage, location: str) -> bool:
+    """Whether the file holds an array of objects, whatever its name.
+
+    Raises:
+        InputError: it does, but not in UTF-8.
+        OSError: the file cannot be read.
+    """
+    head = storage.read(location, HEAD_BYTES - 1)
+    encoding = encoding_of(head)
+    found = _ARRAY.match(decoded(head, encoding, "replace")) is not None
+    if found and encoding != "utf-8":
+        raise InputError(f"{location} is {encoding.upper()} text; a JSON array is read as UTF-8 only, so convert it")
+    return found
+
+
+def parse_row(row: bytes | str, encoding: str = "utf-8") -> Mapping[str, Any]:
+    """The object that a row holds.
+
+    Raises:
+        ValueError: it is none, or has a key twice, so that only one of the values could be kept.
+    """
+    try:
+        text = decoded(row, encoding) if isinstance(row, bytes) else row
+        value = json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the row is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"the row is no JSON object, it begins with {text[:20]!r}")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} comes twice")
+    return found

@@ -1,0 +1,128 @@
+"""Files of text, line by line, with each line's place in bytes, so that it can be read again by itself."""
+
+import codecs
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from visionsplit_batch.storage import Storage
+
+HEAD_BYTES = 1 << 16  # of a file, by which its encoding and its form are known
+Place = tuple[int, int, int]  # offset and length in bytes, and the number
+
+# The longer ones first: UTF-32's mark begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file of text that is open for reading."""
+
+    file: pa.NativeFile
+    encoding: str
+
+    def text(self, offset: int, length: int) -> str:
+        """What lies there.
+
+        Raises:
+            ValueError: it is not text of the file's encoding.
+        """
+        self.file.seek(offset)
+        return decoded(self.file.read(length), self.encoding)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def open_text(storage: Storage, location: str) -> TextFile:
+    """Open a file, and find its encoding."""
+    file = storage.open(location)
+    try:
+        return TextFile(file, encoding_of(file.read(HEAD_BYTES)))
+    except BaseException:
+        file.close()
+        raise
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding of a text that begins so: by its mark, or by the zeros beside the first letter; otherwise UTF-8.
+
+    All formats that are read here begin with a sign of ASCII, or with the mark.
+    """
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            return encoding
+    zeros = [byte == 0 for byte in head[:4]]
+    patterns = {
+        (False, True, True, True): "utf-32-le",
+        (True, True, True, False): "utf-32-be",
+        (False, True, False, True): "utf-16-le",
+        (True, False, True, False): "utf-16-be",
+    }
+    return patterns.get(tuple(zeros), "utf-8")  # type: ignore[arg-type]  # of a shorter text there are fewer
+
+
+def decoded(data: bytes, encoding: str, errors: str = "strict") -> str:
+    """The text without a mark at its beginning.
+
+    Raises:
+        ValueError: the bytes are not text of this encoding.
+    """
+    return data.decode(encoding, errors).removeprefix(_BYTE_ORDER_MARK)
+
+
+def read_lines(
+    storage: Storage, location: str, longest: int, *, blank: bool = False
+) -> Iterator[tuple[Place, bytes, str]]:
+    """Each line that is not blank: its place, with its number from 1, its bytes, and the file's encoding.
+
+    Args:
+        blank: also those that are.
+        longest: of a longer line only so many bytes are given; its place has its whole length.
+    """
+    offset = number = 0
+    opened: Any = storage.open(location)  # io.RawIOBase in all but name
+    with io.BufferedReader(opened, 1 << 18) as file:
+        encoding = encoding_of(file.peek(4))
+        newline = "\n".encode(encoding)
+        while True:
+            line, length = _line(file, newline, longest)
+            if not length:
+                return
+            number += 1
+            if blank or not is_blank(line, encoding):
+                yield (offset, length, number), line, encoding
+            offset += length
+
+
+def is_blank(line: bytes, encoding: str) -> bool:
+    """Whether a line has nothing but blanks and its end."""
+    if encoding == "utf-8":
+        return not line.removeprefix(codecs.BOM_UTF8).strip()
+    return not decoded(line, encoding, "replace").strip(" \t\r\n\v\f")
+
+
+def _line(file: io.BufferedReader, newline: bytes, longest: int) -> tuple[bytes, int]:
+    """The bytes of the next line, and how many it really has."""
+    width = len(newline)
+    kept = bytearray()
+    length, end = 0, b""
+    while piece := file.readline(longest):
+        if piece.endswith(b"\n"):  # perhaps only the first byte of the sign, or a byte of another one
+            piece += file.read(-(length + len(piece)) % width)
+        kept += piece[: longest - len(kept)]
+        length += len(piece)
+        end = (end + piece)[-width:]
+        if length % width == 0 and end == newline:
+            break
+    return bytes(kept), length
