@@ -6,6 +6,7 @@ import sys
 from contextlib import closing, redirect_stdout
 from typing import Any
 
+from visionsplit.images import ImageLimits
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client.cli import _options as shared
 from visionsplit_client.cli._caption import DEFAULT_PROMPT
@@ -145,7 +146,6 @@ def _runner(args: argparse.Namespace, source: Source, work: Work) -> Runner:
 def _ray_runner(args: argparse.Namespace, source: Source, work: Work) -> Runner:
     # Only such a job needs Ray, PyTorch and the services.
     from encoder_service.config import EncoderConfig
-    from encoder_service.image import ImageLimits
     from llm_service.config import LlmConfig
     from visionsplit_batch.runners.pools import Pools
     from visionsplit_batch.runners.ray_data import RayDataRunner

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+from visionsplit.images import begins_as_image
 from visionsplit_client import Limits, Timeouts
 
 from visionsplit_batch.errors import InputError
@@ -13,7 +14,6 @@ from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.delimited import CsvSource, TsvSource
 from visionsplit_batch.sources.files import FilesSource, ListSource
 from visionsplit_batch.sources.huggingface import HuggingFaceSource, is_saved_dataset
-from visionsplit_batch.sources.image_files import begins_as_image
 from visionsplit_batch.sources.inputs import Found, Inputs, is_url, suffix
 from visionsplit_batch.sources.json_rows import json_rows, parse_row
 from visionsplit_batch.sources.jsonl import JsonLinesSource, JsonSource

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
+from visionsplit.images import HEAD_BYTES, SUFFIXES, begins_as_image
+
 from visionsplit_batch.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
-from visionsplit_batch.sources.image_files import HEAD_BYTES, IMAGE_SUFFIXES, begins_as_image
 from visionsplit_batch.sources.inputs import Found, is_url, reading
 from visionsplit_batch.sources.text import read_lines
 from visionsplit_batch.storage import parent, parse
@@ -21,7 +22,7 @@ class FilesSource(RowSource[None]):
     """
 
     format = "files"
-    suffixes = IMAGE_SUFFIXES
+    suffixes = SUFFIXES
 
     def wanted(self, found: Found) -> bool:
         return super().wanted(found) or (parse(found.location) is None and self._begins_as_image(found))

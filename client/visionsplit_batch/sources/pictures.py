@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from visionsplit.images import begins_as_image
 from visionsplit_client import Limits, Timeouts
 from visionsplit_client._images import read_image
 
-from visionsplit_batch.sources.image_files import begins_as_image
 from visionsplit_batch.storage import Storage, join, local_path, parse
 
 _SHORTEST_BASE64 = 40  # characters; few pictures are smaller

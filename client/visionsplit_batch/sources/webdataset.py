@@ -11,12 +11,12 @@ from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
+from visionsplit.images import SUFFIXES
 
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
-from visionsplit_batch.sources.image_files import IMAGE_SUFFIXES
 from visionsplit_batch.sources.inputs import Found, Inputs
 from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns
@@ -97,7 +97,7 @@ class WebDatasetSource(RowSource[pa.NativeFile]):
         if wanted is not None:
             images = [member for member in sample if member.suffix == wanted.lower()]
         else:
-            pictures = [member for member in sample if posixpath.splitext(f"x.{member.suffix}")[1] in IMAGE_SUFFIXES]
+            pictures = [member for member in sample if posixpath.splitext(f"x.{member.suffix}")[1] in SUFFIXES]
             images = [member for member in pictures if "." not in member.suffix] or pictures
         kinds = [(_IMAGE, member) for member in images]
         kinds += [(_FIELD_KINDS[member.suffix], member) for member in sample if member.suffix in _FIELD_KINDS]

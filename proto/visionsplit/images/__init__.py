@@ -3,15 +3,17 @@
 docs/images.md says which files are read, what their samples mean and what is refused. Knows Pillow and NumPy only.
 """
 
-from visionsplit.images.formats import SUFFIXES, available_formats
+from visionsplit.images.formats import HEAD_BYTES, SUFFIXES, available_formats, begins_as_image
 from visionsplit.images.held import file_of, held_to_rgb
 from visionsplit.images.reading import UNLIMITED, ImageLimits, decode_image, read_size
 
 __all__ = [
+    "HEAD_BYTES",
     "SUFFIXES",
     "UNLIMITED",
     "ImageLimits",
     "available_formats",
+    "begins_as_image",
     "decode_image",
     "file_of",
     "held_to_rgb",

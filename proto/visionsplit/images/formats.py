@@ -25,7 +25,10 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from visionsplit.errors import InvalidImageError
 
-_HEAD_BYTES = 64  # enough for every signature, and for the first brands of an ISO base media file
+HEAD_BYTES = 64
+"""As many of a file's first bytes tell its format: every signature, and the first brands of an ISO base media file."""
+
+_BMP_HEADER_BYTES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"}
@@ -49,8 +52,8 @@ def recognise(data: bytes) -> Format:
     Raises:
         InvalidImageError: the format is unknown, known and not accepted, or its decoder is not installed.
     """
-    head = data[:_HEAD_BYTES]
-    found = next((form for form in _FORMATS if form.matches(head)), None)
+    head = data[:HEAD_BYTES]
+    found = _find(head)
     if found is None:
         named = next((name for start, name in _REFUSED if head.lstrip().lower().startswith(start)), None)
         if data.endswith(_TGA_END):
@@ -63,9 +66,21 @@ def recognise(data: bytes) -> Format:
     return found
 
 
+def begins_as_image(head: bytes) -> bool:
+    """Whether a file with these first bytes, at least `HEAD_BYTES` or all of it, is in an accepted format.
+
+    Whether the decoder is installed here does not matter: another machine may decode the file.
+    """
+    return _find(head) is not None
+
+
 def available_formats() -> tuple[str, ...]:
     """Pillow's names of the formats whose decoders are installed."""
     return tuple(form.name for form in _FORMATS if form.available())
+
+
+def _find(head: bytes) -> Format | None:
+    return next((form for form in _FORMATS if form.matches(head)), None)
 
 
 def _brands(head: bytes) -> frozenset[bytes]:
@@ -78,6 +93,11 @@ def _brands(head: bytes) -> frozenset[bytes]:
 
 def _starts(*signatures: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(signatures)
+
+
+def _is_bmp(head: bytes) -> bool:
+    """Two letters alone may also begin a text, so the length of the second header, which names its version, counts."""
+    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES
 
 
 def _is_ppm(head: bytes) -> bool:
@@ -103,7 +123,7 @@ _FORMATS = (
     Format("PNG", (".png", ".apng"), _starts(b"\x89PNG\r\n\x1a\n"), PngImageFile),
     Format("WEBP", (".webp",), lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", WebPImageFile),
     Format("GIF", (".gif",), _starts(b"GIF87a", b"GIF89a"), GifImageFile),
-    Format("BMP", (".bmp",), _starts(b"BM"), BmpImageFile),
+    Format("BMP", (".bmp",), _is_bmp, BmpImageFile),
     Format("TIFF", (".tif", ".tiff"), _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImageFile),
     Format("PPM", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), _is_ppm, PpmImageFile),
     Format(
