@@ -181,7 +181,9 @@ class RunFolder:
             if self.storage.is_file(self.location):
                 raise RefusedRunError(f"the output {self.location} is a file; give a folder")
             if self.storage.is_folder(self.location) and next(self._foreign(), None) is not None:
-                raise RefusedRunError(f"{self.location} has files in it and is no run's output; give a new folder")
+                raise RefusedRunError(
+                    f"{self.location} has files in it and is not the output of a run; give a new folder"
+                )
             return False
         try:
             # Older versions wrote names that are not UTF-8 as they are.

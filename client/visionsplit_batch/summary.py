@@ -54,6 +54,8 @@ def summary_text(summary: JobSummary, shares: Mapping[str, float], output: str) 
     """What a run did, in a few lines."""
     counts, held = summary.counts, summary.held
     lines = [f"{plural(counts.ended, 'image')} in {duration(counts.seconds)}, {counts.rows_per_second:.2f} images/s"]
+    if not counts.ended:
+        lines[0] = "nothing was left to do"
     if counts.before:
         lines[0] += f"; {counts.before} {'was' if counts.before == 1 else 'were'} done before"
     if counts.tokens_before:

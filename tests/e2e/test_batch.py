@@ -188,7 +188,7 @@ async def test_a_job_says_what_is_wrong_before_it_begins(system: System, images:
     shutil.rmtree(images.parent / "_run")
     code, _, problems = await batch("caption", images, "-o", images.parent, *encoder)
     assert code == 2
-    assert "has files in it and is no run's output" in problems
+    assert "has files in it and is not the output of a run" in problems
     assert not (images.parent / "_run").exists()
     code, _, _ = await batch("caption", images, "-o", out, "--max-new-tokens", 2, "--quiet", *encoder)
     assert code == 3

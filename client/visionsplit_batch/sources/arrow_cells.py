@@ -76,7 +76,7 @@ def _timestamp(scalar: pa.Scalar) -> str:
     """With a zone it is that moment in UTC."""
     moment = np.datetime64(scalar.value, scalar.type.unit)
     if np.isnat(moment):  # the lowest number, which Arrow allows
-        raise ValueError(f"{scalar.value} {scalar.type.unit} is no moment")
+        raise ValueError(f"{scalar.value} {scalar.type.unit} is not a moment")
     return _short(str(np.datetime_as_string(moment))) + ("Z" if scalar.type.tz is not None else "")
 
 
@@ -88,7 +88,7 @@ def _date(scalar: pa.Scalar) -> str:
 def _time(scalar: pa.Scalar) -> str:
     nanoseconds = scalar.value * (1_000_000_000 // _PER_SECOND[scalar.type.unit])
     if not 0 <= nanoseconds < _NANOSECONDS_A_DAY:
-        raise ValueError(f"{scalar.value} {scalar.type.unit} is no time of a day")
+        raise ValueError(f"{scalar.value} {scalar.type.unit} is not a time of day")
     return _short(str(np.datetime_as_string(np.datetime64(nanoseconds, "ns"))).partition("T")[2])
 
 

@@ -44,7 +44,7 @@ def values_of(text: str, delimiter: str) -> list[str]:
     try:
         (values,) = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     except (csv.Error, ValueError) as error:
-        raise ValueError(f"the row is no row of values between {delimiter!r}: {error}") from error
+        raise ValueError(f"the row cannot be split at {delimiter!r}: {error}") from error
     return values
 
 

@@ -147,9 +147,11 @@ class _Walk:
         self._is_run = is_run
 
     def enters(self, name: str) -> bool:
+        if self._is_run and name == STATE:
+            return False  # how far that run is: nothing that a user put there
         if is_hidden(name):
             self._inputs.tally.add(f"{name}/", "hidden")
-        elif (self._is_run and name == STATE) or self._inputs.is_output(join(self._folder, name)):
+        elif self._inputs.is_output(join(self._folder, name)):
             self._inputs.tally.add(f"{name}/", "output")
         else:
             return True

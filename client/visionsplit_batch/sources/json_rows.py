@@ -55,9 +55,9 @@ def parse_row(row: bytes | str, encoding: str = "utf-8") -> Mapping[str, Any]:
         text = decoded(row, encoding) if isinstance(row, bytes) else row
         value = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the row is no JSON: {error}") from error
+        raise ValueError(f"the row is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"the row is no JSON object, it begins with {text[:20]!r}")
+        raise ValueError(f"the row is not a JSON object, it begins with {text[:20]!r}")
     return value
 
 

@@ -151,5 +151,5 @@ def _json(data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(decoded(data, encoding_of(data)))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the .json member is no JSON: {error}") from error
+        raise ValueError(f"the .json member is not JSON: {error}") from error
     return document if isinstance(document, dict) else {"json": document}

@@ -223,7 +223,7 @@ def test_another_input_is_refused(run: Run) -> None:
 def test_a_folder_of_something_else_is_left_alone(run: Run) -> None:
     run.path.mkdir()
     (run.path / "notes.txt").write_text("mine")
-    with pytest.raises(RefusedRunError, match="is no run's output"):
+    with pytest.raises(RefusedRunError, match="is not the output of a run"):
         run(Numbers(5), Immediate())
     assert [path.name for path in run.path.rglob("*")] == ["notes.txt"]
     (run.path.parent / "file").write_text("mine")

@@ -126,7 +126,7 @@ def test_a_runs_answers_as_an_input(folder):
     put(folder, "errors.jsonl", "_run/settings.json", "_run/part-00000.journal", data=b"{}")
     source = opened(folder)
     assert list(read_all(source)) == ["part-00000.jsonl line 1", "part-00000.jsonl line 2"]
-    assert left_out(source) == {"output": ("_run/", "errors.jsonl")}
+    assert left_out(source) == {"output": ("errors.jsonl",)}
 
 
 def test_globs_count_what_matches_them_only(folder):

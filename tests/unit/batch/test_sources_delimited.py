@@ -75,8 +75,8 @@ def test_broken_rows_fail_alone(folder):
     for name, text in {
         "row 1": "the row has 2 values, the file 3 columns",
         "row 2": "the row has 4 values, the file 3 columns",
-        "row 3": "the row is no row of values between ',': unexpected end of data",
-        "row 5": "the row is no row of values between ','",
+        "row 3": "the row cannot be split at ',': unexpected end of data",
+        "row 5": "the row cannot be split at ','",
         "row 6": "can't decode byte 0xe9",
         "gone": "gone.png",
         "none": "the row has no image",

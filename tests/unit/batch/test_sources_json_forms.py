@@ -55,7 +55,9 @@ def test_broken_elements_fail_alone(folder):
     assert [name for name, row in found.items() if isinstance(row, Content)] == ["row 0", "row 6"]
     messages = [row.message for row in found.values() if not isinstance(row, Content)]
     for message, text in zip(
-        messages, ["no JSON: ", "no JSON object", "no JSON: ", "Extra data", "the key 'image' comes twice"], strict=True
+        messages,
+        ["not JSON: ", "not a JSON object", "not JSON: ", "Extra data", "the key 'image' comes twice"],
+        strict=True,
     ):
         assert text in message
 

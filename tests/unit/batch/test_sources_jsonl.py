@@ -98,8 +98,8 @@ def test_odd_lines_fail_alone(folder):
         "none", "gone", "text", "list", "kind", "lacks", "line 14"
     ]  # fmt: skip
     for name, text in {
-        "line 3": "the row is no JSON: ",
-        "line 4": "no JSON object",
+        "line 3": "the row is not JSON: ",
+        "line 4": "not a JSON object",
         "line 5": "the id in 'id' is True; text or a whole number is needed",
         "line 6": "the id in 'id' is None",
         "line 7": "cannot be written as UTF-8",
@@ -109,7 +109,7 @@ def test_odd_lines_fail_alone(folder):
         "list": "the list of images is empty",
         "kind": "int is no image",
         "lacks": "no column 'image'",
-        "line 14": "the row is no JSON: ",
+        "line 14": "the row is not JSON: ",
     }.items():
         assert text in failures[name]
     assert {content.stage for name, content in rows.items() if name in failures} == {"read"}

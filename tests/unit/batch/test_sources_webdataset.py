@@ -92,7 +92,7 @@ def test_prompts_and_odd_members(tmp_path):
     rows = read_all(opened(tmp_path / "a.tar", columns=Columns(prompt="ask", fields=("n",))))
     assert rows["a"] == Content((png(1),), questions=(Question("What?"),), fields={"n": 1})
     assert "the prompt in 'ask' is None" in rows["b"].message
-    assert "the .json member is no JSON" in rows["c"].message
+    assert "the .json member is not JSON" in rows["c"].message
     assert rows["d"].error == "InvalidImageError"
 
 
@@ -149,7 +149,7 @@ def test_members_that_are_not_utf8_or_broken_fail_their_sample_alone_or_not_at_a
     assert rows["latin"] == Content((png(1),), fields={"txt": "caf\udce9"})
     assert rows["marked"] == Content((png(2),), fields={"txt": "words"})
     assert rows["wide"] == Content((png(3),), fields={"n": None})
-    assert "the .json member is no JSON" in rows["broken"].message
+    assert "the .json member is not JSON" in rows["broken"].message
     assert rows["caf\\xe9"].images == (png(5),)
     assert rows["both"].images == (png(6), png(7))
     assert "no image" in rows["words"].message

@@ -36,6 +36,8 @@ def test_one_is_not_many():
         "1 row in 1 part in out",
         "1 row failed, see errors.jsonl there; --retry-errors tries again",
     ]
+    none = summary_text(summary(0, before=2), {}, "out")
+    assert none.splitlines()[0] == "nothing was left to do; 2 were done before"
     many = summary_text(summary(12, failed=2, before=2, parts=2), {}, "out")
     assert "12 images" in many
     assert "2 were done before" in many
