@@ -4,6 +4,7 @@ import argparse
 import re
 
 import pytest
+from visionsplit_batch.cli import build_parser as batch_parser
 from visionsplit_batch.planning.options import parser as plan_parser
 from visionsplit_client import cli
 
@@ -15,8 +16,8 @@ _BANNED = re.compile(r"\b(nobody|anew|whoever|of its own|is no|so many|told of|N
 _FLAGS = (argparse._StoreTrueAction, argparse._HelpAction, argparse._VersionAction)
 
 
-def _commands() -> dict[str, argparse.ArgumentParser]:
-    (commands,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    (commands,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return dict(commands.choices)
 
 
@@ -24,7 +25,8 @@ PARSERS: dict[str, argparse.ArgumentParser] = {
     "visionsplit-encoder": encoder_parser(),
     "visionsplit-llm": llm_parser(),
     "visionsplit plan": plan_parser(None),
-    **{f"visionsplit {name}": parser for name, parser in _commands().items() if name not in _PASSED_ON},
+    **{f"visionsplit {name}": parser for name, parser in _commands(cli._parser()).items() if name not in _PASSED_ON},
+    **{f"visionsplit batch {name}": parser for name, parser in _commands(batch_parser()).items()},
 }
 OPTIONS = [
     pytest.param(parser, action, id=f"{program} {'/'.join(action.option_strings) or action.dest}")

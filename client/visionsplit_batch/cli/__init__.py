@@ -9,11 +9,11 @@ SIGTERM.
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Sequence
 
 from visionsplit.errors import InvalidRequestError, VisionSplitError
 from visionsplit_client.cli import _options as shared
+from visionsplit_client.cli import _output
 from visionsplit_client.cli._signals import ended_by_sigterm
 
 from visionsplit_batch.cli import _jobs, _options
@@ -33,7 +33,7 @@ class _Terminated(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job and return its exit code. A wrong usage raises SystemExit(2), as argparse does."""
-    args = _parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     try:
         with ended_by_sigterm(_Terminated()):
@@ -41,25 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (VisionSplitError, OSError, ValueError) as error:
         if args.json:
             print(json.dumps({"event": "error", "error": type(error).__name__, "message": str(error)}))
-        print(f"visionsplit: {error}", file=sys.stderr)
+        _output.warn(str(error))
         return _REFUSED if isinstance(error, _REFUSALS) else _FAILED
     except (KeyboardInterrupt, _Terminated) as stop:
-        print("visionsplit: stopped; the same command goes on from here", file=sys.stderr)
+        _output.warn("stopped; the same command goes on from here")
         return _TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED
     if summary.held.failed:
         return _ROWS_FAILED
     return _LEFT_OUT if needs_attention(left_out) else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, with a subcommand for each kind of job."""
     parser = shared.OneLineParser(
         prog="visionsplit batch", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="kind")
     for kind, text in (
-        ("caption", "captions or answers about images"),
-        ("encode", "vision tokens of images, to ask about later"),
-        ("ask", "answers about vision tokens that `batch encode` wrote"),
+        ("caption", "Writes captions of images, or answers to questions about them."),
+        ("encode", "Stores the vision tokens of images, to ask about them later."),
+        ("ask", "Asks about vision tokens that `visionsplit batch encode` stored."),
     ):
         _options.add(commands.add_parser(kind, help=text, description=text), kind)
     return parser

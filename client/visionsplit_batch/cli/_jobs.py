@@ -9,6 +9,7 @@ from typing import Any
 from visionsplit.images import ImageLimits
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client.cli import _options as shared
+from visionsplit_client.cli import _output
 from visionsplit_client.cli._caption import DEFAULT_PROMPT
 
 from visionsplit_batch.job import Job, JobOptions, JobSummary
@@ -78,9 +79,9 @@ def run(args: argparse.Namespace) -> tuple[JobSummary, tuple[LeftOut, ...]]:
     if args.json:
         print(summary_json(summary, shares.overall, left_out))
     elif not args.quiet:
-        print(summary_text(summary, shares.overall, args.output))
+        print(_output.visible(summary_text(summary, shares.overall, args.output)))
     if left_out and not args.json and (not args.quiet or needs_attention(left_out)):
-        print(f"visionsplit: {left_out_text(left_out)}", file=sys.stderr)
+        _output.warn(left_out_text(left_out))
     return summary, left_out
 
 
@@ -89,7 +90,7 @@ def _say(args: argparse.Namespace, text: str, event: str) -> None:
     if args.json:
         print(event, flush=True)
     elif not args.quiet:
-        print(text, file=sys.stderr, flush=True)
+        print(_output.visible(text), file=sys.stderr, flush=True)
 
 
 def _output_format(args: argparse.Namespace, source: Source) -> str:

@@ -12,7 +12,7 @@ from visionsplit_batch.job import JobOptions
 from visionsplit_batch.sinks import FORMATS
 from visionsplit_batch.sources import FORMATS as SOURCES
 
-_GPUS = "0 uses the CPU (default: the GPUs that there are, shared evenly)"
+_GPUS = "0 uses the CPU. Default: the GPUs that there are, shared evenly."
 _ROWS_PER_TOKENS_PART = 64  # they wait in memory: LLaVA-NeXT's tokens make 1 to 6 MB an image in float16, uncompressed
 
 
@@ -35,58 +35,84 @@ def add(parser: argparse.ArgumentParser, kind: str) -> None:
 def _add_input(parser: argparse.ArgumentParser, kind: str) -> None:
     if kind == "ask":
         parser.add_argument(
-            "inputs", nargs=1, metavar="INPUT", help="output folder of `batch encode`, or one of its files"
+            "inputs",
+            nargs=1,
+            metavar="INPUT",
+            help="The output folder of `visionsplit batch encode`, or one of its files.",
         )
         return
     group = parser.add_argument_group(
-        "input", "Paths, or URIs of stores such as s3://; quote patterns, or a long list meets the shell's limits."
+        "input",
+        "Paths, or URIs of object stores such as s3://. Quote patterns, so that the shell does not expand them.",
     )
     group.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="folder of images, glob, images, .txt list, .jsonl, .json, .csv, .tsv, .parquet, WebDataset .tar, saved "
-        "Hugging Face dataset",
+        help="A folder of images, a pattern, images, a .txt list, .jsonl, .json, .csv, .tsv, .parquet, WebDataset .tar "
+        "files, or a saved Hugging Face dataset.",
     )
     group.add_argument(
         "--format",
         choices=[kind.format for kind in SOURCES],
-        help="format of the input (default: found by its name and content)",
+        help="The format of the input. Default: found by its name and content.",
     )
-    group.add_argument("--id-column", metavar="NAME", help="column with unique values (default: the row's place)")
+    group.add_argument(
+        "--id-column",
+        metavar="NAME",
+        help="The column with a unique value for each row. Default: none; a row's place is its id.",
+    )
     group.add_argument(
         "--image-column",
         metavar="NAME",
-        help="column with bytes, paths or URLs of images (default: found by its name and values)",
+        help="The column with bytes, paths or URLs of images. Default: found by its name and values.",
     )
     group.add_argument(
-        "--prompt-column", metavar="NAME", help="column with a question for each row (default: none, see --prompt)"
+        "--prompt-column",
+        metavar="NAME",
+        help="The column with a question for each row. Default: none; --prompt is asked.",
     )
     group.add_argument(
         "--image-root",
         metavar="FOLDER",
-        help="folder where relative paths of images begin (default: the folder of the file that has them)",
+        help="The folder where relative paths of images begin. Default: the folder of the file that has the paths.",
     )
-    group.add_argument("--split", metavar="NAME", help="split of a Hugging Face dataset that has several")
+    group.add_argument(
+        "--split", metavar="NAME", help="The split of a saved Hugging Face dataset. Default: the only one."
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser, kind: str) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
-        "-o", "--output", required=True, metavar="FOLDER", help="a new one, or that of a run to go on with"
+        "-o",
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="The output folder: a new one, or that of a run to continue. Required.",
     )
     if kind != "encode":
-        group.add_argument("--output-format", choices=list(FORMATS), help="(default: jsonl; openai for such input)")
+        group.add_argument(
+            "--output-format",
+            choices=list(FORMATS),
+            help="The format of the output. Default: jsonl; openai for input in that format.",
+        )
     rows = _ROWS_PER_TOKENS_PART if kind == "encode" else JobOptions.rows_per_part
-    group.add_argument("--rows-per-file", type=at_least(1), default=rows, metavar="N", help="(default: %(default)s)")
+    group.add_argument(
+        "--rows-per-file",
+        type=at_least(1),
+        default=rows,
+        metavar="N",
+        help="The most rows of one output file. Default: %(default)s.",
+    )
     group.add_argument(
         "--column",
         action="append",
         dest="columns",
         metavar="NAME",
-        help="of the input, to carry along; may be repeated (default: all)",
+        help="A column of the input to carry along into the output; the option may be repeated. Default: all columns.",
     )
-    group.add_argument("--no-columns", action="store_true", help="carry none along")
+    group.add_argument("--no-columns", action="store_true", help="Carry no column of the input along.")
 
 
 def _add_prompts(parser: argparse.ArgumentParser) -> None:
@@ -95,8 +121,8 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
         action="append",
         dest="prompts",
         metavar="TEXT",
-        help="asked of every image, with a column's value for {its name}; may be repeated, for one encoding "
-        f'(default: "{DEFAULT_PROMPT}")',
+        help="The question about every image; {NAME} stands for the value of that column. The option may be repeated; "
+        f'each image is still encoded once. Default: "{DEFAULT_PROMPT}"',
     )
 
 
@@ -104,10 +130,15 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
     group = parser.add_argument_group("running services", "Used unless --model is given.")
     if kind != "ask":
         group.add_argument(
-            "--encoder", action="append", metavar="HOST:PORT", help=f"may be repeated (default: {DEFAULT_ENCODER})"
+            "--encoder",
+            action="append",
+            metavar="HOST:PORT",
+            help=f"The encoder service's address; the option may be repeated. Default: {DEFAULT_ENCODER}.",
         )
     text = (
-        f"(default: {shared.DEFAULT_LLM})" if kind == "ask" else "asked directly, where an image gets several questions"
+        f"The LLM service's address. Default: {shared.DEFAULT_LLM}."
+        if kind == "ask"
+        else "The LLM service's address, to ask several questions about one encoding. Default: none."
     )
     group.add_argument("--llm", default=shared.DEFAULT_LLM if kind == "ask" else None, metavar="HOST:PORT", help=text)
     group.add_argument(
@@ -115,67 +146,87 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
         type=at_least(1),
         default=32,
         metavar="N",
-        help="rows with the services at once (default: %(default)s)",
+        help="The most rows that the services work on at once. Default: %(default)s.",
     )
     shared.add_security(parser)
-    group = parser.add_argument_group("on Ray", "A job that starts what it needs, here or on a cluster.")
-    group.add_argument("--model", metavar="NAME", help="checkpoint: a folder or a name on the hub")
+    group = parser.add_argument_group(
+        "on Ray", "The job starts the services that it needs, on this machine or on a Ray cluster."
+    )
     group.add_argument(
-        "--ray-address", default="local", metavar="ADDRESS", help="of a running cluster, or auto (default: start one)"
+        "--model",
+        metavar="NAME",
+        help="The checkpoint to start, as a folder or a Hugging Face hub id. Default: none; running services are used.",
+    )
+    group.add_argument(
+        "--ray-address",
+        default="local",
+        metavar="ADDRESS",
+        help="The address of a running Ray cluster, or auto. Default: %(default)s, which starts a cluster for the job.",
     )
     if kind != "ask":
         group.add_argument(
             "--max-image-pixels",
             type=at_least(1),
             metavar="N",
-            help="most pixels of an image; rows with larger ones fail (default: the encoder's, 64000000)",
+            help="The most pixels of one image; rows with a larger one fail. Default: 64000000.",
         )
-        group.add_argument("--text-tower", metavar="NAME", help="CLIP checkpoint for methods that read the prompt")
+        group.add_argument(
+            "--text-tower", metavar="NAME", help="The CLIP checkpoint for methods that read the prompt. Default: none."
+        )
         group.add_argument(
             "--encoders",
             type=_pool,
             default=(1, 1),
             metavar="N[-M]",
-            help="actors that encode; a range is scaled (default: 1)",
+            help="The number of Ray actors that encode; a range such as 2-8 scales with the work. Default: 1.",
         )
-        group.add_argument("--encoder-gpus", type=_share, metavar="SHARE", help=f"share of a GPU for each; {_GPUS}")
+        group.add_argument(
+            "--encoder-gpus", type=_share, metavar="SHARE", help=f"The share of a GPU for each of these actors; {_GPUS}"
+        )
         group.add_argument(
             "--encoder-cpus",
             type=at_least(1),
             default=1,
             metavar="N",
-            help="for each: threads, without a GPU (default: 1)",
+            help="The number of threads of each encoding actor without a GPU. Default: 1.",
         )
     if kind != "encode":
         group.add_argument(
-            "--llms", type=_pool, default=(1, 1), metavar="N[-M]", help="actors that answer (default: 1)"
+            "--llms",
+            type=_pool,
+            default=(1, 1),
+            metavar="N[-M]",
+            help="The number of Ray actors that answer; a range such as 2-8 scales with the work. Default: 1.",
         )
-        group.add_argument("--llm-gpus", type=_share, metavar="SHARE", help=f"share of a GPU for each; {_GPUS}")
+        group.add_argument(
+            "--llm-gpus", type=_share, metavar="SHARE", help=f"The share of a GPU for each of these actors; {_GPUS}"
+        )
         group.add_argument(
             "--llm-cpus",
             type=at_least(1),
             metavar="N",
-            help="for each (default: 1; without GPUs, on a cluster started here, all that the machine has)",
+            help="The number of CPUs of each answering actor. Default: 1; without GPUs, on a cluster that "
+            "the job starts, all CPUs of the machine.",
         )
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("job")
-    group.add_argument("--retry-errors", action="store_true", help="also do the rows that failed in earlier runs")
+    group.add_argument("--retry-errors", action="store_true", help="Also try the rows that failed in earlier runs.")
     group.add_argument(
-        "--max-failures", type=at_least(0), metavar="N", help="break off when more rows fail (default: never)"
+        "--max-failures", type=at_least(0), metavar="N", help="Stop when more rows than this fail. Default: no limit."
     )
     group.add_argument(
         "--timeout",
         type=shared.positive_seconds,
         default=600.0,
         metavar="SECONDS",
-        help="for each call (default: %(default)g)",
+        help="The time limit of each call, in seconds. Default: %(default)g.",
     )
     output = group.add_mutually_exclusive_group()
-    output.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    output.add_argument("--json", action="store_true", help="progress and summary as JSON lines on stdout")
-    group.add_argument("-v", "--verbose", action="store_true", help="log each part and each row that fails")
+    output.add_argument("-q", "--quiet", action="store_true", help="Print errors only.")
+    output.add_argument("--json", action="store_true", help="Print progress and summary as JSON lines on stdout.")
+    group.add_argument("-v", "--verbose", action="store_true", help="Log each finished part and each row that fails.")
 
 
 def _share(text: str) -> float:

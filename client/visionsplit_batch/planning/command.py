@@ -16,7 +16,7 @@ from pathlib import Path
 from visionsplit.errors import VisionSplitError
 from visionsplit_client import Sampling
 from visionsplit_client.cli import _options as shared
-from visionsplit_client.cli import _report, _up
+from visionsplit_client.cli import _output, _report, _up
 from visionsplit_client.cli._signals import ended_by_sigterm
 
 from visionsplit_batch.planning import report
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = _report.message(error)
         if args.json:
             _report.print_json({"error": _report.failure(error, message)})
-        print(f"visionsplit: {message}", file=sys.stderr)
+        _output.warn(message)
         return 1
     own = isinstance(services, OwnServices)
     setting = report.Setting(
