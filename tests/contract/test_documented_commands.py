@@ -45,7 +45,7 @@ def test_there_are_some():
 def test_a_documented_command_can_be_given(words):
     # What stands for something else is taken for a value that any option of its kind takes.
     program, *arguments = [word.replace("HOST:PORT", "127.0.0.1:1") for word in words]
-    own = {"batch": batch._parser, "plan": lambda: plan_parser(None)}.get(arguments[0])
+    own = {"batch": batch.build_parser, "plan": lambda: plan_parser(None)}.get(arguments[0])
     if own is not None:
         own().parse_args(arguments[1:])
     else:
