@@ -58,7 +58,7 @@ async def run_chaos(system: System, nodes: RayNodes, *, seconds: float) -> bool:
         f"{outcomes.sent} requests: {dict(outcomes.ends)}; lost {outcomes.lost}; "
         f"whole answers p50 {waits[len(waits) // 2]:.2f} s, slowest {waits[-1]:.2f} s"
     )
-    return not outcomes.lost and set(outcomes.ends) <= {"answer", "UnavailableError"}
+    return not outcomes.lost and set(outcomes.ends) <= {"answer", "UnavailableError", "UnreachableError"}
 
 
 async def _strike(system: System, name: str, fault: Callable[[], None], outcomes: Outcomes) -> None:

@@ -16,7 +16,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from visionsplit.errors import (
     IncompatibleServicesError,
     UnauthenticatedError,
-    UnavailableError,
     VisionSplitError,
 )
 from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
@@ -26,7 +25,17 @@ from visionsplit.wire.security.files import CredentialsError
 from visionsplit.wire.security.server import ServerSecurity
 from visionsplit.wire.security.tls import ServerTls
 from visionsplit.wire.transport import channel_options
-from visionsplit_client import AsyncClient, BearerToken, Client, ClientSecurity, ClientTls, Prompt, Retries, Sampling
+from visionsplit_client import (
+    AsyncClient,
+    BearerToken,
+    Client,
+    ClientSecurity,
+    ClientTls,
+    Prompt,
+    Retries,
+    Sampling,
+    UnreachableError,
+)
 from visionsplit_client.cli import main
 
 from encoder_service.config import EncoderConfig
@@ -119,7 +128,7 @@ async def test_with_mtls_and_tokens_everything_works_and_strangers_stay_out(
             ClientSecurity(None, token),  # not encrypted; loopback, so the token may be sent
         ]
         for security in unreachable:
-            assert type(await refused(system, security)) is UnavailableError
+            assert type(await refused(system, security)) is UnreachableError
         for security in (ClientSecurity(mine), ClientSecurity(mine, BearerToken(value="another-token-of-no-use"))):
             error = await refused(system, security)
             assert type(error) is UnauthenticatedError
@@ -213,7 +222,7 @@ async def test_certificates_change_without_a_restart(
         random_checkpoints["llama"], encoder=protection, llm={"security": ServerSecurity(tls)}, security=old
     ) as system:
         expected = await ask(system.client)
-        assert type(await refused(system, new)) is UnavailableError
+        assert type(await refused(system, new)) is UnreachableError
         service.key.write_text("half a file")
         async with AsyncClient(system.encoder_address, security=old) as client:
             assert await ask(client) == expected
@@ -222,7 +231,7 @@ async def test_certificates_change_without_a_restart(
         trusted.write_bytes(new_authority.path.read_bytes())
         async with AsyncClient(system.encoder_address, security=new) as client:
             assert await ask(client) == expected
-        assert type(await refused(system, old)) is UnavailableError
+        assert type(await refused(system, old)) is UnreachableError
         assert await ask(system.client) == expected  # over the connection from before
 
 

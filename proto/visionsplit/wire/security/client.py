@@ -1,9 +1,10 @@
 """What a client of a service needs to be let in, and what it must not give away on the way."""
 
+import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from visionsplit.addresses import host_of, ip_of
+from visionsplit.addresses import host_of
 from visionsplit.wire.security.files import CredentialsError
 from visionsplit.wire.security.tls import ClientTls
 from visionsplit.wire.security.tokens import BearerToken
@@ -40,8 +41,12 @@ class ClientSecurity:
 def is_local(address: str) -> bool:
     """Whether an address of gRPC's stays on this machine: a socket file, localhost or a loopback address."""
     host = host_of(address)
-    ip = None if host is None else ip_of(host)
-    return host in (None, "localhost") or (ip is not None and ip.is_loopback)
+    if host is None:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_every_address(address: str) -> bool:
