@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from visionsplit.images import begins_as_image
 from visionsplit_client import Limits, Timeouts
 from visionsplit_client._images import read_image
+from visionsplit_client._sources import is_data_url
 
 from visionsplit_batch.storage import Storage, join, local_path, parse
 
@@ -54,7 +54,7 @@ class Pictures:
     def from_text(self, text: str, folder: str) -> bytes:
         """The picture that a path (also relative to `folder`) or a URL names, or that a data: URL holds."""
         if is_data_url(text):
-            return self.checked(_data_url(text))
+            return self.checked(text)
         return self.at(self.resolve(text, folder))
 
     def resolve(self, text: str, folder: str) -> str:
@@ -80,10 +80,6 @@ class Pictures:
         return read_image(source, limits=self.limits, timeouts=self.timeouts)
 
 
-def is_data_url(text: str) -> bool:
-    return text[:5].lower() == "data:" and "," in text
-
-
 def base64_head(text: str) -> bytes:
     """The first bytes of what base64 text holds; none of text that is a name: those have a dot, or are shorter."""
     if len(text) < _SHORTEST_BASE64 or "." in text:
@@ -92,11 +88,6 @@ def base64_head(text: str) -> bytes:
         return base64.b64decode(text[:_SHORTEST_BASE64], validate=True)
     except (binascii.Error, ValueError):  # the second of text that is not ASCII
         return b""
-
-
-def _data_url(text: str) -> bytes:
-    header, _, data = text.partition(",")
-    return _base64(data) if header.lower().endswith(";base64") else urllib.parse.unquote_to_bytes(data)
 
 
 def _base64(text: str) -> bytes:

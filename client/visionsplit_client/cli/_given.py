@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from visionsplit.images import SUFFIXES
 
 from visionsplit_client._images import ImageSource
 from visionsplit_client._sources import describe, is_url
@@ -47,5 +48,7 @@ def looks_like_image(word: str) -> bool:
     """Whether a word is more likely an image than a question: something that is there, a URL, or a name like a.png."""
     if word == STDIN or exists(word) or (is_url(word) and not any(map(str.isspace, word.strip()))):
         return True
-    is_name = not any(map(str.isspace, word)) and "." in word
-    return is_name and Path(word).suffix.lower() in Image.registered_extensions()
+    if any(map(str.isspace, word)):
+        return False
+    # Also formats that are not read: a name such as b.ico is meant as an image all the same.
+    return Path(word).suffix.lower() in {*SUFFIXES, *Image.registered_extensions()}
