@@ -105,7 +105,7 @@ def test_odd_lines_fail_alone(folder):
         "line 7": "cannot be written as UTF-8",
         "none": "the row has no image",
         "gone": "gone.png",
-        "text": "no base64",
+        "text": "its base64 is damaged",
         "list": "the list of images is empty",
         "kind": "int is no image",
         "lacks": "no column 'image'",
