@@ -18,7 +18,7 @@ async def serve(config: LlmConfig) -> None:
     _on_signals(told.set)
     server = LlmServer(config)
     await server.start()
-    # Again: Ray has installed handlers of its own meanwhile.
+    # Again: Ray has installed its handlers meanwhile.
     _on_signals(told.set)
     await told.wait()
     await server.stop(config.grace)

@@ -23,7 +23,7 @@ class Visitor(Protocol):
         """Whether to look into the folder of this name."""
 
     def passed_over(self, name: str, reason: Literal["link", "folder", "special"], error: OSError | None) -> None:
-        """This is not listed: a link that leads back, a folder that cannot be read, or something that is no file."""
+        """This is not listed: a link that leads back, a folder that cannot be read, or something that is not a file."""
 
 
 class Strict:

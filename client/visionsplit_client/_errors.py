@@ -22,7 +22,7 @@ from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
 
 
 class UnreachableError(UnavailableError):
-    """There is no connection to the service at `address`, or it was lost."""
+    """The service at `address` cannot be reached, or the connection was lost."""
 
     def __init__(self, message: str = "", address: str = "") -> None:
         super().__init__(message)

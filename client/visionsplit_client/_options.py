@@ -115,7 +115,7 @@ class Sampling:
     temperature: float | None = None  # 0 decodes greedily
     top_p: float | None = None  # in (0, 1]
     top_k: int | None = None  # 0 keeps all, and so does -1
-    seed: int | None = None  # the same seed and request give the same text; -1 is no seed
+    seed: int | None = None  # the same seed and request give the same text; -1 means no seed
     stop: Sequence[str] = ()  # the text ends before the first of these
     repetition_penalty: float | None = None  # 1 changes nothing
 

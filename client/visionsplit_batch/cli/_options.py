@@ -235,7 +235,7 @@ def _share(text: str) -> float:
     except ValueError:
         share = math.nan
     if not 0 <= share < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no share of a GPU; a number from 0 on is needed, such as 0.5")
+        raise argparse.ArgumentTypeError(f"{text} is not a share of a GPU; a number from 0 on is needed, such as 0.5")
     return share
 
 

@@ -14,7 +14,7 @@ from visionsplit_batch.runners.base import RunnerIdentity, Work
 from visionsplit_batch.runners.hosts import compression_of
 from visionsplit_batch.runners.pools import Pools
 
-# Of a step on a CPU. Nobody waits for the next token here, so steps may be long, and most prompts go in whole.
+# Of a step on a CPU. No reader waits for the next token here, so steps may be long, and most prompts go in whole.
 _STEP_TOKENS = 2048
 
 

@@ -1,7 +1,7 @@
 """Values of Arrow's types as Python values that a row can have: text, numbers, bytes, lists and dicts.
 
 Arrow's own `as_py` raises for values that Python has no object for (nanoseconds without pandas, years beyond 9999, text
-that is no UTF-8). Such a value must not end the reading of its table, nor depend on which packages are installed.
+that is not UTF-8). Such a value must not end the reading of its table, nor depend on which packages are installed.
 """
 
 from collections.abc import Callable, Iterator

@@ -43,7 +43,7 @@ class FilesSource(RowSource[None]):
     def _begins_as_image(self, found: Found) -> bool:
         try:
             return begins_as_image(self.inputs.storage.read(found.location, HEAD_BYTES - 1))
-        except OSError:  # it cannot be read, so it is left out like any other file that is no image
+        except OSError:  # it cannot be read, so it is left out like any other file that is not an image
             return False
 
 

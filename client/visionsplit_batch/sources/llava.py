@@ -52,7 +52,7 @@ def is_llava(row: Mapping[str, Any]) -> bool:
 def _turns(conversations: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - checked here
     """Role and text of each turn."""
     if not isinstance(conversations, list) or not conversations:
-        raise ValueError(f"{_CONVERSATIONS!r} is no list with something in it")
+        raise ValueError(f"{_CONVERSATIONS!r} is not a list with something in it")
     turns = []
     for turn in conversations:
         role, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)

@@ -128,5 +128,5 @@ def _piece(part: Any, locations: list[str]) -> str | ImagePart:  # noqa: ANN401
 def _list(owner: Mapping[str, Any], name: str) -> list[Any]:
     value = owner.get(name)
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{name!r} is no list with something in it")
+        raise ValueError(f"{name!r} is not a list with something in it")
     return value

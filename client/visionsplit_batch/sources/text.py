@@ -88,7 +88,7 @@ def read_lines(
 
     Args:
         blank: also those that are.
-        longest: of a longer line only so many bytes are given; its place has its whole length.
+        longest: of a longer line only this many bytes are given; its place has its whole length.
     """
     offset = number = 0
     opened: Any = storage.open(location)  # io.RawIOBase in all but name

@@ -35,7 +35,7 @@ def spread(data: bytes, image: Image.Image) -> Image.Image:
 
 
 def _widths(data: bytes) -> list[int]:
-    """Bits of each component's samples; none if there is no codestream."""
+    """Bits of each component's samples; none without a codestream."""
     start = data.find(_CODESTREAM)
     if start < 0:
         return []

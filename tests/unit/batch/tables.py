@@ -135,6 +135,6 @@ def strict_json(text: str | bytes) -> Any:
     """JSON as other readers take it: without NaN and the infinities, UTF-8 without lone surrogates."""
 
     def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not JSON")
 
     return json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=refuse)

@@ -150,7 +150,7 @@ def test_markers_stand_for_images_in_their_order(folder):
         (llava("<image> <image>"), "the first human turn has <image> 2 times, where the row has 1 images"),
         (llava("What?", "A dot.", "<image>"), "a later turn has <image> 1 times"),
         (llava("Hello", image=None), "no column 'image'"),
-        (llava(image="0.png"), "'conversations' is no list with something in it"),
+        (llava(image="0.png"), "'conversations' is not a list with something in it"),
         ({**llava(), "conversations": [{"from": "gpt", "value": "x"}]}, "no turn of a human"),
         ({**llava(), "conversations": [{"from": "tool", "value": "x"}]}, "'from', one of human"),
         ({**llava(), "conversations": ["x"]}, "a turn needs 'value'"),

@@ -220,7 +220,7 @@ def test_openai_lines_become_conversations(folder):
         (line("a", text("x"), temperature=True), "'temperature' is True; a number is needed"),
         (line("a", text("x"), stop=[1]), "'stop' is neither text nor"),
         (line("a", {"type": "input_audio", "input_audio": {}}), "type 'input_audio'"),
-        (line("a", messages=[]), "'messages' is no list with something in it"),
+        (line("a", messages=[]), "'messages' is not a list with something in it"),
         (line("a", messages=[{"role": "tool", "content": "x"}]), "role 'tool' are not supported"),
         (line("a", messages=[{"role": ["user"], "content": "x"}]), "role"),
         (line("a", messages=[{"role": "user", "content": "x", "name": "n"}]), "fields other than"),

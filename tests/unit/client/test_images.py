@@ -24,7 +24,7 @@ def read(source, limits=LIMITS, timeouts=TIMEOUTS):
 
 
 class Named(os.PathLike):
-    """A path that is no pathlib.Path."""
+    """A path that is not a pathlib.Path."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

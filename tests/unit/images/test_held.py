@@ -74,7 +74,7 @@ def test_lab_is_converted():
 
 
 def in_memory(data):
-    """An image that Pillow has loaded from bytes, so that there is no file to read again."""
+    """An image that Pillow has loaded from bytes, so that no file can be read again."""
     image = Image.open(io.BytesIO(data))
     image.load()
     return image

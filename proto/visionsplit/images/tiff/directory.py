@@ -98,7 +98,7 @@ def read_directory(data: bytes, page: int) -> tuple[Tags, str]:
     """The tags of one page's directory, and the byte order of the file as "<" or ">".
 
     Raises:
-        InvalidImageError: there is no such directory.
+        InvalidImageError: the file does not have that directory.
     """
     order: Literal["<", ">"] = "<" if data[:2] == b"II" else ">"
     form = _Form(order, big=data[2:4] in (b"+\0", b"\0+"))

@@ -63,7 +63,7 @@ class Layout:
     photometric: Photometric
     compression: Compression
     order: str  # of bytes, "<" or ">"
-    separate: bool  # each sample in a plane of its own
+    separate: bool  # each sample in a separate plane
     extra: tuple[int, ...]  # the kinds of the samples behind the colours; empty also if nothing is said about them
     part_width: int  # of a strip or tile, in pixels
     part_height: int
