@@ -1,8 +1,8 @@
 """Callers' text that spells special tokens, such as "<image>" or "</s>", stays text.
 
-The library's tokenizers look for special tokens in the whole rendered prompt, and do not ask who wrote them. Here they are marked
-in callers' text before the chat template sees it. Afterwards those that the template wrote are given other names, which
-a copy of the tokenizer knows, and those of callers get their own back, which that copy reads as text.
+The library's tokenizers look for special tokens in the whole rendered prompt, and do not ask who wrote them. Here they
+are marked in callers' text before the chat template sees it. Afterwards those that the template wrote are given other
+names, which a copy of the tokenizer knows, and those of callers get their own back, which that copy reads as text.
 """
 
 import copy

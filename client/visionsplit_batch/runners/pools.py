@@ -96,7 +96,7 @@ def bounds(size: Size) -> tuple[int, int]:
 
 
 def _share(gpus: float, workers: int) -> float:
-    """The share of a GPU for each worker of that number. Of whole GPUs the reciprocal of a whole number, which fills each evenly."""
+    """The share of a GPU for each worker: one, or the reciprocal of a whole number, which fills each GPU evenly."""
     if workers == 0 or gpus <= 0:
         return 0.0
     whole = math.floor(gpus)

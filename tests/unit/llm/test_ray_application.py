@@ -12,7 +12,7 @@ from llm_service.config import RayConfig, ReplicaConfig
 
 @pytest.fixture
 def deployed(monkeypatch, random_checkpoints):
-    """Brings an application up on a cluster with this many GPUs: the actors' options, and the replicas' configuration."""
+    """Starts an application on a cluster with this many GPUs: the actors' options, and the replicas' configuration."""
 
     def bring_up(gpus, *, replicas=1, device=None, **settings):
         found = []
