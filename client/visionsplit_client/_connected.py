@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -56,6 +57,8 @@ class ConnectedClient(BaseClient):
         self._transport = transport or GrpcTransport.of(security.tls)
         self._channels: dict[str, grpc.Channel] = {}
         self._watched: list[grpc.Channel] = []
+        # Also at the end of a process that does not close its client: gRPC would wait for ever for its own thread.
+        self._unwatch = weakref.finalize(self, _unwatch, self._watched)
         self._lock = threading.Lock()
 
     def encoder_info(self, *, timeout: TimeoutArgument = UNSET) -> EncoderInfo:
@@ -96,11 +99,7 @@ class ConnectedClient(BaseClient):
         with self._lock:
             self._closed = True
             channels, self._channels = list(self._channels.values()), {}
-            watched, self._watched = self._watched, []
-        for channel in watched:
-            channel.unsubscribe(_nothing)
-        if watched:
-            time.sleep(_WATCH_SECONDS)
+        self._unwatch()
         for channel in channels:
             channel.close()
 
@@ -139,6 +138,16 @@ class ConnectedClient(BaseClient):
             if channel is not None and channel not in self._watched:
                 channel.subscribe(_nothing)
                 self._watched.append(channel)
+
+
+def _unwatch(watched: list[grpc.Channel]) -> None:
+    """End the watching of these channels. The thread that gRPC watches with notices it only after a while."""
+    ended = watched.copy()
+    watched.clear()
+    for channel in ended:
+        channel.unsubscribe(_nothing)
+    if ended:
+        time.sleep(_WATCH_SECONDS)
 
 
 def _nothing(state: grpc.ChannelConnectivity) -> None:

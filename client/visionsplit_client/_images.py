@@ -1,7 +1,7 @@
 """Images as callers have them, turned into the bytes of a file."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from typing import cast
 
 from PIL import Image
@@ -24,6 +24,8 @@ ImageSource = (
 """A path; a file:, http:, https: or data: URL; the bytes of a file, or a file open for reading bytes; the datasets
 library's {"bytes": ..., "path": ...}; or a Pillow image."""
 
+# Other objects that can be iterated, such as an HTTP library's response, are one thing and not several images.
+_SEVERAL_IMAGES = (Sequence, Set, Iterator, MappingView)
 _ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Mapping, Image.Image)
 
 
@@ -35,11 +37,10 @@ def as_sources(images: ImageSource | Iterable[ImageSource] | None) -> list[Image
     """
     if images is None:
         return []
-    if _is_array(images):
-        raise _no_image(images)
+    # Before arrays: a text of NumPy's is an array to those who ask, too.
     if isinstance(images, _ONE_IMAGE) or is_file(images):
         return [cast("ImageSource", images)]
-    if not isinstance(images, Iterable):
+    if _is_array(images) or not isinstance(images, _SEVERAL_IMAGES):
         raise _no_image(images)
     return list(images)
 
@@ -73,6 +74,11 @@ def read_image(source: ImageSource, *, limits: Limits, timeouts: Timeouts) -> by
         raise _no_image(source)
     if not data:
         raise InvalidImageError("the image has no bytes")
+    if isinstance(source, Image.Image) and len(data) > limits.max_image_bytes:
+        raise InvalidImageError(
+            f"the Pillow image has {len(data)} bytes as PNG; at most {limits.max_image_bytes} are taken. Give its file "
+            "instead, or make it smaller"
+        )
     check_size("the image", len(data), limits)
     return data
 
@@ -85,5 +91,7 @@ def _is_array(source: object) -> bool:
 def _no_image(source: object) -> TypeError:
     kind = type(source).__name__
     if _is_array(source):
-        return TypeError(f"{kind} is not an image; PIL.Image.fromarray makes one of it, from [H, W, 3] of uint8")
+        return TypeError(
+            f"{kind} is not an image; PIL.Image.fromarray makes one of [H, W, 3] of uint8, and list() makes a list of paths"
+        )
     return TypeError(f"{kind} is not an image; give a path, a URL, bytes, a file open in mode 'rb' or a Pillow image")

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import inspect
+import io
 import os
 import urllib.parse
 import urllib.request
@@ -51,7 +52,7 @@ def describe(location: str) -> str:
 
 
 def is_data_url(location: str) -> bool:
-    return location[:5].lower() == "data:"
+    return location.lstrip()[:5].lower() == "data:"
 
 
 def is_url(location: str) -> bool:
@@ -60,8 +61,10 @@ def is_url(location: str) -> bool:
 
 def read_location(location: str, limits: Limits, timeouts: Timeouts) -> bytes:
     """The bytes behind a path or URL; see `read_image` for the errors."""
+    if not location.strip():
+        raise ValueError("the image's path is empty")
     if is_data_url(location):
-        return _data_url(location, limits)
+        return _data_url(location.strip(), limits)
     scheme, separator, _ = location.strip().partition("://")
     if not separator:
         return read_path(location, limits)
@@ -104,6 +107,8 @@ def read_file(file: BinaryFile, limits: Limits) -> bytes:
         TypeError: it gives text, or needs an event loop.
         InvalidImageError: it has more bytes than `limits` allow, or none are left.
     """
+    if isinstance(file, io.TextIOBase):
+        raise TypeError(f"{type(file).__name__} gives text; open the file with mode 'rb'")
     data = bytearray()
     while True:
         some: object = file.read(_READ_BYTES)
@@ -129,12 +134,15 @@ def of_dict(source: Mapping[str, Any]) -> bytes | str:
     """
     if not source.keys() <= _DICT_KEYS:
         raise TypeError(f"a dict as an image has the keys 'bytes' and 'path', not {', '.join(map(repr, source))[:100]}")
-    for key, kind in (("bytes", bytes), ("path", str)):
-        value = source.get(key)
-        if isinstance(value, kind):
-            return value
-        if value is not None:
-            raise TypeError(f"{key!r} of an image's dict is {type(value).__name__}, not {kind.__name__}")
+    data, path = source.get("bytes"), source.get("path")
+    if not isinstance(data, bytes | bytearray | memoryview | None):
+        raise TypeError(f"'bytes' of an image's dict is {type(data).__name__}, not bytes")
+    if not isinstance(path, str | os.PathLike | None):
+        raise TypeError(f"'path' of an image's dict is {type(path).__name__}, not str")
+    if data is not None and len(data):
+        return bytes(data)
+    if path is not None:
+        return os.fsdecode(path)
     raise ValueError("an image's dict has neither bytes nor a path")
 
 

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 
 import pytest
 from visionsplit_client._info import NamedChoice
@@ -72,3 +74,16 @@ def test_swapped_addresses_are_named(services, capsys):
     err = capsys.readouterr().err
     assert f"{services.llm_address} is not an encoder service" in err
     assert f"{services.encoder_address} is not an LLM service" in err
+
+
+def test_a_process_ends_that_does_not_close_a_client_which_found_no_service():
+    script = """
+import visionsplit_client as v
+client = v.Client("127.0.0.1:1", retries=v.Retries(attempts=1))
+try:
+    client.encoder_info()
+except v.UnreachableError:
+    print("unreachable")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "unreachable\n"), done.stderr
