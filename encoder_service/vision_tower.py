@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import CLIPVisionConfig, LlavaNextConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPVisionEmbeddings
-from visionsplit.checkpoint import Checkpoint
+from visionsplit.checkpoint import Checkpoint, feature_layers
 
 from encoder_service.cls_attention import ClsScoreHead, cls_attention, patch_keys
 from encoder_service.compression.features import TileFeatures, TowerOutput
@@ -17,12 +17,12 @@ from encoder_service.compression.features import TileFeatures, TowerOutput
 class VisionTower(nn.Module):
     """CLIP's vision transformer up to the layers that the features and the scores need."""
 
-    def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> None:
-        """Allocate the modules, uninitialised."""
+    def __init__(self, config: LlavaNextConfig, *, dtype: torch.dtype, device: torch.device) -> None:
+        """Allocate the modules, uninitialised; `config` is one that `Checkpoint` accepts."""
         super().__init__()
-        vision = _clip_config(checkpoint.config)
+        vision = _clip_config(config)
         self.device, self.dtype = device, dtype
-        self.feature_layers = checkpoint.feature_layers
+        self.feature_layers = feature_layers(config)
         self.feature_size = vision.hidden_size * len(self.feature_layers)
         # The layer whose attention and keys methods ask for: the one that puts the features out. Where the features are
         # of several layers it is the deepest, which has seen most of the tower. The order in which a checkpoint lists
@@ -48,7 +48,7 @@ class VisionTower(nn.Module):
         Raises:
             CheckpointError: a tensor is missing or has another shape.
         """
-        tower = cls(checkpoint, dtype=dtype, device=device)
+        tower = cls(checkpoint.config, dtype=dtype, device=device)
         last_layer = f"vision_tower.encoder.layers.{tower._score_layer}."
         checkpoint.load_into(tower, lambda name: _tensor_name(name, last_layer))
         return tower.eval().requires_grad_(False)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from visionsplit.checkpoint import Checkpoint
+from visionsplit.checkpoint import Checkpoint, feature_layers
 
 from llm_service.config import Limits
 from llm_service.engines.layerwise.twin import SUPPORTED
@@ -37,7 +37,7 @@ class Accepted:
         config = checkpoint.config
         tile = config.vision_config.image_size
         return cls(
-            feature_size=config.vision_config.hidden_size * len(checkpoint.feature_layers),
+            feature_size=config.vision_config.hidden_size * len(feature_layers(config)),
             encoder_fingerprint=checkpoint.encoder_fingerprint(),
             side=tile // config.vision_config.patch_size,
             crop_grids=frozenset((height // tile, width // tile) for height, width in config.image_grid_pinpoints),

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from encoder_service.caching.tokens import CacheLimits
 from tests.checkpoints import tiny_checkpoint
 from tests.integration.system import running_system
 
@@ -101,7 +102,8 @@ async def workers(model: Path, *, on_ray: bool) -> AsyncIterator[list[str]]:
     if on_ray:
         yield ["--model", str(model)]
         return
-    async with running_system(model) as system:
+    # A second run over the same images would find them in a cache, and end before it is killed.
+    async with running_system(model, encoder={"cache": CacheLimits(memory_bytes=0)}) as system:
         yield ["--encoder", system.encoder_address]
 
 

@@ -92,6 +92,6 @@ def _no_image(source: object) -> TypeError:
     kind = type(source).__name__
     if _is_array(source):
         return TypeError(
-            f"{kind} is not an image; PIL.Image.fromarray makes one of [H, W, 3] of uint8, and list() makes a list of paths"
+            f"{kind} is not an image; PIL.Image.fromarray makes one of [H, W, 3] of uint8, and list() a list of paths"
         )
     return TypeError(f"{kind} is not an image; give a path, a URL, bytes, a file open in mode 'rb' or a Pillow image")

@@ -22,7 +22,9 @@ class Message:
 
     def to_proto(self) -> generation_pb2.ChatMessage:
         pieces = [self.content] if isinstance(self.content, str) else self.content
-        return generation_pb2.ChatMessage(role=self.role, parts=[_part(piece) for piece in pieces])
+        return generation_pb2.ChatMessage(
+            role=checked_text(self.role, "a message's role"), parts=[_part(piece) for piece in pieces]
+        )
 
     @classmethod
     def from_dict(cls, message: Mapping[str, Any]) -> "Message":
@@ -36,6 +38,8 @@ class Message:
         content = message["content"]
         if isinstance(content, str):
             return cls(message["role"], content)
+        if not isinstance(content, Sequence) or not all(isinstance(piece, Mapping) for piece in content):
+            raise InvalidPromptError(f"a message's content is text or a list of parts, not {_kind(content)}")
         return cls(message["role"], [_piece_from_dict(piece) for piece in content])
 
 
@@ -65,25 +69,50 @@ def prompt_to_proto(
     if (prompt is None) == (messages is None):
         raise InvalidPromptError("give either a prompt or messages")
     if isinstance(prompt, Prompt):
-        return generation_pb2.Prompt(text=prompt.text)
-    if isinstance(prompt, str):
-        turns = [Message("user", [*[ImagePart()] * num_images, prompt])]
+        return generation_pb2.Prompt(text=checked_text(prompt.text, "the prompt"))
+    if prompt is not None:
+        text = checked_text(prompt, "the prompt")
+        turns = [Message("user", [*[ImagePart()] * num_images, text])]
     else:
         turns = [message if isinstance(message, Message) else Message.from_dict(message) for message in messages or ()]
     return generation_pb2.Prompt(chat=generation_pb2.Chat(messages=[turn.to_proto() for turn in turns]))
 
 
+def checked_text(text: object, what: str) -> str:
+    """Text that the protocol can carry.
+
+    Raises:
+        InvalidPromptError: it is not text, or holds half of a character (a lone surrogate).
+    """
+    if not isinstance(text, str):
+        raise InvalidPromptError(f"{what} is {_kind(text)}, not text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidPromptError(
+            f"{what} is not valid Unicode: character {error.start + 1} is {text[error.start]!r}"
+        ) from None
+    return text
+
+
+def _kind(value: object) -> str:
+    """What a value is, for an error."""
+    if isinstance(value, list | tuple):
+        return f"a list with {', '.join(sorted({type(element).__name__ for element in value})) or 'nothing'}"
+    return type(value).__name__
+
+
 def _part(piece: str | ImagePart) -> generation_pb2.ContentPart:
     if isinstance(piece, ImagePart):
         return generation_pb2.ContentPart(image=generation_pb2.ImagePart())
-    return generation_pb2.ContentPart(text=piece)
+    return generation_pb2.ContentPart(text=checked_text(piece, "a message's text"))
 
 
 def _piece_from_dict(piece: Mapping[str, Any]) -> str | ImagePart:
     if dict(piece) == {"type": "image"}:
         return ImagePart()
     if set(piece) == {"type", "text"} and piece["type"] == "text":
-        return str(piece["text"])
+        return checked_text(piece["text"], "a message's text")
     raise InvalidPromptError(
         f"a message part with the keys {sorted(piece)} is not known; "
         'use {"type": "text", "text": ...} or {"type": "image"}, and give the images to the call itself'

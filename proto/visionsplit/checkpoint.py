@@ -17,7 +17,7 @@ from transformers import LlavaNextConfig, LlavaNextImageProcessorPil
 from visionsplit.command_line import DTYPE_NAMES
 from visionsplit.stored_model import CheckpointError, StoredModel, one_line
 
-__all__ = ["DTYPES", "Checkpoint", "CheckpointError"]
+__all__ = ["DTYPES", "Checkpoint", "CheckpointError", "feature_layers"]
 
 # The types of weights and activations that a service may be asked for, by name.
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
@@ -62,7 +62,6 @@ class Checkpoint(StoredModel):
         except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
             raise CheckpointError(f"config.json of checkpoint {self.name!r} is damaged: {one_line(error)}") from error
         _check_vision_half(self.config)
-        self.feature_layers = _feature_layers(self.config)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -104,6 +103,20 @@ class Checkpoint(StoredModel):
         return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
 
+def feature_layers(config: LlavaNextConfig) -> tuple[int, ...]:
+    """Indices of the vision tower's hidden states that make the features, in the order in which the checkpoint lists
+    them, counted from 0, which is the embeddings.
+
+    Raises:
+        CheckpointError: the vision tower does not have such layers.
+    """
+    given, num_layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    indices = [given] if isinstance(given, int) else list(given)
+    if not indices or not all(-num_layers - 1 <= index <= num_layers for index in indices):
+        raise CheckpointError(f"vision_feature_layer is {given}; the vision tower has {num_layers} layers")
+    return tuple(index % (num_layers + 1) for index in indices)
+
+
 def _check_vision_half(config: LlavaNextConfig) -> None:
     if (kind := config.vision_config.model_type) != "clip_vision_model":
         raise CheckpointError(f"the vision tower is {kind!r}; 'clip_vision_model' is needed")
@@ -111,16 +124,7 @@ def _check_vision_half(config: LlavaNextConfig) -> None:
         raise CheckpointError(
             f"vision_feature_select_strategy is {strategy!r}; 'default' is needed, which leaves out [CLS]"
         )
-
-
-def _feature_layers(config: LlavaNextConfig) -> tuple[int, ...]:
-    """Indices of the vision tower's hidden states that make the features, in the order in which the checkpoint lists
-    them, counted from 0, which is the embeddings."""
-    given, num_layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
-    indices = [given] if isinstance(given, int) else list(given)
-    if not indices or not all(-num_layers - 1 <= index <= num_layers for index in indices):
-        raise CheckpointError(f"vision_feature_layer is {given}; the vision tower has {num_layers} layers")
-    return tuple(index % (num_layers + 1) for index in indices)
+    feature_layers(config)
 
 
 def _check_tiles(processor: LlavaNextImageProcessorPil, config: LlavaNextConfig) -> None:

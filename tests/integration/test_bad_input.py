@@ -145,22 +145,6 @@ async def test_a_bad_compression(system: System, compression: vision_tokens_pb2.
         (generation_pb2.Prompt(), 1),
         (generation_pb2.Prompt(chat=generation_pb2.Chat()), 0),
         (generation_pb2.Prompt(chat=generation_pb2.Chat(messages=[generation_pb2.ChatMessage(role="robot")])), 0),
-        (
-            generation_pb2.Prompt(
-                chat=generation_pb2.Chat(
-                    messages=[
-                        generation_pb2.ChatMessage(
-                            role="user",
-                            parts=[
-                                generation_pb2.ContentPart(image=generation_pb2.ImagePart()),
-                                generation_pb2.ContentPart(text="is <image> a word?"),
-                            ],
-                        )
-                    ]
-                )
-            ),
-            1,
-        ),
     ],
 )
 async def test_a_bad_prompt(system: System, prompt: generation_pb2.Prompt, images: int) -> None:

@@ -297,7 +297,21 @@ def test_the_blocking_client_needs_no_event_loop(services):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"prompt": None}, {"prompt": "a", "messages": []}, {"messages": [{"role": "user", "text": "a"}]}],
+    [
+        {"prompt": None},
+        {"prompt": "a", "messages": []},
+        {"prompt": 5},
+        {"prompt": b"a"},
+        {"prompt": "half \ud83d"},
+        {"prompt": Prompt.raw("half \ud83d")},
+        {"messages": [{"role": "user", "text": "a"}]},
+        {"messages": [{"role": "user", "content": None}]},
+        {"messages": [{"role": "user", "content": {"type": "text", "text": "a"}}]},
+        {"messages": [{"role": "user", "content": ["a", {"type": "image"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]},
+        {"messages": [{"role": 5, "content": "a"}]},
+    ],
+    ids=str,
 )
 def test_a_wrong_prompt_is_refused_here(client, arguments):
     with pytest.raises(errors.InvalidPromptError):

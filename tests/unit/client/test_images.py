@@ -66,6 +66,11 @@ FORMS = {
     "dict with both": lambda path: {"bytes": path.read_bytes(), "path": "train/no-such-file.png"},
     "dict with a path": lambda path: {"bytes": None, "path": str(path)},
     "dict with bytes alone": lambda path: {"bytes": path.read_bytes()},
+    "dict with a Path": lambda path: {"path": path},
+    "dict with a bytearray": lambda path: {"bytes": bytearray(path.read_bytes())},
+    "dict with no bytes and a path": lambda path: {"bytes": b"", "path": str(path)},
+    "text of NumPy": lambda path: np.str_(path),
+    "data URL behind a blank": lambda path: " data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
 }
 
 
@@ -172,6 +177,13 @@ def test_an_open_file_is_one_image(services, picture):
     assert sent == [[picture.read_bytes()], [picture.read_bytes()] * 2]
 
 
+class Response:
+    """As of an HTTP library: one thing, whose bytes can be iterated."""
+
+    def __iter__(self):
+        return iter([b"some", b"bytes"])
+
+
 class Text:
     async def read(self, size: int) -> bytes:
         return b""
@@ -182,16 +194,30 @@ class Text:
     [
         (7, "int is not an image; give a path"),
         (np.zeros((4, 4, 3), np.uint8), "ndarray is not an image; PIL.Image.fromarray makes one"),
-        (io.StringIO("text"), "reading StringIO gives str; open the file with mode 'rb'"),
+        (io.StringIO("text"), "StringIO gives text; open the file with mode 'rb'"),
+        (Response(), "Response is not an image"),
+        (np.array(["a.png", "b.png"]), r"list\(\) a list of paths"),
+        ("  ", "the image's path is empty"),
         (Text(), "reading Text gives coroutine"),
         ({"image": b"x"}, "'bytes' and 'path', not 'image'"),
         ({"bytes": "x"}, "'bytes' of an image's dict is str, not bytes"),
         (object(), "object is not an image"),
     ],
-    ids=["number", "array", "text file", "file of an event loop", "keys", "values", "object"],
+    ids=[
+        "number",
+        "array",
+        "text file",
+        "iterable of bytes",
+        "array of paths",
+        "no path",
+        "file of an event loop",
+        "keys",
+        "values",
+        "object",
+    ],
 )
 def test_objects_that_are_not_images(source, says):
-    with pytest.raises(TypeError, match=says):
+    with pytest.raises((TypeError, ValueError), match=says):
         read(*as_sources(source))
 
 
