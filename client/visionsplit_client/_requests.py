@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.transport import DEFAULT_CHUNK_BYTES
@@ -17,7 +18,7 @@ def encode_request(
 ) -> encoder_service_pb2.EncodeRequest:
     return encoder_service_pb2.EncodeRequest(
         image=encoder_service_pb2.Image(data=image),
-        compression=None if compression is None else compression.to_proto(),
+        compression=_options(compression, Compression),
         data_type=_data_type(data_type),
     )
 
@@ -33,9 +34,9 @@ def generate_request(
     return encoder_service_pb2.EncoderServiceGenerateRequest(
         images=[encoder_service_pb2.Image(data=image) for image in images],
         prompt=prompt,
-        compression=None if compression is None else compression.to_proto(),
+        compression=_options(compression, Compression),
         data_type=_data_type(data_type),
-        sampling=None if sampling is None else sampling.to_proto(),
+        sampling=_options(sampling, Sampling),
         prefill=prefill,
     )
 
@@ -49,7 +50,7 @@ def token_upload(
     """The parts of one upload: the header, then each image's tokens."""
     header = llm_service_pb2.GenerateHeader(
         prompt=prompt,
-        sampling=None if sampling is None else sampling.to_proto(),
+        sampling=_options(sampling, Sampling),
         grids=[grid_to_proto(image.tokens.grid) for image in images],
         format=images[0].format.to_proto() if images else None,
         layout=layout_to_proto(images[0].layout if images else "spatial"),
@@ -82,6 +83,17 @@ def check_same_kind(images: Sequence[EncodedImage]) -> None:
 def renumbered(images: Sequence[EncodedImage]) -> list[ImageSummary]:
     """The images' summaries with their positions in this call."""
     return [dataclasses.replace(image.summary, index=index) for index, image in enumerate(images)]
+
+
+def _options(value: Compression | Sampling | None, kind: type[Compression | Sampling]) -> Any:  # noqa: ANN401 - a message
+    """The protocol's form of an argument.
+
+    Raises:
+        TypeError: it is of another type, such as a bare ratio.
+    """
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{kind.__name__.lower()} is {value!r}; visionsplit_client.{kind.__name__}(...) is needed")
+    return None if value is None else value.to_proto()
 
 
 def _data_type(name: DataTypeName | None) -> "tensor_pb2.DataType.ValueType":

@@ -324,3 +324,9 @@ def test_a_wrong_prompt_is_refused_here(client, arguments):
 def test_a_parameter_that_is_no_number_is_named(make):
     with pytest.raises(TypeError, match="parameter 'tau' is 'ten'; a number is needed"):
         make({"tau": "ten"})
+
+
+@pytest.mark.parametrize(("name", "value"), [("compression", 0.25), ("compression", "globalcom2"), ("sampling", {})])
+def test_options_of_another_type_are_refused_here(client, picture, name, value):
+    with pytest.raises(TypeError, match=rf"^{name} is .*; visionsplit_client.{name.title()}\(...\) is needed$"):
+        client.generate(picture, "Hi", **{name: value})
