@@ -2,8 +2,9 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 VARIABLES = (
@@ -18,6 +19,7 @@ class Proxy:
 
     address: str
     answer: bytes = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    drip_seconds: float = 0  # how long a byte follows the answer now and then
     requests: list[str] = field(default_factory=list)  # first lines
 
     @property
@@ -46,6 +48,11 @@ def running_proxy() -> Iterator[Proxy]:
                     request += some
                 proxy.requests.append(request.split(b"\r\n")[0].decode("latin-1"))
                 connection.sendall(proxy.answer)
+                end = time.monotonic() + proxy.drip_seconds
+                with suppress(OSError):  # the client has had enough
+                    while time.monotonic() < end:
+                        connection.sendall(b"x")
+                        time.sleep(0.05)
 
     thread = threading.Thread(target=serve)
     thread.start()

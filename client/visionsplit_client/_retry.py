@@ -15,6 +15,8 @@ from visionsplit_client._settings import Retries
 # A failing address is left out for so long, doubling with each further failure.
 _FIRST_PENALTY_SECONDS = 0.5
 _MAX_PENALTY_SECONDS = 10.0
+# gRPC takes a deadline that is some decades away for one that has passed.
+_LONGEST_SECONDS = 1e8
 
 
 @dataclass
@@ -109,7 +111,7 @@ class Attempts:
             DeadlineError: no time is left.
         """
         if self._count == 0 and self._timeout is not None:
-            self._deadline = self._clock() + self._timeout
+            self._deadline = self._clock() + min(self._timeout, _LONGEST_SECONDS)
         remaining = self._remaining()
         if remaining is not None and remaining <= 0:
             raise DeadlineError(f"no answer within {self._timeout:g} seconds")

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from visionsplit.errors import InvalidImageError
+from visionsplit.images import HEAD_BYTES, begins_as_image
 
 from visionsplit_client._errors import ImageFetchError
 from visionsplit_client._settings import Limits, Timeouts
@@ -23,8 +24,7 @@ _LONGEST_DATA = 40  # of a data: URL
 _READ_BYTES = 1 << 20
 _DICT_KEYS = frozenset({"bytes", "path"})
 # Documents that servers send instead of an image: pages to log in, errors, consents.
-_DOCUMENTS = ("text/", "application/json", "application/xhtml")
-_DOCUMENT_STARTS = (b"<", b"{", b"[")
+_DOCUMENTS = ("text/", "application/json", "application/problem", "application/xhtml")
 
 
 class BinaryFile(Protocol):
@@ -161,7 +161,7 @@ def _fetch(url: str, limits: Limits, timeout: float | None) -> bytes:
         raise ImageFetchError(f"cannot fetch {describe(url)}: {error}") from error
     if not page.data:
         raise ImageFetchError(f"cannot fetch {describe(url)}: the server sent no bytes")
-    if page.content_type.startswith(_DOCUMENTS) and page.data.lstrip()[:1] in _DOCUMENT_STARTS:
+    if page.content_type.startswith(_DOCUMENTS) and not begins_as_image(page.data[:HEAD_BYTES]):
         raise ImageFetchError(f"cannot fetch {describe(url)}: the server sent {page.content_type[:40]}, not an image")
     return page.data
 

@@ -15,7 +15,13 @@ from urllib.parse import unquote, urljoin
 
 import urllib3
 import visionsplit
-from urllib3.exceptions import HTTPError, InvalidChunkLength, LocationParseError, NameResolutionError
+from urllib3.exceptions import (
+    HTTPError,
+    InvalidChunkLength,
+    LocationParseError,
+    NameResolutionError,
+    ProxySchemeUnknown,
+)
 from urllib3.util import Timeout, Url, parse_url
 from visionsplit.proxies import Proxy, web_proxy
 
@@ -31,6 +37,8 @@ _HEADERS = {
     "Accept-Encoding": "gzip, deflate",
 }
 
+# What servers also write in Content-Encoding; the bytes are those of the file.
+_NO_ENCODINGS = frozenset({"", "identity", "none", "binary", "utf-8", "aws-chunked"})
 _TOLD_AS_THEY_ARE = (NameResolutionError, http.client.IncompleteRead)
 
 
@@ -115,9 +123,16 @@ class _Deadline:
         sockets = self._sockets
 
         class Watched(kind):  # type: ignore[misc]
+            def _new_conn(self) -> socket.socket:
+                # Before a proxy is asked for a tunnel and before TLS, which may take as long as they like.
+                connected: socket.socket = super()._new_conn()
+                sockets.append(connected)
+                return connected
+
             def connect(self) -> None:
                 super().connect()
-                sockets.append(self.sock)  # the connection itself forgets the socket of a response without a length
+                # TLS has wrapped the first one, and the connection forgets the socket of a response without a length.
+                sockets.append(self.sock)
 
         return Watched
 
@@ -138,11 +153,13 @@ def _parsed(url: str) -> Url:
         raise WebError("it leads to something other than http and https")
     if not target.host:
         raise WebError("the URL has no host")
+    if target.port == 0:
+        raise WebError("its host or port is not valid")
     return target
 
 
 def _port(target: Url) -> int:
-    return target.port or _PORTS[str(target.scheme)]
+    return _PORTS[str(target.scheme)] if target.port is None else target.port
 
 
 def _get_once(target: Url, proxy: Proxy | None, deadline: _Deadline, max_bytes: int) -> Page | str:
@@ -200,11 +217,12 @@ def _body(response: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
     if (response.length_remaining or 0) > max_bytes:
         raise TooLargeError(f"more than {max_bytes} bytes")
     chunks = response.stream(_READ_BYTES, decode_content=False)
-    encoding = response.headers.get("Content-Encoding", "").strip().lower()
-    if encoding in ("gzip", "x-gzip", "deflate"):
-        return _inflated(chunks, encoding, max_bytes)
-    if encoding not in ("", "identity"):
-        raise WebError(f"the server sent Content-Encoding {encoding!r}, which was not asked for")
+    named = [name.strip().lower() for name in response.headers.get("Content-Encoding", "").split(",")]
+    encodings = [name for name in named if name not in _NO_ENCODINGS]
+    if len(encodings) == 1 and encodings[0] in ("gzip", "x-gzip", "deflate"):
+        return _inflated(chunks, encodings[0], max_bytes)
+    if encodings:
+        raise WebError(f"the server sent Content-Encoding {', '.join(encodings)!r}, which was not asked for")
     data = bytearray()
     for chunk in chunks:
         _append(data, chunk, max_bytes)
@@ -253,6 +271,8 @@ def _reason(error: BaseException) -> str:
         error = inner
     if isinstance(error, LocationParseError):
         return "its host or port is not valid"
+    if isinstance(error, ProxySchemeUnknown):
+        return f"this kind of proxy is not supported: {error}"
     if isinstance(error, NameResolutionError):
         return "the host's name cannot be resolved"
     if isinstance(error, http.client.IncompleteRead) and not isinstance(error, InvalidChunkLength):

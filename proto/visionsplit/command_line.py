@@ -4,7 +4,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from visionsplit.addresses import check_address, split_host_port
 
@@ -17,7 +17,11 @@ _DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """One line for a wrong usage; argparse's own lists every option first."""
+    """One line for a wrong usage, where argparse's own lists every option first. Options are not abbreviated: an option
+    of one command would be taken for a longer one of another."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
+        super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -28,7 +32,8 @@ def at_least(least: int, *, most: int | None = None) -> Callable[[str], int]:
     bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
 
     def read(text: str) -> int:
-        whole = text.isascii() and text.isdecimal()
+        digits = text.removeprefix("-")
+        whole = digits.isascii() and digits.isdecimal()
         if not whole or int(text) < least or (most is not None and int(text) > most):
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
         return int(text)

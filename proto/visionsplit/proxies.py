@@ -27,7 +27,8 @@ class Proxy:
     @property
     def location(self) -> str:
         """HOST:PORT, without a password."""
-        return self.url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+        # The user's part ends at the last @: a password may hold a slash that is not encoded, and must not be shown.
+        return self.url.partition("://")[2].rpartition("@")[2].partition("/")[0]
 
     def hint(self, host: str) -> str:
         """What to add to an error of a connection to `host`."""
@@ -79,7 +80,12 @@ def _is_exempt(host: str, port: str) -> bool:
 
 def _is_listed(host: str, port: str, no_proxy: str) -> bool:
     """Whether a host is in a list of the form that this module describes."""
-    if urllib.request.proxy_bypass_environment(f"{host}:{port}", {"no": no_proxy}):  # type: ignore[attr-defined]
+    # Python's own rules know "*" only alone, and a leading dot but not "*." before a domain.
+    entries = [f".{entry[2:]}" if entry.startswith("*.") else entry for entry in map(str.strip, no_proxy.split(","))]
+    if "*" in entries or f"[{host.strip('[]')}]:{port}" in entries:
+        return True
+    listed = {"no": ",".join(entries)}
+    if urllib.request.proxy_bypass_environment(f"{host}:{port}", listed):  # type: ignore[attr-defined]
         return True
     ip = ip_of(host)
     return ip is not None and any(ip in network for network in _networks(no_proxy))

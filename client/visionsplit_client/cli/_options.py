@@ -156,20 +156,35 @@ def add_prefill(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("decoding").add_argument
-    add("--max-new-tokens", type=int, metavar="N", help="The most tokens of an answer. Default: the LLM service's.")
-    add("--temperature", type=float, metavar="T", help="The sampling temperature; 0 decodes greedily. Default: 0.")
+    add(
+        "--max-new-tokens",
+        type=command_line.at_least(1),
+        metavar="N",
+        help="The most tokens of an answer. Default: the LLM service's.",
+    )
+    add(
+        "--temperature",
+        type=command_line.not_negative,
+        metavar="T",
+        help="The sampling temperature; 0 decodes greedily. Default: 0.",
+    )
     add(
         "--top-p",
-        type=float,
+        type=command_line.share,
         metavar="P",
         help="Sample among the likeliest tokens that together have this probability, in (0, 1]. Default: 1.",
     )
-    add("--top-k", type=int, metavar="K", help="Sample among this many likeliest tokens; 0 means all. Default: 0.")
+    add(
+        "--top-k",
+        type=command_line.at_least(-1),
+        metavar="K",
+        help="Sample among this many likeliest tokens; 0 and -1 mean all. Default: 0.",
+    )
     add(
         "--seed",
-        type=int,
+        type=command_line.at_least(-1),
         metavar="N",
-        help="The seed of sampling; the same seed gives the same text. Default: random.",
+        help="The seed of sampling; the same seed gives the same text, and -1 sets none. Default: random.",
     )
     add(
         "--stop",
@@ -180,7 +195,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--repetition-penalty",
-        type=float,
+        type=command_line.positive,
         metavar="R",
         help="The penalty on tokens that the text already holds; 1 leaves them alone. Default: the checkpoint's.",
     )

@@ -24,9 +24,22 @@ from visionsplit_client.cli._ports import free_addresses
 from visionsplit_client.cli._processes import Service
 from visionsplit_client.cli._starting import check_alive, wait_until_healthy
 
+_OWN_OPTIONS = frozenset({"--listen", "--llm", "--model"})
 _WATCH_SECONDS = 0.2
 # A service that has drained still has to leave; Ray takes some seconds for that.
 _EXIT_SECONDS = 15.0
+
+
+def _further_options(text: str) -> list[str]:
+    """Reads options to pass on. Those that this command sets itself would leave it waiting at another address."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read as options: {error}") from None
+    for word in words:
+        if (option := word.partition("=")[0]) in _OWN_OPTIONS:
+            raise argparse.ArgumentTypeError(f"{option} is set by the options of `visionsplit up` itself")
+    return words
 
 
 def add_parser(commands: _options.Subparsers) -> None:
@@ -73,7 +86,7 @@ def add_parser(commands: _options.Subparsers) -> None:
     for service in ("llm", "encoder"):
         parser.add_argument(
             f"--{service}-args",
-            type=shlex.split,
+            type=_further_options,
             default=[],
             metavar="OPTIONS",
             help=f"Further options of visionsplit-{service}, as one word, such as "

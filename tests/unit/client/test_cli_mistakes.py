@@ -131,3 +131,32 @@ def test_data_urls_are_images_and_are_named_shortly(picture, where, services, ca
     assert "its base64 is damaged" in err
     assert max(map(len, (out + err).splitlines())) < 250
     assert services.encoder.script.requests[0].images[0].data == picture.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--max-new-tokens", "0"], "--max-new-tokens: '0' is not a whole number of at least 1"),
+        (["--temperature", "-1"], "--temperature: -1 is not a finite number of at least 0"),
+        (["--top-p", "0"], "--top-p: 0 is not above 0 and at most 1"),
+        (["--top-k", "-2"], "--top-k: '-2' is not a whole number of at least -1"),
+        (["--seed", "-2"], "--seed: '-2' is not a whole number of at least -1"),
+        (["--repetition-penalty", "0"], "--repetition-penalty: 0 is not a finite number above 0"),
+        (["--max-new", "4"], "unrecognized arguments: --max-new 4"),
+    ],
+)
+def test_a_wrong_value_is_a_wrong_usage_before_any_service_is_asked(picture, capsys, words, says):
+    with pytest.raises(SystemExit) as ended:
+        main(["caption", str(picture), str(picture), *words])
+    assert ended.value.code == 2
+    errors = capsys.readouterr().err
+    assert says in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["--listen 127.0.0.1:1", "--llm=127.0.0.1:1", "--model other"])
+def test_up_passes_on_no_option_that_it_sets_itself(capsys, option):
+    with pytest.raises(SystemExit) as ended:
+        main(["up", f"--encoder-args={option}"])
+    assert ended.value.code == 2
+    assert "is set by the options of `visionsplit up` itself" in capsys.readouterr().err

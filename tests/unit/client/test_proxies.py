@@ -83,6 +83,10 @@ def test_other_spellings_of_an_address(proxy):
     ("no_proxy", "host", "direct"),
     [
         ("*", "service.invalid", True),
+        ("localhost, *", "service.invalid", True),
+        ("*.invalid", "service.invalid", True),
+        ("[2001:db8::7]:50051", "[2001:db8::7]", True),
+        ("[2001:db8::7]:1", "[2001:db8::7]", False),
         ("other.invalid, service.invalid", "service.invalid", True),
         (".invalid", "service.invalid", True),
         ("invalid", "service.invalid", True),

@@ -15,7 +15,7 @@ from tests.certificates import Authority
 from tests.proxies import VARIABLES, running_proxy
 from tests.web import response, running_web
 
-IMAGE = b"\x89PNG" + bytes(range(256)) * 4
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4
 LIMITS = Limits(max_image_bytes=5000)
 RAW_DEFLATE = zlib.compress(IMAGE, wbits=-15)
 GZIP = {"Content_Encoding": "gzip"}
@@ -48,6 +48,7 @@ GOOD = {
     "deflate": response(zlib.compress(IMAGE), Content_Encoding="deflate"),
     "bare-deflate": response(RAW_DEFLATE, Content_Encoding="Deflate"),
     "identity": response(IMAGE, Content_Encoding="identity"),
+    "named-as-nothing": response(IMAGE, Content_Encoding="none, identity"),
     "as-html": response(IMAGE, Content_Type="text/html; charset=utf-8"),  # servers without a table of types
     "moved": redirect("/plain", "301 Moved Permanently"),
     "for-good": redirect("plain", "308 Permanent Redirect"),
@@ -65,11 +66,13 @@ BAD = {
     "to-a-file": (redirect("file:///etc/hostname"), "other than http and https"),
     "to-ftp": (redirect("ftp://127.0.0.1/x"), "other than http and https"),
     "to-a-bad-port": (redirect("http://127.0.0.1:99999/"), "host or port is not valid"),
+    "to-port-0": (redirect("http://127.0.0.1:0/"), "host or port is not valid"),
     "to-half-an-address": (redirect("//[::/"), "Invalid IPv6 URL"),
     "to-bytes": (b"HTTP/1.1 302 F\r\nLocation: http://\xe9:9x/\r\n\r\n", "host or port is not valid"),
     "two-lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 9\r\n\r\nhello", "Content-Length"),
     "html": (response(b"\n<!doctype html><p>Log in", Content_Type="text/html"), "sent text/html, not an image"),
     "json": (response(b'{"error": 1}', Content_Type="application/json"), "sent application/json, not an image"),
+    "plain-text": (response(b"Rate limit exceeded", Content_Type="text/plain"), "sent text/plain, not an image"),
     "empty": (response(), "sent no bytes"),
     "silent": (b"", "closed connection without response"),
     "garbage": (b"garbage garbage\r\n\r\n", "not valid HTTP: garbage garbage"),
@@ -239,3 +242,13 @@ def test_a_kind_of_proxy_that_is_not_supported_is_named(proxy, monkeypatch):
     with pytest.raises(ImageFetchError, match=r"socks5.*through the proxy 127\.0\.0\.1:1080") as raised:
         read("http://images.invalid/a.png")
     assert "secret-word" not in str(raised.value)
+
+
+def test_the_time_limit_holds_for_a_proxy_that_drips_its_answer(proxy, monkeypatch):
+    """To an https URL, for which the proxy is asked for a tunnel first."""
+    proxy.answer, proxy.drip_seconds = b"HTTP/1.1 200 OK\r\nX: ", 8
+    monkeypatch.setenv("https_proxy", proxy.url)
+    started = time.monotonic()
+    with pytest.raises(ImageFetchError, match="not complete after 1 seconds"):
+        read("https://images.invalid/a.png", seconds=1)
+    assert time.monotonic() - started < 6
