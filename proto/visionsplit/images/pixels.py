@@ -22,7 +22,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         InvalidImageError: a pixel is NaN or infinite.
     """
     if image.mode[0] in "IF":
-        return wide_grey(image, of_bits(16) if image.mode.startswith("I;16") else wide_scale(image))
+        return wide_grey(image, of_bits(16) if _is_16_bit(image) else wide_scale(image))
     if image.mode == "LAB":
         return _lab(image)
     if _means_alpha(image):
@@ -53,6 +53,16 @@ def boxes(image: Image.Image) -> Iterator[Box]:
     for top in range(0, image.height, _BLOCK):
         for left in range(0, image.width, _BLOCK):
             yield left, top, min(left + _BLOCK, image.width), min(top + _BLOCK, image.height)
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    """Whether the image's samples are declared to have 16 bits. Pillow brings those of a PGM to 16 bits, in mode I."""
+    return image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+
+
+def has_negative(image: Image.Image) -> bool:
+    """Whether an image of mode I or F has a value below 0."""
+    return any(np.asarray(image.crop(box)).min() < 0 for box in boxes(image))
 
 
 def _means_alpha(image: Image.Image) -> bool:

@@ -43,6 +43,7 @@ ON_WHITE = over_white(RGBA[:, :, :3], RGBA[:, :, 3:] / 255)
         (of_bytes("I;16B", GREY.astype(">u2")), grey16(GREY)),
         (of_bytes("I;16L", GREY.astype("<u2")), grey16(GREY)),
         (Image.fromarray(GREY.astype(np.int32)), grey16(GREY)),
+        (Image.fromarray((GREY >> 8).astype(np.int32)), np.repeat((GREY >> 8)[:, :, None], 3, axis=2)),
         (Image.fromarray((GREY / 65535).astype(np.float32)), grey16(GREY)),
         (Image.fromarray(RGBA), ON_WHITE),
         (Image.fromarray(RGBA).convert("RGBa"), ON_WHITE),
