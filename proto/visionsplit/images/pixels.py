@@ -11,6 +11,8 @@ from visionsplit.images.scaling import Scale, of_bits, of_range
 
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
+BMP_FORMATS = ("BMP", "DIB")  # a DIB is a BMP without its file header, as the Windows clipboard holds it
+
 _WHITE = (255, 255, 255, 255)
 _BLOCK = 1024  # pixels along a block's edges
 
@@ -72,7 +74,7 @@ def _means_alpha(image: Image.Image) -> bool:
     """
     if not image.has_transparency_data:
         return False
-    return image.format != "BMP" or image.mode != "RGBA" or has_any_alpha(image)
+    return image.format not in BMP_FORMATS or image.mode != "RGBA" or has_any_alpha(image)
 
 
 def has_any_alpha(image: Image.Image) -> bool:

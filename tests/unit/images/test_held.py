@@ -6,11 +6,12 @@ import pickle
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageDraw
+from PIL import BmpImagePlugin, Image, ImageDraw
 from visionsplit.errors import InvalidImageError
 from visionsplit.images import ImageLimits, decode_image, file_of, held_to_rgb
 
-from tests.unit.images.file_matrix import saved
+from tests.unit.images.file_matrix import SIZE as BMP_SIZE
+from tests.unit.images.file_matrix import bmp, saved
 from tests.unit.images.png_matrix import COLOUR, png
 from tests.unit.images.tiff_matrix import tiff
 from tests.unit.images.variants import over_white, samples
@@ -150,6 +151,34 @@ def test_the_frame_that_the_caller_chose_is_taken():
     with Image.open(io.BytesIO(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))) as image:
         image.seek(1)
         assert held_to_rgb(image).getpixel((0, 0)) == (0, 0, 255)
+
+
+def without_alpha(colours):
+    """A BMP with an alpha channel that its writer has left at 0."""
+    stored = np.concatenate([colours[:, :, ::-1], np.zeros((*BMP_SIZE, 1), np.uint8)], axis=2)
+    return bmp(
+        stored.reshape(BMP_SIZE[0], -1), 32, header=108, compression=3, masks=(0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    )
+
+
+def test_a_bitmap_of_the_clipboard_is_read_like_a_bmp():
+    colours = samples(*BMP_SIZE, 3, 8)
+    file_header = 14
+    clipped = BmpImagePlugin.DibImageFile(io.BytesIO(without_alpha(colours)[file_header:]))
+    assert np.array_equal(shown(clipped), colours)
+    assert np.array_equal(np.asarray(decode_image(file_of(clipped), ImageLimits())), colours)
+
+
+def test_a_bmp_that_resizing_has_made_black_is_refused(tmp_path):
+    image = in_memory(without_alpha(samples(*BMP_SIZE, 3, 8)))
+    image.thumbnail((10, 10))
+    with pytest.raises(InvalidImageError, match=r'call convert\("RGB"\) first'):
+        held_to_rgb(image)
+    path = tmp_path / "black.bmp"
+    path.write_bytes(without_alpha(np.zeros((*BMP_SIZE, 3), np.uint8)))
+    with Image.open(path) as black:
+        black.load()
+        assert not shown(black).any()
 
 
 def test_a_draft_stays_small():
