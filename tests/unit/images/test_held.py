@@ -199,5 +199,35 @@ def test_an_image_that_cannot_be_loaded_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:60])
     with Image.open(path) as image, pytest.raises(InvalidImageError, match="cannot be loaded"):
         held_to_rgb(image)
-    with pytest.raises(InvalidImageError, match="cannot be loaded"):
-        held_to_rgb(image)  # closed
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF", "BMP"])
+def test_an_image_whose_file_was_closed_too_early_is_refused(kind):
+    with Image.open(io.BytesIO(saved(Image.fromarray(RGB), kind))) as left:
+        pass
+    verified = Image.open(io.BytesIO(saved(Image.fromarray(RGB), kind)))
+    verified.verify()
+    for image in (left, verified):
+        with pytest.raises(InvalidImageError, match=r"closed before its pixels were read.* call load\(\)"):
+            file_of(image)
+
+
+@pytest.mark.parametrize(("mode", "size"), [("RGB", (0, 0)), ("L", (0, 5)), ("F", (5, 0)), ("RGBA", (0, 5))])
+def test_an_image_without_pixels_is_refused(mode, size):
+    with pytest.raises(InvalidImageError, match=f"the image has {size[0]} x {size[1]} pixels"):
+        file_of(Image.new(mode, size))
+
+
+def test_metadata_of_a_pillow_image_is_neither_sent_nor_checked():
+    image = Image.fromarray(RGB)
+    image.info |= {"icc_profile": "text", "exif": 5, "dpi": "text"}
+    assert np.array_equal(np.asarray(decode_image(file_of(image), ImageLimits())), RGB)
+    assert set(image.info) == {"icc_profile", "exif", "dpi"}
+
+
+@pytest.mark.parametrize(("mode", "key"), [("RGB", "text"), ("RGB", (1, 2)), ("P", "text"), ("P", 999), ("L", "text")])
+def test_an_invalid_transparent_colour_is_named(mode, key):
+    image = Image.new(mode, (4, 4))
+    image.info["transparency"] = key
+    with pytest.raises(InvalidImageError, match="transparency"):
+        file_of(image)
