@@ -64,7 +64,7 @@ def decode_image(data: bytes, limits: ImageLimits, *, page: int = 0) -> Image.Im
                 return upright(png.decode(bare, _load(form, bare.data, limits)), read_orientation(bare.exif))
             case "JPEG":
                 segments = jpeg.split(data)
-                return upright(to_rgb(_load(form, segments.data, limits)), read_orientation(segments.exif))
+                return upright(to_rgb(_load_jpeg(form, segments.data, limits)), read_orientation(segments.exif))
             case "JPEG2000":
                 jpeg2000.check_widths(data)
                 return to_rgb(jpeg2000.spread(data, _load(form, data, limits)))
@@ -96,6 +96,13 @@ def _load(form: Format, data: bytes, limits: ImageLimits) -> ImageFile:
             f"and holds {image.width} x {image.height}"
         )
     return image
+
+
+def _load_jpeg(form: Format, data: bytes, limits: ImageLimits) -> ImageFile:
+    if jpeg.lacks_end(data):
+        checked_size(form.open(io.BytesIO(data)).size, limits)  # before `ended` decodes it
+        data = jpeg.ended(data)
+    return _load(form, data, limits)
 
 
 def checked_size(size: tuple[int, int], limits: ImageLimits) -> tuple[int, int]:
