@@ -6,6 +6,8 @@ vector drawings (EPS, PDF, SVG, WMF) stay out. So do TGA, which has no signature
 whose entries are files of their own with sizes that the header need not tell.
 """
 
+import base64
+import binascii
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from visionsplit.errors import InvalidImageError
+from visionsplit.images.other_files import name_of
 
 HEAD_BYTES = 64
 """As many of a file's first bytes tell its format: every signature, and the first brands of an ISO base media file."""
@@ -55,9 +58,7 @@ def recognise(data: bytes) -> Format:
     head = data[:HEAD_BYTES]
     found = _find(head)
     if found is None:
-        named = next((name for start, name in _REFUSED if head.lstrip().lower().startswith(start)), None)
-        if data.endswith(_TGA_END):
-            named = "a TGA file"
+        named = "the base64 text of an image, which has to be decoded first," if _is_base64(head) else name_of(data)
         what = f"{named} is" if named else f"{len(data)} bytes are"
         raise InvalidImageError(f"{what} not an image in one of the formats {', '.join(available_formats())}")
     if not found.available():
@@ -81,6 +82,15 @@ def available_formats() -> tuple[str, ...]:
 
 def _find(head: bytes) -> Format | None:
     return next((form for form in _FORMATS if form.matches(head)), None)
+
+
+def _is_base64(head: bytes) -> bool:
+    """Whether the first bytes are base64 text of an accepted image."""
+    text = b"".join(head.split())
+    try:
+        return begins_as_image(base64.b64decode(text[: len(text) // 4 * 4], validate=True))
+    except binascii.Error:
+        return False
 
 
 def _brands(head: bytes) -> frozenset[bytes]:
@@ -151,29 +161,3 @@ _FORMATS = (
 
 SUFFIXES = frozenset(suffix for form in _FORMATS for suffix in form.suffixes)
 """The endings of the names of image files that are read, in lower case with the dot."""
-
-_TGA_END = b"TRUEVISION-XFILE.\0"  # of most TGA files; nothing at their beginning tells them
-
-# What callers take for images, by its first bytes in lower case.
-_REFUSED = (
-    (b"%pdf", "a PDF document"),
-    (b"%!ps", "a PostScript file"),
-    (b"<svg", "an SVG drawing"),
-    (b"<!doctype html", "an HTML page"),
-    (b"<html", "an HTML page"),
-    (b"<?xml", "an XML document"),
-    (b"\0\0\1\0", "a Windows icon"),
-    (b"8bps", "a Photoshop document"),
-    (b"\xff\x0a", "a JPEG XL file"),
-    (b"\0\0\0\x0cjxl ", "a JPEG XL file"),
-    (b"ii\xbc", "a JPEG XR file"),
-    (b"v/1\x01", "an OpenEXR file"),
-    (b"#?r", "a Radiance HDR file"),
-    (b"p7\n", "a PAM file"),
-    (b"pf\n", "a PFM file in colour"),
-    (b"simple  =", "a FITS file"),
-    (b"qoif", "a QOI file"),
-    (b"pk\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip file"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file that it stands for,"),
-)

@@ -10,7 +10,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from visionsplit.errors import InvalidImageError
 from visionsplit.images.formats import recognise
 from visionsplit.images.loaded import loaded_to_rgb
-from visionsplit.images.reading import UNLIMITED, decode_image
+from visionsplit.images.reading import UNLIMITED, checked_size, decode_image
 
 
 def file_of(image: Image.Image) -> bytes:
@@ -23,7 +23,9 @@ def file_of(image: Image.Image) -> bytes:
     if file is not None and not image.tell():
         return file
     buffer = io.BytesIO()
-    held_to_rgb(image).save(buffer, format="PNG", compress_level=1)
+    pixels = held_to_rgb(image).copy()  # it may be the caller's own image
+    pixels.info = {}  # Pillow would write its profile and transparent colour into the file
+    pixels.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -41,11 +43,27 @@ def held_to_rgb(image: Image.Image) -> Image.Image:
     file = _unloaded(image)
     if file is not None:
         return decode_image(file, UNLIMITED, page=image.tell())
+    checked_size(image.size, UNLIMITED)
     try:
         image.load()
     except Exception as error:  # as many kinds as decoders raise
-        raise InvalidImageError(f"the Pillow image cannot be loaded: {error}") from error
-    return loaded_to_rgb(image)
+        raise InvalidImageError(f"the Pillow image cannot be loaded: {_reason(image, error)}") from error
+    try:
+        return loaded_to_rgb(image)
+    except (TypeError, ValueError) as error:
+        if "transparency" not in image.info:
+            raise
+        raise InvalidImageError(f'the Pillow image has an invalid info["transparency"]: {error}') from error
+
+
+def _reason(image: Image.Image, error: Exception) -> str:
+    """Why an image cannot be loaded. Pillow says nothing about a file that it has closed."""
+    if isinstance(image, ImageFile) and image.tile and image.fp is None:
+        return (
+            "its file was closed before its pixels were read, for example by a with statement or by verify(); call "
+            "load() before the file is closed, or give the path"
+        )
+    return str(error) or type(error).__name__
 
 
 def _without_file(image: ImageFile) -> Image.Image:

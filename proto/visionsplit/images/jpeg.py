@@ -4,9 +4,17 @@ Cameras and editors store thumbnails, profiles, depth maps and texts in applicat
 those two reach the decoder that say how the colours are stored (JFIF and Adobe); the EXIF comes beside the file.
 """
 
+import io
 from dataclasses import dataclass
 
+from PIL.JpegImagePlugin import JpegImageFile
+
+_EOI = b"\xff\xd9"
+_SCAN = b"\xff\xda"
+_RESTARTS = b"\xff\xdd"  # defines the interval of restart markers
 _SOS = 0xDA
+# Arbitrary bytes without 0xff; more than one, since some bits are the code of an empty block.
+_CONTINUATIONS = (bytes(n * n * 37 % 251 for n in range(1, 200)), b"\xa9\x17\x6e\xd3\x3c" * 40, b"\xfe\x81" * 100)
 _ALONE = frozenset({0x01, *range(0xD0, 0xDA)})  # markers without a length: TEM, restarts, SOI, EOI
 _APPLICATION = range(0xE0, 0xF0)
 _COMMENT = 0xFE
@@ -52,3 +60,29 @@ def _is_needed(marker: int, content: bytes) -> bool:
         signature, least = _COLOUR_SEGMENTS[marker]
         return content.startswith(signature) and len(content) >= least
     return marker not in _APPLICATION and marker != _COMMENT
+
+
+def lacks_end(data: bytes) -> bool:
+    """Whether the marker is missing that ends a file. Some IP cameras do not write it."""
+    return data.rfind(_EOI) < data.rfind(_SCAN)
+
+
+def ended(data: bytes) -> bytes:
+    """A file that lacks its end with the end, if its pixels are complete; otherwise the file as it is.
+
+    Behind a complete scan the decoder skips whatever bytes follow; in one that is cut off they become pixels. So the
+    pixels are complete if different continuations all give the same ones. This cannot be told where further scans
+    may be missing, where restart markers end the decoder's skipping, nor where the file is filled up with zeros.
+    """
+    whole = data.removesuffix(_EOI[:1])
+    image = JpegImageFile(io.BytesIO(whole))
+    scan = whole.rfind(_SCAN)
+    one_scan = whole.count(_SCAN) == 1 and _RESTARTS not in whole and "progressive" not in image.info
+    if not one_scan or whole[scan + 4 : scan + 5] != bytes([image.layers]) or whole.endswith(b"\0\0"):
+        return data
+    as_it_is = _pixels(whole + _EOI)
+    return whole + _EOI if all(_pixels(whole + more + _EOI) == as_it_is for more in _CONTINUATIONS) else data
+
+
+def _pixels(data: bytes) -> bytes:
+    return JpegImageFile(io.BytesIO(data)).tobytes()

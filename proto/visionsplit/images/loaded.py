@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from visionsplit.errors import InvalidImageError
 from visionsplit.images import gif, tiff
 from visionsplit.images.orientation import read_orientation, upright
-from visionsplit.images.pixels import has_any_alpha, to_rgb, wide_grey, wide_scale
+from visionsplit.images.pixels import BMP_FORMATS, has_any_alpha, has_negative, to_rgb, wide_grey, wide_scale
 from visionsplit.images.reading import UNLIMITED, decode_image
 from visionsplit.images.scaling import Scale, of_bits
 
@@ -51,9 +51,12 @@ def _lost(image: ImageFile) -> str | None:
     """What Pillow's pixels of an image no longer show, in words."""
     if isinstance(image, TiffImageFile):
         lost = tiff.lost_by_pillow(layout := _layout(image))
-        wraps = layout.sample_type == "uint" and layout.bits == 32 and image.mode == "I" and wide_scale(image).black < 0
+        wraps = layout.sample_type == "uint" and layout.bits == 32 and image.mode == "I" and has_negative(image)
         lost = "integers of more than 31 bits" if wraps else lost
         return lost and f"a TIFF with {lost}"
+    if image.format in BMP_FORMATS and image.mode == "RGBA" and image.getbbox(alpha_only=False) is None:
+        # Image.thumbnail multiplies the colours by the alpha, which BMP files often leave at 0.
+        return 'a BMP whose alpha is 0 everywhere and whose colours resizing has set to 0 (call convert("RGB") first)'
     key = image.info.get("transparency")
     if isinstance(image, PngImageFile) and image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
         return "a PNG with a transparent colour of 16 bits"

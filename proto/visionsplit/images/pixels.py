@@ -11,6 +11,8 @@ from visionsplit.images.scaling import Scale, of_bits, of_range
 
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
+BMP_FORMATS = ("BMP", "DIB")  # a DIB is a BMP without its file header, as the Windows clipboard holds it
+
 _WHITE = (255, 255, 255, 255)
 _BLOCK = 1024  # pixels along a block's edges
 
@@ -22,7 +24,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         InvalidImageError: a pixel is NaN or infinite.
     """
     if image.mode[0] in "IF":
-        return wide_grey(image, of_bits(16) if image.mode.startswith("I;16") else wide_scale(image))
+        return wide_grey(image, of_bits(16) if _is_16_bit(image) else wide_scale(image))
     if image.mode == "LAB":
         return _lab(image)
     if _means_alpha(image):
@@ -55,6 +57,16 @@ def boxes(image: Image.Image) -> Iterator[Box]:
             yield left, top, min(left + _BLOCK, image.width), min(top + _BLOCK, image.height)
 
 
+def _is_16_bit(image: Image.Image) -> bool:
+    """Whether the image's samples are declared to have 16 bits. Pillow brings those of a PGM to 16 bits, in mode I."""
+    return image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+
+
+def has_negative(image: Image.Image) -> bool:
+    """Whether an image of mode I or F has a value below 0."""
+    return any(np.asarray(image.crop(box)).min() < 0 for box in boxes(image))
+
+
 def _means_alpha(image: Image.Image) -> bool:
     """Whether there is transparency, and it is meant.
 
@@ -62,7 +74,7 @@ def _means_alpha(image: Image.Image) -> bool:
     """
     if not image.has_transparency_data:
         return False
-    return image.format != "BMP" or image.mode != "RGBA" or has_any_alpha(image)
+    return image.format not in BMP_FORMATS or image.mode != "RGBA" or has_any_alpha(image)
 
 
 def has_any_alpha(image: Image.Image) -> bool:

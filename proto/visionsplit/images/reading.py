@@ -37,7 +37,7 @@ def read_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
             size = layout.width, layout.height
         else:
             size = _open(form, data).size
-        return _checked(size, limits)
+        return checked_size(size, limits)
 
 
 def decode_image(data: bytes, limits: ImageLimits, *, page: int = 0) -> Image.Image:
@@ -57,14 +57,14 @@ def decode_image(data: bytes, limits: ImageLimits, *, page: int = 0) -> Image.Im
         match form.name:
             case "TIFF":
                 layout = tiff.read_layout(data, page)
-                _checked((layout.width, layout.height), limits)
+                checked_size((layout.width, layout.height), limits)
                 return upright(tiff.decode(data, layout), layout.orientation)
             case "PNG":
                 bare = png.split(data)
                 return upright(png.decode(bare, _load(form, bare.data, limits)), read_orientation(bare.exif))
             case "JPEG":
                 segments = jpeg.split(data)
-                return upright(to_rgb(_load(form, segments.data, limits)), read_orientation(segments.exif))
+                return upright(to_rgb(_load_jpeg(form, segments.data, limits)), read_orientation(segments.exif))
             case "JPEG2000":
                 jpeg2000.check_widths(data)
                 return to_rgb(jpeg2000.spread(data, _load(form, data, limits)))
@@ -88,7 +88,7 @@ def _open(form: Format, data: bytes) -> ImageFile:
 def _load(form: Format, data: bytes, limits: ImageLimits) -> ImageFile:
     """The image with its pixels; no more of them than its header announced and `limits` allow."""
     image = form.open(io.BytesIO(data))
-    announced = _checked(image.size, limits)
+    announced = checked_size(image.size, limits)
     image.load()
     if image.size != announced:
         raise InvalidImageError(
@@ -98,7 +98,18 @@ def _load(form: Format, data: bytes, limits: ImageLimits) -> ImageFile:
     return image
 
 
-def _checked(size: tuple[int, int], limits: ImageLimits) -> tuple[int, int]:
+def _load_jpeg(form: Format, data: bytes, limits: ImageLimits) -> ImageFile:
+    if jpeg.lacks_end(data):
+        checked_size(form.open(io.BytesIO(data)).size, limits)  # before `ended` decodes it
+        data = jpeg.ended(data)
+    return _load(form, data, limits)
+
+
+def checked_size(size: tuple[int, int], limits: ImageLimits) -> tuple[int, int]:
+    """
+    Raises:
+        InvalidImageError: no pixels, or more than `limits` allow.
+    """
     width, height = size
     if width < 1 or height < 1:
         raise InvalidImageError(f"the image has {width} x {height} pixels")

@@ -38,6 +38,11 @@ class Scale:
 
 BYTE = Scale(0, 255)
 
+# Of `of_range`: what the largest value exceeds, the most that it may be, and the scale that follows.
+_INTEGER_RANGES = ((-1, 320, BYTE), (-1, 82_000, Scale(0, 65535)))
+_FLOAT_RANGES = ((-1, 1.5, Scale(0, 1)), (16, 320, BYTE))
+_UNDERSHOOT = 0.25  # how far below 0 resampling may get, as a share of the largest value
+
 
 def of_bits(bits: int) -> Scale:
     """The scale of unsigned integers: all bits set is white."""
@@ -47,16 +52,20 @@ def of_bits(bits: int) -> Scale:
 def of_range(blocks: Iterable[Samples], *, stretched: bool = False) -> Scale:
     """The scale of samples whose type has no agreed white: signed or wide integers, and floats.
 
-    What is in the image decides:
+    The range of the image's values decides. Resampling writes values slightly beyond black and white, so the ranges
+    are somewhat wider than the scale, and values beyond the scale are clipped:
 
-        integers, all within 0..65535      16-bit samples
-        floats, all within 0..1            0 is black, 1 is white
-        floats, all within 0..255          8-bit samples
+        integers up to 320                 8-bit samples
+        integers up to 82000               16-bit samples
+        floats up to 1.5                   0 is black, 1 is white
+        floats above 16, up to 320         8-bit samples
         anything else                      the smallest is black, the largest white; all equal, middle grey
+
+    "Anything else" includes values below 0 by more than a quarter of the largest value.
 
     Args:
         blocks: the samples, in parts of one type.
-        stretched: take the last line for all of them.
+        stretched: apply the last line, whatever the range is.
 
     Raises:
         InvalidImageError: a sample is NaN or infinite.
@@ -67,8 +76,8 @@ def of_range(blocks: Iterable[Samples], *, stretched: bool = False) -> Scale:
         if floating and not np.isfinite(block).all():
             raise InvalidImageError("the image has pixels that are NaN or infinite")
         low, high = min(low, float(block.min())), max(high, float(block.max()))
-    if not stretched and low >= 0:
-        for white in (1.0, 255.0) if floating else (65535.0,):
-            if high <= white:
-                return Scale(0, white)
+    if not stretched and low >= -high * _UNDERSHOOT:
+        for above, most, scale in _FLOAT_RANGES if floating else _INTEGER_RANGES:
+            if above < high <= most:
+                return scale
     return Scale(low, high)

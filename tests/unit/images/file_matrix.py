@@ -33,6 +33,9 @@ def _netpbm() -> Iterator[Variant]:
         yield Variant(f"{binary} to {largest}", binary + b"\n" + head + pixels, shown)
         text = " ".join(str(value) for value in array.ravel()).encode()
         yield Variant(f"{plain} to {largest}", plain + b"\n" + head + text, shown)
+    dark = samples(*SIZE, 1, 8)
+    data = b"P5 %d %d 65535\n" % (width, height) + dark.astype(">u2").tobytes()
+    yield Variant("P5 to 65535, dark", data, grey(dark * (255 / 65535)))
     black = samples(*SIZE, 1, 8) > 100
     yield Variant("P4", b"P4 %d %d\n" % (width, height) + np.packbits(black, axis=1).tobytes(), grey(255.0 * ~black))
     unit = samples(*SIZE, 1, 16) / 65535

@@ -152,3 +152,21 @@ def test_an_ordinary_image_is_left_alone():
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     assert np.array_equal(pixels_of(buffer.getvalue()), np.asarray(image))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_may_lack_only_the_marker_that_ends_it(mode):
+    data = file_of(picture(75, 61).convert(mode), "JPEG")
+    for missing in (1, 2):
+        assert np.array_equal(pixels_of(data[:-missing]), pixels_of(data))
+    for missing in (*range(3, 30), 200, len(data) // 3):
+        with pytest.raises(InvalidImageError, match="cut off"):
+            decode_image(data[:-missing], IMAGE_LIMITS)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_jpeg_that_may_be_incomplete_without_its_end_is_refused(options):
+    data = file_of(picture(75, 61), "JPEG", **options)
+    for missing in range(3, 60):
+        with pytest.raises(InvalidImageError, match="cut off"):
+            decode_image(data[:-missing], IMAGE_LIMITS)

@@ -6,11 +6,12 @@ import pickle
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageDraw
+from PIL import BmpImagePlugin, Image, ImageDraw
 from visionsplit.errors import InvalidImageError
 from visionsplit.images import ImageLimits, decode_image, file_of, held_to_rgb
 
-from tests.unit.images.file_matrix import saved
+from tests.unit.images.file_matrix import SIZE as BMP_SIZE
+from tests.unit.images.file_matrix import bmp, saved
 from tests.unit.images.png_matrix import COLOUR, png
 from tests.unit.images.tiff_matrix import tiff
 from tests.unit.images.variants import over_white, samples
@@ -43,6 +44,7 @@ ON_WHITE = over_white(RGBA[:, :, :3], RGBA[:, :, 3:] / 255)
         (of_bytes("I;16B", GREY.astype(">u2")), grey16(GREY)),
         (of_bytes("I;16L", GREY.astype("<u2")), grey16(GREY)),
         (Image.fromarray(GREY.astype(np.int32)), grey16(GREY)),
+        (Image.fromarray((GREY >> 8).astype(np.int32)), np.repeat((GREY >> 8)[:, :, None], 3, axis=2)),
         (Image.fromarray((GREY / 65535).astype(np.float32)), grey16(GREY)),
         (Image.fromarray(RGBA), ON_WHITE),
         (Image.fromarray(RGBA).convert("RGBa"), ON_WHITE),
@@ -151,6 +153,34 @@ def test_the_frame_that_the_caller_chose_is_taken():
         assert held_to_rgb(image).getpixel((0, 0)) == (0, 0, 255)
 
 
+def without_alpha(colours):
+    """A BMP with an alpha channel that its writer has left at 0."""
+    stored = np.concatenate([colours[:, :, ::-1], np.zeros((*BMP_SIZE, 1), np.uint8)], axis=2)
+    return bmp(
+        stored.reshape(BMP_SIZE[0], -1), 32, header=108, compression=3, masks=(0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    )
+
+
+def test_a_bitmap_of_the_clipboard_is_read_like_a_bmp():
+    colours = samples(*BMP_SIZE, 3, 8)
+    file_header = 14
+    clipped = BmpImagePlugin.DibImageFile(io.BytesIO(without_alpha(colours)[file_header:]))
+    assert np.array_equal(shown(clipped), colours)
+    assert np.array_equal(np.asarray(decode_image(file_of(clipped), ImageLimits())), colours)
+
+
+def test_a_bmp_that_resizing_has_made_black_is_refused(tmp_path):
+    image = in_memory(without_alpha(samples(*BMP_SIZE, 3, 8)))
+    image.thumbnail((10, 10))
+    with pytest.raises(InvalidImageError, match=r'call convert\("RGB"\) first'):
+        held_to_rgb(image)
+    path = tmp_path / "black.bmp"
+    path.write_bytes(without_alpha(np.zeros((*BMP_SIZE, 3), np.uint8)))
+    with Image.open(path) as black:
+        black.load()
+        assert not shown(black).any()
+
+
 def test_a_draft_stays_small():
     with Image.open(io.BytesIO(saved(Image.new("RGB", (512, 512)), "JPEG"))) as image:
         image.draft("RGB", (64, 64))
@@ -169,5 +199,35 @@ def test_an_image_that_cannot_be_loaded_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:60])
     with Image.open(path) as image, pytest.raises(InvalidImageError, match="cannot be loaded"):
         held_to_rgb(image)
-    with pytest.raises(InvalidImageError, match="cannot be loaded"):
-        held_to_rgb(image)  # closed
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF", "BMP"])
+def test_an_image_whose_file_was_closed_too_early_is_refused(kind):
+    with Image.open(io.BytesIO(saved(Image.fromarray(RGB), kind))) as left:
+        pass
+    verified = Image.open(io.BytesIO(saved(Image.fromarray(RGB), kind)))
+    verified.verify()
+    for image in (left, verified):
+        with pytest.raises(InvalidImageError, match=r"closed before its pixels were read.* call load\(\)"):
+            file_of(image)
+
+
+@pytest.mark.parametrize(("mode", "size"), [("RGB", (0, 0)), ("L", (0, 5)), ("F", (5, 0)), ("RGBA", (0, 5))])
+def test_an_image_without_pixels_is_refused(mode, size):
+    with pytest.raises(InvalidImageError, match=f"the image has {size[0]} x {size[1]} pixels"):
+        file_of(Image.new(mode, size))
+
+
+def test_metadata_of_a_pillow_image_is_neither_sent_nor_checked():
+    image = Image.fromarray(RGB)
+    image.info |= {"icc_profile": "text", "exif": 5, "dpi": "text"}
+    assert np.array_equal(np.asarray(decode_image(file_of(image), ImageLimits())), RGB)
+    assert set(image.info) == {"icc_profile", "exif", "dpi"}
+
+
+@pytest.mark.parametrize(("mode", "key"), [("RGB", "text"), ("RGB", (1, 2)), ("P", "text"), ("P", 999), ("L", "text")])
+def test_an_invalid_transparent_colour_is_named(mode, key):
+    image = Image.new(mode, (4, 4))
+    image.info["transparency"] = key
+    with pytest.raises(InvalidImageError, match="transparency"):
+        file_of(image)

@@ -1,5 +1,8 @@
 """What is not read is refused with a sentence that names it."""
 
+import base64
+import io
+
 import imagecodecs
 import numpy as np
 import pytest
@@ -15,6 +18,12 @@ from tests.unit.images.variants import samples
 SIZE = 8, 8
 PLAIN = {256: (4, 8), 257: (4, 8), 258: (3, 8), 259: (3, 1), 262: (3, 1), 277: (3, 1), 278: (4, 8)}
 PIXELS = samples(*SIZE, 1, 8).tobytes()
+
+
+def saved_array():
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((4, 4, 3), np.uint8))
+    return buffer.getvalue()
 
 
 def refusal(data, limits=None):
@@ -72,6 +81,20 @@ def test_a_tiff_says_what_of_it_is_not_supported(tags, named):
         (b"P7\nWIDTH 1\n", "a PAM file"),
         (b"PF\n1 1\n-1.0\n", "a PFM file in colour"),
         (saved(Image.new("RGB", (8, 8)), "TGA"), "a TGA file"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41", "an MP4 video"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "an MP4 video"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "a QuickTime video"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "a camera raw file (CR3)"),
+        (b"RIFF\0\0\0\0AVI LIST", "an AVI video"),
+        (b"\x1a\x45\xdf\xa3\x01", "a Matroska or WebM video"),
+        (b"FUJIFILMCCD-RAW 0201", "a camera raw file (RAF)"),
+        (b"IIRO\x08\0\0\0", "a camera raw file (ORF)"),
+        (b"IIU\0\x18\0\0\0", "a camera raw file (RW2)"),
+        (bytes(128) + b"DICM\2\0\0\0", "a DICOM file"),
+        (saved_array(), "a NumPy array"),
+        (base64.b64encode(saved(Image.new("RGB", (8, 8)), "JPEG")), "the base64 text of an image"),
+        (base64.encodebytes(saved(Image.new("RGB", (64, 64)), "PNG")), "the base64 text of an image"),
+        (b"data:image/png;base64,iVBORw0KGgo", "a data: URL"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (chunked([(b"CgBI", b"\0\0\0\0"), (b"IHDR", b"")]), "CgBI"),
         (b"BM" + bytes(12) + b"\x28\0\0\0" + bytes(100), "BMP"),

@@ -190,11 +190,12 @@ def _floats() -> Iterator[Variant]:
             array[0, :2] = low, high
             data, read = tiff(array, photometric="minisblack", byteorder=order, compression=compression)
             yield Variant(f"{kind} {order} {compression}", data, grey(scaled(read.astype(float) - low, high - low)))
-    for kind, high in (("uint32", 2**32 - 1), ("uint32", 65535), ("uint64", 2**40)):
+    highs = {"uint32": (2**32 - 1, 65535, 255), "int64": (255,), "uint64": (200, 2**40)}
+    for kind, high in ((kind, high) for kind, values in highs.items() for high in values):
         array = np.round(unit[:, :, 0] * high).astype(kind)
         array[0, :2] = 0, high
         data, read = tiff(array, photometric="minisblack")
-        yield Variant(f"{kind} to {high}", data, grey(scaled(read, high)))
+        yield Variant(f"{kind} to {high}", data, grey(scaled(read, max(high, 255))))
 
 
 def _alpha() -> Iterator[Variant]:

@@ -121,7 +121,7 @@ def _palette(layout: Layout) -> Bytes:
 
 
 def _cmyk_to_rgb(inks: Samples, white: float) -> Bytes:
-    paper = 1 - inks / white
+    paper = (1 - inks / white).clip(0, 1)
     rgb: Samples = np.round(255 * paper[:, :, :3] * paper[:, :, 3:])
     return rgb.astype(np.uint8)
 
