@@ -1,9 +1,9 @@
 """`visionsplit batch caption|encode|ask INPUT... --output FOLDER`: a whole dataset, with running services or on Ray.
 
 Exit codes: 0 every row has its answer; 1 the job broke off, and goes on where it was when the same command is started
-again; 2 refused: wrong usage, or an input or output folder that cannot be used so; 3 done, but rows failed: they are in
-errors.jsonl; 4 done, but files of the input were left out, as the summary says; 130 stopped with Ctrl-C, 143 with
-SIGTERM.
+again; 2 refused: wrong usage, an input or output folder that cannot be used so, or too many rows that failed; 3 done,
+but rows failed: they are in errors.jsonl; 4 done, but files of the input were left out, as the summary says; 130
+stopped with Ctrl-C, 143 with SIGTERM.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from visionsplit_client.cli import _output
 from visionsplit_client.cli._signals import ended_by_sigterm
 
 from visionsplit_batch.cli import _jobs, _options
-from visionsplit_batch.errors import InputError, RefusedRunError
+from visionsplit_batch.errors import InputError, RefusedRunError, TooManyFailuresError
 from visionsplit_batch.left_out import needs_attention
 
 __all__ = ["main"]
 
 _FAILED, _REFUSED, _ROWS_FAILED, _LEFT_OUT, _INTERRUPTED, _TERMINATED = 1, 2, 3, 4, 130, 143
 # The same command would end with these again; the last is Python's own for an option's value.
-_REFUSALS = (InputError, RefusedRunError, InvalidRequestError, ValueError)
+_REFUSALS = (InputError, RefusedRunError, TooManyFailuresError, InvalidRequestError, ValueError)
 
 
 class _Terminated(BaseException):

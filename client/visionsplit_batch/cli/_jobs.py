@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> tuple[JobSummary, tuple[LeftOut, ...]]:
     storage = Storage()
     work = _work(args)
     output = absolute(args.output)
+    folder = RunFolder(output, storage)
+    folder.check_access()
     source = _source(args, storage, output)
     total = sum(1 for _ in source.entries())  # also finds what is wrong before any work is done
     left_out = source.left_out
@@ -59,7 +61,6 @@ def run(args: argparse.Namespace) -> tuple[JobSummary, tuple[LeftOut, ...]]:
             recording = TokensRecording(TokensSink(storage, labels, args.rows_per_file), columns)
         else:
             recording = AnswersRecording(sink_for(output_format, storage), labels, columns)
-        folder = RunFolder(output, storage)
         shares = StageShares(runner.stages)
         progress = _progress(args, shares, total)
         # Ray prints to stdout, where a scheduler reads our events.

@@ -214,7 +214,10 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("job")
     group.add_argument("--retry-errors", action="store_true", help="Also try the rows that failed in earlier runs.")
     group.add_argument(
-        "--max-failures", type=at_least(0), metavar="N", help="Stop when more rows than this fail. Default: no limit."
+        "--max-failures",
+        type=at_least(0),
+        metavar="N",
+        help="Stop when more rows than this fail. Default: no limit, but the job stops if all of its first 100 rows fail.",
     )
     group.add_argument(
         "--timeout",
