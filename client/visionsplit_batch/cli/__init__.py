@@ -39,16 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ended_by_sigterm(_Terminated()):
             summary, left_out = _jobs.run(args)
     except (VisionSplitError, OSError, ValueError) as error:
-        if args.json:
-            print(json.dumps({"event": "error", "error": type(error).__name__, "message": str(error)}))
-        _output.warn(str(error))
+        _report(args, type(error).__name__, str(error))
         return _REFUSED if isinstance(error, _REFUSALS) else _FAILED
     except (KeyboardInterrupt, _Terminated) as stop:
-        _output.warn("stopped; the same command goes on from here")
+        name = "Terminated" if isinstance(stop, _Terminated) else "Interrupted"
+        _report(args, name, "stopped; the same command goes on from here")
         return _TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED
     if summary.held.failed:
         return _ROWS_FAILED
     return _LEFT_OUT if needs_attention(left_out) else 0
+
+
+def _report(args: argparse.Namespace, name: str, message: str) -> None:
+    """Say why the job ended: with --json also as the last event."""
+    if args.json:
+        print(json.dumps({"event": "error", "error": name, "message": message}), flush=True)
+    _output.warn(message)
 
 
 def build_parser() -> argparse.ArgumentParser:

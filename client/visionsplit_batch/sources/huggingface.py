@@ -91,6 +91,7 @@ class HuggingFaceSource(RowSource[ArrowFile]):
             if samples.settled:
                 break
         self._columns = columns.found_in(samples.values, self._folder, bytes_columns=samples.bytes_columns)
+        self.known_columns = self._columns.others(samples.values)
 
     def options(self) -> Mapping[str, Any]:
         return {"columns": self._columns.settings(), "split": self._split}

@@ -50,6 +50,7 @@ class JsonLinesSource(RowSource[TextFile]):
         if not samples:
             raise InputError(f"{where} holds neither a JSON object a line nor an array of objects")
         self._columns = columns.found_in({name: [] for name in self.image_columns} | samples, where)
+        self.known_columns = self._columns.others(samples)
         self.id_column = columns.id
 
     def options(self) -> Mapping[str, Any]:

@@ -120,6 +120,7 @@ class ParquetSource(RowSource[Reader]):
         if first is None:
             raise InputError(f"there are no parquet files in {', '.join(inputs.locations)}")
         self._columns = columns.found_in(samples.values, first.location, bytes_columns=samples.bytes_columns)
+        self.known_columns = self._columns.others(samples.values)
 
     def options(self) -> Mapping[str, Any]:
         return {"columns": self._columns.settings()}

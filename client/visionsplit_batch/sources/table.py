@@ -1,7 +1,7 @@
 """Rows with columns: which of them holds the image, the id and the prompt, and what a row gives."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -46,6 +46,10 @@ class Columns:
             return self
         others = {name: values for name, values in samples.items() if name != self.prompt}
         return replace(self, image=image_column(others, where, bytes_columns=bytes_columns, id_column=self.id))
+
+    def others(self, names: Iterable[str]) -> frozenset[str]:
+        """The columns that become a row's fields, of those that the input has."""
+        return frozenset(name for name in names if name not in (self.id, self.image, self.prompt) and self.takes(name))
 
     def settings(self) -> dict[str, Any]:
         return asdict(self)
