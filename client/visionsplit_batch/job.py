@@ -9,10 +9,11 @@ from typing import Generic
 
 from visionsplit_batch.assembly import Assembly
 from visionsplit_batch.errors import RefusedRunError, TooManyFailuresError
+from visionsplit_batch.part_state import Held, PartState
 from visionsplit_batch.parts import Part, cut
 from visionsplit_batch.recording import Item, Recording
 from visionsplit_batch.rows import Failure, Outcome, Slice, Source
-from visionsplit_batch.run_folder import Held, PartState, RunFolder
+from visionsplit_batch.run_folder import RunFolder
 from visionsplit_batch.runners import Runner
 
 _log = logging.getLogger(__name__)

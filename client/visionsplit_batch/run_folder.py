@@ -15,12 +15,11 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from visionsplit_batch.errors import OutputError, RefusedRunError
-from visionsplit_batch.rows import Failure
+from visionsplit_batch.part_state import FailedRow, Held, PartState
 from visionsplit_batch.storage import Storage, join, local_path, parse
 
 _log = logging.getLogger(__name__)
@@ -29,47 +28,6 @@ STATE = "_run"
 RUN_SETTINGS = f"{STATE}/settings.json"  # a folder that has it is the output of a run
 ERRORS = "errors.jsonl"
 _MAX_STATE_BYTES = 1 << 30  # of one file of ours
-
-
-@dataclass(frozen=True)
-class FailedRow:
-    """A row without an answer."""
-
-    index: int  # over the whole input
-    id: str
-    failure: Failure
-
-
-@dataclass(frozen=True)
-class PartState:
-    """A part that is done."""
-
-    number: int
-    rows: int  # of the input
-    digest: str  # of its entries
-    files: tuple[str, ...]  # names in the folder: one, and one more for each retry that answered something
-    written: int  # rows in these files
-    tokens_before: int
-    tokens_after: int
-    failed: tuple[FailedRow, ...]
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "PartState":
-        fields = json.loads(data)
-        failed = [FailedRow(row["index"], row["id"], Failure(**row["failure"])) for row in fields.pop("failed")]
-        return cls(**{**fields, "files": tuple(fields["files"]), "failed": tuple(failed)})
-
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
-
-
-@dataclass(frozen=True)
-class Held:
-    """What the parts that are done hold together."""
-
-    parts: int
-    written: int  # rows in the files
-    failed: int  # rows in the list of errors
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
