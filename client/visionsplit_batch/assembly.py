@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Generic
 
+from visionsplit_batch.part_state import FailedRow, PartState
 from visionsplit_batch.parts import Part
 from visionsplit_batch.recording import Item, Recording
 from visionsplit_batch.rows import Failure, Outcome
-from visionsplit_batch.run_folder import FailedRow, PartState, RunFolder
+from visionsplit_batch.run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
 

@@ -15,5 +15,9 @@ class OutputError(BatchError):
     """The output cannot be written."""
 
 
+class TooManyFailuresError(BatchError):
+    """More rows failed than the job may lose. Rows that failed are tried again, so another run would end the same."""
+
+
 class RefusedRunError(OutputError):
     """The folder is not this run's: it belongs to a run with other settings or another input, or to something else."""

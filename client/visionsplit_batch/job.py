@@ -1,22 +1,25 @@
 """A batch job from its listing to its last part."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic
 
 from visionsplit_batch.assembly import Assembly
-from visionsplit_batch.errors import BatchError, RefusedRunError
+from visionsplit_batch.errors import RefusedRunError, TooManyFailuresError
+from visionsplit_batch.part_state import Held, PartState
 from visionsplit_batch.parts import Part, cut
 from visionsplit_batch.recording import Item, Recording
 from visionsplit_batch.rows import Failure, Outcome, Slice, Source
-from visionsplit_batch.run_folder import Held, PartState, RunFolder
+from visionsplit_batch.run_folder import RunFolder
 from visionsplit_batch.runners import Runner
 
 _log = logging.getLogger(__name__)
 
-# When none of so many rows has succeeded, the fault is the job's and not the rows'.
+# When none of so many rows has succeeded, the fault is likely the job's and not the rows'. A limit that the user sets
+# takes the place of this one.
 _HOPELESS_ROWS = 100
 
 
@@ -27,7 +30,7 @@ class JobOptions:
     rows_per_part: int = 1000
     rows_per_slice: int = 16
     retry_errors: bool = False  # also do the rows that failed in earlier runs
-    max_failures: int | None = None  # of this run; more end it
+    max_failures: int | None = None  # of this run; more end it; None ends it if all of its first rows fail
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,10 @@ class Job(Generic[Item]):
             InputError: the input cannot be listed.
             RefusedRunError: the input is another one than the run was begun with.
             OutputError, OSError: nothing can be written.
-            BatchError: too many rows fail.
+            TooManyFailuresError: too many rows fail.
             VisionSplitError: the services cannot go on.
         """
+        self._folder.check_rows(math.ceil(self._total / self._options.rows_per_part))
         try:
             for outcome in self._runner.run(self._slices()):
                 self._take(outcome)
@@ -142,7 +146,7 @@ class Job(Generic[Item]):
     def _slices(self) -> Iterator[Slice]:
         """What is left to do; called by the runner whenever it has room."""
         for part in cut(self._source.entries(), self._options.rows_per_part):
-            state = self._folder.state(part.number)
+            state = self._folder.intact(part.number)
             if state is not None:
                 _check_same(part, state, self._folder)
             if state is not None and not (state.failed and self._options.retry_errors):
@@ -175,9 +179,14 @@ class Job(Generic[Item]):
     def _check_hope(self, first: Failure) -> None:
         limit = self._options.max_failures
         if limit is not None and self._failed > limit:
-            raise BatchError(f"{self._failed} rows failed, more than {limit}; the first: {first.message}")
-        if self._failed >= _HOPELESS_ROWS and not (self._answered or self._before):
-            raise BatchError(f"all of the first {self._failed} rows failed; the first: {first.message}")
+            raise TooManyFailuresError(
+                f"{self._failed} rows failed, more than --max-failures {limit}; the first: {first.message}"
+            )
+        if limit is None and self._failed >= _HOPELESS_ROWS and not (self._answered or self._before):
+            raise TooManyFailuresError(
+                f"all of the first {self._failed} rows failed; --max-failures N goes on until more than N rows have "
+                f"failed; the first: {first.message}"
+            )
 
     def _committed(self, state: PartState) -> None:
         _log.info("part %d is written: %d rows, %d failed", state.number, state.written, len(state.failed))

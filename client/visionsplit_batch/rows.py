@@ -102,6 +102,11 @@ class Source(Protocol):
         """What it was made from, for the run's fingerprint: JSON values."""
 
     @property
+    def known_columns(self) -> frozenset[str] | None:
+        """The columns that rows bring along beside id, image and prompt, as far as the first rows tell; empty where the
+        format has none, None where only reading rows tells."""
+
+    @property
     def left_out(self) -> tuple[LeftOut, ...]:
         """What of the input no row is made of, in the last listing that came to its end."""
 

@@ -12,61 +12,22 @@ import fcntl
 import hashlib
 import itertools
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from visionsplit_batch.errors import OutputError, RefusedRunError
-from visionsplit_batch.rows import Failure
+from visionsplit_batch.part_state import FailedRow, Held, PartState
 from visionsplit_batch.storage import Storage, join, local_path, parse
+
+_log = logging.getLogger(__name__)
 
 STATE = "_run"
 RUN_SETTINGS = f"{STATE}/settings.json"  # a folder that has it is the output of a run
 ERRORS = "errors.jsonl"
 _MAX_STATE_BYTES = 1 << 30  # of one file of ours
-
-
-@dataclass(frozen=True)
-class FailedRow:
-    """A row without an answer."""
-
-    index: int  # over the whole input
-    id: str
-    failure: Failure
-
-
-@dataclass(frozen=True)
-class PartState:
-    """A part that is done."""
-
-    number: int
-    rows: int  # of the input
-    digest: str  # of its entries
-    files: tuple[str, ...]  # names in the folder: one, and one more for each retry that answered something
-    written: int  # rows in these files
-    tokens_before: int
-    tokens_after: int
-    failed: tuple[FailedRow, ...]
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "PartState":
-        fields = json.loads(data)
-        failed = [FailedRow(row["index"], row["id"], Failure(**row["failure"])) for row in fields.pop("failed")]
-        return cls(**{**fields, "files": tuple(fields["files"]), "failed": tuple(failed)})
-
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
-
-
-@dataclass(frozen=True)
-class Held:
-    """What the parts that are done hold together."""
-
-    parts: int
-    written: int  # rows in the files
-    failed: int  # rows in the list of errors
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -82,28 +43,34 @@ class RunFolder:
         self.storage = storage
         self._lock: int | None = None
         self._done: set[int] = set()
+        self._present: set[str] = set()  # files that were there at the beginning of this run
 
     @contextlib.contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
         """Begin the run, or go on with it.
 
         Raises:
-            RefusedRunError: the folder belongs to a run with other settings, or to something else.
+            RefusedRunError: the folder belongs to a run with other settings, or to something else, or cannot be
+                written for lack of permission.
             OutputError: it belongs to a job that still runs.
         """
-        self._check(settings)  # a folder that is refused stays as it is
-        self.storage.make_folders(join(self.location, STATE))
         try:
-            self._take_lock()
-            if not self._check(settings):  # again, now that no other job can begin
-                self._write_settings(settings)
-            names = self.storage.list(join(self.location, STATE), max_depth=1)
-            self._done = {int(name[5:-5]) for name in names if name.startswith("part-") and name.endswith(".json")}
+            with self._permitted():
+                self._begin(settings)
             yield
         finally:
             if self._lock is not None:
                 os.close(self._lock)
                 self._lock = None
+
+    def check_access(self) -> None:
+        """See that the folder can be looked into, before work is put into the input.
+
+        Raises:
+            RefusedRunError: the permission is missing.
+        """
+        with self._permitted():
+            self.storage.exists(self.location)
 
     def name_of(self, part: int, suffix: str, retry: int = 0) -> str:
         """Of a part's file of answers; retries have files of their own, since what is written stays as it is."""
@@ -112,6 +79,35 @@ class RunFolder:
     def answers(self, name: str) -> str:
         """Location of a file of answers."""
         return join(self.location, name)
+
+    def intact(self, part: int) -> PartState | None:
+        """What is known of a part, as `state`, if all files of its answers are there.
+
+        Otherwise the part is to be done again: what is left of its files is deleted, since the new one has all answers.
+        """
+        state = self.state(part)
+        if state is None or not (missing := [name for name in state.files if name not in self._present]):
+            return state
+        _log.warning("%s is missing in %s; part %d is done again", ", ".join(missing), self.location, part)
+        for name in state.files:
+            self.storage.delete(self.answers(name))
+        self._done.remove(part)
+        return None
+
+    def check_rows(self, parts: int) -> None:
+        """See that the input did not lose whole parts.
+
+        Args:
+            parts: how many parts the input has now.
+
+        Raises:
+            RefusedRunError: a part behind these is done.
+        """
+        if (last := max(self._done, default=-1)) >= parts:
+            raise RefusedRunError(
+                f"the input is not that with which {self.location} was begun: it ends before part {last}, which is "
+                "done; give a new folder"
+            )
 
     def state(self, part: int) -> PartState | None:
         """What is known of a part; None if it is not done."""
@@ -169,6 +165,23 @@ class RunFolder:
                 for row in itertools.chain([first], failures):
                     file.write(line(row))
         return Held(parts, written, failed)
+
+    @contextlib.contextmanager
+    def _permitted(self) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError as error:
+            raise RefusedRunError(f"the output {self.location} cannot be used: {error}") from error
+
+    def _begin(self, settings: Mapping[str, Any]) -> None:
+        self._check(settings)  # a folder that is refused stays as it is
+        self.storage.make_folders(join(self.location, STATE))
+        self._take_lock()
+        if not self._check(settings):  # again, now that no other job can begin
+            self._write_settings(settings)
+        names = self.storage.list(join(self.location, STATE), max_depth=1)
+        self._done = {int(name[5:-5]) for name in names if name.startswith("part-") and name.endswith(".json")}
+        self._present = set(self.storage.list(self.location, max_depth=1))
 
     def _check(self, settings: Mapping[str, Any]) -> bool:
         """Whether this run has begun here before.

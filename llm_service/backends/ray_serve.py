@@ -17,6 +17,7 @@ from llm_service.backends.base import Backend
 from llm_service.backends.packing import pack
 from llm_service.backends.quiet import quiet_ray
 from llm_service.backends.ray_application import RayApplication
+from llm_service.backends.ray_cluster import connect
 from llm_service.backends.ray_replica import DEPLOYMENT
 from llm_service.backends.ray_uses import ReplicaUses
 from llm_service.config import RayConfig, ReplicaConfig
@@ -112,17 +113,7 @@ class RayServeBackend(Backend):
     def _connect(self) -> None:
         if ray.is_initialized():
             return
-        try:
-            ray.init(
-                address=self._config.address,
-                include_dashboard=False if self._config.address == "local" else None,
-                log_to_driver=False,
-                logging_level="error",
-                configure_logging=False,
-            )
-        except Exception as error:  # Ray has no class for a cluster that does not start or cannot be joined
-            where = "start a cluster here" if self._config.address == "local" else f"join {self._config.address}"
-            raise UnavailableError(f"Ray could not {where}: {error}") from error
+        connect(self._config.address, include_dashboard=False if self._config.address == "local" else None)
         self._owns_cluster = True
 
     def _translate(self, error: Exception) -> VisionSplitError:

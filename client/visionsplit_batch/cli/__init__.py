@@ -1,9 +1,9 @@
 """`visionsplit batch caption|encode|ask INPUT... --output FOLDER`: a whole dataset, with running services or on Ray.
 
 Exit codes: 0 every row has its answer; 1 the job broke off, and goes on where it was when the same command is started
-again; 2 refused: wrong usage, or an input or output folder that cannot be used so; 3 done, but rows failed: they are in
-errors.jsonl; 4 done, but files of the input were left out, as the summary says; 130 stopped with Ctrl-C, 143 with
-SIGTERM.
+again; 2 refused: wrong usage, an input or output folder that cannot be used so, or too many rows that failed; 3 done,
+but rows failed: they are in errors.jsonl; 4 done, but files of the input were left out, as the summary says; 130
+stopped with Ctrl-C, 143 with SIGTERM.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from visionsplit_client.cli import _output
 from visionsplit_client.cli._signals import ended_by_sigterm
 
 from visionsplit_batch.cli import _jobs, _options
-from visionsplit_batch.errors import InputError, RefusedRunError
+from visionsplit_batch.errors import InputError, RefusedRunError, TooManyFailuresError
 from visionsplit_batch.left_out import needs_attention
 
 __all__ = ["main"]
 
 _FAILED, _REFUSED, _ROWS_FAILED, _LEFT_OUT, _INTERRUPTED, _TERMINATED = 1, 2, 3, 4, 130, 143
 # The same command would end with these again; the last is Python's own for an option's value.
-_REFUSALS = (InputError, RefusedRunError, InvalidRequestError, ValueError)
+_REFUSALS = (InputError, RefusedRunError, TooManyFailuresError, InvalidRequestError, ValueError)
 
 
 class _Terminated(BaseException):
@@ -39,16 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ended_by_sigterm(_Terminated()):
             summary, left_out = _jobs.run(args)
     except (VisionSplitError, OSError, ValueError) as error:
-        if args.json:
-            print(json.dumps({"event": "error", "error": type(error).__name__, "message": str(error)}))
-        _output.warn(str(error))
+        _report(args, type(error).__name__, str(error))
         return _REFUSED if isinstance(error, _REFUSALS) else _FAILED
     except (KeyboardInterrupt, _Terminated) as stop:
-        _output.warn("stopped; the same command goes on from here")
+        name = "Terminated" if isinstance(stop, _Terminated) else "Interrupted"
+        _report(args, name, "stopped; the same command goes on from here")
         return _TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED
     if summary.held.failed:
         return _ROWS_FAILED
     return _LEFT_OUT if needs_attention(left_out) else 0
+
+
+def _report(args: argparse.Namespace, name: str, message: str) -> None:
+    """Say why the job ended: with --json also as the last event."""
+    if args.json:
+        print(json.dumps({"event": "error", "error": name, "message": message}), flush=True)
+    _output.warn(message)
 
 
 def build_parser() -> argparse.ArgumentParser:

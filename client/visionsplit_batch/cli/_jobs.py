@@ -14,6 +14,7 @@ from visionsplit_client.cli._caption import DEFAULT_PROMPT
 
 from visionsplit_batch.job import Job, JobOptions, JobSummary
 from visionsplit_batch.left_out import LeftOut, needs_attention
+from visionsplit_batch.named_columns import check_columns
 from visionsplit_batch.progress import Bar, Events, Lines, Progress, Quiet, StageShares
 from visionsplit_batch.recording import AnswersRecording, Recording, TokensRecording
 from visionsplit_batch.rows import Source
@@ -38,12 +39,15 @@ def run(args: argparse.Namespace) -> tuple[JobSummary, tuple[LeftOut, ...]]:
     storage = Storage()
     work = _work(args)
     output = absolute(args.output)
+    folder = RunFolder(output, storage)
+    folder.check_access()
     source = _source(args, storage, output)
+    columns = [] if args.no_columns else args.columns
+    check_columns(source, columns or (), work.columns)
     total = sum(1 for _ in source.entries())  # also finds what is wrong before any work is done
     left_out = source.left_out
     _say(args, input_text(source.settings(), total), input_json(source.settings(), total))
     with _runner(args, source, work) as runner:
-        columns = [] if args.no_columns else args.columns
         output_format = _output_format(args, source)
         settings = run_settings(
             source,
@@ -59,7 +63,6 @@ def run(args: argparse.Namespace) -> tuple[JobSummary, tuple[LeftOut, ...]]:
             recording = TokensRecording(TokensSink(storage, labels, args.rows_per_file), columns)
         else:
             recording = AnswersRecording(sink_for(output_format, storage), labels, columns)
-        folder = RunFolder(output, storage)
         shares = StageShares(runner.stages)
         progress = _progress(args, shares, total)
         # Ray prints to stdout, where a scheduler reads our events.

@@ -121,7 +121,8 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
         action="append",
         dest="prompts",
         metavar="TEXT",
-        help="The question about every image; {NAME} stands for the value of that column. The option may be repeated; "
+        help="The question about every image; {NAME} stands for the value of that column, "
+        "{{NAME}} for the text {NAME}. The option may be repeated; "
         f'each image is still encoded once. Default: "{DEFAULT_PROMPT}"',
     )
 
@@ -214,7 +215,10 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("job")
     group.add_argument("--retry-errors", action="store_true", help="Also try the rows that failed in earlier runs.")
     group.add_argument(
-        "--max-failures", type=at_least(0), metavar="N", help="Stop when more rows than this fail. Default: no limit."
+        "--max-failures",
+        type=at_least(0),
+        metavar="N",
+        help="Stop when more rows than this fail. Default: the job stops if all of its first 100 rows fail.",
     )
     group.add_argument(
         "--timeout",

@@ -15,7 +15,8 @@ from visionsplit_batch.rows import Content, Outcome, Question, Slice
 WorkKind = Literal["caption", "encode", "ask"]
 Stage = Literal["read", "encode", "ask"]
 
-_COLUMN = re.compile(r"\{([^\W\d][\w .-]*)\}")
+_NAME = r"[^\W\d][\w .-]*"
+_COLUMN = re.compile(rf"\{{\{{(?P<plain>{_NAME})\}}\}}|\{{(?P<column>{_NAME})\}}")
 
 
 class TemplateError(BatchError):
@@ -26,7 +27,8 @@ class TemplateError(BatchError):
 class Work:
     """What to do with each row. It is pickled to where that happens.
 
-    A prompt may name the row's other columns: `{title}`. Braces around anything that is no name stay as they are.
+    A prompt may name the row's other columns: `{title}`. Braces around anything that is not a name stay as they are,
+    and `{{title}}` stands for the text `{title}`.
 
     A method of compression that reads the prompt reads one question. Where a row is asked several questions, its images
     are encoded once for all of them, so such a method needs `Compression.guidance`.
@@ -50,6 +52,11 @@ class Work:
         if self.kind == "encode" and self.prompts:
             raise ValueError("encoding asks nothing; leave the prompts out")
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that the prompts name."""
+        return frozenset(match["column"] for prompt in self.prompts for match in _COLUMN.finditer(prompt)) - {None}
+
     def questions(self, content: Content) -> tuple[Question, ...]:
         """What is asked about a row: its own questions, else the prompts filled in from its columns.
 
@@ -65,9 +72,11 @@ class Work:
 
 def _filled(prompt: str, fields: Mapping[str, Any]) -> str:
     def value(match: re.Match[str]) -> str:
-        found = fields.get(match[1])
+        if match["plain"]:
+            return f"{{{match['plain']}}}"
+        found = fields.get(match["column"])
         if found is None:
-            raise TemplateError(f"the prompt names the column {match[1]!r}, which the row does not have")
+            raise TemplateError(f"the prompt names the column {match['column']!r}, which the row does not have")
         return json.dumps(found, ensure_ascii=False) if isinstance(found, dict | list) else str(found)
 
     return _COLUMN.sub(value, prompt)

@@ -18,6 +18,7 @@ from visionsplit_client import UnavailableError, VisionSplitError
 
 from encoder_service.config import EncoderConfig
 from llm_service.backends.quiet import quiet_ray
+from llm_service.backends.ray_cluster import connect
 from llm_service.config import LlmConfig
 from visionsplit_batch.rows import Outcome, Slice, Source
 from visionsplit_batch.runners.base import RunnerIdentity, Stage, StageUse, Work
@@ -127,7 +128,7 @@ class RayDataRunner:
             self._on_start(pools.describe(self._work.kind))
 
     def _connect(self, **options: Any) -> None:  # noqa: ANN401 - those of ray.init
-        ray.init(address=self._address, log_to_driver=False, logging_level="error", configure_logging=False, **options)
+        connect(self._address, **options)
         self._owns_cluster = True
 
     def __exit__(

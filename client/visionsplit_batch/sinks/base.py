@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import IO, Any, ClassVar, Generic, TypeVar
 
 from visionsplit_batch.fields import plain_text
-from visionsplit_batch.run_folder import FailedRow
+from visionsplit_batch.part_state import FailedRow
 from visionsplit_batch.storage import Storage
 
 Row = TypeVar("Row", contravariant=True)

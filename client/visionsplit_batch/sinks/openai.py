@@ -8,9 +8,9 @@ from typing import IO, Any
 from visionsplit import errors
 
 from visionsplit_batch.fields import plain_text
+from visionsplit_batch.part_state import FailedRow
 from visionsplit_batch.records import Record
 from visionsplit_batch.rows import Failure
-from visionsplit_batch.run_folder import FailedRow
 from visionsplit_batch.sinks.base import Sink, json_line
 
 # Looked up along an error's class hierarchy.

@@ -130,6 +130,16 @@ def may_hold_images(kind: pa.DataType) -> bool:
     return is_text(kind) or bool(binary or types.is_fixed_size_binary(kind) or types.is_null(kind))
 
 
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Whether values of the type have room for an image's bytes: bytes, {"bytes", "path"}, or lists of those."""
+    types = pa.types
+    if types.is_struct(kind):
+        return may_hold_images(kind) and kind.get_field_index("bytes") >= 0
+    if _is_list(kind) or types.is_dictionary(kind):
+        return holds_bytes(kind.value_type)
+    return may_hold_images(kind) and not is_text(kind) and not types.is_null(kind)
+
+
 def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 

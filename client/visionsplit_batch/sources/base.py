@@ -23,6 +23,7 @@ class RowSource(ABC, Generic[File]):
 
     format: ClassVar[str]
     suffixes: ClassVar[frozenset[str]]  # of its files, in folders and globs
+    known_columns: frozenset[str] | None = None  # see `Source.known_columns`
 
     def __init__(self, inputs: Inputs, pictures: Pictures) -> None:
         self.inputs = inputs

@@ -76,6 +76,7 @@ class CsvSource(RowSource[Table]):
             for name, value in _attempted(header, row).items():
                 samples[name] += [value] if value else []
         self._columns = columns.found_in(samples, first.location)
+        self.known_columns = self._columns.others(samples)
 
     def options(self) -> Mapping[str, Any]:
         return {"columns": self._columns.settings()}

@@ -1,6 +1,6 @@
 """From what a user names as the input to the source that reads it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -125,11 +125,21 @@ def _detect(inputs: Inputs) -> str:
             these = " and ".join(f"{name} ({first[name].name})" for name in names)
             raise InputError(f"the input holds several formats, {these}; name one with --format")
         if names:
+            _check_named(inputs, first, names[0])
             named = strange is not None and strange.location in inputs.locations
             if named and strange is not None and names[0] != FilesSource.format:
                 raise InputError(f"{strange.name} is not of the format {names[0]}, as {first[names[0]].name} is")
             return _of_json(inputs.storage, first[names[0]], names[0])
     return _by_content(inputs, strange)
+
+
+def _check_named(inputs: Inputs, first: Mapping[str, Found], chosen: str) -> None:
+    """Raises InputError if a file that was named itself has another format: all files that are named are read."""
+    for name, found in first.items():
+        both_json = {name, chosen} <= {JsonLinesSource.format, JsonSource.format}  # what a file holds decides
+        if name != chosen and found.location in inputs.locations and not both_json:
+            these = f"{chosen} ({first[chosen].name}) and {name} ({found.name})"
+            raise InputError(f"the input holds several formats, {these}; name one with --format")
 
 
 def _format_of(found: Found) -> str | None:

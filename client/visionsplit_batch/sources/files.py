@@ -23,6 +23,7 @@ class FilesSource(RowSource[None]):
 
     format = "files"
     suffixes = SUFFIXES
+    known_columns = frozenset()
 
     def wanted(self, found: Found) -> bool:
         return super().wanted(found) or (parse(found.location) is None and self._begins_as_image(found))
@@ -51,7 +52,8 @@ class ListSource(FilesSource):
     """Text files with a path or URL on each line, relative to the file's folder. The line is the id.
 
     A line is taken as it is, with blanks and a # at its beginning or end: names of files may have them; only around a
-    URL blanks mean nothing. Blank lines are left out. The place is the line's number, from 1.
+    URL blanks mean nothing. Blank lines are left out. The place is the line's number, from 1. A line that is too long
+    fails; its place has its length in bytes as well, and its id is "line 17".
     """
 
     format = "list"
@@ -64,11 +66,20 @@ class ListSource(FilesSource):
         for found in self.files():
             folder = parent(found.location)
             with reading(found):
-                for (_, _, number), data, encoding in read_lines(self.inputs.storage, found.location, _LONGEST_LINE):
+                lines = read_lines(self.inputs.storage, found.location, _LONGEST_LINE)
+                for (_, length, number), data, encoding in lines:
+                    if length > _LONGEST_LINE:
+                        yield Entry(f"line {number}", found.location, (number, length))
+                        continue
                     line = _line(data, encoding, first=number == 1)
                     bare = line.strip()
                     location = bare if is_url(bare) else self.pictures.resolve(line, folder)
                     yield Entry(readable(line), location, (number,))
+
+    def read_row(self, file: None, entry: Entry) -> Content:
+        if len(entry.place) > 1:
+            raise ValueError(f"the line has {entry.place[1]} bytes, more than the {_LONGEST_LINE} that are read")
+        return super().read_row(file, entry)
 
     def where(self, entry: Entry) -> str:
         return f"line {entry.place[0]}, {readable(entry.path)}"

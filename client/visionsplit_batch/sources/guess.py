@@ -1,6 +1,6 @@
 """Which column of a table holds the images, where none is named: bytes before paths before URLs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from visionsplit.images import HEAD_BYTES, begins_as_image
@@ -16,40 +16,65 @@ IMAGE_COLUMNS = (
 )  # fmt: skip
 """Columns whose names say that they may hold images, in lower case, the likeliest first."""
 
+_BYTES_COLUMNS = frozenset({"image_bytes", "image_base64", "base64", "bytes", "jpg", "jpeg", "png", "webp"})
 _BYTES, _PATH, _URL, _EMPTY = range(4)
 
 
-def image_column(samples: Mapping[str, Sequence[Any]], where: str) -> str:
+def image_column(
+    samples: Mapping[str, Sequence[Any]],
+    where: str,
+    *,
+    bytes_columns: Collection[str] = (),
+    id_column: str | None = None,
+) -> str:
     """The name of the images' column.
 
     A column counts if its name is one of `IMAGE_COLUMNS`, or if its first values are files of images. Of several,
-    bytes come before paths and paths before URLs, then the order of `IMAGE_COLUMNS` decides.
+    bytes come before paths and paths before URLs, then the order of `IMAGE_COLUMNS` decides. A column without a value
+    counts as bytes if its type or its name says so: the first downloads of a data set may all have failed.
 
     Args:
         samples: the first values of each column, by its name.
         where: the input's name, for people.
+        bytes_columns: columns that hold bytes by their type.
+        id_column: the column of ids, which is taken only if no other column with a value counts.
 
     Raises:
         InputError: no column counts, or several without such a name hold images.
     """
-    ranked = sorted(rank for name, values in samples.items() if (rank := _rank(name, values)) is not None)
+    kinds = {name: _kind_of(name, values, typed=name in bytes_columns) for name, values in samples.items()}
+    ranked = sorted(
+        (kind == _EMPTY, name == id_column, kind, _position(name), name)
+        for name, kind in kinds.items()
+        if kind is not None
+    )
     names = ", ".join(sorted(samples))
     if not ranked:
         raise InputError(f"no column of {where} looks like the image's; name one with --image-column: {names}")
-    best = [name for *rank, name in ranked if tuple(rank) == ranked[0][:2]]
+    best = [name for *rank, name in ranked if tuple(rank) == ranked[0][:-1]]
     if len(best) > 1:
         raise InputError(f"several columns of {where} hold images; name one with --image-column: {', '.join(best)}")
     return best[0]
 
 
-def _rank(name: str, values: Sequence[Any]) -> tuple[int, int, str] | None:
+def _position(name: str) -> int:
+    return IMAGE_COLUMNS.index(name.lower()) if name.lower() in IMAGE_COLUMNS else len(IMAGE_COLUMNS)
+
+
+def _kind_of(name: str, values: Sequence[Any], *, typed: bool) -> int | None:
+    """What a column holds; None if that cannot be images.
+
+    Args:
+        typed: whether the column's type is that of bytes.
+    """
     lower = name.lower()
     named = lower in IMAGE_COLUMNS
     kinds = {kind for value in values if value is not None and (kind := _kind(value, named=named)) is not None}
-    if not kinds and (not named or any(value is not None for value in values)):
+    if kinds:
+        return min(kinds)
+    if not named or any(value is not None for value in values):
         return None
-    position = IMAGE_COLUMNS.index(lower) if named else len(IMAGE_COLUMNS)
-    return min(kinds, default=_EMPTY), position, name
+    return _BYTES if typed or (values and lower in _BYTES_COLUMNS) else _EMPTY
 
 
 def _kind(value: Any, *, named: bool) -> int | None:  # noqa: ANN401 - whatever a column holds

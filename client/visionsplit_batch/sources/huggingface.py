@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pyarrow as pa
 
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Entry
-from visionsplit_batch.sources.arrow_cells import column_cells, may_hold_images, row_values
+from visionsplit_batch.sources.arrow_cells import column_cells, row_values
+from visionsplit_batch.sources.arrow_samples import FILES_LOOKED_AT, ROWS_LOOKED_AT, ArrowSamples
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
 from visionsplit_batch.sources.inputs import Inputs
@@ -20,7 +22,6 @@ from visionsplit_batch.storage import Storage, join, parent, parse
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 _MAX_STATE_BYTES = 1 << 26
-_ROWS_LOOKED_AT = 16  # for the images' column
 
 
 class ArrowFile:
@@ -80,10 +81,17 @@ class HuggingFaceSource(RowSource[ArrowFile]):
         self._folder = _split_folder(inputs.storage, folder, split)
         self._split = split
         self._files = _data_files(inputs.storage, self._folder)
-        with contextlib.closing(ArrowFile(self._files[0])) as first:
-            names = distinct(first.schema.names, self._folder)
-            samples = _first_values(first) if columns.image is None else {}
-            self._columns = columns.found_in({name: samples.get(name, []) for name in names}, self._folder)
+        samples = ArrowSamples(wanted=columns.image is None)
+        for path in self._files[:FILES_LOOKED_AT]:
+            with contextlib.closing(ArrowFile(path)) as file:
+                distinct(file.schema.names, self._folder)
+                batch = next((batch for _, batch in file.batches()), None)
+                samples.add(file.schema, partial(_first_values, batch))
+                batch = None  # before its file is closed
+            if samples.settled:
+                break
+        self._columns = columns.found_in(samples.values, self._folder, bytes_columns=samples.bytes_columns)
+        self.known_columns = self._columns.others(samples.values)
 
     def options(self) -> Mapping[str, Any]:
         return {"columns": self._columns.settings(), "split": self._split}
@@ -121,13 +129,9 @@ class HuggingFaceSource(RowSource[ArrowFile]):
             yield id_or(value, self._columns.id, f"row {first + row}")
 
 
-def _first_values(file: ArrowFile) -> dict[str, list[Any]]:
-    """The first values of the columns that may hold images."""
-    batch = next((batch for _, batch in file.batches()), None)
-    if batch is None:
-        return {}
-    names = [field.name for field in batch.schema if may_hold_images(field.type)]
-    return {name: list(column_cells(batch.column(name).slice(0, _ROWS_LOOKED_AT))) for name in names}
+def _first_values(batch: pa.RecordBatch | None, name: str) -> list[Any]:
+    """The first values of a column."""
+    return [] if batch is None else list(column_cells(batch.column(name).slice(0, ROWS_LOOKED_AT)))
 
 
 def is_saved_dataset(storage: Storage, folder: str) -> bool:

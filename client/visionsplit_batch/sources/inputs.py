@@ -151,11 +151,17 @@ class _Walk:
             return False  # how far that run is: nothing that a user put there
         if is_hidden(name):
             self._inputs.tally.add(f"{name}/", "hidden")
-        elif self._inputs.is_output(join(self._folder, name)):
+        elif self._is_output(name):
             self._inputs.tally.add(f"{name}/", "output")
         else:
             return True
         return False
+
+    def _is_output(self, name: str) -> bool:
+        try:
+            return self._inputs.is_output(join(self._folder, name))
+        except PermissionError:
+            return False  # the walk into the folder fails, and is counted, or fails its files
 
     def passed_over(self, name: str, reason: Literal["link", "folder", "special"], error: OSError | None) -> None:
         self._inputs.tally.add(name, reason)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Entry
@@ -31,6 +31,7 @@ class JsonLinesSource(RowSource[TextFile]):
 
     format = "jsonl"
     suffixes = frozenset({".jsonl", ".ndjson"})
+    image_columns: ClassVar[tuple[str, ...]] = ()  # that the format has, even where the first rows do not
     id_column: str | None
 
     def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
@@ -48,7 +49,8 @@ class JsonLinesSource(RowSource[TextFile]):
         where = ", ".join(self.inputs.locations)
         if not samples:
             raise InputError(f"{where} holds neither a JSON object a line nor an array of objects")
-        self._columns = columns.found_in(samples, where)
+        self._columns = columns.found_in({name: [] for name in self.image_columns} | samples, where)
+        self.known_columns = self._columns.others(samples)
         self.id_column = columns.id
 
     def options(self) -> Mapping[str, Any]:

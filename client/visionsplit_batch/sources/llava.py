@@ -25,6 +25,7 @@ class LlavaSource(JsonLinesSource):
 
     format = "llava"
     suffixes = frozenset({".json", ".jsonl", ".ndjson"})
+    image_columns = ("image",)
 
     def _set_columns(self, columns: Columns) -> None:
         if columns.prompt is not None:

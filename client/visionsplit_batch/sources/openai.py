@@ -11,6 +11,7 @@ from visionsplit_batch.sources.jsonl import JsonLinesSource
 from visionsplit_batch.sources.table import Columns, row_id
 
 _URL = "/v1/chat/completions"
+_FIELDS = ("model", "metadata")  # of the body, that are carried along
 _ROW_KEYS = frozenset({"custom_id", "method", "url", "body"})
 # What says nothing about the answer here.
 _IGNORED = frozenset({"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
@@ -47,6 +48,7 @@ class OpenAiSource(JsonLinesSource):
     """
 
     format = "openai"
+    known_columns = frozenset(_FIELDS)
 
     def _set_columns(self, columns: Columns) -> None:
         """Raises InputError: the format has its own columns."""
@@ -64,7 +66,7 @@ class OpenAiSource(JsonLinesSource):
         messages = tuple(_message(message, locations) for message in _list(body, "messages"))
         question = Question(messages=messages, sampling=_sampling(body))
         images = tuple(self.pictures.from_text(location, folder) for location in locations)
-        fields = {name: body[name] for name in ("model", "metadata") if body.get(name) is not None}
+        fields = {name: body[name] for name in _FIELDS if body.get(name) is not None}
         return Content(images=images, questions=(question,), fields=fields)
 
 

@@ -4,7 +4,8 @@ import contextlib
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, islice
 from typing import Any
 
 import pyarrow as pa
@@ -12,16 +13,15 @@ import pyarrow.parquet as pq
 
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Entry
-from visionsplit_batch.sources.arrow_cells import column_cells, is_text, may_hold_images, row_values
+from visionsplit_batch.sources.arrow_cells import column_cells, row_values
+from visionsplit_batch.sources.arrow_samples import FILES_LOOKED_AT, ROWS_LOOKED_AT, ArrowSamples
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
-from visionsplit_batch.sources.guess import IMAGE_COLUMNS
 from visionsplit_batch.sources.inputs import Found, Inputs
 from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, distinct, id_or
 from visionsplit_batch.storage import Storage, parent
 
-_ROWS_LOOKED_AT = 16  # for the images' column
 _ROWS_AT_ONCE = 32  # with their images, in memory
 _IDS_AT_ONCE = 8192
 _BUFFER_BYTES = 1 << 20  # of each column, so that a large row group is not read as a whole
@@ -104,17 +104,23 @@ class ParquetSource(RowSource[Reader]):
     suffixes = frozenset({".parquet", ".pq"})
 
     def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
-        """Raises InputError if the first file does not have the columns."""
+        """Raises InputError if the first files do not have the columns."""
         super().__init__(inputs, pictures)
         self._one_file = inputs.single_file
         self._shelf = Shelf()
-        first = next(self.files(), None)
+        samples = ArrowSamples(wanted=columns.image is None)
+        first: Found | None = None
+        for found in islice(self.files(), FILES_LOOKED_AT):
+            first = first or found
+            with self._opened(found) as file:
+                distinct(file.schema_arrow.names, found.location)
+                samples.add(file.schema_arrow, partial(_first_values, file))
+            if samples.settled:
+                break
         if first is None:
             raise InputError(f"there are no parquet files in {', '.join(inputs.locations)}")
-        with self._opened(first) as file:
-            names = distinct(file.schema_arrow.names, first.location)
-            samples = {name: _first_values(file, name) if columns.image is None else [] for name in names}
-            self._columns = columns.found_in(samples, first.location)
+        self._columns = columns.found_in(samples.values, first.location, bytes_columns=samples.bytes_columns)
+        self.known_columns = self._columns.others(samples.values)
 
     def options(self) -> Mapping[str, Any]:
         return {"columns": self._columns.settings()}
@@ -147,6 +153,8 @@ class ParquetSource(RowSource[Reader]):
         if column is None:
             yield from (f"{before} {row}" for row in range(file.metadata.num_rows))
             return
+        if not file.metadata.num_rows:
+            return  # a program that wrote no row may not have known the columns
         if column not in file.schema_arrow.names:
             raise InputError(f"{found.location} has no column {column!r}")
         row = 0
@@ -165,12 +173,9 @@ class ParquetSource(RowSource[Reader]):
 
 
 def _first_values(file: pq.ParquetFile, name: str) -> list[Any]:
-    """The first values of a column that may hold images; none of another, or of one that cannot be read."""
-    kind = file.schema_arrow.field(name).type
-    if not (may_hold_images(kind) and (name.lower() in IMAGE_COLUMNS or not is_text(kind))):
-        return []
+    """The first values of a column; none of one that cannot be read."""
     try:
-        batch = next(file.iter_batches(_ROWS_LOOKED_AT, columns=[name]), None)
+        batch = next(file.iter_batches(ROWS_LOOKED_AT, columns=[name]), None)
     except (OSError, pa.ArrowException):  # the rows fail with it when they are read
         return []
     return [] if batch is None else list(column_cells(batch.column(0)))

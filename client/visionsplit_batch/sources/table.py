@@ -1,7 +1,7 @@
 """Rows with columns: which of them holds the image, the id and the prompt, and what a row gives."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -27,11 +27,14 @@ class Columns:
             return None
         return list(dict.fromkeys(name for name in (self.id, self.image, self.prompt, *self.fields) if name))
 
-    def found_in(self, samples: Mapping[str, Sequence[Any]], where: str) -> "Columns":
+    def found_in(
+        self, samples: Mapping[str, Sequence[Any]], where: str, *, bytes_columns: Collection[str] = ()
+    ) -> "Columns":
         """These with the image's column, as the input has it.
 
         Args:
             samples: the first values of each column by its name; none are needed where the image's column is named.
+            bytes_columns: columns that hold bytes by their type.
 
         Raises:
             InputError: a named column is not there, or none looks like an image's.
@@ -39,8 +42,14 @@ class Columns:
         for name in (self.id, self.image, self.prompt, *(self.fields or ())):
             if name is not None and name not in samples:
                 raise InputError(f"{where} has no column {name!r}; it has {', '.join(sorted(samples))}")
-        others = {name: values for name, values in samples.items() if name not in (self.id, self.prompt)}
-        return replace(self, image=self.image or image_column(others, where))
+        if self.image is not None:
+            return self
+        others = {name: values for name, values in samples.items() if name != self.prompt}
+        return replace(self, image=image_column(others, where, bytes_columns=bytes_columns, id_column=self.id))
+
+    def others(self, names: Iterable[str]) -> frozenset[str]:
+        """The columns that become a row's fields, of those that the input has."""
+        return frozenset(name for name in names if name not in (self.id, self.image, self.prompt) and self.takes(name))
 
     def settings(self) -> dict[str, Any]:
         return asdict(self)

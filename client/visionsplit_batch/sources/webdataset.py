@@ -108,29 +108,52 @@ class WebDatasetSource(RowSource[pa.NativeFile]):
         buffer_bytes = io.DEFAULT_BUFFER_SIZE if parse(found.location) is None else _STORE_BUFFER_BYTES
         try:
             opened: Any = self.inputs.storage.open(found.location)  # io.RawIOBase in all but name
-            with io.BufferedReader(opened, buffer_bytes) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-                while (info := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            with io.BufferedReader(opened, buffer_bytes) as file:
+                for info in _infos(file):
                     if not (info.isreg() or info.isdir()):
                         self.inputs.tally.add(f"{found.name}: {info.name}", "special")
                     elif info.isreg() and (member := _member(info)) is not None:
                         yield member
-                _check_end(file, tar.offset)
         except (OSError, tarfile.TarError) as error:
             raise InputError(
                 f"{found.location} cannot be read as a tar file: {error}; compressed ones are to be unpacked first"
             ) from error
 
 
-def _check_end(file: io.BufferedReader, offset: int) -> None:
-    """The library takes a header that is cut off or broken for the end of the file.
+def _infos(file: io.BufferedReader) -> Iterator[tarfile.TarInfo]:
+    """The members of the archive in a file, and of those behind it: `cat a.tar b.tar` makes one file of two archives.
+
+    Raises:
+        tarfile.TarError: the file is not an archive, is cut off, or has something else behind one.
+    """
+    offset: int | None = 0
+    while offset is not None:
+        file.seek(offset)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            while (info := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                yield info
+            offset = _next_archive(file, tar.offset)
+
+
+def _next_archive(file: io.BufferedReader, offset: int) -> int | None:
+    """Where the next block that is not zeros begins behind the end of an archive; None if there is none.
+
+    The library takes a header that is cut off or broken for the end of the file.
 
     Raises:
         tarfile.ReadError: there is something other than the end at `offset`.
     """
+    zeros = bytes(tarfile.BLOCKSIZE)
     file.seek(offset)
-    if (block := file.read(tarfile.BLOCKSIZE)) not in (b"", bytes(tarfile.BLOCKSIZE)):
-        raise tarfile.ReadError(f"the header at byte {offset} is {'broken' if len(block) == 512 else 'cut off'}")
+    if (block := file.read(tarfile.BLOCKSIZE)) not in (b"", zeros):
+        raise tarfile.ReadError(
+            f"the header at byte {offset} is {'broken' if len(block) == tarfile.BLOCKSIZE else 'cut off'}"
+        )
+    while block == zeros:
+        offset += len(block)
+        block = file.read(tarfile.BLOCKSIZE)
+    return offset if block.strip(b"\0") else None
 
 
 def _member(info: tarfile.TarInfo) -> Member | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from visionsplit_batch.errors import BatchError, OutputError, RefusedRunError
+from visionsplit_batch.errors import OutputError, RefusedRunError, TooManyFailuresError
 from visionsplit_batch.job import Counts, Job, JobOptions, JobSummary
 from visionsplit_batch.recording import AnswersRecording
 from visionsplit_batch.rows import Content, Entry, Failure, Outcome, Slice
@@ -220,6 +220,38 @@ def test_another_input_is_refused(run: Run) -> None:
         run(Numbers(25, "line"), Immediate())
 
 
+def test_an_input_that_lost_whole_parts_is_refused(run: Run) -> None:
+    run(Numbers(30), Immediate())
+    with pytest.raises(RefusedRunError, match=r"the input is not that with which .* it ends before part 2"):
+        run(Numbers(20), Immediate())
+    assert run(Numbers(30), Immediate()).counts.before == 30
+
+
+def test_a_part_that_lost_a_file_is_done_again(run: Run) -> None:
+    run(Numbers(30), Immediate(fail={3, 13}))
+    run(Numbers(30), Immediate(), retry_errors=True)
+    (run.path / "part-00000.jsonl").unlink()
+    (run.path / "part-00001.retry1.jsonl").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run(Numbers(30), Immediate(stop_after=4))
+    again = Immediate()
+    assert run(Numbers(30), again).held.written == 30
+    assert len(again.done) == 16
+    assert sorted(run.ids()) == sorted(f"row {number}" for number in range(30))
+
+
+def test_a_folder_without_permission_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path, *args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", deny)
+    with pytest.raises(RefusedRunError, match=r"the output .* cannot be used: .*Permission denied"):
+        run(Numbers(5), Immediate())
+    monkeypatch.setattr(Path, "is_file", deny)
+    with pytest.raises(RefusedRunError, match=r"the output .* cannot be used"):
+        RunFolder(str(run.path), Storage()).check_access()
+
+
 def test_a_folder_of_something_else_is_left_alone(run: Run) -> None:
     run.path.mkdir()
     (run.path / "notes.txt").write_text("mine")
@@ -271,10 +303,12 @@ def test_retries_that_are_stopped_go_on(run: Run) -> None:
 
 
 def test_too_many_failures_end_the_job(run: Run) -> None:
-    with pytest.raises(BatchError, match="4 rows failed, more than 3; the first: bad"):
+    with pytest.raises(TooManyFailuresError, match=r"4 rows failed, more than --max-failures 3; the first: bad"):
         run(Numbers(50), Immediate(fail=set(range(50))), max_failures=3)
-    with pytest.raises(BatchError, match="all of the first 100 rows failed"):
+    with pytest.raises(TooManyFailuresError, match="all of the first 100 rows failed; --max-failures"):
         run(Numbers(500), Immediate(fail=set(range(500))))
+    summary = run(Numbers(500), Immediate(fail=set(range(200))), max_failures=200)
+    assert (summary.held.written, summary.held.failed) == (300, 200)
 
 
 def test_the_input_is_listed_no_further_than_the_work_is(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -87,9 +88,17 @@ def test_a_folder_that_cannot_be_read_is_counted(folder, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
+    is_file = Path.is_file
+
+    def closed_is_file(path):
+        if "closed" in path.parent.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
     monkeypatch.setattr(listing, "_scan", closed)
+    monkeypatch.setattr(Path, "is_file", closed_is_file)
     assert left_out(opened(folder)) == {"folder": ("closed",)}
-    with pytest.raises(InputError, match="cannot be listed"):
+    with pytest.raises(InputError, match=r"cannot be opened: .*Permission denied"):
         opened(folder / "closed")
 
 

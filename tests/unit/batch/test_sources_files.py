@@ -143,6 +143,26 @@ def test_a_line_twice(photos):
         list(opened(photos / "list.txt").entries())
 
 
+def test_a_line_that_is_too_long_fails_and_is_not_cut(photos):
+    line = "data:image/png;base64," + "A" * (1 << 20)
+    (photos / "list.txt").write_text(f"{line}\na.png\n")
+    rows = read_all(opened(photos / "list.txt"))
+    assert rows.keys() == {"line 1", "a.png"}
+    assert rows["line 1"].message == f"the line has {len(line) + 1} bytes, more than the {1 << 20} that are read"
+
+
+def test_files_of_several_formats_that_are_named(photos):
+    for name in ("m.csv", "mb.jsonl", "list.txt", "m.json"):
+        (photos / name).write_text('{"image": "a.png"}\n')
+    for names, complaint in [
+        (["m.csv", "mb.jsonl"], r"several formats, jsonl \(.*mb.jsonl\) and csv \(.*m.csv\); name one with --format"),
+        (["a.png", "list.txt"], r"several formats, files \(.*\) and list"),
+    ]:
+        with pytest.raises(InputError, match=complaint):
+            opened(*(photos / name for name in names))
+    assert opened(photos / "mb.jsonl", photos / "m.json").settings()["format"] == "jsonl"
+
+
 def test_a_url_as_the_input(server):
     assert images(opened(f"{server}/a.png")) == {f"{server}/a.png": (png(9),)}
 

@@ -166,6 +166,16 @@ def test_conversations_that_cannot_be_asked_fail_their_row(folder, row, complain
     assert complaint in failed.message
 
 
+def test_llava_files_may_begin_with_rows_without_images(folder):
+    talk = {"conversations": [{"from": "human", "value": "What?"}]}
+    (folder / "rows.json").write_text(json.dumps([talk] * 101 + [{**talk, "image": "0.png"}]))
+    source = opened(folder / "rows.json")
+    assert source.settings()["columns"]["image"] == "image"
+    rows = read_all(source)
+    assert "no column 'image'" in rows["row 0"].message
+    assert rows["row 101"].images == ((folder / "0.png").read_bytes(),)
+
+
 def test_llava_as_a_plain_table(folder):
     (folder / "train.json").write_text(json.dumps([llava("<image>\nWhat?")]))
     plain = opened(folder / "train.json", format="json", columns=Columns(id="id"))

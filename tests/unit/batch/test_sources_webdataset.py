@@ -49,6 +49,19 @@ def test_samples_are_neighbours_with_one_key(tmp_path, form):
     assert source.settings()["format"] == "webdataset"
 
 
+@pytest.mark.parametrize("between", [b"", bytes(512), bytes(1 << 16)])
+def test_archives_that_were_joined_are_read_to_the_last(tmp_path, between):
+    both = shard(sample("0", 0)) + between + shard(sample("1", 1)) + bytes(700)
+    (tmp_path / "a.tar").write_bytes(both)
+    assert {key: content.images for key, content in read_all(opened(tmp_path / "a.tar")).items()} == {
+        "0": (png(0),),
+        "1": (png(1),),
+    }
+    (tmp_path / "a.tar").write_bytes(both + b"x" * 600)
+    with pytest.raises(InputError, match="cannot be read as a tar file"):
+        read_all(opened(tmp_path / "a.tar"))
+
+
 def test_several_shards_may_use_the_same_keys(tmp_path):
     store = f"memory://{uuid.uuid4().hex}"
     for number in range(3):

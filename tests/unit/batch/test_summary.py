@@ -4,7 +4,7 @@ import json
 
 from visionsplit_batch.job import Counts, JobSummary
 from visionsplit_batch.left_out import LeftOut
-from visionsplit_batch.run_folder import Held
+from visionsplit_batch.part_state import Held
 from visionsplit_batch.summary import input_json, input_text, left_out_text, summary_json, summary_text
 
 SHARES = {"read": 0.01, "encode": 0.02, "ask": 0.01}
