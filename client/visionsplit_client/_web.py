@@ -120,7 +120,7 @@ class _Deadline:
 
     def watched(self, kind: type[Any]) -> type[Any]:
         """A kind of connection whose sockets are shut down when the time is up."""
-        sockets = self._sockets
+        deadline, sockets = self, self._sockets
 
         class Watched(kind):  # type: ignore[misc]
             def _new_conn(self) -> socket.socket:
@@ -128,6 +128,11 @@ class _Deadline:
                 connected: socket.socket = super()._new_conn()
                 sockets.append(connected)
                 return connected
+
+            def _tunnel(self) -> None:
+                super()._tunnel()
+                if deadline.remaining() == 0:  # an answer that the limit has cut off passes for a whole one
+                    raise TimeoutError
 
             def connect(self) -> None:
                 super().connect()
