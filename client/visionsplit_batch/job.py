@@ -18,7 +18,7 @@ from visionsplit_batch.runners import Runner
 
 _log = logging.getLogger(__name__)
 
-# When none of so many rows has succeeded, the fault is likely the job's and not the rows'. A limit that the user sets
+# When none of the first rows has succeeded, the fault is likely the job's and not the rows'. A limit that the user sets
 # takes the place of this one.
 _HOPELESS_ROWS = 100
 

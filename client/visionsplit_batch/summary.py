@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from visionsplit_client.cli._report import counted
+
 from visionsplit_batch.fields import plain_text
 from visionsplit_batch.job import Counts, JobSummary
 from visionsplit_batch.left_out import LeftOut, in_words
@@ -19,7 +21,7 @@ def input_text(settings: Mapping[str, Any], rows: int) -> str:
     Args:
         settings: the source's.
     """
-    text = f"input: {plural(rows, 'row')} of the format {settings['format']}"
+    text = f"input: {counted(rows, 'row')} of the format {settings['format']}"
     columns = settings.get("columns")
     if not columns:
         return text
@@ -53,7 +55,7 @@ def counts_json(counts: Counts) -> dict[str, Any]:
 def summary_text(summary: JobSummary, shares: Mapping[str, float], output: str) -> str:
     """What a run did, in a few lines."""
     counts, held = summary.counts, summary.held
-    lines = [f"{plural(counts.ended, 'image')} in {duration(counts.seconds)}, {counts.rows_per_second:.2f} images/s"]
+    lines = [f"{counted(counts.ended, 'image')} in {duration(counts.seconds)}, {counts.rows_per_second:.2f} images/s"]
     if not counts.ended:
         lines[0] = "nothing was left to do"
     if counts.before:
@@ -63,9 +65,9 @@ def summary_text(summary: JobSummary, shares: Mapping[str, float], output: str) 
         lines.append(f"{counts.tokens_after} of {counts.tokens_before} vision tokens kept ({kept:.1%})")
     if shares and counts.ended:
         lines.append(_stages(counts, shares))
-    lines.append(f"{plural(held.written, 'row')} in {plural(held.parts, 'part')} in {plain_text(output)}")
+    lines.append(f"{counted(held.written, 'row')} in {counted(held.parts, 'part')} in {plain_text(output)}")
     if held.failed:
-        lines.append(f"{plural(held.failed, 'row')} failed, see errors.jsonl there; --retry-errors tries again")
+        lines.append(f"{counted(held.failed, 'row')} failed, see errors.jsonl there; --retry-errors tries again")
     return "\n".join(lines)
 
 
@@ -85,11 +87,6 @@ def duration(seconds: float | None) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min"
-
-
-def plural(count: int, one: str) -> str:
-    """Such as 1 row, 2 rows."""
-    return f"{count} {one}{'' if count == 1 else 's'}"
 
 
 def _stages(counts: Counts, shares: Mapping[str, float]) -> str:
