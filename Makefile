@@ -30,7 +30,7 @@ breaking: $(INSTALLED) ## compare the schema with another version: make breaking
 	$(BIN)/buf breaking --against '.git#ref=$(REF)'
 
 tests: $(INSTALLED) ## run the tests alone, without the checks of types, style and schema
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kill a worker and the gateway, caption (COMPOSE="podman-compose")
 	@VISIONSPLIT=$(BIN)/visionsplit scripts/test-compose.sh

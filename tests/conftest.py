@@ -12,7 +12,7 @@ import pytest
 from tests.checkpoints import tiny_checkpoint
 
 ROOT = Path(__file__).parent.parent
-_FOLDERS = ("unit", "contract", "integration", "e2e")
+_FOLDERS = ("e2e", "integration", "contract", "unit")  # in the order in which they run: the longest files first
 
 
 def pytest_configure() -> None:
@@ -22,9 +22,15 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        folder = _folder_of(item)
         if folder in _FOLDERS:
             item.add_marker(folder)
+    # Workers take whole files. A long file that began last would keep one worker busy while the others have none left.
+    items.sort(key=lambda item: _FOLDERS.index(folder) if (folder := _folder_of(item)) in _FOLDERS else len(_FOLDERS))
+
+
+def _folder_of(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
 @pytest.fixture(scope="session")
