@@ -3,11 +3,23 @@
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
+
+
+def ahead_in_turns(waiting: Mapping[str, int], caller: str, amount: int) -> int:
+    """How much is served before the last of what a caller adds, if callers take turns.
+
+    Args:
+        waiting: how much of each caller waits.
+        caller: who adds `amount`.
+    """
+    own = waiting.get(caller, 0)
+    others = (held for other, held in waiting.items() if other != caller)
+    return own + sum(min(held, own + amount) for held in others)
 
 
 class Turns(Generic[_T]):
@@ -54,6 +66,10 @@ class Turns(Generic[_T]):
             del self._lines[caller]
         return True
 
+    def ahead_of(self, caller: str) -> int:
+        """How many items would be taken before one that this caller added now."""
+        return ahead_in_turns({name: len(line) for name, line in self._lines.items()}, caller, 1)
+
     def _line(self) -> tuple[str, deque[_T]]:
         if not self._lines:
             raise IndexError("nothing waits")
@@ -64,17 +80,21 @@ class FairGate:
     """Lets in a number at once; among those who wait, callers take turns. Used from one event loop."""
 
     def __init__(self, places: int = 1) -> None:
-        self._places = places
-        self._inside = 0
+        self.places = places
+        self.inside = 0
         self._waiting: Turns[asyncio.Future[None]] = Turns()
 
     def __len__(self) -> int:
         """How many wait."""
         return len(self._waiting)
 
+    def ahead_of(self, caller: str) -> int:
+        """How many of those who wait would be let in before a call that this caller made now."""
+        return self._waiting.ahead_of(caller)
+
     def resize(self, places: int) -> None:
         """Change how many may be inside; those beyond a smaller number may end."""
-        self._places = places
+        self.places = places
         self._let_in()
 
     @asynccontextmanager
@@ -84,12 +104,12 @@ class FairGate:
         try:
             yield
         finally:
-            self._inside -= 1
+            self.inside -= 1
             self._let_in()
 
     async def _enter(self, caller: str) -> None:
-        if not self._waiting and self._inside < self._places:
-            self._inside += 1
+        if not self._waiting and self.inside < self.places:
+            self.inside += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.put(caller, turn)
@@ -98,15 +118,15 @@ class FairGate:
         except asyncio.CancelledError:
             self._waiting.remove(caller, turn)
             if not turn.cancelled():  # it was let in at the same moment
-                self._inside -= 1
+                self.inside -= 1
                 self._let_in()
             raise
 
     def _let_in(self) -> None:
-        while self._waiting and self._inside < self._places:
+        while self._waiting and self.inside < self.places:
             turn = self._waiting.pop()
             if not turn.cancelled():  # else its task is on its way out
-                self._inside += 1
+                self.inside += 1
                 turn.set_result(None)
 
 
@@ -122,6 +142,10 @@ class Shares:
 
     def held_by(self, caller: str) -> int:
         return self._held.get(caller, 0)
+
+    def ahead_of(self, caller: str, amount: int) -> int:
+        """How much of what is held is served before the last of `amount` more of this caller, if callers take turns."""
+        return ahead_in_turns(self._held, caller, amount)
 
     def fits(self, caller: str, amount: int) -> bool:
         return self.taken + amount <= self.limit and self.fits_own(caller, amount)
