@@ -75,6 +75,7 @@ def config_from(options: argparse.Namespace) -> LlmConfig:
             max_images=options.max_images,
             default_max_new_tokens=options.default_max_new_tokens,
             upload_idle_seconds=options.upload_idle,
+            upload_seconds=options.upload_time,
             max_calls=options.max_calls,
             max_uploads=options.max_uploads,
             max_upload_bytes=options.max_upload_bytes,

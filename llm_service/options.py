@@ -103,7 +103,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     add(
         "--max-calls",
         Limits.max_calls,
-        "The most calls at one time; further ones are refused.",
+        "The most calls at one time, from the end of their uploads on; further ones are refused.",
         "as many as the replicas can run and queue",
     )
     add("--max-uploads", Limits.max_uploads, "The most requests that are being received at one time.")
@@ -125,7 +125,16 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         type=positive,
         default=Limits.upload_idle_seconds,
         metavar="SECONDS",
-        help="The silence after which an upload is given up. Default: %(default)g.",
+        help="The silence after which an upload is given up when other calls need its place or its room. "
+        "Default: %(default)g.",
+    )
+    group.add_argument(
+        "--upload-time",
+        type=positive,
+        default=Limits.upload_seconds,
+        metavar="SECONDS",
+        help="The longest time that an upload may take. An encoder sends tokens as they are ready, so this covers the "
+        "wait in the encoder's queue. Default: %(default)g.",
     )
 
 

@@ -29,7 +29,19 @@ def main() -> int:
     for key in (0, 1):
         print("worst by", ["refusals", "misses"][key])
         for more, missed, p, rule, oracle in sorted(rows, key=lambda r: -r[key])[:6]:
-            print(more, missed, p.seed, "device" if p.device else "parallel", p.at_once, round(p.seconds, 3), p.speed_change, rule, oracle.refused, {c.deadline for c in p.calls}, len({c.caller for c in p.calls}))
+            print(
+                more,
+                missed,
+                p.seed,
+                "device" if p.device else "parallel",
+                p.at_once,
+                round(p.seconds, 3),
+                p.speed_change,
+                rule,
+                oracle.refused,
+                {c.deadline for c in p.calls},
+                len({c.caller for c in p.calls}),
+            )
     print(f"{time.monotonic() - started:.0f} s")
     return 0
 

@@ -85,11 +85,10 @@ class Device(Service):
             async with asyncio.timeout(remaining) as patience:
                 await image.begun.wait()
                 patience.reschedule(None)
-                for done in range(tiles):
+                for _ in range(tiles):
                     await image.encoded.acquire()
                     self.here -= 1
                     place.note_encoded(1)
-                    tiles = tiles if done < 0 else tiles
         finally:
             while self._queue.remove(call.caller, image):
                 self.here -= 1
