@@ -7,19 +7,20 @@ from llm_service.config import Limits
 from llm_service.prefill import Prefill
 from llm_service.uploads import Uploads
 
-# Requests of one replica that wait for their first tokens at the same time. It is enough to fill the engine's steps
-# with prompts, and few enough that a caller with one request is not far behind one with hundreds: the engine itself
-# takes requests in order of arrival.
+# Requests that a replica has at the same time without having answered with a first token. These are enough to fill the
+# engine's steps with prompts, and so few that a caller with one request is not far behind another's hundreds: the
+# engine reads the prompts that it has accepted in order of arrival, and not in turns of their callers.
 _PROMPTS_AT_ONCE = 8
 
 
 class Admission:
     """Lets calls in up to the limits, and none while draining. Used from one event loop."""
 
-    def __init__(self, limits: Limits, *, max_calls: int, uploads: Gauge) -> None:
+    def __init__(self, limits: Limits, *, max_running: int, max_calls: int, uploads: Gauge) -> None:
         """
         Args:
             limits: what calls may hold.
+            max_running: requests that a replica decodes together.
             max_calls: of which a caller gets its share; `limits` may say another number.
             uploads: told how many uploads are under way.
         """
@@ -28,12 +29,18 @@ class Admission:
         self.uploads = Uploads(limits, uploads)
         # Requests wait in a replica for different things: for a step, for rows of the slab, for the layerwise engine.
         # None of them must stand in the way of those that wait for something else.
-        self._texts, self._images, self._layerwise = (Line(_PROMPTS_AT_ONCE) for _ in range(3))
+        self._prompts_at_once = min(_PROMPTS_AT_ONCE, 2 * max_running)
+        self._texts, self._images, self._layerwise = (Line(self._prompts_at_once) for _ in range(3))
 
     def set_replicas(self, replicas: int) -> None:
         """Tell how many replicas serve; without any, requests wait for the first."""
         for line in (self._texts, self._images, self._layerwise):
-            line.resize(max(replicas, 1) * _PROMPTS_AT_ONCE)
+            line.resize(max(replicas, 1) * self._prompts_at_once)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn at a replica."""
+        return sum(line.waiting for line in (self._texts, self._images, self._layerwise))
 
     def line(self, prefill: Prefill, num_images: int) -> Line:
         """Where a request waits for its first token."""

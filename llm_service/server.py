@@ -105,7 +105,12 @@ class LlmServer:
         accepted = await asyncio.to_thread(
             Accepted.by_checkpoint, checkpoint, settings, config.limits, context_length=replica.context_length
         )
-        self._admission = Admission(config.limits, max_calls=backend.max_calls, uploads=self._metrics.uploads)
+        self._admission = Admission(
+            config.limits,
+            max_running=config.engine.max_running,
+            max_calls=backend.max_calls,
+            uploads=self._metrics.uploads,
+        )
         return LlmGateway(
             model=checkpoint.name,
             backend=backend,

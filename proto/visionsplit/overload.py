@@ -126,6 +126,11 @@ class Line:
     def _busy(self) -> bool:
         return self._gate.inside >= self._gate.places
 
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for their turn."""
+        return len(self._gate)
+
     def resize(self, at_once: int) -> None:
         """Change how many calls are served in parallel."""
         self._gate.resize(at_once)
