@@ -57,9 +57,10 @@ async def relay(
     parts: AsyncGenerator[Part, None],
     write: _Write,
     summarise: Callable[[ImageDone], encoder_service_pb2.ImageSummary],
+    answered: Callable[[], None],
     tracer: Tracer,
 ) -> None:
-    """Upload the parts to an LLM service, then pass the answer on through `write`.
+    """Upload the parts to an LLM service, then tell `answered` of its first text and pass the text on through `write`.
 
     Where there are several services, and one is lost or refuses for the moment before anything of its answer was passed
     on, another gets the upload from its beginning, once.
@@ -79,7 +80,7 @@ async def relay(
             gateway = await gateways.pick(but=before)
             try:
                 with gateway.call(begin) as call:
-                    await _ask(call, header, upload, write, tracer)
+                    await _ask(call, header, upload, write, answered, tracer)
                 gateway.succeeded()
                 return
             except VisionSplitError as error:
@@ -102,7 +103,12 @@ def _is_momentary(error: VisionSplitError) -> bool:
 
 
 async def _ask(
-    call: LlmCall, header: llm_service_pb2.GenerateHeader, upload: Upload, write: _Write, tracer: Tracer
+    call: LlmCall,
+    header: llm_service_pb2.GenerateHeader,
+    upload: Upload,
+    write: _Write,
+    answered: Callable[[], None],
+    tracer: Tracer,
 ) -> None:
     """One call, to its end."""
     with stage(tracer, "upload"):
@@ -110,6 +116,7 @@ async def _ask(
     with stage(tracer, "relay"):
         async with aclosing(call.events()) as events:
             async for event in events:
+                answered()
                 upload.forget()  # what the caller has seen of an answer cannot be taken back
                 if isinstance(event, generation_pb2.TextDelta):
                     await write(_Response(delta=event))

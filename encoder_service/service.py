@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -21,6 +22,7 @@ from visionsplit.wire.call_log import log_call
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
+from visionsplit.wire.sending import send
 from visionsplit.wire.vision_tokens import grid_to_proto, layout_to_proto
 
 from encoder_service.admission import Admission
@@ -96,7 +98,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
                 async for part in await self._parts(images, wanted, stack):
                     if isinstance(part, ImageDone):
                         observer.image_done(part)
-                    await context.write(self._encode_response(part, images[0], wanted))
+                    await send(context, self._encode_response(part, images[0], wanted))
 
     async def Generate(  # type: ignore[override]  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.EncoderServiceGenerateRequest, context: _Context
@@ -114,6 +116,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
             if self._llm is None:
                 raise IncompatibleServicesError("this encoder has no LLM service; it only encodes")
             async with AsyncExitStack() as stack:
+                answered = stack.enter_context(self._admission.answers.call(caller, context.time_remaining()))
                 images = await self._prepared(request.images, wanted, context, stack)
                 stack.enter_context(stage(self._tracer, _LLM_CALL, kind=SpanKind.CLIENT))
                 parts = await self._parts(images, wanted, stack)
@@ -128,7 +131,8 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
                         timeout_seconds=context.time_remaining(), request_id=request_id, caller=caller
                     )
 
-                await relay(self._llm, begin, header, parts, context.write, summarise, self._tracer)
+                write = partial(send, context)
+                await relay(self._llm, begin, header, parts, write, summarise, answered, self._tracer)
 
     async def _prepared(
         self,

@@ -16,6 +16,7 @@ from visionsplit.wire.call_log import CallRecord, log_call
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
+from visionsplit.wire.sending import send
 
 from llm_service.accepted import Accepted
 from llm_service.admission import Admission
@@ -206,7 +207,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
 
 async def _send(context: GenerateContext, response: Response) -> None:
     try:
-        await context.write(response)
+        await send(context, response)
     except grpc.aio.InternalError as error:
         # All that grpc says when the call has ended in the middle of a write.
         raise CancelledError("the caller went away") from error

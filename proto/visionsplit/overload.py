@@ -96,21 +96,22 @@ def limited(seconds: float) -> float:
     return min(max(seconds, _SHORTEST_SECONDS), _LONGEST_SECONDS)
 
 
-def refuse_late(wait: float, time_remaining: float | None) -> None:
+def refuse_late(wait: float, time_remaining: float | None, patience: float = PATIENCE) -> None:
     """Refuse a call whose turn would come too late.
 
     Args:
         wait: the estimated seconds until its turn.
         time_remaining: seconds until the caller gives up; None if it waits as long as it takes.
+        patience: the part of that time that the call may wait.
 
     Raises:
         OverloadedError: with the time after which the wait should be short enough.
     """
-    if time_remaining is None or wait <= PATIENCE * time_remaining:
+    if time_remaining is None or wait <= patience * time_remaining:
         return
     raise OverloadedError(
         f"this call's turn would come in about {wait:.1f} seconds, and its deadline is in {time_remaining:.1f} seconds",
-        limited(wait - PATIENCE * time_remaining),
+        limited(wait - patience * time_remaining),
     )
 
 

@@ -9,6 +9,9 @@ from tests.admission_patterns.patterns import Call, Pattern
 from tests.admission_patterns.services import Device, Parallel, Service
 from tests.admission_patterns.simulated_time import run
 
+MOST_MORE_REFUSED = 0.01  # of the calls, beyond what the oracle refuses
+MOST_MISSED = 0.03  # of the calls let in; most of them come while the service's speed is not known yet, or changes
+
 
 @dataclass
 class Outcome:
