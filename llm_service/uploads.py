@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -13,8 +14,9 @@ from visionsplit.overload import Drain
 from llm_service.config import Limits
 
 HEADER_SECONDS = 5.0  # a caller sends the header as it opens the call, so that only the network can delay it
-# Each call without a header may hold an unfinished message of a few MiB. Beyond this number the oldest is given up and
-# no new one is refused: a caller that sends its header at once is served however many others stay silent.
+# Each call without a header may hold an unfinished message of a few MiB. Beyond this number one is given up, the oldest
+# of the caller that has most of them, and no new one is refused: a caller that sends its header at once is served
+# however many others stay silent.
 _MAX_WITHOUT_HEADER = 64
 
 
@@ -121,7 +123,9 @@ class Uploads:
         """The length of an upload, at whose end its place is free."""
         silent = [other for other in self._receiving if not (other.begun or other.ends)]
         if len(silent) >= _MAX_WITHOUT_HEADER:
-            silent[0].give_up("the request's header had not arrived when too many other calls waited to send theirs")
+            of_caller = Counter(other.caller for other in silent)
+            oldest = max(silent, key=lambda other: (of_caller[other.caller], -other.progressed))
+            oldest.give_up("the request's header had not arrived when too many other calls waited to send theirs")
         self._receiving[reception] = None
         try:
             yield
