@@ -51,6 +51,11 @@ class AnswerQueue:
         self._waiting = Shares(_UNBOUNDED, 1.0)
         self._drain = Drain(_TEXTS_AT_ONCE, clock)
 
+    @property
+    def waiting(self) -> int:
+        """Calls without text."""
+        return self._waiting.taken
+
     @contextmanager
     def call(self, caller: str, time_remaining: float | None) -> Iterator[Callable[[], None]]:
         """A place in the queue, which ends when the given function is told of the first text, or with the call.
