@@ -30,7 +30,9 @@ class Admission:
         # Requests wait in a replica for different things: for a step, for rows of the slab, for the layerwise engine.
         # None of them must stand in the way of those that wait for something else.
         self._prompts_at_once = min(_PROMPTS_AT_ONCE, 2 * max_running)
-        self._texts, self._images, self._layerwise = (Line(self._prompts_at_once) for _ in range(3))
+        self._texts, self._images, self._layerwise = (
+            Line(self._prompts_at_once, share=limits.caller_share) for _ in range(3)
+        )
 
     def set_replicas(self, replicas: int) -> None:
         """Tell how many replicas serve; without any, requests wait for the first."""

@@ -57,6 +57,7 @@ def config_from(options: argparse.Namespace) -> LlmConfig:
             kv_tokens=options.kv_tokens,
             max_batch_tokens=options.max_batch_tokens,
             max_running=options.max_running,
+            caller_share=options.caller_share,
             max_waiting=options.max_waiting,
             slab_tokens=options.slab_tokens,
             memory_fraction=options.memory_fraction,

@@ -31,6 +31,7 @@ class EngineConfig:
     kv_tokens: int | None = None  # tokens the KV cache holds; on a GPU, None takes memory_fraction of what is free
     max_batch_tokens: int | None = None  # tokens of one step; longer prompts are prefilled in pieces
     max_running: int = 64  # requests of one step
+    caller_share: float = 0.75  # of these that one caller may have, so that others find room
     max_waiting: int = 128  # requests admitted beside those; more are refused
     slab_tokens: int = 32768  # vision tokens and newlines held for running requests and for reuse
     memory_fraction: float = 0.8  # of the memory that is free once the weights are loaded
@@ -42,8 +43,9 @@ class EngineConfig:
                 _at_least(name, value, 1)
         for name in ("max_running", "max_waiting", "slab_tokens"):
             _at_least(name, getattr(self, name), 1)
-        if not 0 < self.memory_fraction <= 1:
-            raise ValueError(f"memory_fraction is {self.memory_fraction}; a number in (0, 1] is needed")
+        for name in ("memory_fraction", "caller_share"):
+            if not 0 < (part := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is {part}; a number in (0, 1] is needed")
         if not 0 < self.max_virtual_id < 2**31:
             raise ValueError(f"max_virtual_id is {self.max_virtual_id}; 1 to {2**31 - 1} is possible")
 

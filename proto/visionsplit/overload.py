@@ -1,6 +1,7 @@
 """When a call is refused, and when to ask again. docs/admission.md explains the rule and works an example."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -118,14 +119,22 @@ def refuse_late(wait: float, time_remaining: float | None, patience: float = PAT
 class Line:
     """The way to something that serves a few calls at a time: callers take turns. Used from one event loop."""
 
-    def __init__(self, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """`at_once` calls are served in parallel; see `resize`."""
-        self._gate = FairGate(at_once)
+    def __init__(self, at_once: int, *, share: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            at_once: calls that are served in parallel; see `resize`.
+            share: the part of the places that one caller may have. There are so many places that its part of them is
+                `at_once`: a caller that is alone loses nothing, and others find the rest free.
+            clock: the time in seconds.
+        """
+        self._share = share
+        self._gate = FairGate()
         self._drain = Drain(at_once, clock)
+        self.resize(at_once)
 
     @property
     def _busy(self) -> bool:
-        return self._gate.inside >= self._gate.places
+        return self._gate.inside >= self._drain.at_once
 
     @property
     def waiting(self) -> int:
@@ -134,14 +143,14 @@ class Line:
 
     def resize(self, at_once: int) -> None:
         """Change how many calls are served in parallel."""
-        self._gate.resize(at_once)
         self._drain.at_once = at_once
+        self._gate.resize(math.ceil(at_once / self._share), own_places=at_once)
         self._drain.watch(busy=self._busy)
 
     def seconds_to_wait(self, caller: str) -> float:
         """How long a call that came now would wait for its turn. While fewer calls are here than are served at once,
         that is 0."""
-        if not self._busy:
+        if self._gate.has_place(caller):
             return 0.0
         return self._drain.seconds_for(self._gate.ahead_of(caller) + 1)
 

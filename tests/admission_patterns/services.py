@@ -48,7 +48,7 @@ class Parallel(Service):
 
     def __init__(self, pattern: Pattern) -> None:
         super().__init__(pattern)
-        self._line = Line(pattern.at_once, self._loop.time)
+        self._line = Line(pattern.at_once, clock=self._loop.time)
 
     async def serve(self, call: Call, remaining: float | None, *, refuses: bool) -> None:
         if refuses:

@@ -119,7 +119,7 @@ def test_what_is_ahead_is_what_would_be_taken_first():
 
 async def test_a_line_measures_who_was_served_and_lets_in_while_there_is_room():
     now = 0.0
-    line, leave = Line(2, lambda: now), asyncio.Semaphore(0)
+    line, leave = Line(2, clock=lambda: now), asyncio.Semaphore(0)
 
     async def call(caller):
         async with line.turn(caller):

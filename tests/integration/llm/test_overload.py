@@ -42,6 +42,22 @@ async def test_a_caller_with_one_request_is_not_behind_one_with_many(llama: Whol
     assert order.index("light") <= 5  # two run, two are about to, and the light one's turn is next
 
 
+async def test_long_answers_of_one_caller_leave_room_in_the_engine(llama: Whole):
+    """However many it asks for, and however long they take, another caller's request joins the next step."""
+    async with running(llama, engine=EngineConfig(max_running=8)) as (server, caller):
+        order: list[str] = []
+        crowd = [
+            asyncio.create_task(noted(asked(caller, "heavy", max_new_tokens=LONG), "heavy", order)) for _ in range(24)
+        ]
+        await settles(lambda: server._admission.waiting == 24 - 6 - 8)  # six run, eight are next
+        for _ in range(2):
+            await noted(asked(caller, "light", max_new_tokens=2), "light", order)
+        assert order == ["light"] * 2
+        for task in crowd:
+            task.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
+
+
 async def test_text_passes_an_image_that_waits_for_rows(llama: Whole):
     tokens = [llama.tokens(picture(112, 90, seed)) for seed in range(3)]
     async with running(llama, engine=EngineConfig(slab_tokens=120)) as (server, caller):
