@@ -1,11 +1,18 @@
-"""How many calls run at once, and how many tiles they hold in memory."""
+"""Limits on calls and tiles, and the refusal of calls that would wait too long for the device."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from visionsplit.errors import OverloadedError
 from visionsplit.fairness import Shares
-from visionsplit.overload import CallPlaces, Drain, OpenDoor
+from visionsplit.overload import CallPlaces, Drain, OpenDoor, refuse_late
+
+_UNBOUNDED = 2**31
+_TEXTS_AT_ONCE = 16  # fewer calls without text than this fit into the batches of the device and of the engine
+# The estimate covers a call's own encoding and prefill beside its waiting, so more of the time must be left than where
+# only waiting counts: half of it is for the answer.
+_PATIENCE = 0.5
 
 
 class Admission:
@@ -14,32 +21,112 @@ class Admission:
     def __init__(self, max_calls: int, *, caller_share: float = 1.0) -> None:
         self.door = OpenDoor("the encoder is draining")
         self._places = CallPlaces(max_calls, share=caller_share)
+        self.answers = AnswerQueue()
+
+    @property
+    def active(self) -> int:
+        """Calls that hold a place."""
+        return self._places.active
 
     @contextmanager
-    def call(self, caller: str = "", time_remaining: float | None = None) -> Iterator[None]:
+    def call(self, caller: str = "") -> Iterator[None]:
         """Hold a place for the length of a call.
 
         Raises:
             UnavailableError: draining.
             OverloadedError: of `CallPlaces.call`.
         """
-        with self.door.inside(), self._places.call(caller, time_remaining):
+        with self.door.inside(), self._places.call(caller):
             yield
+
+
+class AnswerQueue:
+    """Generate calls that have no text yet. Used from one event loop.
+
+    They wait in two services, one after the other. This counts both: the tiles' queue alone does not tell how busy the
+    language model is, and the LLM service does not know how long a call has yet to wait for the device.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._waiting = Shares(_UNBOUNDED, 1.0)
+        self._drain = Drain(_TEXTS_AT_ONCE, clock)
+
+    @property
+    def waiting(self) -> int:
+        """Calls without text."""
+        return self._waiting.taken
+
+    @contextmanager
+    def call(self, caller: str, time_remaining: float | None) -> Iterator[Callable[[], None]]:
+        """A place in the queue, which ends when the given function is told of the first text, or with the call.
+
+        Args:
+            caller: whose call it is.
+            time_remaining: seconds until the caller gives up, if it said so.
+
+        Raises:
+            OverloadedError: the first text would come too late.
+        """
+        if self._busy:
+            refuse_late(self._drain.seconds_for(self._waiting.ahead_of(caller, 1) + 1), time_remaining, _PATIENCE)
+        self._waiting.take(caller, 1)
+        self._drain.watch(busy=self._busy)
+        waits = True
+
+        def answered() -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                self._waiting.give_back(caller, 1)
+                self._drain.note(1, busy=self._busy)
+
+        try:
+            yield answered
+        finally:
+            if waits:
+                self._waiting.give_back(caller, 1)
+                self._drain.watch(busy=self._busy)
+
+    @property
+    def _busy(self) -> bool:
+        return self._waiting.taken >= _TEXTS_AT_ONCE
 
 
 class TileRoom:
     """Lets images in up to a number of tiles. Used from one event loop."""
 
-    def __init__(self, max_tiles: int, *, caller_share: float = 1.0) -> None:
+    def __init__(
+        self,
+        max_tiles: int,
+        *,
+        caller_share: float = 1.0,
+        batch_tiles: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            max_tiles: tiles that are let in.
+            caller_share: the part of them that one caller may have.
+            batch_tiles: tiles that the device encodes at once.
+            clock: the time in seconds.
+        """
         self._shares = Shares(max_tiles, caller_share)
-        self._drain = Drain()
+        self._waiting = Shares(max_tiles, 1.0)  # of the same tiles, those that are not encoded yet
+        self._drain = Drain(batch_tiles, clock)
+        self._batch_tiles = batch_tiles
+        self._clock = clock
 
-    def reserve(self, tiles_of_images: list[int], caller: str = "") -> "list[Place]":
+    def reserve(self, tiles_of_images: list[int], caller: str = "", deadline: float | None = None) -> "list[Place]":
         """A place for each image of a request, or none for any of them.
 
+        Args:
+            tiles_of_images: the tiles of each image.
+            caller: whose request it is.
+            deadline: when the caller gives up, as `clock` tells the time; None if it waits as long as it takes.
+
         Raises:
-            OverloadedError: with others' tiles, with the caller's own, or even alone, they exceed the limit. The last
-                has no time after which to ask again.
+            OverloadedError: with others' tiles, with the caller's own, or even alone, they exceed the limit, or their
+                turn would come too late. What exceeds the limit alone has no time after which to ask again.
         """
         tiles, shares = sum(tiles_of_images), self._shares
         if tiles > shares.limit:
@@ -55,18 +142,37 @@ class TileRoom:
                 f"{held} tiles of this caller are waiting; {tiles} more exceed its part of {shares.own_limit}",
                 self._drain.retry_after(held + tiles - shares.own_limit),
             )
+        if deadline is not None:
+            refuse_late(self.seconds_to_wait(tiles, caller), deadline - self._clock())
         shares.take(caller, tiles)
+        self._waiting.take(caller, tiles)
+        self._drain.watch(busy=self._busy)
         return [Place(self, caller, tiles) for tiles in tiles_of_images]
+
+    def seconds_to_wait(self, tiles: int, caller: str) -> float:
+        """How long a request for so many tiles would wait for others' tiles, and for its caller's earlier ones."""
+        beyond_batch = self._waiting.ahead_of(caller, tiles) - self._batch_tiles + 1
+        return self._drain.seconds_for(beyond_batch) if beyond_batch > 0 else 0.0
+
+    @property
+    def _busy(self) -> bool:
+        return self._waiting.taken >= self._batch_tiles
 
     @property
     def taken(self) -> int:
         """Tiles that hold a place; any thread may ask."""
         return self._shares.taken
 
-    def give_back(self, caller: str, tiles: int) -> None:
-        if tiles:
-            self._drain.note(tiles, busy=self._shares.taken > tiles)
-            self._shares.give_back(caller, tiles)
+    def give_back(self, caller: str, tiles: int, *, not_encoded: int) -> None:
+        """Free the room of so many tiles, of which some were given up before they were encoded."""
+        self._shares.give_back(caller, tiles)
+        self._waiting.give_back(caller, not_encoded)
+        self._drain.watch(busy=self._busy)
+
+    def note_encoded(self, caller: str, tiles: int) -> None:
+        """So many tiles have been encoded; they keep their room until `give_back`."""
+        self._waiting.give_back(caller, tiles)
+        self._drain.note(tiles, busy=self._busy)
 
 
 class Place:
@@ -76,8 +182,17 @@ class Place:
         self._room = room
         self._caller = caller
         self._tiles = tiles
+        self._not_encoded = tiles
+
+    def note_encoded(self, tiles: int) -> None:
+        """So many of the image's tiles have been encoded; they keep their room until the image is complete."""
+        tiles = min(tiles, self._not_encoded)
+        self._not_encoded -= tiles
+        self._room.note_encoded(self._caller, tiles)
 
     def leave(self) -> None:
         """Give the room back; nothing happens the second time."""
-        self._room.give_back(self._caller, self._tiles)
-        self._tiles = 0
+        tiles, self._tiles = self._tiles, 0
+        not_encoded, self._not_encoded = self._not_encoded, 0
+        if tiles:
+            self._room.give_back(self._caller, tiles, not_encoded=not_encoded)

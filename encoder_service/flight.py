@@ -31,6 +31,7 @@ class TokensWanted:
     caller: str = ""  # callers take turns
     text: str | None = None  # that decides what is kept, where the composition reads one
     embedded: torch.Tensor | None = None  # [E] the same as the text tower says it
+    deadline: float | None = None  # when the caller gives up, seconds of time.monotonic
 
 
 class Flight:
@@ -64,6 +65,7 @@ class Flight:
         self._on_end = on_end
         self._failure: VisionSplitError | None = None
         self._ended = False
+        self._encoded_tiles = 0
         self._calls = 0
         self._listeners: list[Listener] = []
 
@@ -137,6 +139,8 @@ class Flight:
             self._failure = result
             self._end()
         else:
+            self._place.note_encoded(result.stop_tile - self._encoded_tiles)
+            self._encoded_tiles = result.stop_tile
             if self.cache is not CacheUse.OFF:
                 self.results.append(result)
             if result.stop_tile == self.grid.num_tiles:

@@ -37,15 +37,17 @@ class EncoderPipeline:
         *,
         threads: int,
         max_tiles: int,
+        batch_tiles: int,
         caller_share: float = 1.0,
         cache: TokenCache | None = None,
         text_tower: TextTower | None = None,
     ) -> None:
-        """`max_tiles` are held at once, of which one caller may have the part `caller_share`."""
+        """`max_tiles` are held at once, of which one caller may have the part `caller_share`; the device encodes
+        `batch_tiles` at once."""
         self._batcher = batcher
         self._cache = cache
         self._flights: dict[str, Flight] = {}  # those that others may join, by `TokensKey.request`
-        self._room = TileRoom(max_tiles, caller_share=caller_share)
+        self._room = TileRoom(max_tiles, caller_share=caller_share, batch_tiles=batch_tiles)
         self._lookups = ThreadPoolExecutor(max(threads, 1), thread_name_prefix="encoder-cache")
         self._preparation = Preparation(
             tiler, limits, threads=threads, digests=cache is not None, text_tower=text_tower
@@ -77,7 +79,7 @@ class EncoderPipeline:
         Raises:
             InvalidImageError: names the image by its index.
             InvalidCompressionError: an image whose tokens are in the cache would keep none; names it by its index.
-            OverloadedError: there is no room for so many tiles.
+            OverloadedError: there is no room for so many tiles, or their turn would come too late.
         """
         headers = await self._preparation.headers(images)
         if wanted.text is not None:
@@ -168,7 +170,7 @@ class EncoderPipeline:
             if hits[index] is None and name not in self._flights
         }
         tiles = [headers[index].most_tiles for index in new.values()]
-        places = self._room.reserve(tiles, wanted.caller) if tiles else []
+        places = self._room.reserve(tiles, wanted.caller, wanted.deadline) if tiles else []
         begun = {
             name: self._begin(images[index], place, keys[index], wanted)
             for (name, index), place in zip(new.items(), places, strict=True)

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import TypeAlias
 
 from opentelemetry.trace import Tracer
-from visionsplit.errors import UnavailableError
+from visionsplit.errors import OverloadedError, UnavailableError, VisionSplitError
 from visionsplit.tasks import to_its_end
 from visionsplit.telemetry.tracing import stage
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, vision_tokens_pb2
@@ -57,12 +57,13 @@ async def relay(
     parts: AsyncGenerator[Part, None],
     write: _Write,
     summarise: Callable[[ImageDone], encoder_service_pb2.ImageSummary],
+    answered: Callable[[], None],
     tracer: Tracer,
 ) -> None:
-    """Upload the parts to an LLM service, then pass the answer on through `write`.
+    """Upload the parts to an LLM service, then tell `answered` of its first text and pass the text on through `write`.
 
-    Where there are several services and one is lost before anything of its answer was passed on, another gets the
-    upload from its beginning, once.
+    Where there are several services, and one is lost or refuses for the moment before anything of its answer was passed
+    on, another gets the upload from its beginning, once.
 
     Raises:
         VisionSplitError: of the encoder or, in its own class, of the LLM service.
@@ -73,29 +74,41 @@ async def relay(
         await to_its_end(write(_Response(image=summarise(done))))
 
     upload = Upload(parts, report, keep_bytes=_KEEP_BYTES if len(gateways) > 1 else 0)
-    lost: LlmGateway | None = None
+    before: LlmGateway | None = None  # that was asked in vain
     try:
         while True:
-            gateway = await gateways.pick(but=lost)
+            gateway = await gateways.pick(but=before)
             try:
                 with gateway.call(begin) as call:
-                    await _ask(call, header, upload, write, tracer)
+                    await _ask(call, header, upload, write, answered, tracer)
                 gateway.succeeded()
                 return
-            except UnavailableError as error:
-                if upload.failed:
+            except VisionSplitError as error:
+                lost = isinstance(error, UnavailableError)
+                if upload.failed or not (lost or _is_momentary(error)):
                     raise
-                gateway.failed()
-                if lost is not None or not upload.repeatable:
+                if lost:
+                    gateway.failed()
+                if before is not None or not upload.repeatable:
                     raise
-                _log.warning("LLM service %s was lost, another is asked: %s", gateway.address, error)
-                lost = gateway
+                _log.warning("LLM service %s did not serve a call, another is asked: %s", gateway.address, error)
+                before = gateway
     finally:
         await upload.close()
 
 
+def _is_momentary(error: VisionSplitError) -> bool:
+    """Whether another service may have room now. What exceeds a limit by itself would be refused there too."""
+    return isinstance(error, OverloadedError) and error.retry_after_seconds is not None
+
+
 async def _ask(
-    call: LlmCall, header: llm_service_pb2.GenerateHeader, upload: Upload, write: _Write, tracer: Tracer
+    call: LlmCall,
+    header: llm_service_pb2.GenerateHeader,
+    upload: Upload,
+    write: _Write,
+    answered: Callable[[], None],
+    tracer: Tracer,
 ) -> None:
     """One call, to its end."""
     with stage(tracer, "upload"):
@@ -103,6 +116,7 @@ async def _ask(
     with stage(tracer, "relay"):
         async with aclosing(call.events()) as events:
             async for event in events:
+                answered()
                 upload.forget()  # what the caller has seen of an answer cannot be taken back
                 if isinstance(event, generation_pb2.TextDelta):
                     await write(_Response(delta=event))

@@ -110,6 +110,7 @@ class EncoderServer:
             self._config.image,
             threads=self._config.image_threads,
             max_tiles=self._config.batch.max_queued_tiles,
+            batch_tiles=self._config.batch.max_batch_tiles,
             caller_share=self._config.caller_share,
             cache=loaded.cache,
             text_tower=loaded.text_tower,

@@ -1,8 +1,10 @@
 """EncoderService as the protocol describes it: checks requests, runs the pipeline, relays the LLM service's text."""
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -20,6 +22,7 @@ from visionsplit.wire.call_log import log_call
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
+from visionsplit.wire.sending import send
 from visionsplit.wire.vision_tokens import grid_to_proto, layout_to_proto
 
 from encoder_service.admission import Admission
@@ -85,17 +88,17 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         request_id, caller = request_id_of(context), self._callers.of(context)
         with (
             log_call(_log, request_id, "Encode") as record,
-            self._admission.call(caller, context.time_remaining()),
+            self._admission.call(caller),
         ):
             describe_current(request_id=request_id)
             wanted = self._checker.check(request, caller)
             observer = CallObserver(self._metrics, self._tracer, record, wanted.method)
             async with AsyncExitStack() as stack:
-                images = await self._prepared([request.image], wanted, stack)
+                images = await self._prepared([request.image], wanted, context, stack)
                 async for part in await self._parts(images, wanted, stack):
                     if isinstance(part, ImageDone):
                         observer.image_done(part)
-                    await context.write(self._encode_response(part, images[0], wanted))
+                    await send(context, self._encode_response(part, images[0], wanted))
 
     async def Generate(  # type: ignore[override]  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.EncoderServiceGenerateRequest, context: _Context
@@ -103,7 +106,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         request_id, caller = request_id_of(context), self._callers.of(context)
         with (
             log_call(_log, request_id, "Generate") as record,
-            self._admission.call(caller, context.time_remaining()),
+            self._admission.call(caller),
         ):
             describe_current(request_id=request_id)
             if self._config.telemetry.log_prompts:
@@ -113,7 +116,8 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
             if self._llm is None:
                 raise IncompatibleServicesError("this encoder has no LLM service; it only encodes")
             async with AsyncExitStack() as stack:
-                images = await self._prepared(request.images, wanted, stack)
+                answered = stack.enter_context(self._admission.answers.call(caller, context.time_remaining()))
+                images = await self._prepared(request.images, wanted, context, stack)
                 stack.enter_context(stage(self._tracer, _LLM_CALL, kind=SpanKind.CLIENT))
                 parts = await self._parts(images, wanted, stack)
                 header = self._generate_header(request, images, wanted)
@@ -127,14 +131,21 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
                         timeout_seconds=context.time_remaining(), request_id=request_id, caller=caller
                     )
 
-                await relay(self._llm, begin, header, parts, context.write, summarise, self._tracer)
+                write = partial(send, context)
+                await relay(self._llm, begin, header, parts, write, summarise, answered, self._tracer)
 
     async def _prepared(
-        self, images: Sequence[encoder_service_pb2.Image], wanted: CheckedRequest, stack: AsyncExitStack
+        self,
+        images: Sequence[encoder_service_pb2.Image],
+        wanted: CheckedRequest,
+        context: _Context,
+        stack: AsyncExitStack,
     ) -> list[ImageSource]:
         """The images in tiles; leaving `stack` gives up the room that they take."""
         files = [image.data for image in images]
-        asked = TokensWanted(wanted.composition, wanted.data_type, wanted.caller, wanted.text)
+        remaining = context.time_remaining()
+        deadline = None if remaining is None else time.monotonic() + remaining
+        asked = TokensWanted(wanted.composition, wanted.data_type, wanted.caller, wanted.text, deadline=deadline)
         return await stack.enter_async_context(self._pipeline.prepared(files, asked))
 
     async def _parts(

@@ -17,6 +17,7 @@ class CallClock:
     started: float
     metrics: LlmMetrics
     received: float = 0.0
+    sent: float = 0.0
     first_token: float = 0.0
     last_token: float = 0.0
     queue_seconds: float = 0.0
@@ -27,12 +28,16 @@ class CallClock:
         self.metrics.received(upload)
         self.metrics.receive.observe(self.received - self.started)
 
+    def passed_on(self) -> None:
+        """The request goes to a replica."""
+        self.sent = time.monotonic()
+
     def note(self, event: TokenEvent) -> None:
         """An event of the replica has arrived."""
         now, tokens = time.monotonic(), len(event.token_ids)
         if not self.first_token:
             self.first_token = now
-            self.queue_seconds = event.queue_seconds
+            self.queue_seconds = self.sent - self.received + event.queue_seconds
             self.metrics.first_token.observe(now - self.started)
             self.metrics.queue.observe(self.queue_seconds)
             self.metrics.prefill.observe(max(now - self.received - self.queue_seconds, 0.0))

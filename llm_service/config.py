@@ -31,6 +31,7 @@ class EngineConfig:
     kv_tokens: int | None = None  # tokens the KV cache holds; on a GPU, None takes memory_fraction of what is free
     max_batch_tokens: int | None = None  # tokens of one step; longer prompts are prefilled in pieces
     max_running: int = 64  # requests of one step
+    caller_share: float = 0.75  # of these that one caller may have, so that others find room
     max_waiting: int = 128  # requests admitted beside those; more are refused
     slab_tokens: int = 32768  # vision tokens and newlines held for running requests and for reuse
     memory_fraction: float = 0.8  # of the memory that is free once the weights are loaded
@@ -42,8 +43,9 @@ class EngineConfig:
                 _at_least(name, value, 1)
         for name in ("max_running", "max_waiting", "slab_tokens"):
             _at_least(name, getattr(self, name), 1)
-        if not 0 < self.memory_fraction <= 1:
-            raise ValueError(f"memory_fraction is {self.memory_fraction}; a number in (0, 1] is needed")
+        for name in ("memory_fraction", "caller_share"):
+            if not 0 < (part := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is {part}; a number in (0, 1] is needed")
         if not 0 < self.max_virtual_id < 2**31:
             raise ValueError(f"max_virtual_id is {self.max_virtual_id}; 1 to {2**31 - 1} is possible")
 
@@ -127,15 +129,17 @@ class Limits:
     """What one request, and all of them together, may take of the gateway."""
 
     max_images: int = 16
-    max_uploads: int = 128  # requests being received at one time
+    max_uploads: int = 256  # requests being received at one time, of which the header has arrived
     max_upload_bytes: int = 2 * 2**30  # of the vision tokens of all calls together, counted as float32
-    max_calls: int | None = None  # from the first message to the last; None: as many as the replicas have places for
+    max_calls: int | None = None  # from the end of the upload on; None: as many as the replicas have places for
     caller_share: float = 0.75  # of calls, uploads and bytes that one caller may have, so that others find room
     max_prompt_characters: int = 1_000_000
     default_max_new_tokens: int = 256
-    # Silence after which an upload is given up. The encoder sends tokens as its batches come out of the device, so its
-    # longest silence is a full queue of tiles ahead of a request's next one: tens of seconds on a busy CPU.
+    # Silence after which an upload is given up as soon as others need its place or its room.
     upload_idle_seconds: float = 60.0
+    # Time after which an upload is given up in any case. The encoder sends tokens as they come out of its device, so an
+    # upload may take as long as the encoder's queue: 1024 tiles are 17 minutes for a large tower on a CPU.
+    upload_seconds: float = 1800.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -150,8 +154,9 @@ class Limits:
             _at_least("max_calls", self.max_calls, 1)
         if not 0 < self.caller_share <= 1:
             raise ValueError(f"caller_share is {self.caller_share}; a number in (0, 1] is needed")
-        if not (self.upload_idle_seconds > 0 and math.isfinite(self.upload_idle_seconds)):
-            raise ValueError(f"upload_idle_seconds is {self.upload_idle_seconds}; more than 0 is needed")
+        for name in ("upload_idle_seconds", "upload_seconds"):
+            if not ((seconds := getattr(self, name)) > 0 and math.isfinite(seconds)):
+                raise ValueError(f"{name} is {seconds}; a finite number above 0 is needed")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
 
 import grpc.aio
 import visionsplit
@@ -16,6 +16,7 @@ from visionsplit.wire.call_log import CallRecord, log_call
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
+from visionsplit.wire.sending import send
 
 from llm_service.accepted import Accepted
 from llm_service.admission import Admission
@@ -23,7 +24,7 @@ from llm_service.backends.base import Backend
 from llm_service.call_clock import CallClock
 from llm_service.job import Job
 from llm_service.metrics import LlmMetrics
-from llm_service.prefill import pruning_methods_to_proto
+from llm_service.prefill import Prefill, pruning_methods_to_proto
 from llm_service.prompt import PromptEncoder
 from llm_service.replica import ReplicaInfo
 from llm_service.text import Detokenizer, StopStrings
@@ -131,11 +132,20 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
     async def _receive(
         self, stream: AsyncIterator[Request], caller: str, context: GenerateContext, held: ExitStack
     ) -> Upload:
-        """The whole upload; `held` keeps the call's place, and that of its tokens."""
+        """The whole upload; `held` keeps the room of its tokens, and from its end on the call's place."""
+        admission = self._admission
+
+        def admit(prefill: Prefill, num_images: int) -> None:
+            admission.check(admission.line(prefill, num_images), caller, context.time_remaining())
+
         try:
-            held.enter_context(self._admission.places.call(caller, context.time_remaining()))
-            with self._admission.uploading(caller):
-                return await self._receiver.receive(stream, held.enter_context(self._admission.room(caller)))
+            reception = held.enter_context(admission.uploads.call(caller))
+            async with reception.receiving():
+                upload = await self._receiver.receive(stream, reception, admit)
+            # Again: calls that came meanwhile may be whole already.
+            admit(upload.prefill, len(upload.images))
+            held.enter_context(admission.places.call(caller))
+            return upload
         except OverloadedError:
             # An encoder goes on encoding for this call until it hears of it.
             await _discard(stream, idle_seconds=_OVERLOADED_IDLE_SECONDS)
@@ -150,8 +160,12 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         stop = StopStrings(upload.decoding.stop)
         generated, ended = 0, False
         layer_tokens: tuple[int, ...] = ()
-        async with aclosing(self._backend.generate(job)) as events:
+        async with AsyncExitStack() as waiting, aclosing(self._backend.generate(job)) as events:
+            line = self._admission.line(upload.prefill, len(upload.images))
+            await waiting.enter_async_context(line.turn(job.caller))
+            clock.passed_on()
             async for event in events:
+                await waiting.aclose()  # with its first token the call leaves the line
                 clock.note(event)
                 generated += len(event.token_ids)
                 layer_tokens = layer_tokens or event.layer_tokens or ()
@@ -193,7 +207,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
 
 async def _send(context: GenerateContext, response: Response) -> None:
     try:
-        await context.write(response)
+        await send(context, response)
     except grpc.aio.InternalError as error:
         # All that grpc says when the call has ended in the middle of a write.
         raise CancelledError("the caller went away") from error

@@ -103,7 +103,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     add(
         "--max-calls",
         Limits.max_calls,
-        "The most calls at one time; further ones are refused.",
+        "The most calls at one time, from the end of their uploads on; further ones are refused.",
         "as many as the replicas can run and queue",
     )
     add("--max-uploads", Limits.max_uploads, "The most requests that are being received at one time.")
@@ -117,7 +117,8 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         type=share,
         default=Limits.caller_share,
         metavar="SHARE",
-        help="The share of calls, uploads and their bytes that one caller may take, above 0 and at most 1. "
+        help="The share of calls, uploads, their bytes and running requests that one caller may take, above 0 and at "
+        "most 1. "
         "Default: %(default)g.",
     )
     group.add_argument(
@@ -125,7 +126,16 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         type=positive,
         default=Limits.upload_idle_seconds,
         metavar="SECONDS",
-        help="The silence after which an upload is given up. Default: %(default)g.",
+        help="The silence after which an upload is given up when other calls need its place or its room. "
+        "Default: %(default)g.",
+    )
+    group.add_argument(
+        "--upload-time",
+        type=positive,
+        default=Limits.upload_seconds,
+        metavar="SECONDS",
+        help="The longest time that an upload may take. An encoder sends tokens as they are ready, so this covers the "
+        "wait in the encoder's queue. Default: %(default)g.",
     )
 
 

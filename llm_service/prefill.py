@@ -21,6 +21,11 @@ class Prefill:
     pruning: PruningSpec | None  # None drops nothing
     position_ids: PositionIds
 
+    @property
+    def layer_by_layer(self) -> bool:
+        """Whether the layerwise engine has to serve the request."""
+        return self.pruning is not None or self.position_ids is not PositionIds.RENUMBERED
+
     def check_quotas(self, images: dict[int, Quotas], *, num_layers: int) -> None:
         """Check the quotas of the images that have arrived so far, by image index in the order of their arrival.
 

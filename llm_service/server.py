@@ -69,7 +69,13 @@ class LlmServer:
             await self.stop(None)
             raise
         await self._set_health(serving=True)
-        self._watch = ReplicaWatch(self._backend, self._metrics, lambda serving: self._set_health(serving=serving))
+        assert self._admission is not None, "_make_gateway has made it"
+        self._watch = ReplicaWatch(
+            self._backend,
+            self._metrics,
+            set_replicas=self._admission.set_replicas,
+            set_health=lambda serving: self._set_health(serving=serving),
+        )
         await self._watch.start()
         _log.info("serving %s on %s", self._config.model, _with_port(self._config.listen, port))
         return port
@@ -99,7 +105,12 @@ class LlmServer:
         accepted = await asyncio.to_thread(
             Accepted.by_checkpoint, checkpoint, settings, config.limits, context_length=replica.context_length
         )
-        self._admission = Admission(config.limits, max_calls=backend.max_calls, uploads=self._metrics.uploads)
+        self._admission = Admission(
+            config.limits,
+            max_running=config.engine.max_running,
+            max_calls=backend.max_calls,
+            uploads=self._metrics.uploads,
+        )
         return LlmGateway(
             model=checkpoint.name,
             backend=backend,

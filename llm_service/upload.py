@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from visionsplit.errors import (
-    DeadlineError,
     IncompatibleServicesError,
     InvalidRequestError,
     InvalidTokensError,
@@ -24,13 +23,10 @@ from llm_service.layout import num_newlines
 from llm_service.prefill import Prefill, prefill_from_proto
 from llm_service.prompt import PromptEncoder
 from llm_service.sampling import Decoding, decoding_from_proto
+from llm_service.uploads import Reception
 
 RequestStream = AsyncIterator[llm_service_pb2.LlmServiceGenerateRequest]
 _MOST_BYTES_OF_NUMBER = 4  # the tokens' format shows only in their first chunk
-
-
-def _refuse_nothing(num_bytes: int) -> None:
-    """There is room for everything."""
 
 
 @dataclass(frozen=True)
@@ -103,33 +99,41 @@ class UploadReceiver:
         # The tokenizer keeps settings between calls, so it serves one at a time.
         self._tokenizing = asyncio.Lock()
 
-    async def receive(self, stream: RequestStream, reserve: Callable[[int], None] = _refuse_nothing) -> Upload:
+    async def receive(
+        self, stream: RequestStream, reception: Reception, admit: Callable[[Prefill, int], None]
+    ) -> Upload:
         """Read until the client closes its side. The images may arrive in any order; see `RequestTokens`.
 
         Args:
             stream: the request's messages.
-            reserve: told how many bytes an image's tokens will take, before they come; may refuse.
+            reception: told when the header has arrived, of each further message, and how many bytes an image's tokens
+                will take, before they come; may refuse.
+            admit: told once, how the request is to be prefilled and of how many images it is; may refuse.
 
         Raises:
-            OverloadedError: of `reserve`.
+            OverloadedError: of `reception` and `admit`.
             InvalidRequestError: the first thing that is wrong, by one of its subclasses.
             IncompatibleServicesError: tokens of another encoder.
-            DeadlineError: the client fell silent.
         """
         receiving: _Receiving | None = None
-        while (message := await self._next_of(stream)) is not None:
+        message: llm_service_pb2.LlmServiceGenerateRequest | None
+        while (message := await anext(stream, None)) is not None:
+            reception.note_progress()
             refuse_unknown_fields(message)
             part = message.WhichOneof("part")
             if receiving is None:
                 if part != "header":
                     raise InvalidTokensError("the first message of a request must be its header")
-                receiving = await self._begin(message.header, reserve)
+                reception.begin()
+                receiving = await self._begin(message.header, reception.reserve)
+                admit(receiving.prefill, len(receiving.grids))
             elif part == "image":
                 self._add_image(receiving, message.image)
             elif part == "tokens":
                 receiving.tokens.add_chunk(message.tokens)
             else:
                 raise InvalidTokensError("a second header came" if part else "a message is empty")
+            message = None  # a header of some MiB must not stay in memory while the next message is awaited
         if receiving is None:
             raise InvalidTokensError("the request ended before its header")
         return Upload(
@@ -140,15 +144,6 @@ class UploadReceiver:
             receiving.decoding,
             receiving.counts,
         )
-
-    async def _next_of(self, stream: RequestStream) -> llm_service_pb2.LlmServiceGenerateRequest | None:
-        """The next message; None once the client has closed its side."""
-        idle = self._accepted.limits.upload_idle_seconds
-        try:
-            async with asyncio.timeout(idle):
-                return await anext(stream, None)
-        except TimeoutError:
-            raise DeadlineError(f"the upload is not complete and nothing more came for {idle:g} seconds") from None
 
     async def _begin(self, header: llm_service_pb2.GenerateHeader, reserve: Callable[[int], None]) -> _Receiving:
         limits = self._accepted.limits

@@ -15,8 +15,22 @@ _PERIOD_SECONDS = 1.0
 class ReplicaWatch:
     """Looks at the replicas once a second, for health and for the metrics. Used from one event loop."""
 
-    def __init__(self, backend: Backend, metrics: LlmMetrics, set_health: Callable[[bool], Awaitable[None]]) -> None:
-        """`set_health` is told of changes only: the service is taken to serve when the watch starts."""
+    def __init__(
+        self,
+        backend: Backend,
+        metrics: LlmMetrics,
+        *,
+        set_replicas: Callable[[int], None],
+        set_health: Callable[[bool], Awaitable[None]],
+    ) -> None:
+        """
+        Args:
+            backend: where the replicas run.
+            metrics: told what the replicas have taken.
+            set_replicas: told after each look how many replicas work.
+            set_health: told of changes only: the service is taken to serve when the watch starts.
+        """
+        self._set_replicas = set_replicas
         self._backend = backend
         self._metrics = metrics
         self._set_health = set_health
@@ -71,4 +85,5 @@ class ReplicaWatch:
     async def _count(self) -> int:
         replicas = await self._backend.num_replicas()
         self._metrics.replicas.set(replicas)
+        self._set_replicas(replicas)
         return replicas

@@ -15,6 +15,7 @@ from llm_service.engines.base import EngineRequest, ImageInput
 from llm_service.engines.sampler import Sampler, SamplingRow
 from llm_service.engines.slab import IdsExhaustedError, Run, SlabAllocator, VirtualEmbedding
 
+_UNBOUNDED = 2**31
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -23,10 +24,12 @@ P = ParamSpec("P")
 class Place:
     """What a running request holds."""
 
+    caller: str
     token_ids: list[int]  # virtual ids in place of image tokens
     sampling: SamplingRow
     runs: list[Run] = field(default_factory=list)
     counted: bool = False  # among the requests that run
+    counted_of_caller: bool = False  # among those of its caller
 
 
 class Admission:
@@ -43,6 +46,7 @@ class Admission:
         sampler: Sampler,
         image_token_id: int,
         max_running: int,
+        max_running_of_caller: int,
         max_waiting: int,
         forget_ids: Callable[[], None],
     ) -> None:
@@ -57,6 +61,8 @@ class Admission:
         self._running = 0
         self._waiting = 0
         self._drain = Drain()
+        # Before the turns: a request that waits for its caller's other requests must not keep a turn from others.
+        self._own_turn = FairGate(_UNBOUNDED, own_places=max_running_of_caller)
         self._text_turn = FairGate()
         self._image_turn = FairGate()
         self._released = asyncio.Event()
@@ -71,8 +77,10 @@ class Admission:
             later = self._drain.retry_after(1)
             raise OverloadedError(f"{self._waiting} requests are waiting for a replica already", later)
         self._waiting += 1
-        place = Place([], SamplingRow(request.sampling))
+        place = Place(request.caller, [], SamplingRow(request.sampling))
         try:
+            await self._own_turn.enter(request.caller)
+            place.counted_of_caller = True
             turn = self._image_turn if request.images else self._text_turn
             async with turn.place(request.caller):
                 await self._take(request, place)
@@ -89,6 +97,9 @@ class Admission:
             self._drain.note(1, busy=self._waiting > 0)
             self._running -= 1
         place.counted = False
+        if place.counted_of_caller:
+            place.counted_of_caller = False
+            self._own_turn.leave(place.caller)
         for run in place.runs:
             self._slab.release(run)
         place.runs.clear()

@@ -2,12 +2,24 @@
 
 import asyncio
 import math
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
+
+
+def ahead_in_turns(waiting: Mapping[str, int], caller: str, amount: int) -> int:
+    """How much is served before the last of what a caller adds, if callers take turns.
+
+    Args:
+        waiting: how much of each caller waits.
+        caller: who adds `amount`.
+    """
+    own = waiting.get(caller, 0)
+    others = (held for other, held in waiting.items() if other != caller)
+    return own + sum(min(held, own + amount) for held in others)
 
 
 class Turns(Generic[_T]):
@@ -34,14 +46,15 @@ class Turns(Generic[_T]):
 
     def pop(self) -> _T:
         """The first of the caller whose turn it is, which then goes behind the others. Raises IndexError if empty."""
-        caller, line = self._line()
-        item = line.popleft()
-        self._count -= 1
-        if line:
-            self._lines.move_to_end(caller)
-        else:
-            del self._lines[caller]
-        return item
+        caller, _ = self._line()
+        return self._take(caller)
+
+    def pop_of(self, eligible: Callable[[str], bool]) -> tuple[str, _T] | None:
+        """The same among the callers for whom `eligible` holds, with the caller; None if nothing of theirs waits."""
+        for caller in self._lines:
+            if eligible(caller):
+                return caller, self._take(caller)
+        return None
 
     def remove(self, caller: str, item: _T) -> bool:
         """Take something out of its line. Whether it was there."""
@@ -54,6 +67,20 @@ class Turns(Generic[_T]):
             del self._lines[caller]
         return True
 
+    def ahead_of(self, caller: str) -> int:
+        """How many items would be taken before one that this caller added now."""
+        return ahead_in_turns({name: len(line) for name, line in self._lines.items()}, caller, 1)
+
+    def _take(self, caller: str) -> _T:
+        line = self._lines[caller]
+        item = line.popleft()
+        self._count -= 1
+        if line:
+            self._lines.move_to_end(caller)
+        else:
+            del self._lines[caller]
+        return item
+
     def _line(self) -> tuple[str, deque[_T]]:
         if not self._lines:
             raise IndexError("nothing waits")
@@ -63,50 +90,70 @@ class Turns(Generic[_T]):
 class FairGate:
     """Lets in a number at once; among those who wait, callers take turns. Used from one event loop."""
 
-    def __init__(self, places: int = 1) -> None:
-        self._places = places
-        self._inside = 0
+    def __init__(self, places: int = 1, *, own_places: int | None = None) -> None:
+        """At most `places` are inside, of one caller at most `own_places` where that is given."""
+        self.places = places
+        self.own_places = own_places
+        self.inside = 0
+        self._inside_of: Counter[str] = Counter()
         self._waiting: Turns[asyncio.Future[None]] = Turns()
 
     def __len__(self) -> int:
         """How many wait."""
         return len(self._waiting)
 
-    def resize(self, places: int) -> None:
+    def has_place(self, caller: str) -> bool:
+        """Whether a call that this caller made now would be let in at once."""
+        return self.inside < self.places and self._has_own_place(caller)
+
+    def ahead_of(self, caller: str) -> int:
+        """How many of those who wait would be let in before a call that this caller made now."""
+        return self._waiting.ahead_of(caller)
+
+    def resize(self, places: int, *, own_places: int | None = None) -> None:
         """Change how many may be inside; those beyond a smaller number may end."""
-        self._places = places
+        self.places, self.own_places = places, own_places
         self._let_in()
 
     @asynccontextmanager
     async def place(self, caller: str) -> AsyncIterator[None]:
         """Wait for a place and hold it."""
-        await self._enter(caller)
+        await self.enter(caller)
         try:
             yield
         finally:
-            self._inside -= 1
-            self._let_in()
+            self.leave(caller)
 
-    async def _enter(self, caller: str) -> None:
-        if not self._waiting and self._inside < self._places:
-            self._inside += 1
-            return
+    async def enter(self, caller: str) -> None:
+        """Wait for a place, which `leave` gives back."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.put(caller, turn)
+        self._let_in()
         try:
             await turn
         except asyncio.CancelledError:
             self._waiting.remove(caller, turn)
             if not turn.cancelled():  # it was let in at the same moment
-                self._inside -= 1
-                self._let_in()
+                self.leave(caller)
             raise
 
+    def leave(self, caller: str) -> None:
+        """Give a place back."""
+        self.inside -= 1
+        self._inside_of[caller] -= 1
+        if not self._inside_of[caller]:
+            del self._inside_of[caller]
+        self._let_in()
+
+    def _has_own_place(self, caller: str) -> bool:
+        return self.own_places is None or self._inside_of[caller] < self.own_places
+
     def _let_in(self) -> None:
-        while self._waiting and self._inside < self._places:
-            turn = self._waiting.pop()
+        while self.inside < self.places and (first := self._waiting.pop_of(self._has_own_place)) is not None:
+            caller, turn = first
             if not turn.cancelled():  # else its task is on its way out
-                self._inside += 1
+                self.inside += 1
+                self._inside_of[caller] += 1
                 turn.set_result(None)
 
 
@@ -122,6 +169,10 @@ class Shares:
 
     def held_by(self, caller: str) -> int:
         return self._held.get(caller, 0)
+
+    def ahead_of(self, caller: str, amount: int) -> int:
+        """How much of what is held is served before the last of `amount` more of this caller, if callers take turns."""
+        return ahead_in_turns(self._held, caller, amount)
 
     def fits(self, caller: str, amount: int) -> bool:
         return self.taken + amount <= self.limit and self.fits_own(caller, amount)

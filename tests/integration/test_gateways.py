@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from visionsplit.errors import IncompatibleServicesError, UnavailableError
+from visionsplit.errors import IncompatibleServicesError, OverloadedError, UnavailableError
 from visionsplit_client import AsyncClient, HealthStatus, Prompt, Retries, Sampling
 
 from encoder_service.config import ConfigError, EncoderConfig
@@ -165,6 +165,29 @@ async def test_an_upload_that_is_lost_is_sent_again_whole(random_checkpoints: di
         good.error, good.error_after = UnavailableError("this one too"), 0
         with pytest.raises(UnavailableError):
             await client.generate([IMAGE], Prompt.raw("x"))
+
+
+@pytest.mark.parametrize("after", [0, 2])
+async def test_a_full_llm_service_is_passed_over(random_checkpoints: dict[str, Path], after: int) -> None:
+    """The other one is asked before the call is refused, unless the request itself is what exceeds a limit."""
+    full, good = FakeLlm(OverloadedError("all places are taken", 5.0), after), FakeLlm()
+    async with two_fakes(random_checkpoints["llama"], full, good) as client:
+        for seed in range(4):
+            assert (await client.generate([noise_image(112, 112, seed)], Prompt.raw("x"))).text == "one two"
+        assert full.received or not after  # it was asked, and is asked again after it refused
+        asked = len(good.received)
+        good.error, good.error_after = OverloadedError("here too", 7.0), 0
+        with pytest.raises(OverloadedError) as caught:
+            await client.generate([IMAGE], Prompt.raw("x"))
+        assert caught.value.retry_after_seconds in (5.0, 7.0)
+        for fake in (full, good):
+            fake.error, fake.error_after = OverloadedError("the request alone is too large"), 1
+        full.received.clear()
+        good.received.clear()
+        with pytest.raises(OverloadedError, match="too large"):
+            await client.generate([IMAGE], Prompt.raw("x"))
+        assert bool(full.received) is not bool(good.received)
+        assert asked
 
 
 @pytest.mark.parametrize("llm", ["", "a:1,", "a:1,,b:1", "a:1,a:1", "a:99999", "http://a:1"])

@@ -18,12 +18,14 @@ from visionsplit.v1 import (
     llm_service_pb2,
     llm_service_pb2_grpc,
 )
+from visionsplit.wire import sending
+from visionsplit.wire.tensors import DataType
 from visionsplit.wire.transport import channel_options
 from visionsplit_client.cli._samples import Samples, read_samples
 
 from benchmarks.load.system import Service, free_port
 from tests.checkpoints import tiny_checkpoint
-from tests.unit.encoder.helpers import png
+from tests.unit.encoder.helpers import png, running_encoder
 
 MIB = 2**20
 READERS = 4
@@ -106,6 +108,29 @@ async def test_unread_encodings_cost_their_own_tokens_until_they_are_cancelled(t
         print([f"{one / MIB:.0f} MiB held, {rest / MIB:.0f} left" for one, rest in zip(held, left, strict=True)])
     assert max(held) < 1.5 * READERS * IMAGE_BYTES
     assert max(left) < 0.5 * READERS * IMAGE_BYTES
+
+
+async def rest_of(call: grpc.aio.UnaryStreamCall) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_an_encoding_that_is_never_read_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place and its tokens are not held for ever, and its caller learns why."""
+    monkeypatch.setattr(sending, "UNREAD_SECONDS", 1.0)
+    model = tiny_checkpoint(tmp_path, vision=WIDE, pinpoints=[[384, 384]])
+    async with running_encoder(model, max_calls=1, default_data_type=DataType.FLOAT32) as (server, stub):
+        request = encoder_service_pb2.EncodeRequest(image={"data": png(384, 384)})
+        call = stub.Encode(request)
+        await call.read()
+        async with asyncio.timeout(30):
+            while server._admission.active:  # noqa: ASYNC110 - what is waited for happens in gRPC
+                await asyncio.sleep(0.05)
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await rest_of(call)
+        assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert failure.value.details() == "no part of the answer was read for 1 seconds"
+        assert [part async for part in stub.Encode(request)]
 
 
 class Talkative(llm_service_pb2_grpc.LlmServiceServicer):

@@ -1,9 +1,11 @@
 """Whose turn it is."""
 
 import asyncio
+import random
 
 import pytest
 from visionsplit.fairness import FairGate, Shares, Turns
+from visionsplit.overload import Line
 
 
 def test_callers_take_turns_and_each_keeps_its_order():
@@ -100,3 +102,48 @@ async def test_waiting_calls_that_are_cancelled_all_at_once_hold_up_nobody() -> 
         await staying
         await enter("last")
     assert order == ["staying", "last"]
+
+
+def test_what_is_ahead_is_what_would_be_taken_first():
+    """By counting, and by taking turns."""
+    rng = random.Random(0)
+    for _ in range(200):
+        turns, names = Turns(), "abcd"[: rng.randint(1, 4)]
+        for number in range(rng.randint(0, 20)):
+            turns.put(rng.choice(names), number)
+        ahead = turns.ahead_of("a")
+        turns.put("a", "new")
+        taken = [turns.pop() for _ in range(len(turns))].index("new")
+        assert taken <= ahead <= taken + len(names) - 1  # whose turn it is within a round is not counted
+
+
+async def test_a_line_measures_who_was_served_and_lets_in_while_there_is_room():
+    now = 0.0
+    line, leave = Line(2, clock=lambda: now), asyncio.Semaphore(0)
+
+    async def call(caller):
+        async with line.turn(caller):
+            await leave.acquire()
+
+    calls = [asyncio.create_task(call("heavy")) for _ in range(2)]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    await asyncio.wait(calls[:1])
+    now += 100.0  # there is room, so this is not a time in which the line was busy
+    assert line.seconds_to_wait("heavy") == 0
+    calls += [asyncio.create_task(call("heavy")) for _ in range(9)]
+    await asyncio.sleep(0)
+    assert line.waiting == 8
+    for _ in range(4):
+        now += 2.0
+        leave.release()
+        await asyncio.sleep(0.01)
+    assert line.waiting == 4
+    assert line.seconds_to_wait("heavy") == 2.0 * 5
+    assert line.seconds_to_wait("light") == 2.0 * 2
+    line.resize(20)
+    await asyncio.sleep(0)
+    assert (line.waiting, line.seconds_to_wait("heavy")) == (0, 0)
+    for _ in calls:
+        leave.release()
+    await asyncio.gather(*calls, return_exceptions=True)

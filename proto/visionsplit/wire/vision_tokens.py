@@ -144,6 +144,8 @@ class TokenAssembler:
         if chunk.chunk_index != len(self._features):
             self._refuse(f"chunk {chunk.chunk_index} came where chunk {len(self._features)} was expected")
         features = TokenTensor.from_proto(chunk.features)
+        if not features.rows:
+            self._refuse(f"chunk {chunk.chunk_index} has no tokens")
         if features.columns != self._feature_size:
             self._refuse(f"tokens are {features.columns} wide; {self._feature_size} is needed")
         if self._features and features.data_type is not self._features[0].data_type:

@@ -36,10 +36,26 @@ async def test_a_caller_with_one_request_is_not_behind_one_with_many(llama: Whol
         crowd = [
             asyncio.create_task(noted(asked(caller, "heavy", max_new_tokens=40), "heavy", order)) for _ in range(12)
         ]
-        await settles(lambda: engine_of(server)._admission._waiting >= 8)
+        await settles(lambda: server._admission.waiting + engine_of(server)._admission._waiting >= 8)
         await noted(asked(caller, "light", max_new_tokens=4), "light", order)
         await asyncio.gather(*crowd)
-    assert order.index("light") <= 5  # two run, one is about to, and the light one's turn is next
+    assert order.index("light") <= 5  # two run, two are about to, and the light one's turn is next
+
+
+async def test_long_answers_of_one_caller_leave_room_in_the_engine(llama: Whole):
+    """However many it asks for, and however long they take, another caller's request joins the next step."""
+    async with running(llama, engine=EngineConfig(max_running=8)) as (server, caller):
+        order: list[str] = []
+        crowd = [
+            asyncio.create_task(noted(asked(caller, "heavy", max_new_tokens=LONG), "heavy", order)) for _ in range(24)
+        ]
+        await settles(lambda: server._admission.waiting == 24 - 6 - 8)  # six run, eight are next
+        for _ in range(2):
+            await noted(asked(caller, "light", max_new_tokens=2), "light", order)
+        assert order == ["light"] * 2
+        for task in crowd:
+            task.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
 
 
 async def test_text_passes_an_image_that_waits_for_rows(llama: Whole):
@@ -90,7 +106,7 @@ async def test_a_request_that_ends_while_it_waits_is_never_prefilled(llama: Whol
             waiting = [caller.call(upload, metadata=(("x-request-id", "late"),), **options) for _ in range(4)]
             ends = [asyncio.create_task(collect(call)) for call in waiting]
             if how == "cancel":
-                await settles(lambda: engine._admission._waiting == 4)
+                await settles(lambda: server._admission.waiting + engine._admission._waiting == 4)
                 for call in waiting:
                     call.cancel()
             outcomes = await asyncio.gather(*ends, return_exceptions=True)
@@ -123,7 +139,7 @@ async def test_the_bytes_of_all_uploads_are_bounded(llama: Whole):
         await running_call.read()
         status, details, name = await caller.status_of(caller.upload(ASK, [tokens], max_new_tokens=2))
         assert (status, name) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OverloadedError")
-        assert "bytes of vision tokens are held" in details
+        assert details.startswith(f"other calls hold {one} bytes of vision tokens; this request's {one} and theirs")
         status, details, _ = await caller.status_of(caller.upload(ASK * 2, [tokens, tokens], max_new_tokens=2))
         assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
         running_call.cancel()

@@ -21,7 +21,7 @@ from visionsplit.v1 import (
 )
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_tokens import RequestTokens
-from visionsplit.wire.status import ERROR_METADATA_KEY, status_of
+from visionsplit.wire.status import abort
 from visionsplit.wire.transport import channel_options
 from visionsplit.wire.vision_tokens import grid_from_proto
 
@@ -137,8 +137,7 @@ class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
             raise
 
     async def _refuse(self, context):
-        metadata = ((ERROR_METADATA_KEY, type(self.error).__name__),)
-        await context.abort(status_of(self.error), str(self.error), trailing_metadata=metadata)
+        await abort(context, self.error)
 
     def parts(self, kind):
         return [getattr(request, kind) for request in self.received if request.WhichOneof("part") == kind]

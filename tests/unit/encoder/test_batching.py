@@ -121,7 +121,7 @@ def device(random_checkpoints):
     limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0, max_queued_tiles=ROOM)
     batcher = TileBatcher(encoder, limits)
     batcher.start()
-    pipeline = EncoderPipeline(Tiler(checkpoint), batcher, ImageLimits(), threads=2, max_tiles=ROOM)
+    pipeline = EncoderPipeline(Tiler(checkpoint), batcher, ImageLimits(), threads=2, max_tiles=ROOM, batch_tiles=2)
     yield encoder, pipeline
     encoder.permits.release(1000)
     batcher.stop()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -9,7 +10,7 @@ from visionsplit.errors import OverloadedError
 from visionsplit.v1 import encoder_service_pb2
 from visionsplit.wire.status import error_from_rpc
 
-from encoder_service.admission import TileRoom
+from encoder_service.admission import AnswerQueue, TileRoom
 from encoder_service.batching import BatchLimits
 from encoder_service.encoding import BatchEncoder
 from tests.unit.encoder.helpers import png, running_encoder
@@ -63,6 +64,56 @@ def test_one_callers_images_leave_room_for_others():
     assert caught.value.retry_after_seconds > 0
     place.leave()
     room.reserve([5], "third")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_request_is_refused_for_the_tiles_ahead_of_it_alone():
+    """The example of docs/admission.md."""
+    clock = Clock()
+    room = TileRoom(1024, caller_share=0.75, batch_tiles=16, clock=clock)
+    (of_a,) = room.reserve([500], "A")
+    room.reserve([20], "B")
+    for _ in range(20):
+        clock.now += 0.25  # 40 tiles a second, one batch after the other
+        of_a.note_encoded(10)
+    assert room.taken == 520
+    assert room.seconds_to_wait(5, "C") == 0
+    room.reserve([5], "C", clock.now + 0.01)[0].leave()
+    with pytest.raises(OverloadedError, match=r"about 7\.6 seconds, and its deadline is in 10\.0") as caught:
+        room.reserve([5], "A", clock.now + 10)
+    assert caught.value.retry_after_seconds == pytest.approx(305 / 40 - 7.5)
+    room.reserve([5], "A", clock.now + 20)
+    of_a.leave()  # a large part of the queue is given up
+    room.reserve([5], "A", clock.now + 1)
+
+
+def test_calls_without_text_are_what_a_new_one_waits_for():
+    clock = Clock()
+    queue = AnswerQueue(clock)
+    with ExitStack() as held:
+        texts = [held.enter_context(queue.call("A", 1000.0)) for _ in range(60)]
+        for text in texts[:36]:
+            clock.now += 0.5
+            text()
+            text()  # the second text is no news
+        with pytest.raises(OverloadedError, match=r"about 12\.5 seconds") as caught, queue.call("A", 20.0):
+            pass
+        assert caught.value.retry_after_seconds == pytest.approx(2.5)
+        with queue.call("A", None), queue.call("A", 30.0), queue.call("B", 4.0):
+            pass  # calls of A are behind A's own; B waits for one of them
+        for text in texts[36:46]:
+            text()
+        clock.now += 1000.0
+        with queue.call("A", 0.1):
+            pass  # fewer are left than are served at once, however long they last
+        assert queue.waiting == 14
+    assert queue.waiting == 0
 
 
 @pytest.fixture

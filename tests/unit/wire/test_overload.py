@@ -4,7 +4,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from visionsplit.errors import OverloadedError
-from visionsplit.overload import CallPlaces
+from visionsplit.overload import CallPlaces, Drain, refuse_late
 from visionsplit.wire.status import error_from_rpc
 
 from tests.unit.wire.test_status import failure_of, serving
@@ -59,57 +59,76 @@ class Clock:
         return self.now
 
 
-def run_calls(places, clock, *, calls, seconds_each, keep=0):
-    """Let calls end one after the other, `seconds_each` apart, while the others wait."""
-    held = []
-    for number in range(calls):
-        place = places.call(f"caller {number}", None)
-        place.__enter__()
-        held.append(place)
-    for place in held[: calls - keep]:
-        clock.now += seconds_each
-        place.__exit__(None, None, None)
-    return held[calls - keep :]
+@pytest.fixture
+def clock():
+    return Clock()
 
 
-def test_the_time_follows_from_how_quickly_calls_end():
-    clock = Clock()
+def test_the_time_to_ask_again_follows_from_how_quickly_places_become_free(clock):
     places = CallPlaces(16, clock=clock)
-    run_calls(places, clock, calls=16, seconds_each=3.0)
-    held = run_calls(places, clock, calls=16, seconds_each=0.5, keep=15)
-    held += run_calls(places, clock, calls=1, seconds_each=0.5, keep=1)
-    with pytest.raises(OverloadedError, match="16 calls are running") as caught, places.call("late", None):
-        pass
-    assert len(held) == 16
-    assert 0.5 < caught.value.retry_after_seconds < 10
 
+    def fill():
+        held = [places.call(f"caller {number}") for number in range(16 - places.active)]
+        for place in held:
+            place.__enter__()
+        return held
 
-def test_a_call_that_would_wait_in_vain_is_refused_at_once():
-    clock = Clock()
-    places = CallPlaces(64, clock=clock)
-    held = run_calls(places, clock, calls=40, seconds_each=1.0, keep=20)
-    with pytest.raises(OverloadedError, match=r"would take 2.* seconds and has 10") as caught, places.call("x", 10.0):
-        pass
-    assert len(held) == 20
-    assert 1 < caught.value.retry_after_seconds < 20
-    with places.call("x", 60.0), places.call("y", None):
-        pass
+    def refused_for():
+        with pytest.raises(OverloadedError, match="16 calls are running") as caught, places.call("late"):
+            pass
+        return caught.value.retry_after_seconds
 
-
-def test_a_quiet_service_refuses_nobody_for_what_it_did_before():
-    clock = Clock()
-    places = CallPlaces(64, clock=clock)
-    run_calls(places, clock, calls=40, seconds_each=10.0)
-    with places.call("x", 1.0):
-        pass
+    held = fill()
+    clock.now += 1000
+    assert refused_for() == 1.0  # unknown, and it does not grow while nothing ends
+    for seconds in (3.0, 0.5):
+        for _ in range(4):
+            for place in held[:4]:
+                clock.now += seconds
+                place.__exit__(None, None, None)
+            held = held[4:] + fill()
+        assert refused_for() == pytest.approx(2 * seconds)  # an eighth of the places
+    clock.now += 1000
+    assert refused_for() == pytest.approx(1.0)
 
 
 def test_one_caller_leaves_room_for_others():
     places = CallPlaces(4, share=0.75)
-    held = [places.call("heavy", None) for _ in range(3)]
+    held = [places.call("heavy") for _ in range(3)]
     for place in held:
         place.__enter__()
-    with pytest.raises(OverloadedError, match="3 calls of this caller"), places.call("heavy", None):
+    with pytest.raises(OverloadedError, match="3 calls of this caller"), places.call("heavy"):
         pass
-    with places.call("other", None):
+    with places.call("other"):
         pass
+
+
+def test_the_wait_follows_from_departures_and_from_longer_silence(clock):
+    drain = Drain(2, clock)
+    drain.watch(busy=True)
+    clock.now += 1.0
+    assert drain.seconds_for(10) == 5.0  # two are in service for a second already: at least so much
+    for _ in range(8):
+        drain.note(1, busy=True)
+        clock.now += 1.0
+    assert drain.seconds_for(10) == 10.0
+    clock.now += 8.0  # nine seconds without a departure, where there were never more than one
+    assert drain.seconds_for(10) == pytest.approx(20.0)
+    assert drain.retry_after(10) == 10.0
+    drain.note(1, busy=False)
+    assert drain.seconds_for(10) == pytest.approx(10 * 17 / 9)
+    clock.now += 100.0
+    drain.watch(busy=True)  # after such a pause, nothing is known
+    assert drain.seconds_for(10) == 0.0
+
+
+def test_a_call_is_refused_for_its_wait_alone():
+    refuse_late(1000.0, None)
+    refuse_late(7.0, 10.0)
+    refuse_late(0.0, 0.0)
+    with pytest.raises(OverloadedError, match=r"about 9\.0 seconds.*in 10\.0 seconds") as caught:
+        refuse_late(9.0, 10.0)
+    assert caught.value.retry_after_seconds == 1.5
+    with pytest.raises(OverloadedError) as caught:
+        refuse_late(1e9, 10.0)
+    assert caught.value.retry_after_seconds == 60.0

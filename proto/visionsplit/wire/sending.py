@@ -1,0 +1,25 @@
+"""Messages of an answer, which its caller may read slowly but not never."""
+
+import asyncio
+from typing import Any
+
+import grpc.aio
+
+from visionsplit.errors import DeadlineError
+
+# A reader holds back only its own call, but that call keeps its place and its tokens in memory. So long a pause without
+# a single message read is a reader that is gone or stuck. Applications that pause for longer can read ahead.
+UNREAD_SECONDS = 600.0
+
+
+async def send(context: "grpc.aio.ServicerContext[Any, Any]", message: object) -> None:
+    """Send the next message of an answer, waiting while gRPC's buffers are full of unread ones.
+
+    Raises:
+        DeadlineError: the caller has read nothing for ten minutes.
+    """
+    try:
+        async with asyncio.timeout(UNREAD_SECONDS):
+            await context.write(message)
+    except TimeoutError:
+        raise DeadlineError(f"no part of the answer was read for {UNREAD_SECONDS:g} seconds") from None
