@@ -131,7 +131,7 @@ class Limits:
     max_upload_bytes: int = 2 * 2**30  # of the vision tokens of all calls together, counted as float32
     max_calls: int | None = None  # from the first message to the last; None: as many as the replicas have places for
     caller_share: float = 0.75  # of calls, uploads and bytes that one caller may have, so that others find room
-    max_prompt_characters: int = 1_000_000
+    max_prompt_characters: int = 1_000_000  # fewer where the context cannot hold so many, see `PromptSize`
     default_max_new_tokens: int = 256
     # Silence after which an upload is given up. The encoder sends tokens as its batches come out of the device, so its
     # longest silence is a full queue of tiles ahead of a request's next one: tens of seconds on a busy CPU.

@@ -22,7 +22,7 @@ from llm_service.conversation import prompt_from_proto
 from llm_service.job import PositionIds
 from llm_service.layout import num_newlines
 from llm_service.prefill import Prefill, prefill_from_proto
-from llm_service.prompt import PromptEncoder
+from llm_service.prompt_turns import PromptTurns
 from llm_service.sampling import Decoding, decoding_from_proto
 
 RequestStream = AsyncIterator[llm_service_pb2.LlmServiceGenerateRequest]
@@ -97,17 +97,18 @@ class _Receiving:
 class UploadReceiver:
     """Reads request streams."""
 
-    def __init__(self, accepted: Accepted, prompts: PromptEncoder) -> None:
+    def __init__(self, accepted: Accepted, prompts: PromptTurns) -> None:
         self._accepted = accepted
         self._prompts = prompts
-        # The tokenizer keeps settings between calls, so it serves one at a time.
-        self._tokenizing = asyncio.Lock()
 
-    async def receive(self, stream: RequestStream, reserve: Callable[[int], None] = _refuse_nothing) -> Upload:
+    async def receive(
+        self, stream: RequestStream, caller: str, reserve: Callable[[int], None] = _refuse_nothing
+    ) -> Upload:
         """Read until the client closes its side. The images may arrive in any order; see `RequestTokens`.
 
         Args:
             stream: the request's messages.
+            caller: callers take turns.
             reserve: told how many bytes an image's tokens will take, before they come; may refuse.
 
         Raises:
@@ -123,7 +124,7 @@ class UploadReceiver:
             if receiving is None:
                 if part != "header":
                     raise InvalidTokensError("the first message of a request must be its header")
-                receiving = await self._begin(message.header, reserve)
+                receiving = await self._begin(message.header, caller, reserve)
             elif part == "image":
                 self._add_image(receiving, message.image)
             elif part == "tokens":
@@ -150,7 +151,9 @@ class UploadReceiver:
         except TimeoutError:
             raise DeadlineError(f"the upload is not complete and nothing more came for {idle:g} seconds") from None
 
-    async def _begin(self, header: llm_service_pb2.GenerateHeader, reserve: Callable[[int], None]) -> _Receiving:
+    async def _begin(
+        self, header: llm_service_pb2.GenerateHeader, caller: str, reserve: Callable[[int], None]
+    ) -> _Receiving:
         limits = self._accepted.limits
         if len(header.grids) > limits.max_images:
             raise InvalidRequestError(f"{len(header.grids)} images; at most {limits.max_images} are taken")
@@ -164,9 +167,7 @@ class UploadReceiver:
             default_max_new_tokens=limits.default_max_new_tokens,
             default_repetition_penalty=self._accepted.default_repetition_penalty,
         )
-        prompt = prompt_from_proto(header.prompt)
-        async with self._tokenizing:
-            token_ids = await asyncio.to_thread(self._prompts.encode, prompt, len(grids))
+        token_ids = await self._prompts.encode(prompt_from_proto(header.prompt), len(grids), caller)
         tokens = RequestTokens(grids, feature_size=self._accepted.feature_size)
         receiving = _Receiving(token_ids, grids, layout, prefill, decoding, tokens, reserve)
         self._check_length(receiving)

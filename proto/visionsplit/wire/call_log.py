@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from visionsplit.errors import VisionSplitError
 from visionsplit.wire.status import status_of
 
-_MAX_PROMPT_CHARACTERS = 2000
+MAX_PROMPT_CHARACTERS = 2000
 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -75,6 +75,6 @@ def _write(log: logging.Logger, request_id: str, method: str, record: CallRecord
     }
     outcome = record.outcome
     if record.prompt is not None:
-        fields["prompt"] = record.prompt[:_MAX_PROMPT_CHARACTERS]
+        fields["prompt"] = record.prompt[:MAX_PROMPT_CHARACTERS]
         outcome += f"; prompt {fields['prompt']!r}"
     log.info("request %s after %.3f s: %s", request_id, seconds, outcome, extra={"fields": fields})
