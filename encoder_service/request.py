@@ -8,6 +8,7 @@ from typing import TypeAlias
 from visionsplit.errors import InvalidCompressionError, InvalidRequestError
 from visionsplit.v1 import encoder_service_pb2, generation_pb2
 from visionsplit.wire.messages import refuse_unknown_fields
+from visionsplit.wire.prompts import check_prompt_message
 from visionsplit.wire.tensors import DataType
 
 from encoder_service.compression import Composition, CompressionSpec, compose
@@ -53,6 +54,8 @@ class RequestChecker:
             InvalidRequestError: says what and where.
         """
         started = time.monotonic()
+        if isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
+            check_prompt_message(request.prompt)
         refuse_unknown_fields(request)
         if isinstance(request, encoder_service_pb2.EncodeRequest):
             images: Sequence[encoder_service_pb2.Image] = [request.image]
@@ -88,11 +91,9 @@ class RequestChecker:
             text = asked_text(request.prompt, self._placeholder)
         if text is None:
             raise InvalidCompressionError(f"{reader} reads a text, and encoding alone has no prompt; it needs guidance")
-        if len(text.encode()) > MAX_TEXT_BYTES:
+        if (num_bytes := len(text.encode())) > MAX_TEXT_BYTES:
             what = "the prompt's text" if spec.guidance is None else "guidance"
-            raise InvalidCompressionError(
-                f"{what} has {len(text.encode())} bytes; {reader} reads {MAX_TEXT_BYTES} at most"
-            )
+            raise InvalidCompressionError(f"{what} has {num_bytes} bytes; {reader} reads {MAX_TEXT_BYTES} at most")
         return text
 
 

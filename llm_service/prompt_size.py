@@ -3,12 +3,17 @@
 from collections.abc import Iterator
 
 from visionsplit.errors import InvalidPromptError, PromptTooLongError
+from visionsplit.wire.prompts import MAX_PARTS, MAX_TURNS
 
 from llm_service.fewest_tokens import FewestTokens
 from llm_service.prompt import Prompt, TextPrompt
 
-# Tokenising 16 Ki characters takes some 40 ms at most.
-_SHORT_CHARACTERS = 16 * 1024
+# A prompt whose text is tokenised within some 20 ms. A turn or part takes as long as so many characters.
+_SHORT_CHARACTERS = 8 * 1024
+_CHARACTERS_OF_PART = 64
+# Of a message for each turn and part, beside their text.
+_BYTES_OF_PART = 32
+_MAX_BYTES_OF_CHARACTER = 4
 
 
 class PromptSize:
@@ -18,7 +23,10 @@ class PromptSize:
     def __init__(self, fewest: FewestTokens, *, context_length: int, max_characters: int) -> None:
         self._fewest = fewest
         self.context_length = context_length
-        self._max_characters = min(max_characters, context_length * fewest.longest_token)
+        most = context_length * fewest.longest_token
+        self._max_characters = min(max_characters, most)
+        # Known before any text is decoded.
+        self.max_bytes = min(most, max_characters * _MAX_BYTES_OF_CHARACTER) + (MAX_TURNS + MAX_PARTS) * _BYTES_OF_PART
 
     def check(self, prompt: Prompt) -> bool:
         """Whether the prompt is a short one, which is tokenised apart from long ones. All of a caller's text counts,
@@ -41,7 +49,7 @@ class PromptSize:
                 f"the prompt's {characters} characters are at least {fewest} tokens; "
                 f"a replica holds {self.context_length}"
             )
-        return characters <= _SHORT_CHARACTERS
+        return characters + len(texts) * _CHARACTERS_OF_PART <= _SHORT_CHARACTERS
 
 
 def _texts(prompt: Prompt) -> Iterator[str]:

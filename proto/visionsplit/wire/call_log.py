@@ -12,9 +12,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from visionsplit.errors import VisionSplitError
+from visionsplit.visible import shortened
 from visionsplit.wire.status import status_of
 
 MAX_PROMPT_CHARACTERS = 2000
+_MAX_OUTCOME_CHARACTERS = 2000
 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -46,8 +48,8 @@ def log_call(log: logging.Logger, request_id: str, method: str) -> Iterator[Call
     try:
         yield record
     except VisionSplitError as error:
-        # An error's text may quote the caller; a line stays a line.
-        record.outcome = f"failed, {type(error).__name__}: {' '.join(str(error).split())}"
+        # An error's text may quote the caller.
+        record.outcome = f"failed, {type(error).__name__}: {shortened(str(error), _MAX_OUTCOME_CHARACTERS)}"
         record.status = status_of(error).name
         record.fields["error"] = type(error).__name__
         raise
