@@ -97,7 +97,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
                 upload.decoding.options,
                 pruning=upload.prefill.pruning,
                 position_ids=upload.prefill.position_ids,
-                caller=caller,
+                caller=str(caller),
                 trace_context=carrier_of(),
             )
             generated = await self._answer(job, upload, clock, context)
