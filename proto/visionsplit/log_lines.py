@@ -14,15 +14,10 @@ class LineFormatter(logging.Formatter):
     """A record on one line. Below it, indented, the lines of its traceback: only a record begins at a line's start."""
 
     def format(self, record: logging.LogRecord) -> str:
-        record.message = message_of(record)
+        record.message = one_line(shortened(record.getMessage(), MAX_MESSAGE_CHARACTERS))
         if self.usesTime():
             record.asctime = self.formatTime(record, self.datefmt)
         return "\n    ".join([self.formatMessage(record), *trace_lines(self, record)])
-
-
-def message_of(record: logging.LogRecord) -> str:
-    """A record's message in one line of bounded length."""
-    return one_line(shortened(record.getMessage(), MAX_MESSAGE_CHARACTERS))
 
 
 def trace_lines(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:

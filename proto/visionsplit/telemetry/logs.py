@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 from opentelemetry import trace
 
-from visionsplit.log_lines import LineFormatter, message_of, trace_lines
+from visionsplit.log_lines import MAX_MESSAGE_CHARACTERS, LineFormatter, trace_lines
+from visionsplit.visible import shortened
 from visionsplit.wire.call_log import current_request_id
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -34,7 +35,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "service": self._service,
             "logger": record.name,
-            "message": message_of(record),
+            "message": shortened(record.getMessage(), MAX_MESSAGE_CHARACTERS),
         }
         if (request_id := current_request_id()) is not None:
             line["request_id"] = request_id
@@ -64,7 +65,8 @@ class LimitedRecords(logging.Filter):
         if now - count.began >= _RECORDS_SECONDS:
             self._counts[record.name] = _Count(now, 1)
             if (left_out := count.records - _MAX_RECORDS) > 0:
-                record.msg, record.args = f"{message_of(record)} ({left_out} messages before it were left out)", ()
+                record.msg = f"{record.getMessage()} ({left_out} messages before it were left out)"
+                record.args = ()
             return True
         count.records += 1
         return count.records <= _MAX_RECORDS
