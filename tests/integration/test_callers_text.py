@@ -17,7 +17,7 @@ from visionsplit.errors import InvalidPromptError
 from visionsplit.log_lines import LineFormatter
 from visionsplit.telemetry.config import TelemetryConfig
 from visionsplit.telemetry.logs import JsonFormatter, LimitedRecords
-from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2
+from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, vision_tokens_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
 from visionsplit.wire.prompts import MAX_PROMPT_BYTES, MAX_TURNS
@@ -111,6 +111,27 @@ async def test_a_prompt_in_the_log_is_one_line(system: System) -> None:
     prompts = [str(line["prompt"]) for line in check_lines(*streams) if "prompt" in line]
     assert prompts
     assert all(len(prompt) <= 2000 for prompt in prompts)
+
+
+@pytest.mark.parametrize("field", ["compression", "sampling", "prefill"])
+async def test_settings_of_megabytes_are_refused_before_they_are_read(system: System, field: str) -> None:
+    large = "\n😀" * 500_000
+    settings = {
+        "compression": vision_tokens_pb2.Compression(method=large, guidance=large),
+        "sampling": generation_pb2.Sampling(stop=[large]),
+        "prefill": generation_pb2.Prefill(pruning=generation_pb2.Pruning(method=large)),
+    }
+    request = encoder_service_pb2.EncoderServiceGenerateRequest(
+        prompt=generation_pb2.Prompt(text="Hi"),
+        **{field: settings[field]},  # type: ignore[arg-type]
+    )
+    options = channel_options(system.encoder_address)
+    async with grpc.aio.insecure_channel(system.encoder_address, options=options) as channel:
+        with logged() as streams, pytest.raises(grpc.aio.AioRpcError, match=f"{field} has") as failure:
+            async for _ in EncoderServiceStub(channel).Generate(request):
+                pass
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    check_lines(*streams)
 
 
 def chat(*parts: str, role: str = "user", turns: int = 1) -> generation_pb2.Prompt:
