@@ -1,5 +1,7 @@
 """Requests and events as the protocol's messages, and back."""
 
+from collections.abc import Iterator
+
 from visionsplit.errors import InvalidPromptError, UnknownFieldError
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, vision_tokens_pb2
 from visionsplit.wire.tensors import DataType
@@ -86,14 +88,23 @@ def data_type_from_proto(number: int, default: DataType) -> DataType:
         raise UnknownFieldError(f"unknown data type {number}; there are: {known}") from None
 
 
-def prompt_text(prompt: generation_pb2.Prompt) -> str:
-    """What a request asks, in one text, for the log."""
+def prompt_text(prompt: generation_pb2.Prompt, most: int) -> str:
+    """What a request asks, in one text of up to `most` characters, for the log."""
     if prompt.WhichOneof("form") != "chat":
-        return prompt.text
-    return "\n".join(
-        f"{turn.role}: " + "".join(part.text if part.HasField("text") else "<image>" for part in turn.parts)
-        for turn in prompt.chat.messages
-    )
+        return prompt.text[:most]
+    text = ""
+    for piece in _pieces(prompt.chat):
+        text += piece
+        if len(text) >= most:  # the conversation may be of any length
+            break
+    return text[:most]
+
+
+def _pieces(chat: generation_pb2.Chat) -> Iterator[str]:
+    for turn in chat.messages:
+        yield f"{turn.role}: "
+        yield from (part.text if part.HasField("text") else "<image>" for part in turn.parts)
+        yield "\n"
 
 
 def summary_to_proto(done: ImageDone) -> encoder_service_pb2.ImageSummary:

@@ -5,14 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from google.protobuf.message import Message
 from visionsplit.errors import InvalidCompressionError, InvalidRequestError
 from visionsplit.v1 import encoder_service_pb2, generation_pb2
 from visionsplit.wire.messages import refuse_unknown_fields
+from visionsplit.wire.prompts import check_prompt_message
 from visionsplit.wire.tensors import DataType
+from visionsplit.wire.transport import KIB
 
 from encoder_service.compression import Composition, CompressionSpec, compose
 from encoder_service.protocol import asked_text, compression_from_proto, data_type_from_proto
 from encoder_service.text_tower import MAX_TEXT_BYTES
+
+_MAX_SETTINGS_BYTES = 64 * KIB  # the largest part is guidance, which has `MAX_TEXT_BYTES`
 
 Request: TypeAlias = encoder_service_pb2.EncodeRequest | encoder_service_pb2.EncoderServiceGenerateRequest
 
@@ -53,6 +58,7 @@ class RequestChecker:
             InvalidRequestError: says what and where.
         """
         started = time.monotonic()
+        _check_sizes(request)
         refuse_unknown_fields(request)
         if isinstance(request, encoder_service_pb2.EncodeRequest):
             images: Sequence[encoder_service_pb2.Image] = [request.image]
@@ -88,12 +94,21 @@ class RequestChecker:
             text = asked_text(request.prompt, self._placeholder)
         if text is None:
             raise InvalidCompressionError(f"{reader} reads a text, and encoding alone has no prompt; it needs guidance")
-        if len(text.encode()) > MAX_TEXT_BYTES:
+        if (num_bytes := len(text.encode())) > MAX_TEXT_BYTES:
             what = "the prompt's text" if spec.guidance is None else "guidance"
-            raise InvalidCompressionError(
-                f"{what} has {len(text.encode())} bytes; {reader} reads {MAX_TEXT_BYTES} at most"
-            )
+            raise InvalidCompressionError(f"{what} has {num_bytes} bytes; {reader} reads {MAX_TEXT_BYTES} at most")
         return text
+
+
+def _check_sizes(request: Request) -> None:
+    """Refuse what is too large beside the images, before any text of it is decoded or passed on."""
+    settings: dict[str, Message] = {"compression": request.compression}
+    if isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
+        check_prompt_message(request.prompt)
+        settings |= {"sampling": request.sampling, "prefill": request.prefill}
+    for name, message in settings.items():
+        if (num_bytes := message.ByteSize()) > _MAX_SETTINGS_BYTES:
+            raise InvalidRequestError(f"{name} has {num_bytes} bytes; at most {_MAX_SETTINGS_BYTES} are accepted")
 
 
 def _check_someone_prunes(prefill: generation_pb2.Prefill) -> None:

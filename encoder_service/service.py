@@ -18,7 +18,7 @@ from visionsplit.v1 import (
     llm_service_pb2,
     vision_tokens_pb2,
 )
-from visionsplit.wire.call_log import log_call
+from visionsplit.wire.call_log import MAX_PROMPT_CHARACTERS, log_call
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
@@ -110,7 +110,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         ):
             describe_current(request_id=request_id)
             if self._config.telemetry.log_prompts:
-                record.prompt = prompt_text(request.prompt)
+                record.prompt = prompt_text(request.prompt, MAX_PROMPT_CHARACTERS)
             wanted = self._checker.check(request, caller)
             observer = CallObserver(self._metrics, self._tracer, record, wanted.method)
             if self._llm is None:

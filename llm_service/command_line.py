@@ -74,6 +74,7 @@ def config_from(options: argparse.Namespace) -> LlmConfig:
         ),
         limits=Limits(
             max_images=options.max_images,
+            max_prompt_characters=options.max_prompt_characters,
             default_max_new_tokens=options.default_max_new_tokens,
             upload_idle_seconds=options.upload_idle,
             upload_seconds=options.upload_time,

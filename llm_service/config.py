@@ -133,7 +133,7 @@ class Limits:
     max_upload_bytes: int = 2 * 2**30  # of the vision tokens of all calls together, counted as float32
     max_calls: int | None = None  # from the end of the upload on; None: as many as the replicas have places for
     caller_share: float = 0.75  # of calls, uploads and bytes that one caller may have, so that others find room
-    max_prompt_characters: int = 1_000_000
+    max_prompt_characters: int = 1_000_000  # fewer where the context cannot hold so many, see `PromptSize`
     default_max_new_tokens: int = 256
     # Silence after which an upload is given up as soon as others need its place or its room.
     upload_idle_seconds: float = 60.0

@@ -1,13 +1,14 @@
 """Reads a request's prompt."""
 
 from visionsplit.errors import InvalidPromptError
+from visionsplit.parameters import quoted
 from visionsplit.v1 import generation_pb2
 
 from llm_service.prompt import ChatPrompt, Prompt, TextPrompt, Turn
 
 
 def prompt_from_proto(message: generation_pb2.Prompt) -> Prompt:
-    """The prompt's own form.
+    """The prompt's own form; `check_prompt_message` has counted what is in it.
 
     Raises:
         InvalidPromptError: neither form is given, or a part of a turn is empty.
@@ -25,6 +26,6 @@ def _turn(message: generation_pb2.ChatMessage) -> Turn:
     for part in message.parts:
         kind = part.WhichOneof("content")
         if kind is None:
-            raise InvalidPromptError(f"a part of a {message.role!r} turn has neither text nor image")
+            raise InvalidPromptError(f"a part of a {quoted(message.role)} turn has neither text nor image")
         parts.append(part.text if kind == "text" else None)
     return Turn(message.role, tuple(parts))

@@ -12,7 +12,7 @@ from opentelemetry.trace import Tracer
 from visionsplit.errors import CancelledError, OverloadedError, VisionSplitError
 from visionsplit.telemetry.tracing import carrier_of, describe_current, stage
 from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
-from visionsplit.wire.call_log import CallRecord, log_call
+from visionsplit.wire.call_log import MAX_PROMPT_CHARACTERS, CallRecord, log_call
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
@@ -26,6 +26,7 @@ from llm_service.job import Job
 from llm_service.metrics import LlmMetrics
 from llm_service.prefill import Prefill, pruning_methods_to_proto
 from llm_service.prompt import PromptEncoder
+from llm_service.prompt_turns import PromptTurns
 from llm_service.replica import ReplicaInfo
 from llm_service.text import Detokenizer, StopStrings
 from llm_service.upload import Upload, UploadReceiver
@@ -53,6 +54,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         admission: Admission,
         callers: Callers,
         prompts: PromptEncoder,
+        prompt_turns: PromptTurns,
         end_ids: tuple[int, ...],
         metrics: LlmMetrics,
         tracer: Tracer,
@@ -70,7 +72,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         self._metrics = metrics
         self._tracer = tracer
         self._log_prompts = log_prompts
-        self._receiver = UploadReceiver(accepted, prompts)
+        self._receiver = UploadReceiver(accepted, prompt_turns)
 
     # Not a generator, as the stub would have it: with the write API a cancel always reaches the backend.
     async def Generate(  # type: ignore[override]  # noqa: N802
@@ -96,7 +98,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
                 upload.decoding.options,
                 pruning=upload.prefill.pruning,
                 position_ids=upload.prefill.position_ids,
-                caller=caller,
+                caller=str(caller),
                 trace_context=carrier_of(),
             )
             generated = await self._answer(job, upload, clock, context)
@@ -141,7 +143,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         try:
             reception = held.enter_context(admission.uploads.call(caller))
             async with reception.receiving():
-                upload = await self._receiver.receive(stream, reception, admit)
+                upload = await self._receiver.receive(stream, caller, reception, admit)
             # Again: calls that came meanwhile may be whole already.
             admit(upload.prefill, len(upload.images))
             held.enter_context(admission.places.call(caller))
@@ -202,7 +204,8 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         record.fields.update(numbers)
         describe_current(**numbers)
         if self._log_prompts:
-            record.prompt = self._prompts.tokenizer.decode(list(upload.token_ids))
+            # The line shows its beginning only.
+            record.prompt = self._prompts.tokenizer.decode(list(upload.token_ids[:MAX_PROMPT_CHARACTERS]))
 
 
 async def _send(context: GenerateContext, response: Response) -> None:

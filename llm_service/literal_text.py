@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from transformers import AddedToken, PreTrainedTokenizerBase
 from visionsplit.errors import InvalidPromptError
 
+from llm_service.tokenizing import Tokenizing
+
 
 class LiteralText:
     """Marks special tokens in callers' text, and tokenises prompts that hold such marks."""
@@ -26,16 +28,18 @@ class LiteralText:
         self._names_by_mark = {mark: name for name, mark in self._marks.items()}
         self._by_mark = _any_of(self._names_by_mark)
         self._aliases = {name: f"\ue001{lot}\ue000{index}\ue001" for index, name in enumerate(special)}
-        self._tokenizer = copy.deepcopy(tokenizer) if tokenizer.is_fast else None
         self._ids: dict[int, int] = {}  # of each alias: its special token's
-        if self._tokenizer is None:
+        self._tokenizing: Tokenizing | None = None
+        if not tokenizer.is_fast:
             return
+        tokenizer = copy.deepcopy(tokenizer)
         for name, (id, token) in special.items():
             alias = AddedToken(
                 self._aliases[name], lstrip=token.lstrip, rstrip=token.rstrip, normalized=False, special=False
             )
-            self._tokenizer.add_tokens([alias])
-            self._ids[self._tokenizer.convert_tokens_to_ids(alias.content)] = id
+            tokenizer.add_tokens([alias])
+            self._ids[tokenizer.convert_tokens_to_ids(alias.content)] = id
+        self._tokenizing = Tokenizing(tokenizer, special_tokens_are_text=True)
 
     def mark(self, text: str) -> str:
         """A caller's text with a mark in place of each special token.
@@ -44,7 +48,7 @@ class LiteralText:
             InvalidPromptError: it has one, and this kind of tokenizer cannot read it as text.
         """
         found = self._names.search(text)
-        if found is not None and self._tokenizer is None:
+        if found is not None and self._tokenizing is None:
             raise InvalidPromptError(f"this model's tokenizer cannot read {found[0]!r} as text; leave it out")
         return self._names.sub(lambda match: self._marks[match[0]], text)
 
@@ -55,11 +59,11 @@ class LiteralText:
         """The text with special tokens in place of their marks."""
         return self._by_mark.sub(lambda match: self._names_by_mark[match[0]], text)
 
-    def encode(self, marked: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a rendered prompt in which callers' text has marks."""
-        assert self._tokenizer is not None  # or there would be no marks
+    def encode(self, marked: str, *, add_special_tokens: bool, most: int) -> list[int]:
+        """Token ids of a rendered prompt in which callers' text has marks; see `Tokenizing.ids`."""
+        assert self._tokenizing is not None  # or there would be no marks
         text = self.unmark(self._names.sub(lambda match: self._aliases[match[0]], marked))
-        ids = self._tokenizer(text, add_special_tokens=add_special_tokens, split_special_tokens=True).input_ids
+        ids = self._tokenizing.ids(text, add_special_tokens=add_special_tokens, most=most)
         return [self._ids.get(id, id) for id in ids]
 
 

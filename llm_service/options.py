@@ -96,6 +96,11 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
 
     add("--max-images", Limits.max_images, "The most images in one request.")
     add(
+        "--max-prompt-characters",
+        Limits.max_prompt_characters,
+        "The most characters of one prompt. Prompts that cannot fit the context are refused whatever this says.",
+    )
+    add(
         "--default-max-new-tokens",
         Limits.default_max_new_tokens,
         "The most tokens of an answer, unless a request says.",

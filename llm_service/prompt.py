@@ -9,6 +9,7 @@ from visionsplit.checkpoint import Checkpoint, CheckpointError
 from visionsplit.errors import InvalidPromptError
 
 from llm_service.literal_text import LiteralText
+from llm_service.tokenizing import Tokenizing
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ Prompt = TextPrompt | ChatPrompt
 class PromptEncoder:
     """The checkpoint's tokenizer and chat template."""
 
-    def __init__(self, checkpoint: Checkpoint, *, max_characters: int) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         """Load the tokenizer; no weights.
 
         Raises:
@@ -50,16 +51,16 @@ class PromptEncoder:
         self.placeholder: str = self._processor.image_token
         self.image_token_id: int = self._processor.image_token_id
         self._vocabulary_size: int = checkpoint.config.text_config.vocab_size
-        self._max_characters = max_characters
         self._literal = LiteralText(self.tokenizer)
+        self._tokenizing = Tokenizing(self.tokenizer)
         if self.image_token_id != checkpoint.config.image_token_id:
             raise CheckpointError(
                 f"checkpoint {checkpoint.name!r} has image token {self.image_token_id} in its tokenizer and "
                 f"{checkpoint.config.image_token_id} in its configuration"
             )
 
-    def encode(self, prompt: Prompt, num_images: int) -> tuple[int, ...]:
-        """Token ids with the image token once for each image.
+    def encode(self, prompt: Prompt, num_images: int, *, max_tokens: int) -> tuple[int, ...]:
+        """Token ids with the image token once for each image. Thread-safe.
 
         Hugging Face's processor repeats the placeholder before it tokenises; as the placeholder is a token of its own,
         the text around it comes out alike. In a conversation, special tokens are those of the chat template; a caller's
@@ -67,15 +68,17 @@ class PromptEncoder:
 
         Raises:
             InvalidPromptError: no text, a conversation the template refuses, or not one placeholder for each image.
+            PromptTooLongError: more than `max_tokens`.
         """
         if isinstance(prompt, TextPrompt):
-            ids = self._tokenize(prompt.text, add_special_tokens=True, length=len(prompt.text))
+            ids = self._tokenizing.ids(prompt.text, add_special_tokens=True, most=max_tokens)
         else:
             text = self._render(prompt, num_images)
             # As the processor does when it renders and tokenises in one go.
             bos = self.tokenizer.bos_token
             add = bos is None or not text.startswith(bos)
-            ids = self._tokenize(text, add_special_tokens=add, length=len(self._literal.unmark(text)))
+            encode = self._literal.encode if self._literal.has_marks(text) else self._tokenizing.ids
+            ids = encode(text, add_special_tokens=add, most=max_tokens)
         found = ids.count(self.image_token_id)
         if found != num_images:
             raise InvalidPromptError(
@@ -87,19 +90,6 @@ class PromptEncoder:
         if max(ids) >= self._vocabulary_size:
             raise InvalidPromptError(f"prompt holds token {max(ids)}, which the model does not know")
         return tuple(ids)
-
-    def _tokenize(self, text: str, *, add_special_tokens: bool, length: int) -> list[int]:
-        """
-        Args:
-            text: may hold marks of special tokens that are a caller's text.
-            length: characters of the text without marks.
-        """
-        if length > self._max_characters:
-            raise InvalidPromptError(f"prompt has {length} characters; at most {self._max_characters} are taken")
-        if self._literal.has_marks(text):
-            return self._literal.encode(text, add_special_tokens=add_special_tokens)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids
-        return ids
 
     def _render(self, prompt: ChatPrompt, num_images: int) -> str:
         """The prompt of a conversation, with marks where a caller's text spells special tokens."""

@@ -19,10 +19,13 @@ from llm_service.admission import Admission
 from llm_service.backends import make_backend
 from llm_service.backends.base import Backend
 from llm_service.config import LlmConfig
+from llm_service.fewest_tokens import FewestTokens
 from llm_service.gateway import LlmGateway
 from llm_service.generation_settings import GenerationSettings
 from llm_service.metrics import LlmMetrics
 from llm_service.prompt import PromptEncoder
+from llm_service.prompt_size import PromptSize
+from llm_service.prompt_turns import PromptTurns
 from llm_service.watch import ReplicaWatch
 
 _log = logging.getLogger(__name__)
@@ -99,11 +102,15 @@ class LlmServer:
     async def _make_gateway(self, backend: Backend, guard: Guard) -> LlmGateway:
         config = self._config
         checkpoint = await asyncio.to_thread(Checkpoint, config.model, revision=config.revision)
-        prompts = await asyncio.to_thread(PromptEncoder, checkpoint, max_characters=config.limits.max_prompt_characters)
+        prompts = await asyncio.to_thread(PromptEncoder, checkpoint)
+        fewest = await asyncio.to_thread(FewestTokens, prompts.tokenizer)
         settings = await asyncio.to_thread(GenerationSettings.of, checkpoint)
         replica = await backend.start()
         accepted = await asyncio.to_thread(
             Accepted.by_checkpoint, checkpoint, settings, config.limits, context_length=replica.context_length
+        )
+        size = PromptSize(
+            fewest, context_length=replica.context_length, max_characters=config.limits.max_prompt_characters
         )
         self._admission = Admission(
             config.limits,
@@ -119,6 +126,7 @@ class LlmServer:
             admission=self._admission,
             callers=Callers(guard.tokens, relayed=True),
             prompts=prompts,
+            prompt_turns=PromptTurns(prompts, size),
             end_ids=settings.end_ids,
             metrics=self._metrics,
             tracer=self._telemetry.tracer,

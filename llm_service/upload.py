@@ -1,6 +1,5 @@
 """Receives a request and checks all of it before anything reaches a replica."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from visionsplit.errors import (
 from visionsplit.grid import Layout, TileGrid, UnpadRule
 from visionsplit.v1 import llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.messages import refuse_unknown_fields
+from visionsplit.wire.prompts import check_prompt_message
 from visionsplit.wire.request_tokens import RequestTokens
 from visionsplit.wire.vision_tokens import VisionTokens, grid_from_proto, layout_from_proto
 
@@ -21,7 +21,7 @@ from llm_service.conversation import prompt_from_proto
 from llm_service.job import PositionIds
 from llm_service.layout import num_newlines
 from llm_service.prefill import Prefill, prefill_from_proto
-from llm_service.prompt import PromptEncoder
+from llm_service.prompt_turns import PromptTurns
 from llm_service.sampling import Decoding, decoding_from_proto
 from llm_service.uploads import Reception
 
@@ -93,19 +93,18 @@ class _Receiving:
 class UploadReceiver:
     """Reads request streams."""
 
-    def __init__(self, accepted: Accepted, prompts: PromptEncoder) -> None:
+    def __init__(self, accepted: Accepted, prompts: PromptTurns) -> None:
         self._accepted = accepted
         self._prompts = prompts
-        # The tokenizer keeps settings between calls, so it serves one at a time.
-        self._tokenizing = asyncio.Lock()
 
     async def receive(
-        self, stream: RequestStream, reception: Reception, admit: Callable[[Prefill, int], None]
+        self, stream: RequestStream, caller: str, reception: Reception, admit: Callable[[Prefill, int], None]
     ) -> Upload:
         """Read until the client closes its side. The images may arrive in any order; see `RequestTokens`.
 
         Args:
             stream: the request's messages.
+            caller: callers take turns.
             reception: told when the header has arrived, of each further message, and how many bytes an image's tokens
                 will take, before they come; may refuse.
             admit: told once, how the request is to be prefilled and of how many images it is; may refuse.
@@ -119,13 +118,15 @@ class UploadReceiver:
         message: llm_service_pb2.LlmServiceGenerateRequest | None
         while (message := await anext(stream, None)) is not None:
             reception.note_progress()
-            refuse_unknown_fields(message)
             part = message.WhichOneof("part")
+            if part == "header":
+                check_prompt_message(message.header.prompt, self._prompts.max_bytes)
+            refuse_unknown_fields(message)
             if receiving is None:
                 if part != "header":
                     raise InvalidTokensError("the first message of a request must be its header")
                 reception.begin()
-                receiving = await self._begin(message.header, reception.reserve)
+                receiving = await self._begin(message.header, caller, reception.reserve)
                 admit(receiving.prefill, len(receiving.grids))
             elif part == "image":
                 self._add_image(receiving, message.image)
@@ -145,7 +146,9 @@ class UploadReceiver:
             receiving.counts,
         )
 
-    async def _begin(self, header: llm_service_pb2.GenerateHeader, reserve: Callable[[int], None]) -> _Receiving:
+    async def _begin(
+        self, header: llm_service_pb2.GenerateHeader, caller: str, reserve: Callable[[int], None]
+    ) -> _Receiving:
         limits = self._accepted.limits
         if len(header.grids) > limits.max_images:
             raise InvalidRequestError(f"{len(header.grids)} images; at most {limits.max_images} are taken")
@@ -159,9 +162,7 @@ class UploadReceiver:
             default_max_new_tokens=limits.default_max_new_tokens,
             default_repetition_penalty=self._accepted.default_repetition_penalty,
         )
-        prompt = prompt_from_proto(header.prompt)
-        async with self._tokenizing:
-            token_ids = await asyncio.to_thread(self._prompts.encode, prompt, len(grids))
+        token_ids = await self._prompts.encode(prompt_from_proto(header.prompt), len(grids), caller)
         tokens = RequestTokens(grids, feature_size=self._accepted.feature_size)
         receiving = _Receiving(token_ids, grids, layout, prefill, decoding, tokens, reserve)
         self._check_length(receiving)

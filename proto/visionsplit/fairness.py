@@ -22,6 +22,19 @@ def ahead_in_turns(waiting: Mapping[str, int], caller: str, amount: int) -> int:
     return own + sum(min(held, own + amount) for held in others)
 
 
+class RelayedCaller(str):
+    """A caller whose name is only the word of an address that calls for others. The same name from another address is
+    another caller, and all callers of an address together have a share as well."""
+
+    __slots__ = ("address",)
+    address: str
+
+    def __new__(cls, name: str, address: str) -> "RelayedCaller":
+        caller = super().__new__(cls, f"{address} {name}")
+        caller.address = address
+        return caller
+
+
 class Turns(Generic[_T]):
     """What waits, by caller. Callers take turns; what one of them waits for keeps its order. Not thread-safe."""
 
@@ -158,14 +171,21 @@ class FairGate:
 
 
 class Shares:
-    """How much of something each caller holds, and how much it may: a part always stays free for the others."""
+    """How much of something each caller holds, and how much it may: a part always stays free for the others.
+
+    Where callers' names are not proven, an address could invent any number of them. So it has a share too, which is
+    larger than a caller's, as most addresses with several callers are honest relays.
+    """
 
     def __init__(self, limit: int, share: float) -> None:
-        """`share` is the part of the limit that one caller may hold, in (0, 1]; it is rounded up."""
+        """`share` is the part of the limit that one caller may hold, in (0, 1]; it is rounded up. An address leaves
+        half as much to others as a caller does."""
         self.limit = limit
         self.own_limit = math.ceil(limit * share)
+        self.address_limit = math.ceil(limit * (1 + share) / 2)
         self.taken = 0
         self._held: dict[str, int] = {}
+        self._held_at: dict[str, int] = {}  # by address, of relayed callers and of the address as a caller
 
     def held_by(self, caller: str) -> int:
         return self._held.get(caller, 0)
@@ -174,8 +194,16 @@ class Shares:
         """How much of what is held is served before the last of `amount` more of this caller, if callers take turns."""
         return ahead_in_turns(self._held, caller, amount)
 
+    def held_at_address(self, caller: str) -> int:
+        """What all callers of this one's address hold."""
+        return self._held_at.get(_address(caller), 0)
+
     def fits(self, caller: str, amount: int) -> bool:
-        return self.taken + amount <= self.limit and self.fits_own(caller, amount)
+        return (
+            self.taken + amount <= self.limit
+            and self.fits_own(caller, amount)
+            and (not self.held_at_address(caller) or self.held_at_address(caller) + amount <= self.address_limit)
+        )
 
     def fits_own(self, caller: str, amount: int) -> bool:
         """Whether it fits the caller's own part. A caller that holds nothing may have more than that at once."""
@@ -184,12 +212,22 @@ class Shares:
 
     def take(self, caller: str, amount: int) -> None:
         self.taken += amount
-        self._held[caller] = self.held_by(caller) + amount
+        _add(self._held, caller, amount)
+        _add(self._held_at, _address(caller), amount)
 
     def give_back(self, caller: str, amount: int) -> None:
         self.taken -= amount
-        left = self._held.get(caller, 0) - amount
-        if left:
-            self._held[caller] = left
-        else:
-            self._held.pop(caller, None)
+        _add(self._held, caller, -amount)
+        _add(self._held_at, _address(caller), -amount)
+
+
+def _address(caller: str) -> str:
+    return caller.address if isinstance(caller, RelayedCaller) else caller
+
+
+def _add(held: dict[str, int], name: str, amount: int) -> None:
+    """Change what is held; a name that holds nothing is forgotten."""
+    if total := held.get(name, 0) + amount:
+        held[name] = total
+    else:
+        held.pop(name, None)

@@ -207,6 +207,9 @@ class CallPlaces:
         if not shares.fits_own(caller, 1):
             held = shares.held_by(caller)
             raise OverloadedError(f"{held} calls of this caller are running, as many as one caller may have", later)
+        if not shares.fits(caller, 1):
+            held = shares.held_at_address(caller)
+            raise OverloadedError(f"{held} calls of this address are running, as many as one address may have", later)
 
 
 class OpenDoor:

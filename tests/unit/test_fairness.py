@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import pytest
-from visionsplit.fairness import FairGate, Shares, Turns
+from visionsplit.fairness import FairGate, RelayedCaller, Shares, Turns
 from visionsplit.overload import Line
 
 
@@ -147,3 +147,29 @@ async def test_a_line_measures_who_was_served_and_lets_in_while_there_is_room():
     for _ in calls:
         leave.release()
     await asyncio.gather(*calls, return_exceptions=True)
+
+
+def test_a_relay_may_have_more_than_a_caller_and_its_callers_share_it():
+    shares = Shares(16, 0.75)
+    names = [RelayedCaller(f"name-{number}", "relay") for number in range(16)]
+    for name in names[:14]:
+        assert shares.fits(name, 1)
+        shares.take(name, 1)
+    assert not any(shares.fits(name, 1) for name in (*names, "relay"))
+    assert shares.fits("another", 2)
+    assert shares.fits(RelayedCaller("name-0", "another"), 2)
+    for name in names[:14]:
+        shares.give_back(name, 1)
+    for _ in range(12):
+        shares.take(names[0], 1)
+    assert not shares.fits(names[0], 1)
+    assert shares.fits(names[1], 2)
+    assert shares.fits("relay", 2)
+
+
+def test_a_name_means_nothing_at_another_address():
+    shares = Shares(4, 0.5)
+    for _ in range(2):
+        shares.take(RelayedCaller("victim", "attacker"), 1)
+    assert shares.fits("victim", 2)
+    assert shares.fits(RelayedCaller("victim", "relay"), 2)

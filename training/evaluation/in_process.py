@@ -19,7 +19,6 @@ from training.evaluation.pruned import PruningDecoder
 from training.evaluation.results import Answer, Seen
 from training.evaluation.vision import EncodedPicture, VisionHalf
 
-_MAX_PROMPT_CHARACTERS = 10_000
 _LEAST_CHUNK = 32  # images: prompts alike in length are found among one chunk's
 
 
@@ -62,7 +61,8 @@ class InProcessModel:
         self._source = model
         self._conditions = conditions
         self._settings = settings
-        self._prompts = PromptEncoder(checkpoint, max_characters=_MAX_PROMPT_CHARACTERS)
+        self._prompts = PromptEncoder(checkpoint)
+        self._context_length: int = checkpoint.config.text_config.max_position_embeddings
         self._vision = VisionHalf(checkpoint, conditions, device=settings.device, dtype=settings.dtype)
         text_model = load_text_model(checkpoint, device=settings.device, dtype=settings.dtype)
         longest = settings.max_new_tokens
@@ -103,7 +103,8 @@ class InProcessModel:
 
     def _split(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """A question's prompt as the client sends it, as the token ids before and behind the image."""
-        ids = self._prompts.encode(ChatPrompt((Turn("user", (None, question)),)), 1)
+        prompt = ChatPrompt((Turn("user", (None, question)),))
+        ids = self._prompts.encode(prompt, 1, max_tokens=self._context_length)
         place = ids.index(self._prompts.image_token_id)
         return ids[:place], ids[place + 1 :]
 

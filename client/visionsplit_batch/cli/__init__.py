@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 
 from visionsplit.errors import InvalidRequestError, VisionSplitError
+from visionsplit.log_lines import LineFormatter
 from visionsplit_client.cli import _options as shared
 from visionsplit_client.cli import _output
 from visionsplit_client.cli._signals import ended_by_sigterm
@@ -34,7 +35,9 @@ class _Terminated(BaseException):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job and return its exit code. A wrong usage raises SystemExit(2), as argparse does."""
     args = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, handlers=[handler])
     try:
         with ended_by_sigterm(_Terminated()):
             summary, left_out = _jobs.run(args)

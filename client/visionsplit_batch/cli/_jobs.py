@@ -7,6 +7,7 @@ from contextlib import closing, redirect_stdout
 from typing import Any
 
 from visionsplit.images import ImageLimits
+from visionsplit.visible import visible
 from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client.cli import _options as shared
 from visionsplit_client.cli import _output
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> tuple[JobSummary, tuple[LeftOut, ...]]:
     if args.json:
         print(summary_json(summary, shares.overall, left_out))
     elif not args.quiet:
-        print(_output.visible(summary_text(summary, shares.overall, args.output)))
+        print(visible(summary_text(summary, shares.overall, args.output)))
     if left_out and not args.json and (not args.quiet or needs_attention(left_out)):
         _output.warn(left_out_text(left_out))
     return summary, left_out
@@ -93,7 +94,7 @@ def _say(args: argparse.Namespace, text: str, event: str) -> None:
     if args.json:
         print(event, flush=True)
     elif not args.quiet:
-        print(_output.visible(text), file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 def _output_format(args: argparse.Namespace, source: Source) -> str:

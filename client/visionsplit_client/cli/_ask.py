@@ -4,6 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from visionsplit.visible import one_line, visible
+
 from visionsplit_client._calls import EventStream
 from visionsplit_client._client import Client
 from visionsplit_client._encoded import EncodedImage
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     with _options.client_from(args) as client, _start(client, args, pruning) as stream:
         for event in stream:
             if isinstance(event, TextDelta) and not args.json:
-                print(_output.visible(event.text), end="", flush=True)
+                print(visible(event.text), end="", flush=True)
         generation = stream.result().generation
     if args.json:
         _report.print_json(generation)
@@ -107,7 +109,7 @@ def _start(client: Client, args: argparse.Namespace, pruning: Pruning | None) ->
 def _print_cost(generation: Generation, names: Sequence[str]) -> None:
     """On stderr, so that stdout holds the answer alone."""
     for image in generation.images:
-        name = f"{_output.one_line(_given.shown(names[image.index]))}: " if len(names) > 1 else ""
+        name = f"{one_line(_given.shown(names[image.index]))}: " if len(names) > 1 else ""
         print(f"{name}{_report.cost(image)}", file=sys.stderr)
     if generation.layer_tokens:
         print(_report.layers(generation.layer_tokens), file=sys.stderr)

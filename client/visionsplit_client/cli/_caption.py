@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from visionsplit.errors import VisionSplitError
+from visionsplit.visible import one_line, visible
 
 from visionsplit_client._client import Client
 from visionsplit_client._options import Compression, Pruning
@@ -101,7 +102,7 @@ def _print_one(result: _Captioned) -> None:
     generation = result.generation
     if generation is None:
         return
-    print(f"{_output.one_line(result.image)}\n  {_output.visible(generation.text.strip())}")
+    print(f"{one_line(result.image)}\n  {visible(generation.text.strip())}")
     print(f"  {_report.cost(generation.images[0])}, {generation.total_seconds:.2f} s")
     if generation.layer_tokens:
         print(f"  {_report.layers(generation.layer_tokens)}")

@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
-from visionsplit_client.cli import _given, _options, _output, _report
+from visionsplit.visible import one_line
+
+from visionsplit_client.cli import _given, _options, _report
 
 
 def add_parser(commands: _options.Subparsers) -> None:
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     else:
-        print(f"{_output.one_line(str(args.output))}: {image.data_type}, {_report.cost(image.summary)}")
+        print(f"{one_line(str(args.output))}: {image.data_type}, {_report.cost(image.summary)}")
     return 0
 
 

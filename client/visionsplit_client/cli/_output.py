@@ -3,14 +3,10 @@
 import codecs
 import io
 import os
-import re
 import sys
 from pathlib import Path
 
-# Control characters but line breaks and tabs, marks that turn the direction of text around, and what stands for the
-# bytes of a file name that is not UTF-8.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_LINE_BREAKS = re.compile("[\t\n\u2028\u2029]")
+from visionsplit.visible import one_line
 
 
 def prepare_streams() -> None:
@@ -32,16 +28,6 @@ def abandon_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def visible(text: str) -> str:
-    """Text in which a terminal finds no commands: control characters are written as \\uXXXX, as in JSON."""
-    return _UNPRINTABLE.sub(_escaped, text)
-
-
-def one_line(text: str) -> str:
-    """The same for what must stay on its line, such as a file's name."""
-    return _LINE_BREAKS.sub(_escaped, visible(text))
-
-
 def warn(message: str) -> None:
     """One line on stderr."""
     print(f"visionsplit: {one_line(message)}", file=sys.stderr, flush=True)
@@ -50,7 +36,3 @@ def warn(message: str) -> None:
 def takes_unicode() -> bool:
     """Whether stdout can be written any character."""
     return codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"

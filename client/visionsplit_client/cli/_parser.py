@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from visionsplit.visible import one_line
+
 from visionsplit_client.cli import _options
-from visionsplit_client.cli._output import one_line
 
 
 class CommandParser(_options.OneLineParser):

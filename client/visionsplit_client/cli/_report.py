@@ -15,6 +15,7 @@ from visionsplit.errors import (
     InvalidSamplingError,
     VisionSplitError,
 )
+from visionsplit.visible import visible
 
 from visionsplit_client._results import ImageSummary
 from visionsplit_client.cli import _output
@@ -65,7 +66,7 @@ def failure(error: Exception, text: str) -> dict[str, str]:
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever has a JSON form
     text = json.dumps(document, indent=2, default=_to_json, ensure_ascii=not _output.takes_unicode())
-    print(_output.visible(text), flush=True)
+    print(visible(text), flush=True)
 
 
 def size(num_bytes: float) -> str:

@@ -13,13 +13,14 @@ from visionsplit.command_line import at_least, shares
 from visionsplit.compression_defaults import DEFAULT_RATIO, KEEP_ALL
 from visionsplit.conditions import METHOD_FORM
 from visionsplit.images import UNLIMITED, decode_image
+from visionsplit.visible import visible
 
 from visionsplit_client._client import Client
 from visionsplit_client._images import read_image
 from visionsplit_client._options import Compression, Sampling
 from visionsplit_client._settings import DEFAULT_LIMITS, DEFAULT_TIMEOUTS
 from visionsplit_client._sources import is_url
-from visionsplit_client.cli import _given, _options, _output, _report
+from visionsplit_client.cli import _given, _options, _report
 from visionsplit_client.cli._conditions import parse_condition
 from visionsplit_client.cli._drawing import COMPACT, LARGE, Header, draw_panels
 from visionsplit_client.cli._panels import Shown, encode_all, summary_table
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     print(summary_table(shown))
     for one in shown:
         if one.answer is not None:
-            print(_output.visible(f"{one.title}: {one.answer}"))
+            print(visible(f"{one.title}: {one.answer}"))
     return 0
 
 

@@ -118,9 +118,8 @@ class LayerwiseEngine(Engine):
         """The thread: one step of each running request, again and again."""
         try:
             with _own_stream(self._model.device):
-                while running := self._admit():
-                    for run in running:
-                        self._advance(run)
+                while self._step():
+                    pass
         finally:
             with self._changed:
                 self._stopping = True
@@ -129,6 +128,14 @@ class LayerwiseEngine(Engine):
                 self._waiting = Turns()
             for run in left:
                 run.fail(UnavailableError("the service is stopping"))
+
+    def _step(self) -> bool:
+        """One step of each running request; whether there were any. A method, so that the thread refers to no request
+        and to no keys and values while it waits for the next."""
+        running = self._admit()
+        for run in running:
+            self._advance(run)
+        return bool(running)
 
     def _admit(self) -> list[Run]:
         """Those to advance, waiting until there are some; none once the engine is stopping."""

@@ -46,8 +46,9 @@ class EncoderServiceStub(object):
 
     A field that the server does not know is refused with INVALID_ARGUMENT, since ignoring it would
     change the answer silently. The request metadata entry `x-request-id` goes along to the LLM service
-    and into both services' logs; one is made if it is absent. grpc.health.v1 answers for "" and for
-    "visionsplit.v1.EncoderService": NOT_SERVING while draining.
+    and into both services' logs; one is made if it is absent or not 1 to 128 letters, digits and
+    . _ : / -. grpc.health.v1 answers for "" and for "visionsplit.v1.EncoderService": NOT_SERVING
+    while draining.
     """
 
     def __init__(self, channel):
@@ -93,8 +94,9 @@ class EncoderServiceServicer(object):
 
     A field that the server does not know is refused with INVALID_ARGUMENT, since ignoring it would
     change the answer silently. The request metadata entry `x-request-id` goes along to the LLM service
-    and into both services' logs; one is made if it is absent. grpc.health.v1 answers for "" and for
-    "visionsplit.v1.EncoderService": NOT_SERVING while draining.
+    and into both services' logs; one is made if it is absent or not 1 to 128 letters, digits and
+    . _ : / -. grpc.health.v1 answers for "" and for "visionsplit.v1.EncoderService": NOT_SERVING
+    while draining.
     """
 
     def Encode(self, request, context):
@@ -171,8 +173,9 @@ class EncoderService(object):
 
     A field that the server does not know is refused with INVALID_ARGUMENT, since ignoring it would
     change the answer silently. The request metadata entry `x-request-id` goes along to the LLM service
-    and into both services' logs; one is made if it is absent. grpc.health.v1 answers for "" and for
-    "visionsplit.v1.EncoderService": NOT_SERVING while draining.
+    and into both services' logs; one is made if it is absent or not 1 to 128 letters, digits and
+    . _ : / -. grpc.health.v1 answers for "" and for "visionsplit.v1.EncoderService": NOT_SERVING
+    while draining.
     """
 
     @staticmethod

@@ -47,8 +47,9 @@ class EncoderServiceStub:
 
     A field that the server does not know is refused with INVALID_ARGUMENT, since ignoring it would
     change the answer silently. The request metadata entry `x-request-id` goes along to the LLM service
-    and into both services' logs; one is made if it is absent. grpc.health.v1 answers for "" and for
-    "visionsplit.v1.EncoderService": NOT_SERVING while draining.
+    and into both services' logs; one is made if it is absent or not 1 to 128 letters, digits and
+    . _ : / -. grpc.health.v1 answers for "" and for "visionsplit.v1.EncoderService": NOT_SERVING
+    while draining.
     """
 
     @_typing.overload
@@ -92,8 +93,9 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
 
     A field that the server does not know is refused with INVALID_ARGUMENT, since ignoring it would
     change the answer silently. The request metadata entry `x-request-id` goes along to the LLM service
-    and into both services' logs; one is made if it is absent. grpc.health.v1 answers for "" and for
-    "visionsplit.v1.EncoderService": NOT_SERVING while draining.
+    and into both services' logs; one is made if it is absent or not 1 to 128 letters, digits and
+    . _ : / -. grpc.health.v1 answers for "" and for "visionsplit.v1.EncoderService": NOT_SERVING
+    while draining.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -133,8 +135,9 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
 
     A field that the server does not know is refused with INVALID_ARGUMENT, since ignoring it would
     change the answer silently. The request metadata entry `x-request-id` goes along to the LLM service
-    and into both services' logs; one is made if it is absent. grpc.health.v1 answers for "" and for
-    "visionsplit.v1.EncoderService": NOT_SERVING while draining.
+    and into both services' logs; one is made if it is absent or not 1 to 128 letters, digits and
+    . _ : / -. grpc.health.v1 answers for "" and for "visionsplit.v1.EncoderService": NOT_SERVING
+    while draining.
     """
 
     @_abc_1.abstractmethod

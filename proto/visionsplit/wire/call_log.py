@@ -12,9 +12,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from visionsplit.errors import VisionSplitError
+from visionsplit.visible import shortened
 from visionsplit.wire.status import status_of
 
-_MAX_PROMPT_CHARACTERS = 2000
+MAX_PROMPT_CHARACTERS = 2000
+_MAX_OUTCOME_CHARACTERS = 2000
 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -46,8 +48,8 @@ def log_call(log: logging.Logger, request_id: str, method: str) -> Iterator[Call
     try:
         yield record
     except VisionSplitError as error:
-        # An error's text may quote the caller; a line stays a line.
-        record.outcome = f"failed, {type(error).__name__}: {' '.join(str(error).split())}"
+        # An error's text may quote the caller.
+        record.outcome = f"failed, {type(error).__name__}: {shortened(str(error), _MAX_OUTCOME_CHARACTERS)}"
         record.status = status_of(error).name
         record.fields["error"] = type(error).__name__
         raise
@@ -75,6 +77,6 @@ def _write(log: logging.Logger, request_id: str, method: str, record: CallRecord
     }
     outcome = record.outcome
     if record.prompt is not None:
-        fields["prompt"] = record.prompt[:_MAX_PROMPT_CHARACTERS]
+        fields["prompt"] = record.prompt[:MAX_PROMPT_CHARACTERS]
         outcome += f"; prompt {fields['prompt']!r}"
     log.info("request %s after %.3f s: %s", request_id, seconds, outcome, extra={"fields": fields})

@@ -1,13 +1,17 @@
 """Who calls, as far as fairness goes: whose queued work a call waits behind."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import grpc.aio
 
+from visionsplit.fairness import RelayedCaller
 from visionsplit.wire.security.tokens import AcceptedTokens, TokenHolder
 
 CALLER_KEY = "visionsplit-caller"  # metadata: on whose behalf the encoder service calls the LLM service
 _MAX_LENGTH = 128
+_ACCEPTED = re.compile(rf"[!-~]{{1,{_MAX_LENGTH}}}")  # names of tokens, and addresses as gRPC writes them
 
 
 class Callers:
@@ -26,19 +30,27 @@ class Callers:
 
     def of(self, context: "grpc.aio.ServicerContext[Any, Any]") -> str:
         """The holder of the call's token; without tokens where it comes from, less the port, which differs from
-        connection to connection."""
+        connection to connection. The name that a relay gives takes the place of either, and without tokens, where
+        anybody may say to be a relay, it is a `RelayedCaller` of the address."""
         metadata = context.invocation_metadata() or ()
         holder = None if self._tokens is None else self._tokens.holder(metadata)
-        if self._believes(holder):
-            for key, value in metadata:
-                if key == CALLER_KEY and value:
-                    return str(value)[:_MAX_LENGTH]
-        return _peer(context) if holder is None else f"token:{holder.name}"
+        name = _named(metadata) if self._believes(holder) else None
+        if holder is None:
+            return _peer(context) if name is None else RelayedCaller(name, _peer(context))
+        return name or f"token:{holder.name}"
 
     def _believes(self, holder: TokenHolder | None) -> bool:
         if not self._relayed:
             return False
         return self._tokens is None or (holder is not None and holder.relay)
+
+
+def _named(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+    """On whose behalf a call is made, by its metadata. What could not be a name counts as none."""
+    for key, value in metadata:
+        if key == CALLER_KEY and isinstance(value, str) and _ACCEPTED.fullmatch(value):
+            return value
+    return None
 
 
 def _peer(context: "grpc.aio.ServicerContext[Any, Any]") -> str:

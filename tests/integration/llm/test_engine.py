@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -171,6 +172,33 @@ async def test_a_failing_step_fails_what_runs_and_nothing_after(llama: Whole):
         expected = llama.generate(ASK, [picture(112, 90)], max_new_tokens=6)
         assert (await caller.generate(ASK, [tokens], max_new_tokens=6)).token_ids == expected
         await settles(lambda: not engine_of(server)._slab.in_use)
+
+
+async def test_an_engine_that_fails_as_a_request_enters_ends_that_request(
+    llama: Whole, monkeypatch: pytest.MonkeyPatch
+):
+    """Whenever the manager's thread ends between the request's look at the manager and its submission."""
+    async with running(llama) as (server, caller):
+        engine = engine_of(server)
+        for method in ("_router.open", "_submit"):
+            owner = engine._router if "." in method else engine
+            original = getattr(owner, method.rpartition(".")[2])
+            lost = engine._running
+
+            def after_the_engine_failed(*arguments, lost=lost, owner=owner, original=original, **options):
+                monkeypatch.undo()
+                lost.manager.background_thread_status.request_stop(2, 0)
+                lost.manager.cancel_request("")  # wakes it up
+                while engine._running is lost or engine._running is None:
+                    time.sleep(0.01)
+                return original(*arguments, **options)
+
+            monkeypatch.setattr(owner, method.rpartition(".")[2], after_the_engine_failed)
+            async with asyncio.timeout(20):
+                status = (await caller.status_of(caller.upload("Hi", max_new_tokens=4)))[0]
+            assert status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+            assert (await caller.generate("Hi", max_new_tokens=4)).token_ids
+            assert not engine._router._sinks
 
 
 async def test_an_engine_that_cannot_come_back_is_unavailable(llama: Whole, monkeypatch: pytest.MonkeyPatch):

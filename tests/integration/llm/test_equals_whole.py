@@ -71,8 +71,8 @@ async def test_chat(caller: Caller):
 async def test_a_question_that_spells_special_tokens(caller: Caller):
     """The ids are those of test_prompt, where the words come out as text."""
     text = "Say <image>, </s><pad>."
-    encoder = PromptEncoder(Checkpoint(str(caller.whole.path)), max_characters=500)
-    ids = torch.tensor([encoder.encode(ChatPrompt((Turn("user", (text,)),)), 0)])
+    encoder = PromptEncoder(Checkpoint(str(caller.whole.path)))
+    ids = torch.tensor([encoder.encode(ChatPrompt((Turn("user", (text,)),)), 0, max_tokens=500)])
     expected = caller.whole.continuation({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, max_new_tokens=12)
     message = generation_pb2.ChatMessage(role="user", parts=[generation_pb2.ContentPart(text=text)])
     prompt = generation_pb2.Prompt(chat=generation_pb2.Chat(messages=[message]))

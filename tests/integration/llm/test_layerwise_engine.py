@@ -1,12 +1,14 @@
 """What the layerwise engine promises: cancelling, a bounded queue and memory, failing alone, stopping."""
 
 import asyncio
+import gc
 import threading
 from dataclasses import replace
 
 import pytest
 from visionsplit.errors import InternalError, OverloadedError, PromptTooLongError, UnavailableError
 
+from llm_service.engines.layerwise.model import LayerwiseState
 from llm_service.job import SamplingOptions, TokenEvent
 from tests.integration.llm.layerwise_support import FASTV, answer, deep_checkpoint, events, job, layerwise, replica_of
 from tests.integration.llm.support import Whole, picture
@@ -34,6 +36,18 @@ async def test_a_cancelled_request_stops(whole: Whole, after: int):
         await stream.aclose()
         await settles(lambda: not engine._running)
         assert len(await answer(replica, job(whole, [tokens], pruning=FASTV, sampling={"max_new_tokens": 3}))) == 3
+
+
+async def test_an_idle_engine_holds_no_keys_and_values(whole: Whole):
+    def held() -> int:
+        gc.collect()
+        return sum(type(each) is LayerwiseState for each in gc.get_objects())
+
+    tokens = whole.tokens(picture(112, 90))
+    asked = job(whole, [tokens], pruning=FASTV, sampling={"max_new_tokens": 3})
+    with replica_of(whole) as replica:
+        await asyncio.gather(*(answer(replica, asked) for _ in range(4)))
+        await settles(lambda: not layerwise(replica)._running and not held())
 
 
 async def test_a_cancelled_request_leaves_the_queue(whole: Whole):

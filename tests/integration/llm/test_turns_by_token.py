@@ -93,3 +93,19 @@ async def test_only_a_relay_is_believed_when_it_calls_for_others(llama: Whole, t
         assert await third_call(ALICE, "x", "y", "z") is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert await third_call(ENCODER, "token:bob", "token:bob", "token:alice") is grpc.StatusCode.OK
         assert await third_call(ENCODER, "same", "same", "same") is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_without_tokens_an_address_cannot_take_every_place_by_inventing_names(llama: Whole) -> None:
+    async with running(llama, limits=Limits(**HALF)) as (_, caller):
+        calls = [
+            caller.call(caller.upload("Hi", max_new_tokens=900), metadata=((CALLER_KEY, f"name-{number}"),))
+            for number in range(3)
+        ]
+        for call in calls:  # more than the two of one caller: an encoder calls for many
+            await call.read()
+        refused = caller.call(caller.upload("Hi", max_new_tokens=1), metadata=((CALLER_KEY, "name-3"),))
+        with pytest.raises(grpc.aio.AioRpcError, match="3 calls of this address") as failure:
+            await refused.read()
+        assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for call in calls:
+            call.cancel()

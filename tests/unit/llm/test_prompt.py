@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlavaNextProcessor, PreTrainedTokenizerFast
 from visionsplit.checkpoint import Checkpoint
-from visionsplit.errors import InvalidPromptError
+from visionsplit.errors import InvalidPromptError, PromptTooLongError
 
 from llm_service.literal_text import LiteralText
 from llm_service.prompt import ChatPrompt, PromptEncoder, TextPrompt, Turn
@@ -32,7 +32,7 @@ def folder(request, folders) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(folder) -> PromptEncoder:
-    return PromptEncoder(Checkpoint(str(folder)), max_characters=500)
+    return PromptEncoder(Checkpoint(str(folder)))
 
 
 def chat(*parts: str | None, role: str = "user") -> ChatPrompt:
@@ -49,7 +49,7 @@ def ignorant(folder: Path, names: list[str]) -> PreTrainedTokenizerFast:
 
 def test_special_tokens_in_a_callers_text_are_text(folder, encoder):
     text = "Say <image>, </s><pad> or< unk>."
-    ids = encoder.encode(chat(text), 0)
+    ids = encoder.encode(chat(text), 0, max_tokens=500)
     rendered = LlavaNextProcessor.from_pretrained(folder).apply_chat_template(
         [{"role": "user", "content": [{"type": "text", "text": text}]}], add_generation_prompt=True
     )
@@ -59,37 +59,37 @@ def test_special_tokens_in_a_callers_text_are_text(folder, encoder):
 
 
 def test_they_do_not_count_as_images(encoder):
-    ids = encoder.encode(chat("<image> or", None, "<image>?"), 1)
+    ids = encoder.encode(chat("<image> or", None, "<image>?"), 1, max_tokens=500)
     assert ids.count(encoder.image_token_id) == 1
     with pytest.raises(InvalidPromptError, match="0 image parts for 1 images"):
-        encoder.encode(chat("<image>"), 1)
+        encoder.encode(chat("<image>"), 1, max_tokens=500)
 
 
 def test_nor_in_an_answer_of_before_or_at_its_start(encoder):
     """A caller's "<s>" must not stand for that of the template."""
     bos, eos = encoder.tokenizer.bos_token_id, encoder.tokenizer.eos_token_id
     turns = (Turn("user", ("<s>Hi</s>",)), Turn("assistant", ("</s></s>",)), Turn("user", ("And <s>?",)))
-    ids = encoder.encode(ChatPrompt(turns), 0)
+    ids = encoder.encode(ChatPrompt(turns), 0, max_tokens=500)
     assert (ids.count(bos), ids.count(eos)) == (1, 1)
     assert ids[0] == bos
 
 
 def test_a_finished_prompt_is_used_as_it_is(encoder):
-    assert encoder.encode(TextPrompt("<image>?"), 1).count(encoder.image_token_id) == 1
+    assert encoder.encode(TextPrompt("<image>?"), 1, max_tokens=500).count(encoder.image_token_id) == 1
     with pytest.raises(InvalidPromptError, match="has 2 image placeholders"):
-        encoder.encode(TextPrompt("<image><image>"), 1)
+        encoder.encode(TextPrompt("<image><image>"), 1, max_tokens=500)
 
 
-def test_long_texts_are_measured_as_the_caller_wrote_them(encoder):
-    encoder.encode(chat("<image>" * 60), 0)
-    with pytest.raises(InvalidPromptError, match=r"prompt has 7\d\d characters; at most 500"):
-        encoder.encode(chat("<image>" * 100), 0)
+def test_more_tokens_than_fit_are_refused_whatever_the_text_spells(encoder):
+    for prompt in (TextPrompt("a, b. " * 30), chat("a, b. " * 30), chat("<image>" * 30)):
+        with pytest.raises(PromptTooLongError, match=r"has \d+ tokens; a replica holds 50"):
+            encoder.encode(prompt, 0, max_tokens=50)
 
 
 def test_a_refusal_shows_the_callers_words(folders):
-    encoder = PromptEncoder(Checkpoint(str(folders["llama"])), max_characters=500)
+    encoder = PromptEncoder(Checkpoint(str(folders["llama"])))
     with pytest.raises(InvalidPromptError, match="unknown role a<image>b"):
-        encoder.encode(chat("?", role="a<image>b"), 0)
+        encoder.encode(chat("?", role="a<image>b"), 0, max_tokens=500)
 
 
 @settings(max_examples=60, deadline=None)
@@ -99,4 +99,4 @@ def test_without_such_text_nothing_changes(encoder, pieces, add):
     text = "".join(pieces)
     literal = LiteralText(encoder.tokenizer)
     expected = encoder.tokenizer(text, add_special_tokens=add).input_ids
-    assert literal.encode(text, add_special_tokens=add) == expected
+    assert literal.encode(text, add_special_tokens=add, most=500) == expected

@@ -1,5 +1,6 @@
 """Detokenising and stop strings, piece by piece."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,26 @@ def test_any_tokens_make_up_what_the_tokenizer_decodes(tokenizer, data):
     assert "".join(pieces(tokenizer, ids, 1)) == tokenizer.decode(ids, skip_special_tokens=True)
 
 
+def test_a_long_run_of_broken_characters_takes_linear_time(tokenizer):
+    """Each of these ends in what may become a character, so nothing can be sent before the end."""
+    (first_byte,) = tokenizer("世", add_special_tokens=False).input_ids[:1]
+    ids = [first_byte] * 4000
+    decoded = 0
+    decode = tokenizer.decode
+
+    class Counting:
+        all_special_ids = tokenizer.all_special_ids
+        convert_ids_to_tokens = staticmethod(tokenizer.convert_ids_to_tokens)
+
+        def decode(self, ids, **options):
+            nonlocal decoded
+            decoded += len(ids)
+            return decode(ids, **options)
+
+    assert "".join(pieces(Counting(), ids, 1)) == decode(ids, skip_special_tokens=True)
+    assert decoded < 20 * len(ids)
+
+
 def test_an_unfinished_character_comes_out_at_the_end(tokenizer):
     ids = tokenizer("a世").input_ids[:-1]
     found = pieces(tokenizer, ids, 1)
@@ -79,11 +100,23 @@ def test_stop_strings(text: str, strings: tuple[str, ...], expected: str, reache
     assert not any(stop in "".join(parts) for stop in strings)
 
 
-@given(text=st.text("ab", max_size=30), stop=st.text("ab", min_size=1, max_size=4), size=st.integers(1, 5))
-def test_any_stop_string(text: str, stop: str, size: int):
-    found, reached, _ = stopped(text, (stop,), size)
-    assert reached == (stop in text)
-    assert found == text.partition(stop)[0]
+@given(
+    text=st.text("ab", max_size=30),
+    stops=st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=3),
+    size=st.integers(1, 5),
+)
+def test_any_stop_strings(text: str, stops: list[str], size: int):
+    found, reached, _ = stopped(text, tuple(stops), size)
+    ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
+    assert reached == bool(ends)
+    assert found == (text[: min(ends)[1]] if ends else text)
+
+
+def test_long_stop_strings_cost_little_for_each_token():
+    stop = StopStrings(("a" * 255 + "b", *(f"{number:x}" * 256 for number in range(10))))
+    started = time.process_time()
+    assert "".join(stop.add("a") for _ in range(20_000)) + stop.finish() == "a" * 20_000
+    assert time.process_time() - started < 1.0  # a comparison of every end with every beginning takes ten seconds
 
 
 def test_text_that_cannot_be_a_stop_string_is_not_held_back():

@@ -1,10 +1,12 @@
 """Logs as a process writes them, the client without OpenTelemetry, quantiles of histograms."""
 
 import json
+import logging
 import subprocess
 import sys
 
 import pytest
+from visionsplit.telemetry.logs import LimitedRecords
 from visionsplit_client.cli._samples import Samples
 
 LOG = """
@@ -18,6 +20,10 @@ with log_call(log, "id-1", "Encode") as record:
     log.warning("two\\nlines")
     record.fields["wire_bytes"] = 7
 logging.getLogger("another").info("not shown")
+try:
+    raise ValueError("first\\n2026-01-01 00:00:00,000 INFO forged\\x1b[2J\\x7f\\u2028\\ud800" + "x" * 10**6 + "\\nlast")
+except ValueError:
+    log.exception("failed")
 """
 
 
@@ -28,15 +34,42 @@ def stderr_of(code: str) -> str:
 
 
 def test_a_json_object_a_line() -> None:
-    warning, call = map(json.loads, stderr_of(f"FORM = 'json'\n{LOG}").splitlines())
+    warning, call, failed = map(json.loads, stderr_of(f"FORM = 'json'\n{LOG}").splitlines())
     assert (warning["message"], warning["level"], warning["request_id"]) == ("two\nlines", "WARNING", "id-1")
     assert (call["service"], call["logger"]) == ("encoder", "encoder_service.x")
     assert (call["method"], call["status"], call["wire_bytes"]) == ("Encode", "OK", 7)
     assert call["time"].endswith("+00:00")
+    assert failed["message"] == "failed"
+    assert failed["exception"].startswith("Traceback (most recent call last):\n")
+    assert len(failed["exception"]) < 5000
 
 
 def test_text_is_for_people() -> None:
-    assert "INFO encoder_service.x: request id-1 after 0.00" in stderr_of(f"FORM = 'text'\n{LOG}")
+    warning, call, failed, *trace = stderr_of(f"FORM = 'text'\n{LOG}").splitlines()
+    assert warning.endswith("WARNING encoder_service.x: two\\u000alines")
+    assert "INFO encoder_service.x: request id-1 after 0.00" in call
+    assert failed.endswith("ERROR encoder_service.x: failed")
+    assert all(line.startswith("    ") for line in trace)
+    assert trace[0] == "    Traceback (most recent call last):"
+    assert trace[-2].startswith("    2026-01-01 00:00:00,000 INFO forged\\u001b[2J\\u007f\\u2028\\ud800xxx")
+    assert trace[-2].endswith(" characters)")
+    assert trace[-1] == "    last"
+
+
+def test_a_library_that_logs_much_is_cut_short() -> None:
+    seconds = 0.0
+    limit = LimitedRecords(("llm_service",), clock=lambda: seconds)
+
+    def passes(name: str) -> str | None:
+        record = logging.LogRecord(name, logging.ERROR, "", 0, "bad %s", ("key",), None)
+        return record.getMessage() if limit.filter(record) else None
+
+    assert [passes("grpc._cython.cygrpc") for _ in range(100)] == ["bad key"] * 20 + [None] * 80
+    assert passes("asyncio") == "bad key"
+    assert all(passes("llm_service.gateway") for _ in range(100))
+    seconds = 60.0
+    assert passes("grpc._cython.cygrpc") == "bad key (80 messages before it were left out)"
+    assert passes("grpc._cython.cygrpc") == "bad key"
 
 
 def test_the_client_does_without_opentelemetry() -> None:

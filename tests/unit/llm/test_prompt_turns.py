@@ -1,0 +1,82 @@
+"""Who waits for whom when prompts are tokenised."""
+
+import asyncio
+import threading
+
+import pytest
+from visionsplit.checkpoint import Checkpoint
+
+from llm_service.fewest_tokens import FewestTokens
+from llm_service.prompt import Prompt, PromptEncoder, TextPrompt
+from llm_service.prompt_size import PromptSize
+from llm_service.prompt_turns import PromptTurns
+
+SHORT, LONG = TextPrompt("Hi"), TextPrompt("Hi, there. " * 1000)
+
+
+class HeldUp(PromptEncoder):
+    """Begins to encode only when it may, and remembers in which order and how many at once."""
+
+    may_go_on = threading.Event()
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+        self.begun: list[Prompt] = []
+        self.at_once = self.most_at_once = 0
+
+    def encode(self, prompt: Prompt, num_images: int, *, max_tokens: int) -> tuple[int, ...]:
+        self.begun.append(prompt)
+        if prompt is not SHORT:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            assert self.may_go_on.wait(10)
+            self.at_once -= 1
+        return super().encode(prompt, num_images, max_tokens=max_tokens)
+
+
+@pytest.fixture
+def held_up(random_checkpoints) -> HeldUp:
+    encoder = HeldUp(Checkpoint(str(random_checkpoints["llama"])))
+    encoder.may_go_on = threading.Event()
+    return encoder
+
+
+def turns_of(encoder: HeldUp) -> PromptTurns:
+    size = PromptSize(FewestTokens(encoder.tokenizer), context_length=20_000, max_characters=1_000_000)
+    return PromptTurns(encoder, size)
+
+
+async def test_short_prompts_pass_long_ones_whoever_sends_them(held_up: HeldUp):
+    turns = turns_of(held_up)
+    long = [asyncio.create_task(turns.encode(LONG, 0, "heavy")) for _ in range(5)]
+    async with asyncio.timeout(5):
+        for caller in ("heavy", "light"):
+            assert await turns.encode(SHORT, 0, caller)
+    assert not any(task.done() for task in long)
+    held_up.may_go_on.set()
+    await asyncio.gather(*long)
+    assert held_up.most_at_once == 1
+
+
+async def test_callers_take_turns(held_up: HeldUp):
+    turns, other = turns_of(held_up), TextPrompt(LONG.text + "!")
+    heavy = [asyncio.create_task(turns.encode(LONG, 0, "heavy")) for _ in range(4)]
+    await asyncio.sleep(0)
+    light = asyncio.create_task(turns.encode(other, 0, "light"))
+    await asyncio.sleep(0)
+    held_up.may_go_on.set()
+    await asyncio.gather(*heavy, light)
+    assert held_up.begun.index(other) <= 2
+
+
+async def test_calls_that_are_given_up_pile_up_no_threads(held_up: HeldUp):
+    turns = turns_of(held_up)
+    for _ in range(20):
+        task = asyncio.create_task(turns.encode(LONG, 0, "hasty"))
+        await asyncio.sleep(0.01)
+        task.cancel()
+    assert len(held_up.begun) == 1
+    held_up.may_go_on.set()
+    async with asyncio.timeout(5):
+        assert await turns.encode(LONG, 0, "patient")
+    assert len(held_up.begun) == 2
