@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
+
+from visionsplit.wire.health import HealthService
 
 from llm_service.backends.base import Backend
 from llm_service.metrics import LlmMetrics
@@ -15,11 +16,11 @@ _PERIOD_SECONDS = 1.0
 class ReplicaWatch:
     """Looks at the replicas once a second, for health and for the metrics. Used from one event loop."""
 
-    def __init__(self, backend: Backend, metrics: LlmMetrics, set_health: Callable[[bool], Awaitable[None]]) -> None:
-        """`set_health` is told of changes only: the service is taken to serve when the watch starts."""
+    def __init__(self, backend: Backend, metrics: LlmMetrics, health: HealthService) -> None:
+        """`health` is told of changes only: the service is taken to serve when the watch starts."""
         self._backend = backend
         self._metrics = metrics
-        self._set_health = set_health
+        self._health = health
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -52,7 +53,7 @@ class ReplicaWatch:
                     logging.INFO if healthy else logging.ERROR,
                     "serving again" if healthy else "not serving: no replica is healthy",
                 )
-                await self._set_health(healthy)
+                self._health.set(serving=healthy)
                 serving = healthy
 
     async def _follow_use(self) -> None:

@@ -1,0 +1,1 @@
+"""Callers who do not keep the rules, each beside a caller who does."""
