@@ -28,6 +28,7 @@ from tests.unit.encoder.helpers import LLM_SERVICE_NAME, FakeLlm, running_llm
 
 MOST_SECONDS = 2.0
 _LOOK_SECONDS = 0.01
+_LONG_SHARE, _LONG_SECONDS = 0.05, 8.0  # now and then connections are tried for so long that gRPC pauses longest
 _SETTLED = 2.2  # seconds after which every encoder must be right
 
 _QUICK = ("drain", "undrain", "restart", "other checkpoint", "watcher comes", "watcher leaves")
@@ -149,6 +150,8 @@ class Campaign:
             for _ in range(events):
                 await self._event(self._rng.choice([kind for kind in kinds if self._possible(kind)]))
                 await asyncio.sleep(self._rng.choice((0.0, 0.05, self._rng.uniform(0, steady_seconds))))
+                if steady_seconds > 1 and self._rng.random() < _LONG_SHARE:
+                    await asyncio.sleep(_LONG_SECONDS)
             await asyncio.sleep(_SETTLED)
             for watch in watching:
                 watch.cancel()
