@@ -1,8 +1,8 @@
 """`python -m tests.fuzzing.attacks`: attack both services, each time with a caller beside who keeps the rules.
 
 Each line has the attack, how long it lasted, the question of the caller beside that suffered most with its seconds,
-each service's memory before, at the peak and afterwards, what the attacker got, and "ok" or what fell short. Exit code 1
-if anything fell short.
+each service's memory before, at the peak and afterwards, what the attacker got, and "ok" or what fell short. The exit
+code is 1 if anything fell short.
 """
 
 import argparse

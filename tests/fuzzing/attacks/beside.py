@@ -38,7 +38,7 @@ def _questions(client: AsyncClient) -> dict[str, Callable[[int], Awaitable[objec
         return sorted(state.value for state in states.values())
 
     async def encode(number: int) -> object:
-        return (await client.encode(_IMAGES[number % len(_IMAGES)])).to_bytes()
+        return (await client.encode(_IMAGES[number % len(_IMAGES)])).to_tensors()
 
     async def generate(number: int) -> object:
         image = _IMAGES[number % len(_IMAGES)]

@@ -235,7 +235,7 @@ CONNECTION_ATTACKS = (
     Attack("connections/idle", _silent),
     Attack("connections/preface-only", _preface),
     Attack("connections/no-http2", _garbage),
-    Attack("connections/rapid-reset", _rapid_reset, quick=True),
+    Attack("connections/rapid-reset", _rapid_reset),
     Attack("connections/pings", _pings),
     Attack("connections/settings", _settings),
     Attack("connections/priorities", _priorities),

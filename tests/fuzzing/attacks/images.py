@@ -122,7 +122,7 @@ def _header_attack(name: str, make: Callable[[], bytes]) -> Attack:
         status = await target.call(_ENCODE, request, seconds=seconds + 60)
         return f"{status} after {time.monotonic() - started:.2f} s ({len(request) / MIB:.0f} MiB)"
 
-    return Attack(f"images/{name}", run, quick=name == "ppm-comment")
+    return Attack(f"images/{name}", run, quick=name == "ppm-lines")
 
 
 def _many_pixels(name: str, size: tuple[int, int], kind: str, *, at_once: int) -> Attack:

@@ -80,7 +80,7 @@ def _uploads(calls: int, *, begun: bool, names: int = 1) -> Attack:
             left = sum(stream not in client.ended and not client.closed for client, stream in streams)
         return f"{left} of {calls} still open"
 
-    return Attack(f"unfinished/{calls}-uploads-{'begun' if begun else 'silent'}", run, quick=calls == 4)
+    return Attack(f"unfinished/{calls}-uploads-{'begun' if begun else 'silent'}", run)
 
 
 async def _dribble(target: Target, seconds: float) -> str:
