@@ -25,7 +25,7 @@ SETTLE_SECONDS = 20.0  # in which memory has to return
 _WARM_SECONDS = 4.0
 _OVER_SECONDS = 90.0  # that an attack may take beyond its time, then it is given up
 _LOOK_SECONDS = 0.05
-_LEAST_PRIORITY = 19
+_LOW_PRIORITY = 5
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
 
     def line(self) -> str:
-        worst = max(self.latency, key=lambda name: self.latency[name][2])
-        usual, p50, p99, slowest = self.latency[worst]
+        worst = max(self.latency, key=lambda name: self.latency[name][2], default="none")
+        usual, p50, p99, slowest = self.latency.get(worst, (0.0, 0.0, 0.0, 0.0))
         memory = "  ".join(
             f"{name} {before:.0f}/{peak:.0f}/{after:.0f}" for name, (before, peak, after) in self.memory.items()
         )
@@ -83,7 +83,8 @@ class Beside:
         )
         beside = cls(process)
         try:
-            await beside.after(0.0)
+            if unanswered := await beside.after(0.0):
+                raise RuntimeError(f"the services answer no {', '.join(unanswered)} before any attack")
             yield beside
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -91,13 +92,17 @@ class Beside:
             await process.wait()
             await asyncio.gather(beside._reading, return_exceptions=True)
 
-    async def after(self, moment: float) -> None:
-        """Wait until each question was asked and answered after a moment."""
-        async with asyncio.timeout(3 * TIMEOUT_SECONDS):
-            while {sample.question for sample in self.samples if sample.at >= moment} != set(QUESTIONS):
-                if self._process.returncode is not None:
-                    raise RuntimeError("the caller beside has ended")
-                await asyncio.sleep(_LOOK_SECONDS)
+    async def after(self, moment: float) -> list[str]:
+        """Wait until each question that was asked after a moment has an answer, an error included; those without one."""
+        deadline = time.monotonic() + 2 * TIMEOUT_SECONDS + SETTLE_SECONDS
+        while True:
+            answered = {sample.question for sample in self.samples if sample.at >= moment}
+            left = [question for question in QUESTIONS if question not in answered]
+            if not left or time.monotonic() > deadline:
+                return left
+            if self._process.returncode is not None:
+                raise RuntimeError("the caller beside has ended")
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
@@ -114,20 +119,19 @@ async def attacked(attack: Attack, target: Target, beside: Beside, seconds: floa
     with _peak_of(target) as peak:
         note = await asyncio.to_thread(_run_behind, attack, target, seconds)
         ended = time.monotonic()
-        if not target.ended():
-            await beside.after(ended)
+        unanswered = await beside.after(ended)
     outcome = Outcome(attack.name, note, ended - started, {}, {})
     outcome.faults += [f"the {name} service has ended" for name in target.ended()]
-    if not outcome.faults:
-        _judge_answers(outcome, beside.samples, quiet, started, ended)
-        await _judge_memory(outcome, target, before, peak)
+    outcome.faults += [f"{question} is not answered afterwards" for question in unanswered]
+    _judge_answers(outcome, beside.samples, quiet, started, ended)
+    await _judge_memory(outcome, target, before, peak)
     outcome.faults += attack.check(target)
     return outcome
 
 
 def _run_behind(attack: Attack, target: Target, seconds: float) -> str:
-    """Run an attack on this thread, which gives way to every other: an attacker has machines of its own."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST_PRIORITY)
+    """Run an attack on this thread, which gives way to others: an attacker has machines of its own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
 
     async def run() -> str:
         async with asyncio.timeout(seconds + _OVER_SECONDS):
@@ -147,12 +151,14 @@ def _judge_answers(outcome: Outcome, samples: Sequence[Sample], quiet: float, st
         usual = [one.seconds for one in of if quiet <= one.at and one.at + one.seconds < started]
         during = [one for one in of if one.at + one.seconds >= started]
         times = [one.seconds for one in during]
+        if not times:  # one question alone took longer than the attack
+            continue
         outcome.latency[question] = (_p99(usual), sorted(times)[len(times) // 2], _p99(times), max(times))
         limit = MOST_P99_SECONDS + _p99(usual)
         if _p99(times) > limit:
             outcome.faults.append(f"{question} p99 {_p99(times):.1f} s")
-        first = next(one for one in of if one.at >= ended)
-        if first.seconds > limit and _p99(times) <= limit:
+        first = next((one for one in of if one.at >= ended), None)
+        if first is not None and first.seconds > limit and _p99(times) <= limit:
             outcome.faults.append(f"{question} took {first.seconds:.1f} s afterwards")
         wrong = [one.fault for one in during if one.fault is not None]
         if wrong:
