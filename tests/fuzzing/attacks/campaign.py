@@ -93,7 +93,7 @@ class Beside:
             await asyncio.gather(beside._reading, return_exceptions=True)
 
     async def after(self, moment: float) -> list[str]:
-        """Wait until each question that was asked after a moment has an answer, an error included; those without one."""
+        """Wait until each question has an answer, an error included, to a call after a moment; those without one."""
         deadline = time.monotonic() + 2 * TIMEOUT_SECONDS + SETTLE_SECONDS
         while True:
             answered = {sample.question for sample in self.samples if sample.at >= moment}
