@@ -24,6 +24,7 @@ from visionsplit.wire.security.client import ClientSecurity
 
 from encoder_service.gateways import LlmGateway, LlmGateways
 from encoder_service.llm_client import LlmClient
+from tests.relays import Relay
 from tests.unit.encoder.helpers import LLM_SERVICE_NAME, FakeLlm, running_llm
 
 MOST_SECONDS = 2.0
@@ -33,69 +34,6 @@ _SETTLED = 2.2  # seconds after which every encoder must be right
 
 _QUICK = ("drain", "undrain", "restart", "other checkpoint", "watcher comes", "watcher leaves")
 _KINDS = (*_QUICK, "stop", "start", "another service", "black hole", "stand still", "go on")
-
-
-class Relay:
-    """Passes a connection's bytes on to the service's present port, or keeps them while `still`."""
-
-    def __init__(self) -> None:
-        self.target: int | None = None  # None: connections are refused, as on a port where nothing listens
-        self.moving = asyncio.Event()
-        self.moving.set()
-        self._server: asyncio.Server | None = None
-        self._running: set[asyncio.Task[None]] = set()
-        self.port = 0
-
-    async def listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def close(self) -> None:
-        """Nothing listens any more, and every connection ends."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        self.drop()
-
-    def drop(self) -> None:
-        for task in self._running:
-            task.cancel()
-
-    async def end(self) -> None:
-        running = list(self._running)
-        await self.close()
-        await asyncio.gather(*running, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._running.add(task)
-        try:
-            if self.target is None:  # a black hole, until `drop`
-                await asyncio.Event().wait()
-            there, back = await asyncio.open_connection("127.0.0.1", self.target)
-            ways = set[asyncio.Task[None]]()
-            try:
-                ways = {asyncio.create_task(self._pass(reader, back)), asyncio.create_task(self._pass(there, writer))}
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                back.transport.abort()
-        except (OSError, asyncio.CancelledError):
-            pass  # the service ended, or the campaign does
-        finally:
-            self._running.discard(task)
-            writer.transport.abort()
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(1 << 16):
-                await self.moving.wait()
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            return
 
 
 @dataclass
@@ -247,8 +185,7 @@ class Campaign:
         self._service = AsyncExitStack()
         address = await self._service.enter_async_context(running_llm(self._fake))
         self._relay.target = int(address.rpartition(":")[2])
-        if self._relay._server is None:
-            await self._relay.listen()
+        await self._relay.listen()
         self._truth.up, self._truth.serving = True, True
 
     async def _start_other(self) -> None:

@@ -23,7 +23,7 @@ from visionsplit.v1 import (
 from visionsplit.wire.health import HealthService
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_tokens import RequestTokens
-from visionsplit.wire.status import ERROR_METADATA_KEY, status_of
+from visionsplit.wire.status import ERROR_METADATA_KEY, abort, status_of
 from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, channel_options, server_options
 from visionsplit.wire.vision_tokens import grid_from_proto
 
@@ -107,6 +107,7 @@ class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
         self.health = HealthService(LLM_SERVICE_NAME)
         self.health.set(serving=True)
         self.checkpoint = "fake"
+        self.info_error: VisionSplitError | None = None  # of GetLlmInfo
         self.received: list[llm_service_pb2.LlmServiceGenerateRequest] = []
         self.metadata: dict[str, str] = {}
         self.time_remaining: float | None = None
@@ -144,6 +145,8 @@ class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
 
     async def GetLlmInfo(self, request, context):  # noqa: N802
         refuse_unknown_fields(request)
+        if self.info_error is not None:
+            await abort(context, self.info_error)
         form = vision_tokens_pb2.VisionFormat(encoder_fingerprint="0" * 32)
         return llm_service_pb2.GetLlmInfoResponse(model=self.checkpoint, format=form)
 
