@@ -11,7 +11,7 @@ from tests.fuzzing.attacks.base import Attack, counted
 from tests.fuzzing.attacks.target import ENCODER, HEALTH, LLM, MIB, REFLECTION, UNARY, Target
 
 _MESSAGE = 50 * MIB
-_CONNECTIONS = 20
+_CONNECTIONS = 30
 _DRIBBLE_SECONDS = 0.5  # between two bytes
 
 
