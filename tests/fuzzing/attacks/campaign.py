@@ -115,6 +115,7 @@ async def attacked(attack: Attack, target: Target, beside: Beside, seconds: floa
     """Watch the services in peace, attack them, and see what becomes of them."""
     quiet = time.monotonic()
     await asyncio.sleep(QUIET_SECONDS)
+    await beside.after(quiet)
     before = target.resident_mib()
     started = time.monotonic()
     with _peak_of(target) as peak:

@@ -12,6 +12,7 @@ from tests.fuzzing.attacks.target import ENCODER, HEALTH, LLM, MIB, REFLECTION, 
 
 _MESSAGE = 50 * MIB
 _CONNECTIONS = 30
+_FEW, _STANDING_SECONDS = 4, 35.0  # so few calls are nothing unusual; only their age may tell
 _DRIBBLE_SECONDS = 0.5  # between two bytes
 
 
@@ -76,7 +77,7 @@ def _uploads(calls: int, *, begun: bool, names: int = 1) -> Attack:
                 if begun:
                     await client.send(stream, _prefix(len(_header())) + _header())
                 streams.append((client, stream))
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(max(seconds, _STANDING_SECONDS) if calls == _FEW else seconds)
             left = sum(stream not in client.ended and not client.closed for client, stream in streams)
         return f"{left} of {calls} still open"
 
@@ -123,7 +124,7 @@ UNFINISHED_ATTACKS = (
     _stalled_attack("requests", UNARY, token=True),
     _stalled_attack("requests-without-token", [*UNARY, REFLECTION], token=False),
     _stalled_attack("requests-of-llm", [f"{LLM}/Generate", f"{LLM}/GetLlmInfo"], token=True),
-    _uploads(4, begun=True),
+    _uploads(_FEW, begun=True),
     _uploads(64, begun=True),
     _uploads(192, begun=False, names=3),
     Attack("unfinished/dribble", _dribble),
