@@ -1,9 +1,10 @@
 """Single messages within the limits of size that cost far more to read than to send."""
 
+import asyncio
+import gzip
 import time
 from collections.abc import Callable
 
-import grpc
 from google.protobuf.message import Message
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, vision_tokens_pb2
 
@@ -150,13 +151,26 @@ MESSAGE_ATTACKS = (
 
 
 async def _compressed(target: Target, seconds: float) -> str:
-    """A gigabyte of zeros in a megabyte of gzip: 60 MiB at a time, so that the limit of size does not help."""
+    """Messages that are 60 KiB on the wire and 60 MiB afterwards, within the limit of size; 32 at once, without a token."""
     zeros = tag(_UNKNOWN, _BYTES) + varint(60 * MIB) + bytes(60 * MIB)
-    outcomes = []
+    bomb = gzip.compress(zeros)
+    message = b"\1" + len(bomb).to_bytes(4, "big") + bomb
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        for method in (f"{ENCODER}/GetEncoderInfo", f"{HEALTH}/Check"):
-            outcomes.append(await target.call(method, zeros, compression=grpc.Compression.Gzip, token=False))
+    outcomes: list[str] = []
+
+    async def one(method: str, *, llm: bool) -> None:
+        while time.monotonic() < end:
+            async with target.http2(method, llm=llm) as client:
+                calls = [await client.begin(method, (("grpc-encoding", "gzip"),)) for _ in range(8)]
+                for stream in calls:
+                    await client.send(stream, message, end=True)
+                async with asyncio.timeout(60):
+                    for stream in calls:
+                        await client.finished(stream)
+                outcomes.extend("ended" for _ in calls)
+
+    check, info = f"{HEALTH}/Check", f"{ENCODER}/GetEncoderInfo"
+    await asyncio.gather(*(one(check, llm=False) for _ in range(2)), one(check, llm=True), one(info, llm=False))
     return counted(outcomes)
 
 
