@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := visionsplit encoder_service llm_service visionsplit_client visionsplit_batch training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol tests test-compose fuzz breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos pictures clean
+.PHONY: help demo test types lint protocol tests test-compose fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos pictures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kil
 
 fuzz: $(INSTALLED) ## ten thousand hostile requests to both services (ARGS="--messages 500 --seed 3")
 	$(BIN)/python -m tests.fuzzing $(ARGS)
+
+attack: $(INSTALLED) ## callers who do not keep the rules beside one who does (ten minutes; ARGS="--only images/ --tls")
+	$(BIN)/python -m tests.fuzzing.attacks $(ARGS)
 
 stubs: $(INSTALLED) ## regenerate the protobuf stubs after editing a .proto
 	scripts/generate-stubs.sh

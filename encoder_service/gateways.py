@@ -1,8 +1,10 @@
 """Several LLM services behind one encoder: the one with the fewest calls is asked next, and a lost one is left alone.
 
-Each is watched through grpc.health.v1. One that is not serving, or failed a call with UNAVAILABLE, is passed over until
-it serves again or a while has passed, which doubles with every failure. With a single service nothing is watched: there
-is no choice.
+Each is asked for its health (grpc.health.v1, Check) twice a second, and has a second to answer. A Watch would hear of a
+change sooner, but of one that a half-open connection or a proxy swallows it would never hear. One that does not
+serve, does not answer, or failed a call with UNAVAILABLE is passed over until it serves again or a while has passed.
+
+A single service is not asked: there is no choice, and a call to it tells how it is.
 """
 
 import asyncio
@@ -12,15 +14,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from visionsplit.errors import IncompatibleServicesError, UnavailableError, VisionSplitError
+from visionsplit.errors import IncompatibleServicesError, VisionSplitError
 
-from encoder_service.llm_client import LlmCall, LlmClient
+from encoder_service.llm_client import Checkpoint, LlmCall, LlmClient
 
 _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 10.0
-_FIRST_LOOK_SECONDS = 2.0  # that the first calls wait for what the watches find
+_LONGEST_PAUSE_SECONDS = 1.5
+# Together less than two seconds, the longest time for which an encoder may be wrong about an LLM service.
+_LOOK_EVERY_SECONDS = 0.5
+_ANSWER_SECONDS = 1.0
 
 
 class Pauses:
@@ -44,21 +48,22 @@ class LlmGateway:
         self.address = address
         self.client = client
         self.in_flight = 0
-        self.serving: bool | None = None  # None: nobody knows, and a call will tell
-        self.checkpoint: tuple[str, str] | None = None  # what it runs, while it serves: name, encoder fingerprint
+        self.serving = False
+        self.checkpoint: Checkpoint | None = None  # what it runs, while it serves
         self.looked = asyncio.Event()  # it has been asked once
+        self._instance: str | None = None  # the start of the service that runs `checkpoint`
         self._retry_at = 0.0  # time.monotonic
         self._pauses = Pauses()
 
     @property
     def ready(self) -> bool:
-        return self.serving is not False and time.monotonic() >= self._retry_at
+        return self.serving and time.monotonic() >= self._retry_at
 
     @contextmanager
     def call(self, begin: Callable[[LlmClient], LlmCall]) -> Iterator[LlmCall]:
         """Begin a call; leaving cancels it if it has not ended."""
-        self.in_flight += 1
         call = begin(self.client)
+        self.in_flight += 1
         try:
             yield call
         finally:
@@ -73,28 +78,38 @@ class LlmGateway:
         """A call ended with UNAVAILABLE."""
         self._retry_at = time.monotonic() + self._pauses.next()
 
-    async def watch(self) -> None:
-        """Follow its health for good."""
-        pauses = Pauses()
+    async def follow(self) -> None:
+        """Ask for its health for good."""
         while True:
             try:
-                async for serving in self.client.health():
-                    self.checkpoint = await self.client.checkpoint() if serving else None
-                    self._note(serving)
-                    pauses.reset()
-                self._note(False)
-            except UnavailableError:
-                self._note(False)
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await self._look()
+            except TimeoutError:
+                self._note(False, f"no answer within {_ANSWER_SECONDS:g} s")
             except VisionSplitError as error:
-                _log.debug("%s does not say how it is: %s", self.address, error)
-                self._note(None)
-            await asyncio.sleep(pauses.next())
+                self._note(False, str(error))
+            except Exception:  # following that ended would leave the state as it was, for ever
+                if self.serving or not self.looked.is_set():
+                    _log.exception("the LLM service at %s cannot be asked for its health", self.address)
+                self._note(False, "see above")
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)
 
-    def _note(self, serving: bool | None) -> None:
-        if serving is not self.serving:
-            _log.info("LLM service %s: %s", self.address, {True: "serving", False: "lost", None: "unknown"}[serving])
-        if serving and not self.serving:
+    async def _look(self) -> None:
+        health = await self.client.health()
+        if not health.serving:
+            self._note(False, "it says so")
+            return
+        # A service may have been replaced by another one between two looks, behind the same address.
+        if self.checkpoint is None or health.instance is None or health.instance != self._instance:
+            self.checkpoint = await self.client.checkpoint()
+            self._instance = health.instance
             self.succeeded()
+        self._note(True)
+
+    def _note(self, serving: bool, reason: str = "") -> None:
+        if serving is not self.serving or not self.looked.is_set():
+            state = "serving" if serving else f"not serving: {reason}"
+            _log.log(logging.INFO if serving else logging.WARNING, "LLM service %s: %s", self.address, state)
         if not serving:
             self.checkpoint = None
         self.serving = serving
@@ -107,15 +122,15 @@ class LlmGateways:
     def __init__(self, gateways: Sequence[LlmGateway]) -> None:
         self._gateways = list(gateways)
         self._turn = 0
-        self._watches = [asyncio.create_task(gateway.watch()) for gateway in gateways] if len(gateways) > 1 else []
+        self._following = [asyncio.create_task(gateway.follow()) for gateway in gateways] if len(gateways) > 1 else []
 
     def __len__(self) -> int:
         return len(self._gateways)
 
     async def close(self) -> None:
-        for watch in self._watches:
-            watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
+        for following in self._following:
+            following.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
         for gateway in self._gateways:
             await gateway.client.close()
 
@@ -130,30 +145,20 @@ class LlmGateways:
         Raises:
             IncompatibleServicesError: they run different checkpoints.
         """
-        if self._watches:
-            await self._first_look()
+        if self._following:
+            for gateway in self._gateways:  # asked at the start; what does not answer is known after a second
+                await gateway.looked.wait()
             self._check_alike()
         self._turn += 1
         start = self._turn % len(self._gateways)
         order = [gateway for gateway in self._gateways[start:] + self._gateways[:start] if gateway is not but]
         return min(order, key=lambda gateway: (not gateway.ready, gateway.in_flight))
 
-    async def _first_look(self) -> None:
-        looks = [gateway.looked for gateway in self._gateways]
-        if all(look.is_set() for look in looks):
-            return
-        try:
-            async with asyncio.timeout(_FIRST_LOOK_SECONDS):
-                for look in looks:
-                    await look.wait()
-        except TimeoutError:
-            return  # one that does not answer is not waited for
-
     def _check_alike(self) -> None:
         """An answer must not depend on who is asked."""
         known = sorted({gateway.checkpoint for gateway in self._gateways if gateway.checkpoint is not None})
         if len(known) > 1:
-            names = " and ".join(f"{name!r} (vision tower {fingerprint[:8]})" for name, fingerprint in known)
+            names = " and ".join(f"{one.name!r} (vision tower {one.encoder_fingerprint[:8]})" for one in known)
             raise IncompatibleServicesError(
                 f"the LLM services behind this encoder were started from different checkpoints: {names}"
             )

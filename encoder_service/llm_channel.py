@@ -14,6 +14,8 @@ from visionsplit.wire.transport import channel_options
 
 _log = logging.getLogger(__name__)
 
+# A service that is back is found within two seconds, with the time between two health checks (gateways.py).
+_RECONNECT_OPTION, _MAX_RECONNECT_MS = "grpc.max_reconnect_backoff_ms", 1000
 _RETIRING_SECONDS = 3600.0  # for calls that run when their connection is replaced
 
 
@@ -32,7 +34,8 @@ class LlmChannel:
             _log.warning("LLM service at %s: %s", address, proxy.hint(host))
         self._token = None if security.token is None else security.token.sender()
         tls = security.tls
-        self._options = [*channel_options(address), *(() if tls is None else tls.options())]
+        options = {**dict(channel_options(address)), _RECONNECT_OPTION: _MAX_RECONNECT_MS}
+        self._options = [*options.items(), *(() if tls is None else tls.options())]
         self._credentials = None if tls is None else Watched(tls.paths, tls.credentials)
         self._used = None if self._credentials is None else self._credentials.get()
         self._channel = self._connect()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 import grpc
@@ -23,6 +24,7 @@ from visionsplit.errors import (
 from visionsplit.telemetry.tracing import carrier_of
 from visionsplit.v1 import generation_pb2, llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.caller import CALLER_KEY
+from visionsplit.wire.health import INSTANCE_KEY
 from visionsplit.wire.request_id import REQUEST_ID_KEY
 from visionsplit.wire.security.client import ClientSecurity
 from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
@@ -38,6 +40,22 @@ _Response = llm_service_pb2.LlmServiceGenerateResponse
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[_Request, _Response]"
 
 
+@dataclass(frozen=True)
+class LlmHealth:
+    """The answer of an LLM service to a health check."""
+
+    serving: bool
+    instance: str | None  # drawn at each start of the service; None where it does not tell
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """What an LLM service was started from."""
+
+    name: str
+    encoder_fingerprint: str  # of the vision tower whose tokens it takes
+
+
 class LlmClient:
     """A connection to the LLM service, made on first use and made again when it is lost."""
 
@@ -47,24 +65,25 @@ class LlmClient:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def health(self) -> AsyncGenerator[bool, None]:
-        """Whether it serves, now and whenever that changes.
+    async def health(self) -> LlmHealth:
+        """Whether the LLM service takes calls.
 
         Raises:
-            VisionSplitError: UnavailableError if it cannot be reached or was lost; another if it does not say.
+            VisionSplitError: there is no answer, or what answers is not an LLM service. The text is for the log.
         """
-        request = health_pb2.HealthCheckRequest(service=_SERVICE_NAME)
-        call = self._channel.health().Watch(request, metadata=self._channel.metadata())
+        call = self._channel.health().Check(
+            health_pb2.HealthCheckRequest(service=_SERVICE_NAME), metadata=self._channel.metadata()
+        )
         try:
-            async for response in call:
-                yield response.status == health_pb2.HealthCheckResponse.SERVING
+            response = await call
+            trailing = await call.trailing_metadata()
         except grpc.aio.AioRpcError as error:
-            raise _error_of(error) from None
-        finally:
-            call.cancel()
+            raise error_from_rpc(error) from None
+        instance = next((str(value) for key, value in trailing if key == INSTANCE_KEY), None)
+        return LlmHealth(response.status == health_pb2.HealthCheckResponse.SERVING, instance)
 
-    async def checkpoint(self) -> tuple[str, str]:
-        """What it runs: the checkpoint's name, and the fingerprint of the vision tower whose tokens it takes.
+    async def checkpoint(self) -> Checkpoint:
+        """What the LLM service runs.
 
         Raises:
             VisionSplitError: as `health`.
@@ -73,8 +92,8 @@ class LlmClient:
         try:
             info = await self._channel.stub().GetLlmInfo(request, metadata=self._channel.metadata())
         except grpc.aio.AioRpcError as error:
-            raise _error_of(error) from None
-        return info.model, info.format.encoder_fingerprint
+            raise error_from_rpc(error) from None
+        return Checkpoint(info.model, info.format.encoder_fingerprint)
 
     def generate(self, *, timeout_seconds: float | None, request_id: str, caller: str) -> "LlmCall":
         """Start a call. Leave it with `LlmCall.cancel`, whether it succeeded or not."""

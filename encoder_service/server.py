@@ -5,13 +5,14 @@ import logging
 from dataclasses import dataclass
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import UnavailableError
 from visionsplit.telemetry.setup import Telemetry
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc
 from visionsplit.wire.caller import Callers
+from visionsplit.wire.health import HEALTH_SERVICE_NAME, HealthService
 from visionsplit.wire.security.server import Guard
 from visionsplit.wire.status import ErrorInterceptor
 from visionsplit.wire.tensors import DataType
@@ -56,7 +57,7 @@ class EncoderServer:
 
     def __init__(self, config: EncoderConfig) -> None:
         self._config = config
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService(SERVICE_NAME)
         self._admission = Admission(config.max_calls, caller_share=config.caller_share)
         self.port = 0  # the real one once `start` has returned
         self._server: grpc.aio.Server | None = None
@@ -138,7 +139,7 @@ class EncoderServer:
         )
         encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection((SERVICE_NAME, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self._batcher.start()
         try:
             self._telemetry.serve_metrics()
@@ -146,14 +147,14 @@ class EncoderServer:
         except UnavailableError:
             await self.stop(None)
             raise
-        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(serving=True)
         await self._server.start()
         _log.info("serving %s on %s:%d", loaded.info.model, self._config.listen.rpartition(":")[0], self.port)
         return self.port
 
     async def stop(self, grace: float | None) -> None:
         """Report NOT_SERVING, refuse new calls, give those inside `grace` seconds to end, release everything."""
-        await self._health.enter_graceful_shutdown()
+        self._health.shut_down()
         await self._admission.door.drain(grace)
         if self._server is not None:
             # What is left now has had its time; health watchers alone would never end.

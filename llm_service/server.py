@@ -4,12 +4,13 @@ import asyncio
 import logging
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from visionsplit.checkpoint import Checkpoint
 from visionsplit.telemetry.setup import Telemetry
 from visionsplit.v1 import llm_service_pb2, llm_service_pb2_grpc
 from visionsplit.wire.caller import Callers
+from visionsplit.wire.health import HEALTH_SERVICE_NAME, HealthService
 from visionsplit.wire.security.server import Guard
 from visionsplit.wire.status import ErrorInterceptor
 from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, server_options
@@ -40,7 +41,7 @@ class LlmServer:
         self._backend: Backend | None = None
         self._server: grpc.aio.Server | None = None
         self._admission: Admission | None = None
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService(SERVICE_NAME)
         self._watch: ReplicaWatch | None = None
         self._telemetry = Telemetry("llm", config.telemetry)
         self._metrics = LlmMetrics(self._telemetry.registry)
@@ -71,13 +72,10 @@ class LlmServer:
         except BaseException:
             await self.stop(None)
             raise
-        await self._set_health(serving=True)
+        self._health.set(serving=True)
         assert self._admission is not None, "_make_gateway has made it"
         self._watch = ReplicaWatch(
-            self._backend,
-            self._metrics,
-            set_replicas=self._admission.set_replicas,
-            set_health=lambda serving: self._set_health(serving=serving),
+            self._backend, self._metrics, self._health, set_replicas=self._admission.set_replicas
         )
         await self._watch.start()
         _log.info("serving %s on %s", self._config.model, _with_port(self._config.listen, port))
@@ -88,7 +86,7 @@ class LlmServer:
         if self._watch is not None:
             await self._watch.stop()
             self._watch = None
-        await self._set_health(serving=False)
+        self._health.shut_down()
         if self._admission is not None and not await self._admission.door.drain(grace) and grace:
             _log.warning("requests still run after %g seconds of grace; they are cancelled", grace)
         if self._server is not None:
@@ -140,15 +138,10 @@ class LlmServer:
         )
         llm_service_pb2_grpc.add_LlmServiceServicer_to_server(gateway, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        reflection.enable_server_reflection((SERVICE_NAME, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME), server)
         port = guard.bind(server, self._config.listen)
         await server.start()
         return server, port
-
-    async def _set_health(self, *, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in ("", SERVICE_NAME):
-            await self._health.set(service, status)
 
 
 def _with_port(listen: str, port: int) -> str:

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
+
+from visionsplit.wire.health import HealthService
 
 from llm_service.backends.base import Backend
 from llm_service.metrics import LlmMetrics
@@ -19,21 +21,21 @@ class ReplicaWatch:
         self,
         backend: Backend,
         metrics: LlmMetrics,
+        health: HealthService,
         *,
         set_replicas: Callable[[int], None],
-        set_health: Callable[[bool], Awaitable[None]],
     ) -> None:
         """
         Args:
             backend: where the replicas run.
             metrics: told what the replicas have taken.
+            health: told of changes only: the service is taken to serve when the watch starts.
             set_replicas: told after each look how many replicas work.
-            set_health: told of changes only: the service is taken to serve when the watch starts.
         """
         self._set_replicas = set_replicas
         self._backend = backend
         self._metrics = metrics
-        self._set_health = set_health
+        self._health = health
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -66,7 +68,7 @@ class ReplicaWatch:
                     logging.INFO if healthy else logging.ERROR,
                     "serving again" if healthy else "not serving: no replica is healthy",
                 )
-                await self._set_health(healthy)
+                self._health.set(serving=healthy)
                 serving = healthy
 
     async def _follow_use(self) -> None:

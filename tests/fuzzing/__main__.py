@@ -1,6 +1,7 @@
 """`python -m tests.fuzzing --messages 10000`: hostile requests to both services on a tiny checkpoint.
 
 Exit code 1 if a call ended in a way that is the services' own fault; the line says how to repeat that call alone.
+`python -m tests.fuzzing.attacks` looks at what hostile callers do to others.
 """
 
 import argparse

@@ -74,6 +74,10 @@ async def told_to_end(service: Service) -> AsyncIterator[None]:
         name = "visionsplit.v1." + ("EncoderService" if service.module == "encoder_service" else "LlmService")
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=name))
         await watch.read()
+        other = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=name))
+        await other.read()
+        other.cancel()  # must not make the first one deaf
+        await asyncio.sleep(0.1)  # the service learns of it
         service.process.send_signal(signal.SIGTERM)
         assert (await watch.read()).status == NOT_SERVING
         yield

@@ -62,7 +62,7 @@ async def encoder_of(model: Path, *addresses: str):
 
 @asynccontextmanager
 async def two_fakes(model: Path, first: FakeLlm, second: FakeLlm):
-    """A client of an encoder before two stand-ins, which say nothing of their health."""
+    """A client of an encoder before two stand-ins, which say that they serve."""
     async with (
         running_llm(first) as one,
         running_llm(second) as two,
@@ -94,7 +94,7 @@ async def test_one_of_two_is_killed_and_comes_back(random_checkpoints: dict[str,
             process = await start_llm(model, killed)
             async with asyncio.timeout(30):
                 back = f"LLM service {killed}: serving"
-                while back not in caplog.text.partition(f"{killed}: lost")[2]:  # noqa: ASYNC110 - a log
+                while back not in caplog.text.partition(f"{killed}: not serving")[2]:  # noqa: ASYNC110 - a log
                     await asyncio.sleep(0.05)
             await stays.stop(0)  # so that an answer must come from the one that is back
             assert await ask(3) == [expected] * 3

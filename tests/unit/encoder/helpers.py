@@ -9,6 +9,7 @@ import grpc.aio
 import numpy as np
 import pytest
 import torch
+from grpc_health.v1 import health_pb2_grpc
 from PIL import Image
 from visionsplit.errors import InvalidTokensError, VisionSplitError
 from visionsplit.images import ImageLimits, decode_image
@@ -19,10 +20,11 @@ from visionsplit.v1 import (
     llm_service_pb2_grpc,
     vision_tokens_pb2,
 )
+from visionsplit.wire.health import HealthService
 from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_tokens import RequestTokens
 from visionsplit.wire.status import abort
-from visionsplit.wire.transport import channel_options
+from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, channel_options, server_options
 from visionsplit.wire.vision_tokens import grid_from_proto
 
 from encoder_service.caching.tokens import CacheLimits
@@ -31,6 +33,7 @@ from encoder_service.config import EncoderConfig
 from encoder_service.server import EncoderServer
 
 IMAGE_LIMITS = ImageLimits()
+LLM_SERVICE_NAME = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
 
 
 def picture(width, height, seed=0):
@@ -101,6 +104,10 @@ class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
 
     def __init__(self, error: VisionSplitError | None = None, error_after: int = 0):
         self.error, self.error_after = error, error_after
+        self.health = HealthService(LLM_SERVICE_NAME)
+        self.health.set(serving=True)
+        self.checkpoint = "fake"
+        self.info_error: VisionSplitError | None = None  # of GetLlmInfo
         self.received: list[llm_service_pb2.LlmServiceGenerateRequest] = []
         self.metadata: dict[str, str] = {}
         self.time_remaining: float | None = None
@@ -136,6 +143,13 @@ class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
             self.cancelled.set()
             raise
 
+    async def GetLlmInfo(self, request, context):  # noqa: N802
+        refuse_unknown_fields(request)
+        if self.info_error is not None:
+            await abort(context, self.info_error)
+        form = vision_tokens_pb2.VisionFormat(encoder_fingerprint="0" * 32)
+        return llm_service_pb2.GetLlmInfoResponse(model=self.checkpoint, format=form)
+
     async def _refuse(self, context):
         await abort(context, self.error)
 
@@ -164,11 +178,12 @@ def _delta(text):
 
 
 @asynccontextmanager
-async def running_llm(fake: FakeLlm):
-    """The stand-in on a free port; gives its address."""
-    server = grpc.aio.server()
+async def running_llm(fake: FakeLlm, address: str = "127.0.0.1:0"):
+    """The stand-in, by default on a free port; gives its address."""
+    server = grpc.aio.server(options=server_options(max_receive_bytes=MAX_TOKEN_MESSAGE_BYTES))
     llm_service_pb2_grpc.add_LlmServiceServicer_to_server(fake, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    health_pb2_grpc.add_HealthServicer_to_server(fake.health, server)
+    port = server.add_insecure_port(address)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"
