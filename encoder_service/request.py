@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 from visionsplit.errors import InvalidCompressionError, InvalidRequestError
 from visionsplit.v1 import encoder_service_pb2, generation_pb2
-from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.tensors import DataType
 
 from encoder_service.compression import Composition, CompressionSpec, compose
@@ -53,7 +52,6 @@ class RequestChecker:
             InvalidRequestError: says what and where.
         """
         started = time.monotonic()
-        refuse_unknown_fields(request)
         if isinstance(request, encoder_service_pb2.EncodeRequest):
             images: Sequence[encoder_service_pb2.Image] = [request.image]
         else:

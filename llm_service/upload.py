@@ -13,7 +13,6 @@ from visionsplit.errors import (
 )
 from visionsplit.grid import Layout, TileGrid, UnpadRule
 from visionsplit.v1 import llm_service_pb2, vision_tokens_pb2
-from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_tokens import RequestTokens
 from visionsplit.wire.vision_tokens import VisionTokens, grid_from_proto, layout_from_proto
 
@@ -118,7 +117,6 @@ class UploadReceiver:
         """
         receiving: _Receiving | None = None
         while (message := await self._next_of(stream)) is not None:
-            refuse_unknown_fields(message)
             part = message.WhichOneof("part")
             if receiving is None:
                 if part != "header":

@@ -19,7 +19,7 @@ from visionsplit.v1 import (
     llm_service_pb2_grpc,
     vision_tokens_pb2,
 )
-from visionsplit.wire.messages import refuse_unknown_fields
+from visionsplit.wire.messages import parse
 from visionsplit.wire.request_tokens import RequestTokens
 from visionsplit.wire.status import ERROR_METADATA_KEY, status_of
 from visionsplit.wire.transport import channel_options
@@ -146,7 +146,7 @@ class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
 
 def _received(images, request):
     """The upload's tokens so far, and those of its next message."""
-    refuse_unknown_fields(request)
+    parse(type(request), request.SerializeToString())  # as the service refuses fields that it does not know
     match request.WhichOneof("part"):
         case "header" if images is None:
             grids = [grid_from_proto(grid) for grid in request.header.grids]
