@@ -4,6 +4,7 @@ import ipaddress
 import os
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -12,6 +13,8 @@ from urllib.parse import unquote
 _OPEN_FILES = Path("/proc/self/fd")
 _TCP_INFO_BYTES = 136
 _BYTES_RECEIVED_AT = 128  # offset of tcpi_bytes_received in Linux's struct tcp_info
+
+_PAUSE = 20  # between two looks, in times of what the first one took
 
 Address: TypeAlias = tuple[str, int]  # IP address, without a zone, and port
 
@@ -35,9 +38,7 @@ class _Socket:
     def bytes_received(self) -> int | None:
         """Bytes received so far; None if the descriptor has become another one."""
         try:
-            # gRPC owns the descriptor and may close it at any time, after which its number can stand for another file.
-            # The duplicate cannot change, so what is read belongs to the peer that was asked for.
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=os.dup(self.fd)) as duplicate:
+            with _duplicate(self.fd) as duplicate:
                 if duplicate.getpeername() != self.peer:
                     return None
                 info = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
@@ -52,6 +53,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._sockets: dict[Address, _Socket] = {}
+        self._look_after = 0.0
 
     def __contains__(self, address: Address) -> bool:
         return address in self._sockets
@@ -65,23 +67,45 @@ class Connections:
             self._sockets.pop(address, None)
         return received
 
-    def look(self) -> None:
-        """Find the connections that exist now. Takes some microseconds for each open file."""
+    def look(self) -> bool:
+        """Find the connections that exist now, unless the last look was so short a time ago that looking would take
+        more than a small part of the processor; whether it was done."""
+        started = time.monotonic()
+        if started < self._look_after:
+            return False
         self._sockets = {}
         try:
             with os.scandir(_OPEN_FILES) as entries:
                 descriptors = [int(entry.name) for entry in entries]
         except OSError:  # not Linux, or no descriptor is left to open the folder with
-            return
+            descriptors = []
         for fd in descriptors:
             peer = _peer_of(fd)
             if peer is not None:
                 self._sockets[_normalised(str(peer[0])), int(peer[1])] = _Socket(fd, peer)
+        ended = time.monotonic()
+        self._look_after = ended + _PAUSE * (ended - started)
+        return True
+
+
+def _duplicate(fd: int) -> socket.socket:
+    """Another descriptor of a connection. gRPC may close its own at any time, after which the number can stand for
+    another file; what is read from the duplicate belongs to one file.
+
+    Raises:
+        OSError: it is not a socket, it is closed, or no descriptor is left.
+    """
+    number = os.dup(fd)
+    try:
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=number)
+    except OSError:
+        os.close(number)
+        raise
 
 
 def _peer_of(fd: int) -> tuple[str | int, ...] | None:
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=os.dup(fd)) as duplicate:
+        with _duplicate(fd) as duplicate:
             peer = duplicate.getpeername()
     except OSError:  # not a socket, not connected, or closed meanwhile
         return None

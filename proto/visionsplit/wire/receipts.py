@@ -169,8 +169,10 @@ class Receipts:
             connection.received = received
 
     def _check(self) -> None:
-        if any(one.address is not None and one.address not in self._sockets for one in self._connections.values()):
-            self._sockets.look()
+        unknown = any(
+            one.address is not None and one.address not in self._sockets for one in self._connections.values()
+        )
+        if unknown and self._sockets.look():
             for peer, connection in list(self._connections.items()):
                 if not connection.receipts and (connection.address is None or connection.address not in self._sockets):
                     del self._connections[peer]
