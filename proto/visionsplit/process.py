@@ -8,16 +8,16 @@ import resource
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 1.0
 _FEW_LEFT = 0.1  # of the open files that are allowed
-_TRIM_PAUSE_SECONDS = 5.0
-# Memory is given back when the process has so much more than after the last time.
-_GROWN = 1.1
-_GROWN_BYTES = 16 * 2**20
+# Memory is given back once the unused part has grown by so much of the whole, and at least by so many bytes.
+_GROWN = 0.1
+_GROWN_BYTES = 32 * 2**20
 _PAGE_BYTES = resource.getpagesize()
 _OPEN_FILES, _MEMORY = Path("/proc/self/fd"), Path("/proc/self/statm")
 
@@ -85,29 +85,65 @@ class _FreeMemory:
     """Gives back what the C library keeps of freed memory: after a burst of requests it can be gigabytes."""
 
     def __init__(self) -> None:
-        self._trim = _malloc_trim()
-        self._left = 0  # bytes that the process had after the last time
-        self._before = 0  # at the last look
-        self._pause = 0.0
+        self._allocator = _Allocator.of_this_process()
+        self._left = 0  # unused bytes after the last time
 
     async def look(self) -> None:
-        self._pause -= _WATCH_SECONDS
-        now = _resident_bytes()
-        growing, self._before = now > self._before * 1.02, now
-        if self._trim is None or growing or self._pause > 0 or now < self._left * _GROWN + _GROWN_BYTES:
-            return
-        await asyncio.to_thread(self._trim, 0)
-        self._left, self._pause = _resident_bytes(), _TRIM_PAUSE_SECONDS
+        if self._allocator is not None:
+            # In a thread: both calls walk through the allocator's lists, without Python's lock.
+            self._left = await asyncio.to_thread(self._allocator.give_back, self._left)
+
+
+class _MallocInfo(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _Allocator:
+    """glibc's functions."""
+
+    info: Callable[[], _MallocInfo]
+    trim: Callable[[int], int]
+
+    @classmethod
+    def of_this_process(cls) -> "_Allocator | None":
+        """None where the C library is another, or older than 2.33."""
+        library = ctypes.CDLL(None)
+        try:
+            info, trim = library.mallinfo2, library.malloc_trim
+        except AttributeError:
+            return None
+        info.restype = _MallocInfo
+        return cls(info, trim)
+
+    def give_back(self, left: int) -> int:
+        """Give unused memory back if it has grown.
+
+        Args:
+            left: the result of the last call; 0 at first.
+
+        Returns:
+            The process's bytes that are not allocated, of which the last call, or this one, could give nothing back.
+        """
+        unused = self._unused()
+        if unused < left + max(_GROWN * _resident_bytes(), _GROWN_BYTES):
+            return min(left, unused)
+        self.trim(0)
+        return self._unused()
+
+    def _unused(self) -> int:
+        info = self.info()
+        allocated: int = info.uordblks + info.hblkhd
+        return max(_resident_bytes() - allocated, 0)
 
 
 def _resident_bytes() -> int:
     return int(_MEMORY.read_text().split()[1]) * _PAGE_BYTES
-
-
-def _malloc_trim() -> Callable[[int], int] | None:
-    """glibc's function; None where the C library is another."""
-    try:
-        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
-    except AttributeError:
-        return None
-    return trim

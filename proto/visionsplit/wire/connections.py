@@ -97,7 +97,7 @@ def _duplicate(fd: int) -> socket.socket:
     """
     number = os.dup(fd)
     try:
-        return socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=number)
+        return socket.socket(fileno=number)
     except OSError:
         os.close(number)
         raise

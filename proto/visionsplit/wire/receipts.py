@@ -1,6 +1,7 @@
 """Requests that are being received: how many there are, how many bytes of them have come, and which are given up."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from dataclasses import dataclass, field
 from visionsplit.errors import DeadlineError, OverloadedError
 from visionsplit.wire.connections import Address, Connections, address_of
 from visionsplit.wire.transport import MIB
+
+_log = logging.getLogger(__name__)
 
 MAX_UNFINISHED_BYTES = 512 * MIB  # of all requests together that have not arrived completely
 _MAX_RECEIPTS = 1024  # of each kind of method; one that waits takes about 20 KiB
@@ -126,7 +129,11 @@ class Receipts:
         while True:
             await self._busy.wait()
             await asyncio.sleep(_CHECK_SECONDS)
-            self._check()
+            try:
+                self._check()
+            except Exception:
+                # Without this task, unfinished requests would have no bound from now on.
+                _log.exception("unfinished requests cannot be measured")
             if not self.under_way:
                 self._busy.clear()
 
