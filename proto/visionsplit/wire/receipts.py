@@ -58,6 +58,34 @@ class _Receipt:
     given_up: bool = False
 
 
+class _UnderWay:
+    """Messages of one kind of method that are being received, by caller, the oldest first."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[_Receipt, None]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, receipt: _Receipt) -> None:
+        self._of.setdefault(receipt.caller, {})[receipt] = None
+        self._count += 1
+
+    def remove(self, receipt: _Receipt) -> None:
+        """Nothing happens the second time."""
+        own = self._of.get(receipt.caller, {})
+        if receipt in own:
+            del own[receipt]
+            self._count -= 1
+        if not own:
+            self._of.pop(receipt.caller, None)
+
+    def oldest_of_busiest(self) -> _Receipt:
+        """The oldest of the caller that has the most."""
+        return next(iter(self._of[max(self._of, key=lambda caller: len(self._of[caller]))]))
+
+
 class Receipts:
     """Receives messages and gives up those that would take the room of others. Used from one event loop.
 
@@ -65,12 +93,11 @@ class Receipts:
     does not tell how much has come. The kernel tells it for each connection.
     """
 
-    def __init__(self, *, max_unfinished_bytes: int = MAX_UNFINISHED_BYTES) -> None:
+    def __init__(self, *, max_unfinished_bytes: int) -> None:
         self._max_unfinished = max_unfinished_bytes
         self._sockets = Connections()
         self._connections: dict[str, _Connection] = {}  # by gRPC's name for the other end
-        self._small: dict[_Receipt, None] = {}  # the oldest first
-        self._large: dict[_Receipt, None] = {}
+        self._small, self._large = _UnderWay(), _UnderWay()
         self._busy = asyncio.Event()
 
     @property
@@ -112,8 +139,7 @@ class Receipts:
         except TimeoutError:
             if receipt is not None and receipt.given_up:
                 raise OverloadedError(
-                    "the request was given up before it arrived completely, because unfinished requests take too much "
-                    "of this service's memory",
+                    "the request did not arrive before others needed the memory that unfinished requests may take",
                     _RETRY_SECONDS,
                 ) from None
             raise DeadlineError(f"the request did not arrive completely within {seconds:g} seconds") from None
@@ -147,25 +173,24 @@ class Receipts:
         if len(receipts) >= _MAX_RECEIPTS:
             # One that stands still is older than one that arrives at its pace, so a flood of the former gives up
             # itself.
-            busiest = _most(Counter(one.caller for one in receipts))
-            self._give_up(next(one for one in receipts if one.caller == busiest))
+            self._give_up(receipts.oldest_of_busiest())
         connection.receipts.add(receipt)
-        receipts[receipt] = None
+        receipts.add(receipt)
         self._busy.set()
         return receipt
 
     def _end(self, receipt: _Receipt, message: bytes | None) -> None:
         receipt.connection.receipts.discard(receipt)
-        self._small.pop(receipt, None)
-        self._large.pop(receipt, None)
+        self._small.remove(receipt)
+        self._large.remove(receipt)
         if message is not None:
             receipt.connection.completed += len(message) + len(message) // _OVERHEAD_PART + _OVERHEAD_BYTES
 
     def _give_up(self, *receipts: _Receipt) -> None:
         now = asyncio.get_running_loop().time()
         for receipt in receipts:
-            self._small.pop(receipt, None)
-            self._large.pop(receipt, None)
+            self._small.remove(receipt)
+            self._large.remove(receipt)
             if not receipt.given_up and not receipt.timeout.expired():
                 receipt.given_up = True
                 receipt.timeout.reschedule(now)

@@ -16,7 +16,7 @@ from visionsplit.errors import InvalidRequestError, OverloadedError
 from visionsplit.fairness import Shares
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.messages import has_bytes, parse
-from visionsplit.wire.receipts import Receipts
+from visionsplit.wire.receipts import MAX_UNFINISHED_BYTES, Receipts
 from visionsplit.wire.status import behavior_of
 from visionsplit.wire.transport import KIB
 
@@ -36,6 +36,7 @@ class ReceiveLimits:
 
     max_bytes: int  # of the largest request
     seconds: float = 120.0  # for a request to arrive completely; streams have time limits of their services' making
+    max_unfinished_bytes: int = MAX_UNFINISHED_BYTES  # of all requests together that have not arrived completely
     caller_share: float = 0.75  # of the memory for requests that one caller may take
 
 
@@ -55,7 +56,7 @@ class Receiver:
     def __init__(self, limits: ReceiveLimits, callers: Callers) -> None:
         self._limits = limits
         self.callers = callers
-        self.receipts = Receipts()
+        self.receipts = Receipts(max_unfinished_bytes=limits.max_unfinished_bytes)
         self._held = Shares(_HELD_REQUESTS * limits.max_bytes, limits.caller_share)
         self._watch: asyncio.Task[None] | None = None
 
@@ -113,26 +114,30 @@ class _ReceiveInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._methods: dict[str, _Method] = {}
+        self._handlers: dict[str, Any] = {}  # of existing methods only, so they are few
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:  # noqa: ANN401 - a grpc.RpcMethodHandler, whose kinds grpc does not type
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
         name = handler_call_details.method
-        method = self._methods.get(name)
-        if method is None:  # the names of existing methods only, so they are few
-            method = self._methods[name] = self._receiver.method(name, streaming=handler.request_streaming)
-        _, behavior = behavior_of(handler)
+        if name not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._handlers[name] = self._receiving(name, handler)
+        return self._handlers[name]
+
+    def _receiving(self, name: str, handler: Any) -> Any:  # noqa: ANN401 - as above
+        """A method's handler that takes a stream of bytes, in place of one that takes what the method takes."""
         make = (
             grpc.stream_stream_rpc_method_handler
             if handler.response_streaming
             else grpc.stream_unary_rpc_method_handler
         )
+        method = self._receiver.method(name, streaming=handler.request_streaming)
+        _, behavior = behavior_of(handler)
         received = self._received(method, behavior, streaming=handler.request_streaming)
         return make(received, None, handler.response_serializer)
 

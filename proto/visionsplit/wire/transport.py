@@ -14,7 +14,7 @@ DEFAULT_CHUNK_BYTES = 512 * KIB
 MAX_TOKEN_MESSAGE_BYTES = 4 * MIB
 MAX_IMAGE_REQUEST_BYTES = 64 * MIB
 
-_MIN_STREAMS = 256
+_MIN_STREAMS = 128
 _ONLY_UNCOMPRESSED = 1  # a bit for each algorithm; the first is none
 _MAX_CONNECTIONS = 4096
 _HANDSHAKE_SECONDS = 5  # for TLS and the first frames of HTTP/2 together
