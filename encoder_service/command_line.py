@@ -13,6 +13,7 @@ from visionsplit.command_line import (
     device,
     host_port,
     not_negative,
+    positive,
     share,
     unless_empty,
 )
@@ -173,6 +174,13 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     add("--image-threads", defaults.IMAGE_THREADS, "The number of threads that decode and crop images.")
     add("--max-images", defaults.MAX_IMAGES, "The most images in one request.")
     add("--max-request-bytes", MAX_IMAGE_REQUEST_BYTES, "The most bytes in one request.", most=MAX_IMAGE_REQUEST_BYTES)
+    group.add_argument(
+        "--receive-timeout",
+        type=positive,
+        default=defaults.RECEIVE_SECONDS,
+        metavar="SECONDS",
+        help="The seconds in which a request must arrive completely. Default: %(default)g.",
+    )
     add("--max-calls", defaults.MAX_CALLS, "The most calls at one time; further ones are refused.")
     group.add_argument(
         "--caller-share",

@@ -62,6 +62,7 @@ class EncoderConfig:
     cache: CacheLimits = field(default_factory=CacheLimits)
     max_images: int = defaults.MAX_IMAGES  # of one request
     max_request_bytes: int = MAX_IMAGE_REQUEST_BYTES
+    receive_seconds: float = defaults.RECEIVE_SECONDS  # in which a request must arrive completely
     max_calls: int = defaults.MAX_CALLS  # at once; more are refused
     caller_share: float = (
         defaults.CALLER_SHARE
@@ -94,6 +95,8 @@ class EncoderConfig:
         for name, seconds in (("max_batch_wait", self.batch.max_wait_seconds), ("grace", self.grace_seconds)):
             if not (math.isfinite(seconds) and seconds >= 0):
                 raise ConfigError(f"{name} is {seconds} seconds; a finite number from 0 on is needed")
+        if not (math.isfinite(self.receive_seconds) and self.receive_seconds > 0):
+            raise ConfigError(f"receive_timeout is {self.receive_seconds} seconds; a finite number above 0 is needed")
         for address in self.llm_addresses:
             try:
                 check_address(address)

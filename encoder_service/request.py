@@ -8,7 +8,6 @@ from typing import TypeAlias
 from google.protobuf.message import Message
 from visionsplit.errors import InvalidCompressionError, InvalidRequestError
 from visionsplit.v1 import encoder_service_pb2, generation_pb2
-from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.prompts import check_prompt_message
 from visionsplit.wire.tensors import DataType
 from visionsplit.wire.transport import KIB
@@ -59,7 +58,6 @@ class RequestChecker:
         """
         started = time.monotonic()
         _check_sizes(request)
-        refuse_unknown_fields(request)
         if isinstance(request, encoder_service_pb2.EncodeRequest):
             images: Sequence[encoder_service_pb2.Image] = [request.image]
         else:

@@ -13,6 +13,7 @@ from visionsplit.telemetry.setup import Telemetry
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.health import HEALTH_SERVICE_NAME, HealthService
+from visionsplit.wire.receiving import ReceiveLimits, Receiver
 from visionsplit.wire.security.server import Guard
 from visionsplit.wire.status import ErrorInterceptor
 from visionsplit.wire.tensors import DataType
@@ -61,6 +62,7 @@ class EncoderServer:
         self._admission = Admission(config.max_calls, caller_share=config.caller_share)
         self.port = 0  # the real one once `start` has returned
         self._server: grpc.aio.Server | None = None
+        self._receiver: Receiver | None = None
         self._batcher: TileBatcher | None = None
         self._pipeline: EncoderPipeline | None = None
         self._llm: LlmGateways | None = None
@@ -117,6 +119,14 @@ class EncoderServer:
             text_tower=loaded.text_tower,
         )
         metrics.watch(self._batcher, self._pipeline)
+        receiver = self._receiver = Receiver(
+            ReceiveLimits(
+                self._config.max_request_bytes,
+                seconds=self._config.receive_seconds,
+                caller_share=self._config.caller_share,
+            ),
+            Callers(guard.tokens),
+        )
         service = EncoderService(
             self._config,
             self._pipeline,
@@ -125,7 +135,7 @@ class EncoderServer:
             self._llm,
             self._telemetry,
             metrics,
-            Callers(guard.tokens),
+            receiver.callers,
             RequestChecker(
                 max_images=self._config.max_images,
                 default_compression=self._config.default_compression,
@@ -134,13 +144,19 @@ class EncoderServer:
             ),
         )
         self._server = grpc.aio.server(
-            interceptors=[*self._telemetry.interceptors, *guard.interceptors, ErrorInterceptor(_log)],
-            options=server_options(max_receive_bytes=self._config.max_request_bytes),
+            interceptors=[
+                *self._telemetry.interceptors,
+                *guard.interceptors,
+                ErrorInterceptor(_log),
+                receiver.interceptor,
+            ],
+            options=server_options(max_receive_bytes=self._config.max_request_bytes, max_calls=self._config.max_calls),
         )
         encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE_NAME, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self._batcher.start()
+        receiver.start()
         try:
             self._telemetry.serve_metrics()
             self.port = guard.bind(self._server, self._config.listen)
@@ -159,6 +175,8 @@ class EncoderServer:
         if self._server is not None:
             # What is left now has had its time; health watchers alone would never end.
             await self._server.stop(None)
+        if self._receiver is not None:
+            await self._receiver.close()
         if self._llm is not None:
             await self._llm.close()
         if self._batcher is not None:

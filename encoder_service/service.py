@@ -20,7 +20,6 @@ from visionsplit.v1 import (
 )
 from visionsplit.wire.call_log import MAX_PROMPT_CHARACTERS, log_call
 from visionsplit.wire.caller import Callers
-from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
 from visionsplit.wire.sending import send
 from visionsplit.wire.vision_tokens import grid_to_proto, layout_to_proto
@@ -77,7 +76,6 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
     async def GetEncoderInfo(  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.GetEncoderInfoRequest, context: _Context
     ) -> encoder_service_pb2.GetEncoderInfoResponse:
-        refuse_unknown_fields(request)
         return self._info
 
     # The stubs expect generators; these are coroutines that write, so that an error can still choose the status.

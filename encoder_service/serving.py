@@ -10,6 +10,7 @@ import torch
 from visionsplit.checkpoint import DTYPES
 from visionsplit.errors import VisionSplitError
 from visionsplit.images import ImageLimits
+from visionsplit.process import process_watched, raise_open_files_limit
 from visionsplit.telemetry.config import TelemetryConfig, telemetry_from
 from visionsplit.telemetry.logs import configure_logging
 from visionsplit.wire.security.command_line import client_security_from, server_security_from
@@ -45,6 +46,7 @@ def config_from(options: argparse.Namespace) -> EncoderConfig:
         cache=CacheLimits(options.cache_bytes, options.cache_dir, options.cache_dir_bytes),
         max_images=options.max_images,
         max_request_bytes=options.max_request_bytes,
+        receive_seconds=options.receive_timeout,
         max_calls=options.max_calls,
         caller_share=options.caller_share,
         chunk_bytes=options.chunk_bytes,
@@ -84,8 +86,9 @@ async def serve(config: EncoderConfig) -> None:
         logging.shutdown()
         os._exit(128 + told.result())
     await starting
-    await told
-    await server.stop(config.grace_seconds)
+    async with process_watched():
+        await told
+        await server.stop(config.grace_seconds)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -93,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
     configure_logging(
         "encoder", level=options.log_level, form=options.log_format, loggers=("encoder_service", "visionsplit")
     )
+    raise_open_files_limit()
     try:
         asyncio.run(serve(config_from(options)))
     except (ConfigError, VisionSplitError) as error:

@@ -14,7 +14,6 @@ from visionsplit.telemetry.tracing import carrier_of, describe_current, stage
 from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
 from visionsplit.wire.call_log import MAX_PROMPT_CHARACTERS, CallRecord, log_call
 from visionsplit.wire.caller import Callers
-from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.request_id import request_id_of
 from visionsplit.wire.sending import send
 
@@ -111,7 +110,6 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         request: llm_service_pb2.GetLlmInfoRequest,
         context: grpc.aio.ServicerContext[llm_service_pb2.GetLlmInfoRequest, llm_service_pb2.GetLlmInfoResponse],
     ) -> llm_service_pb2.GetLlmInfoResponse:
-        refuse_unknown_fields(request)
         accepted = self._accepted
         return llm_service_pb2.GetLlmInfoResponse(
             model=self._model,

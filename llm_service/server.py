@@ -11,6 +11,7 @@ from visionsplit.telemetry.setup import Telemetry
 from visionsplit.v1 import llm_service_pb2, llm_service_pb2_grpc
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.health import HEALTH_SERVICE_NAME, HealthService
+from visionsplit.wire.receiving import ReceiveLimits, Receiver
 from visionsplit.wire.security.server import Guard
 from visionsplit.wire.status import ErrorInterceptor
 from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, server_options
@@ -40,6 +41,7 @@ class LlmServer:
         self._config = config
         self._backend: Backend | None = None
         self._server: grpc.aio.Server | None = None
+        self._receiver: Receiver | None = None
         self._admission: Admission | None = None
         self._health = HealthService(SERVICE_NAME)
         self._watch: ReplicaWatch | None = None
@@ -64,11 +66,18 @@ class LlmServer:
             ValueError: the device is not there.
         """
         guard = Guard(self._config.security)
+        limits = self._config.limits
+        receiver = self._receiver = Receiver(
+            ReceiveLimits(MAX_TOKEN_MESSAGE_BYTES, caller_share=limits.caller_share),
+            Callers(guard.tokens, relayed=True),
+        )
         self._backend = make_backend(self._config)
         try:
-            gateway = await self._make_gateway(self._backend, guard)
+            gateway = await self._make_gateway(self._backend, receiver.callers)
             self._telemetry.serve_metrics()
-            self._server, port = await self._serve(gateway, guard)
+            receiver.start()
+            max_calls = limits.max_calls or self._backend.max_calls
+            self._server, port = await self._serve(gateway, guard, receiver, max_calls)
         except BaseException:
             await self.stop(None)
             raise
@@ -92,12 +101,14 @@ class LlmServer:
         if self._server is not None:
             await self._server.stop(None)
             self._server = None
+        if self._receiver is not None:
+            await self._receiver.close()
         if self._backend is not None:
             await self._backend.stop()
             self._backend = None
         await asyncio.to_thread(self._telemetry.close)
 
-    async def _make_gateway(self, backend: Backend, guard: Guard) -> LlmGateway:
+    async def _make_gateway(self, backend: Backend, callers: Callers) -> LlmGateway:
         config = self._config
         checkpoint = await asyncio.to_thread(Checkpoint, config.model, revision=config.revision)
         prompts = await asyncio.to_thread(PromptEncoder, checkpoint)
@@ -122,7 +133,7 @@ class LlmServer:
             replica=replica,
             accepted=accepted,
             admission=self._admission,
-            callers=Callers(guard.tokens, relayed=True),
+            callers=callers,
             prompts=prompts,
             prompt_turns=PromptTurns(prompts, size),
             end_ids=settings.end_ids,
@@ -131,10 +142,17 @@ class LlmServer:
             log_prompts=config.telemetry.log_prompts,
         )
 
-    async def _serve(self, gateway: LlmGateway, guard: Guard) -> tuple[grpc.aio.Server, int]:
+    async def _serve(
+        self, gateway: LlmGateway, guard: Guard, receiver: Receiver, max_calls: int
+    ) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(
-            interceptors=[*self._telemetry.interceptors, *guard.interceptors, ErrorInterceptor(_log)],
-            options=server_options(max_receive_bytes=MAX_TOKEN_MESSAGE_BYTES),
+            interceptors=[
+                *self._telemetry.interceptors,
+                *guard.interceptors,
+                ErrorInterceptor(_log),
+                receiver.interceptor,
+            ],
+            options=server_options(max_receive_bytes=MAX_TOKEN_MESSAGE_BYTES, max_calls=max_calls),
         )
         llm_service_pb2_grpc.add_LlmServiceServicer_to_server(gateway, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

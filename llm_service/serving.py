@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from visionsplit.errors import VisionSplitError
+from visionsplit.process import process_watched, raise_open_files_limit
 
 from llm_service.config import LlmConfig
 from llm_service.options import PROGRAM
@@ -20,8 +21,9 @@ async def serve(config: LlmConfig) -> None:
     await server.start()
     # Again: Ray has installed its handlers meanwhile.
     _on_signals(told.set)
-    await told.wait()
-    await server.stop(config.grace)
+    async with process_watched():
+        await told.wait()
+        await server.stop(config.grace)
 
 
 def _on_signals(callback: Callable[[], None]) -> None:
@@ -32,6 +34,7 @@ def _on_signals(callback: Callable[[], None]) -> None:
 
 def run(config: LlmConfig) -> int:
     """Serve; the process's exit status."""
+    raise_open_files_limit()
     try:
         asyncio.run(serve(config))
     except VisionSplitError as error:

@@ -11,7 +11,6 @@ from visionsplit.errors import (
 )
 from visionsplit.grid import Layout, TileGrid, UnpadRule
 from visionsplit.v1 import llm_service_pb2, vision_tokens_pb2
-from visionsplit.wire.messages import refuse_unknown_fields
 from visionsplit.wire.prompts import check_prompt_message
 from visionsplit.wire.request_tokens import RequestTokens
 from visionsplit.wire.vision_tokens import VisionTokens, grid_from_proto, layout_from_proto
@@ -121,7 +120,6 @@ class UploadReceiver:
             part = message.WhichOneof("part")
             if part == "header":
                 check_prompt_message(message.header.prompt, self._prompts.max_bytes)
-            refuse_unknown_fields(message)
             if receiving is None:
                 if part != "header":
                     raise InvalidTokensError("the first message of a request must be its header")

@@ -11,7 +11,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
 from visionsplit.telemetry.metrics import CallMetrics
 from visionsplit.telemetry.tracing import context_of
-from visionsplit.wire.status import ERROR_METADATA_KEY
+from visionsplit.wire.status import ERROR_METADATA_KEY, behavior_of
 
 Behavior: TypeAlias = Callable[..., Awaitable[Any]]
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -29,10 +29,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith("/visionsplit."):
             return handler
-        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-            if (behavior := getattr(handler, kind)) is not None:
-                return handler._replace(**{kind: self._wrapped(behavior, method)})
-        return handler
+        kind, behavior = behavior_of(handler)
+        return handler._replace(**{kind: self._wrapped(behavior, method)})
 
     def _wrapped(self, behavior: Behavior, method: str) -> Behavior:
         async def wrapped(request: object, context: Context) -> object:

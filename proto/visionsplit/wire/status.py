@@ -2,7 +2,7 @@
 
 import logging
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import accumulate
 from typing import Any
 
@@ -60,7 +60,7 @@ def error_from_rpc(rpc_error: grpc.RpcError) -> errors.VisionSplitError:
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Ends every call of our services with exactly one status; an unexpected error's details go to the log only."""
+    """Ends every call with exactly one status; an unexpected error's details go to the log only."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
@@ -71,15 +71,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:  # noqa: ANN401 - a grpc.RpcMethodHandler, whose kinds grpc does not type
         handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or not method.startswith("/visionsplit."):
-            return handler
-        handler = handler._replace(request_deserializer=_forgiving(handler.request_deserializer))
-        if handler.unary_unary:
-            return handler._replace(unary_unary=self._guard(_parsed_first(handler.unary_unary), method))
-        if handler.unary_stream:
-            return handler._replace(unary_stream=self._guard(_parsed_first(handler.unary_stream), method))
-        return handler._replace(stream_stream=self._guard(_parsed_each(handler.stream_stream), method))
+        if handler is None:
+            return None
+        kind, behavior = behavior_of(handler)
+        return handler._replace(**{kind: self._guard(behavior, handler_call_details.method)})
 
     def _guard(self, behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
         async def guarded(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> object:
@@ -101,51 +96,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         return guarded
 
 
-class _Malformed:
-    """Stands in for a request that cannot be parsed: what a deserialiser raises, gRPC tells the caller as it is."""
-
-
-def _forgiving(deserialize: Callable[[bytes], object]) -> Callable[[bytes], object]:
-    def deserialized(data: bytes) -> object:
-        try:
-            return deserialize(data)
-        except DecodeError:
-            return _Malformed()
-
-    return deserialized
-
-
-def _parsed_first(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def checked(request: object, context: object) -> object:
-        return await behavior(_parsed(request), context)
-
-    return checked
-
-
-def _parsed_each(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def checked(requests: AsyncIterator[object], context: object) -> object:
-        return await behavior(_ParsedRequests(requests), context)
-
-    return checked
-
-
-class _ParsedRequests:
-    """A stream of requests. One that cannot be parsed does not end it, so that the rest can be read and dropped."""
-
-    def __init__(self, requests: AsyncIterator[object]) -> None:
-        self._requests = requests
-
-    def __aiter__(self) -> AsyncIterator[object]:
-        return self
-
-    async def __anext__(self) -> object:
-        return _parsed(await anext(self._requests))
-
-
-def _parsed(request: object) -> object:
-    if isinstance(request, _Malformed):
-        raise errors.InvalidRequestError("the request cannot be parsed; it is not of the protocol's form")
-    return request
+def behavior_of(handler: Any) -> tuple[str, Callable[..., Any]]:  # noqa: ANN401 - a grpc.RpcMethodHandler
+    """What a method's handler calls, and the name of the field that holds it."""
+    for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+        behavior: Callable[..., Any] | None = getattr(handler, kind)
+        if behavior is not None:
+            return kind, behavior
+    raise ValueError("the handler calls nothing")
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.VisionSplitError) -> None:

@@ -21,7 +21,7 @@ from visionsplit.v1 import (
     vision_tokens_pb2,
 )
 from visionsplit.wire.health import HealthService
-from visionsplit.wire.messages import refuse_unknown_fields
+from visionsplit.wire.messages import parse
 from visionsplit.wire.request_tokens import RequestTokens
 from visionsplit.wire.status import abort
 from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, channel_options, server_options
@@ -144,7 +144,6 @@ class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
             raise
 
     async def GetLlmInfo(self, request, context):  # noqa: N802
-        refuse_unknown_fields(request)
         if self.info_error is not None:
             await abort(context, self.info_error)
         form = vision_tokens_pb2.VisionFormat(encoder_fingerprint="0" * 32)
@@ -159,7 +158,7 @@ class FakeLlm(llm_service_pb2_grpc.LlmServiceServicer):
 
 def _received(images, request):
     """The upload's tokens so far, and those of its next message."""
-    refuse_unknown_fields(request)
+    parse(type(request), request.SerializeToString())  # as the service refuses fields that it does not know
     match request.WhichOneof("part"):
         case "header" if images is None:
             grids = [grid_from_proto(grid) for grid in request.header.grids]

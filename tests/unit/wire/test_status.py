@@ -11,6 +11,8 @@ import grpc.aio
 import pytest
 from visionsplit.errors import InvalidCompressionError, InvalidRequestError
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc, tensor_pb2, vision_tokens_pb2
+from visionsplit.wire.caller import Callers
+from visionsplit.wire.receiving import ReceiveLimits, Receiver
 from visionsplit.wire.status import ErrorInterceptor, error_from_rpc
 
 LOG = logging.getLogger("tests.status")
@@ -127,7 +129,8 @@ async def test_a_request_that_is_no_message_is_the_callers_fault(caplog: pytest.
     async def fail(context: Any) -> None:
         raise AssertionError("no request arrived")
 
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(LOG)])
+    receiver = Receiver(ReceiveLimits(max_bytes=1024), Callers(None))
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(LOG), receiver.interceptor])
     encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(Service(fail), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -1,0 +1,149 @@
+"""What a service asks of the operating system for its process: open files, and memory that is given back."""
+
+import asyncio
+import ctypes
+import logging
+import os
+import resource
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+_WATCH_SECONDS = 1.0
+_FEW_LEFT = 0.1  # of the open files that are allowed
+# Memory is given back once the unused part has grown by so much of the whole, and at least by so many bytes.
+_GROWN = 0.1
+_GROWN_BYTES = 32 * 2**20
+_PAGE_BYTES = resource.getpagesize()
+_OPEN_FILES, _MEMORY = Path("/proc/self/fd"), Path("/proc/self/statm")
+
+
+def raise_open_files_limit() -> int:
+    """Raise the soft limit of open files, often 1024, to the hard one; returns the limit in force.
+
+    Each connection takes a file. Programs that use `select` are why the soft limit is low; the services use none.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:  # macOS refuses more than another limit of its own
+        _log.warning("the limit of %d open files cannot be raised to %d: %s", soft, hard, error)
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+@asynccontextmanager
+async def process_watched() -> AsyncIterator[None]:
+    """Inside, a log line warns when few open files are left, and memory that is free goes back to the system.
+
+    Only Linux tells both; elsewhere nothing is watched.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    watch = asyncio.create_task(_watch())
+    try:
+        yield
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+
+
+async def _watch() -> None:
+    files, memory = _OpenFiles(), _FreeMemory()
+    while True:
+        await asyncio.sleep(_WATCH_SECONDS)
+        files.look()
+        await memory.look()
+
+
+class _OpenFiles:
+    """Warns once each time that few are left."""
+
+    def __init__(self) -> None:
+        self._few = False
+
+    def look(self) -> None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit == resource.RLIM_INFINITY:
+            return
+        try:
+            with os.scandir(_OPEN_FILES) as descriptors:
+                left = limit - sum(1 for _ in descriptors)
+        except OSError:  # the folder itself takes a descriptor
+            left = 0
+        few = left < _FEW_LEFT * limit
+        if few and not self._few:
+            _log.warning("%d of %d open files are left; new connections may be refused", left, limit)
+        self._few = few
+
+
+class _FreeMemory:
+    """Gives back what the C library keeps of freed memory: after a burst of requests it can be gigabytes."""
+
+    def __init__(self) -> None:
+        self._allocator = _Allocator.of_this_process()
+        self._left = 0  # unused bytes after the last time
+
+    async def look(self) -> None:
+        if self._allocator is not None:
+            # In a thread: both calls walk through the allocator's lists, without Python's lock.
+            self._left = await asyncio.to_thread(self._allocator.give_back, self._left)
+
+
+class _MallocInfo(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _Allocator:
+    """glibc's functions."""
+
+    info: Callable[[], _MallocInfo]
+    trim: Callable[[int], int]
+
+    @classmethod
+    def of_this_process(cls) -> "_Allocator | None":
+        """None where the C library is another, or older than 2.33."""
+        library = ctypes.CDLL(None)
+        try:
+            info, trim = library.mallinfo2, library.malloc_trim
+        except AttributeError:
+            return None
+        info.restype = _MallocInfo
+        return cls(info, trim)
+
+    def give_back(self, left: int) -> int:
+        """Give unused memory back if it has grown.
+
+        Args:
+            left: the result of the last call; 0 at first.
+
+        Returns:
+            The process's bytes that are not allocated, of which the last call, or this one, could give nothing back.
+        """
+        unused = self._unused()
+        if unused < left + max(_GROWN * _resident_bytes(), _GROWN_BYTES):
+            return min(left, unused)
+        self.trim(0)
+        return self._unused()
+
+    def _unused(self) -> int:
+        info = self.info()
+        allocated: int = info.uordblks + info.hblkhd
+        return max(_resident_bytes() - allocated, 0)
+
+
+def _resident_bytes() -> int:
+    return int(_MEMORY.read_text().split()[1]) * _PAGE_BYTES

@@ -1,0 +1,318 @@
+"""Requests that do not arrive, or are too large or too many, end by themselves and hold up nobody."""
+
+import asyncio
+import gzip
+import logging
+import resource
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from visionsplit.errors import InvalidRequestError, OverloadedError
+from visionsplit.v1 import encoder_service_pb2 as encoder_pb
+from visionsplit.v1 import llm_service_pb2 as llm_pb
+from visionsplit.v1.encoder_service_pb2_grpc import (
+    EncoderServiceServicer,
+    EncoderServiceStub,
+    add_EncoderServiceServicer_to_server,
+)
+from visionsplit.v1.llm_service_pb2_grpc import LlmServiceServicer, LlmServiceStub, add_LlmServiceServicer_to_server
+from visionsplit.wire import receipts, transport
+from visionsplit.wire.caller import Callers
+from visionsplit.wire.connections import Connections, address_of
+from visionsplit.wire.receiving import SMALL_REQUEST_BYTES, ReceiveLimits, Receiver
+from visionsplit.wire.status import ErrorInterceptor, error_from_rpc
+from visionsplit.wire.transport import MIB, server_options
+
+from tests.unfinished import RawConnection, prefix
+
+ENCODE, CHECK = "/visionsplit.v1.EncoderService/Encode", "/grpc.health.v1.Health/Check"
+UPLOAD = "/visionsplit.v1.LlmService/Generate"
+EXHAUSTED, TOO_LATE, UNIMPLEMENTED = "8", "4", "12"
+LIMITS = ReceiveLimits(max_bytes=32 * MIB)
+
+
+class Services(EncoderServiceServicer, LlmServiceServicer):
+    """Answers with what has come, once it may."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.inside = 0
+        self.remaining: float | None = None
+
+    async def Encode(self, request, context):  # noqa: N802
+        self.inside += 1
+        self.remaining = context.time_remaining()
+        try:
+            await self.go_on.wait()
+            await context.write(encoder_pb.EncodeResponse(header={"format": {"feature_size": len(request.image.data)}}))
+        finally:
+            self.inside -= 1
+
+    async def GetEncoderInfo(self, request, context):  # noqa: N802
+        return encoder_pb.GetEncoderInfoResponse(model="m")
+
+    async def Generate(self, request_iterator, context):  # noqa: N802
+        number = len([message async for message in request_iterator])
+        await context.write(llm_pb.LlmServiceGenerateResponse(delta={"text": str(number)}))
+
+
+@asynccontextmanager
+async def serving(
+    limits: ReceiveLimits = LIMITS, max_calls: int = 128
+) -> AsyncIterator[tuple[str, Receiver, Services]]:
+    receiver, services = Receiver(limits, Callers(None)), Services()
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor(logging.getLogger("tests.receiving")), receiver.interceptor],
+        options=server_options(max_receive_bytes=limits.max_bytes, max_calls=max_calls),
+    )
+    add_EncoderServiceServicer_to_server(services, server)
+    add_LlmServiceServicer_to_server(services, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+    reflection.enable_server_reflection(("visionsplit.v1.EncoderService",), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    receiver.start()
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}", receiver, services
+    finally:
+        await server.stop(None)
+        await receiver.close()
+
+
+@asynccontextmanager
+async def channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
+    options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+    options += [("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 500)]
+    async with grpc.aio.insecure_channel(address, options=options) as opened:
+        yield opened
+
+
+async def check(address: str) -> float:
+    """Seconds that a health check over a new connection takes."""
+    started = time.monotonic()
+    async with channel(address) as opened:
+        await health_pb2_grpc.HealthStub(opened).Check(health_pb2.HealthCheckRequest(), timeout=20)
+    return time.monotonic() - started
+
+
+async def encode(address: str, num_bytes: int = 1000, **settings: Any) -> int:
+    """The size of the image that arrived."""
+    async with channel(address) as opened:
+        request = encoder_pb.EncodeRequest(image={"data": bytes(num_bytes)})
+        parts = [part async for part in EncoderServiceStub(opened).Encode(request, **settings)]
+        return parts[0].header.format.feature_size
+
+
+async def failure(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_every_kind_of_method_works_as_before() -> None:
+    async with serving() as (address, receiver, services), channel(address) as opened:
+        assert (await EncoderServiceStub(opened).GetEncoderInfo(encoder_pb.GetEncoderInfoRequest())).model == "m"
+        assert await encode(address, 20 * MIB, timeout=60) == 20 * MIB
+        assert 0 < services.remaining < 60
+        uploads = LlmServiceStub(opened).Generate(iter([llm_pb.LlmServiceGenerateRequest()] * 3))
+        assert [part.delta.text async for part in uploads] == ["3"]
+        asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")] * 2)
+        told = reflection_pb2_grpc.ServerReflectionStub(opened).ServerReflectionInfo(asked)
+        assert len([answer async for answer in told]) == 2
+        watch = health_pb2_grpc.HealthStub(opened).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        assert receiver.receipts.under_way == 0
+
+
+async def test_a_call_that_is_given_up_or_late_ends_inside_too() -> None:
+    async with serving() as (address, _, services):
+        services.go_on.clear()
+        asking = asyncio.ensure_future(encode(address))
+        await until(lambda: services.inside)
+        asking.cancel()
+        await until(lambda: not services.inside)
+        assert (await failure(encode(address, timeout=0.5))).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: not services.inside)
+
+
+@pytest.mark.parametrize("body", [b"\x0a\x00" * 8 * MIB, b"\x98\x06\x01" * 5 * MIB, b"\xff" * 16 * MIB])
+async def test_a_request_of_many_fields_is_refused_while_others_are_answered(body: bytes) -> None:
+    async with serving() as (address, _, _), channel(address) as opened:
+        for method in (ENCODE, UPLOAD):
+            call = opened.stream_stream(method)(iter([body]))
+            refused, seconds = await asyncio.gather(failure(call.read()), check(address))
+            assert isinstance(error_from_rpc(refused), InvalidRequestError)
+            assert seconds < 1
+
+
+async def test_a_call_without_a_request_is_refused() -> None:
+    async with serving() as (address, _, _), channel(address) as opened:
+        call = opened.stream_unary("/visionsplit.v1.EncoderService/GetEncoderInfo")(iter([]))
+        assert isinstance(error_from_rpc(await failure(call)), InvalidRequestError)
+
+
+async def test_methods_that_need_no_more_take_small_requests_only() -> None:
+    async with serving() as (address, _, _), channel(address) as opened:
+        name = "x" * SMALL_REQUEST_BYTES
+        for method in (CHECK, "/visionsplit.v1.EncoderService/GetEncoderInfo"):
+            body = health_pb2.HealthCheckRequest(service=name).SerializeToString()
+            error = error_from_rpc(await failure(opened.unary_unary(method)(body)))
+            assert isinstance(error, OverloadedError)
+            assert error.retry_after_seconds is None
+
+
+async def test_a_compressed_request_is_refused_before_it_is_unpacked() -> None:
+    packed = gzip.compress(bytes(100 * MIB), 1)
+    async with serving() as (address, _, _), RawConnection(address) as raw:
+        number = raw.open(ENCODE, headers=[("grpc-encoding", "gzip")])
+        await raw.send(number, prefix(len(packed), compressed=True) + packed)
+        assert await raw.status(number) == UNIMPLEMENTED
+
+
+async def test_a_request_that_stands_still_ends_and_others_do_not_wait_for_it() -> None:
+    async with serving(ReceiveLimits(32 * MIB, seconds=2)) as (address, receiver, services):
+        async with AsyncExitStack() as stack:
+            calls = []
+            for _ in range(4):
+                raw = await stack.enter_async_context(RawConnection(address))
+                for _ in range(16):
+                    number = raw.open(ENCODE)
+                    await raw.send(number, prefix(MIB) + bytes(1000))
+                    calls.append((raw, number))
+            await until(lambda: receiver.receipts.under_way >= 64)
+            started = time.monotonic()
+            assert await encode(address, 4 * MIB) == 4 * MIB
+            await check(address)
+            assert time.monotonic() - started < 2
+            assert {await raw.status(number) for raw, number in calls} == {TOO_LATE}
+        assert receiver.receipts.under_way == 0
+        assert services.inside == 0
+
+
+@pytest.mark.parametrize("method", [CHECK, ENCODE, UPLOAD])
+async def test_a_message_that_is_longer_than_any_may_be_is_not_stored(method: str) -> None:
+    async with serving() as (address, _, _), RawConnection(address) as raw:
+        number = raw.open(method)
+        sent = await raw.send(number, prefix(2**30) + bytes(300 * MIB))
+        assert await raw.status(number) == EXHAUSTED
+        assert sent < 150 * MIB  # what comes between two looks is stored
+
+
+async def test_beyond_the_room_for_unfinished_requests_the_largest_are_given_up() -> None:
+    limits = ReceiveLimits(32 * MIB, max_unfinished_bytes=40 * MIB)
+    request = encoder_pb.EncodeRequest(image={"data": bytes(20 * MIB)}).SerializeToString()
+    async with serving(limits) as (address, receiver, _), AsyncExitStack() as stack:
+        raws = [await stack.enter_async_context(RawConnection(address)) for _ in range(3)]
+        calls = [raw.open(ENCODE) for raw in raws]
+        for raw, number, size in zip(raws, calls, (2, 16, 30), strict=True):
+            whole = request if size < 20 else bytes(32 * MIB)
+            await raw.send(number, prefix(len(whole)) + whole[: size * MIB])
+        assert await raws[2].status(calls[2]) == EXHAUSTED
+        await until(lambda: receiver.receipts.under_way == 2)
+        await raws[0].send(calls[0], request[2 * MIB :])
+        assert await raws[0].status(calls[0]) == "0"
+
+
+async def test_of_too_many_that_stand_still_the_oldest_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "_MAX_RECEIPTS", 8)
+    async with serving() as (address, receiver, _), RawConnection(address) as raw:
+        slow = raw.open(ENCODE)
+        await raw.send(slow, prefix(100) + bytes(50))
+        calls = [raw.open(CHECK) for _ in range(20)]
+        await until(lambda: receiver.receipts.under_way == 9)
+        assert {await raw.status(number) for number in calls[:12]} == {EXHAUSTED}
+        assert await check(address) < 2
+        assert receiver.receipts.under_way >= 8  # methods with large requests are counted by themselves
+
+
+async def test_requests_of_running_calls_have_room_only_for_some() -> None:
+    async with serving(ReceiveLimits(MIB)) as (address, _, services):
+        services.go_on.clear()
+        running = [asyncio.ensure_future(encode(address, MIB - 100)) for _ in range(12)]
+        await until(lambda: services.inside == 12)
+        refused = error_from_rpc(await failure(encode(address, MIB - 100)))
+        assert isinstance(refused, OverloadedError)
+        assert refused.retry_after_seconds is not None
+        services.go_on.set()
+        assert await asyncio.gather(*running) == [MIB - 100] * 12
+        assert await encode(address, MIB - 100) == MIB - 100
+
+
+async def test_calls_that_are_reset_at_once_hold_up_nobody() -> None:
+    async with serving() as (address, receiver, services):
+        async with RawConnection(address) as raw:
+            for _ in range(3000):
+                raw.reset(raw.open(ENCODE))
+            assert await check(address) < 2
+        await until(lambda: receiver.receipts.under_way == 0 and services.inside == 0)
+
+
+async def test_idle_connections_do_not_shut_others_out_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with few open files allowed: 24 connections stand for all that the process may have."""
+    monkeypatch.setattr(transport, "_MAX_CONNECTIONS", 24)
+    async with serving() as (address, _, _):
+        host, _, port = address.rpartition(":")
+        silent = [socket.create_connection((host, int(port))) for _ in range(40)]
+        started = time.monotonic()
+        async with channel(address) as opened:
+            await health_pb2_grpc.HealthStub(opened).Check(
+                health_pb2.HealthCheckRequest(), timeout=20, wait_for_ready=True
+            )
+        assert time.monotonic() - started < 12
+        for one in silent:
+            one.close()
+
+
+async def test_an_idle_connection_ends_but_not_a_health_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_IDLE_SECONDS", 1)
+    async with serving() as (address, _, _), channel(address) as opened, RawConnection(address) as raw:
+        watch = health_pb2_grpc.HealthStub(opened).Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        waiting = asyncio.ensure_future(watch.read())
+        await raw.closed()
+        await asyncio.sleep(1.5)
+        assert not waiting.done()
+        waiting.cancel()
+
+
+def test_connections_are_limited_by_the_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
+        assert transport.max_connections() == 750
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_kernel_tells_what_a_connection_has_received() -> None:
+    connections = Connections()
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        with socket.create_connection(listener.getsockname()[:2]) as client:
+            server, _ = listener.accept()
+            client.sendall(bytes(1234))
+            server.recv(4)
+            address = address_of(f"ipv6:%5B::1%5D:{client.getsockname()[1]}")
+            assert address is not None
+            assert connections.bytes_received(address) is None
+            connections.look()
+            assert connections.bytes_received(address) == 1234
+            server.close()
+        assert connections.bytes_received(address) is None
+    assert address_of("unix:/tmp/x") is None
