@@ -62,6 +62,8 @@ class Deadline:
         deadline, sockets = self, self._sockets
 
         class Watched(kind):  # type: ignore[misc]
+            _dns_host: str  # urllib3's: what is connected to; `host` is the name in the request
+
             def _new_conn(self) -> socket.socket:
                 name = self._dns_host
                 try:
