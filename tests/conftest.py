@@ -12,7 +12,7 @@ import pytest
 from tests.checkpoints import tiny_checkpoint
 
 ROOT = Path(__file__).parent.parent
-_FOLDERS = ("unit", "contract", "integration", "e2e")
+_FOLDERS = ("unit", "contract", "integration", "e2e", "proxy")
 
 
 def pytest_configure() -> None:
