@@ -75,7 +75,9 @@ def places(tmp_path_factory: pytest.TempPathFactory, system: System) -> dict[str
 
 
 @pytest.fixture(scope="session")
-def proxy(nginx: str, system: System, places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def proxy(
+    nginx: str, system: System, places: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
     folder = tmp_path_factory.mktemp("nginx")
     path = adapted(folder, {**places, **QUICK})
     log = (folder / "log").open("wb")

@@ -128,7 +128,14 @@ def test_the_configuration_without_tls_is_valid(nginx: str, places: dict[str, st
         if line.strip().startswith(("ssl_", "set_nothing"))
     }
     assert len(lines) == 4
-    path = adapted(tmp_path, {**lines, " ssl http2": " http2", **{k: v for k, v in places.items() if "proxy.pem" not in k and "proxy.key" not in k}})
+    path = adapted(
+        tmp_path,
+        {
+            **lines,
+            " ssl http2": " http2",
+            **{k: v for k, v in places.items() if "proxy.pem" not in k and "proxy.key" not in k},
+        },
+    )
     checked = subprocess.run([nginx, "-t", "-c", path], capture_output=True, text=True)
     assert "test is successful" in checked.stderr
 
