@@ -62,6 +62,7 @@ def system(random_checkpoints: dict[str, Path]) -> Iterator[System]:
 def places(tmp_path_factory: pytest.TempPathFactory, system: System) -> dict[str, str]:
     """Texts of the configuration that depend on the machine, and what stands for them here."""
     folder = tmp_path_factory.mktemp("proxy")
+    gone, encoder = f"127.0.0.1:{free_port()}", system.encoders[0].address
     pair = Authority(folder).issue("proxy")
     return {
         "/run/visionsplit-proxy": str(folder / "proxy"),
@@ -69,8 +70,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, system: System) -> dict[str
         "/etc/visionsplit-proxy/proxy.key": str(pair.key),
         "0.0.0.0:50443": f"127.0.0.1:{free_port()}",
         "127.0.0.1:9053": f"127.0.0.1:{free_port()}",
-        # Two encoders, of which one is gone.
-        "server encoder:50051": f"server 127.0.0.1:{free_port()} max_fails=1;\n        server {system.encoders[0].address}",
+        "server encoder:50051": f"server {gone} max_fails=1;\n        server {encoder}",
     }
 
 

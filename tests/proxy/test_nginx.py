@@ -23,7 +23,6 @@ from tests.proxy.http2 import (
     DATA,
     END_STREAM,
     HEADERS,
-    PREFACE,
     RST_STREAM,
     call_headers,
     connect,
