@@ -104,7 +104,7 @@ def test_the_proxy_listens_and_answers_where_compose_expects():
     assert "server encoder:50051 " in configuration
 
 
-@pytest.mark.parametrize("target", ["encoder", "llm"])
+@pytest.mark.parametrize("target", ["encoder", "llm", "models"])
 def test_images_run_as_a_user_without_privileges(target):
     stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
     user = re.findall(r"^USER (\S+)$", stage, re.MULTILINE)[-1]
