@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := visionsplit encoder_service llm_service visionsplit_client visionsplit_batch training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol tests test-compose fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos pictures clean
+.PHONY: help demo test types lint protocol tests test-compose test-proxy fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos pictures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ tests: $(INSTALLED) ## run the tests alone, without the checks of types, style a
 
 test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kill a worker and the gateway, caption (COMPOSE="podman-compose")
 	@VISIONSPLIT=$(BIN)/visionsplit scripts/test-compose.sh
+
+test-proxy: $(INSTALLED) ## run deploy/proxy/nginx.conf in front of an encoder (a minute; needs nginx with its stream module)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/proxy
 
 fuzz: $(INSTALLED) ## ten thousand hostile requests to both services (ARGS="--messages 500 --seed 3")
 	$(BIN)/python -m tests.fuzzing $(ARGS)

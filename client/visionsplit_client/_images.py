@@ -56,7 +56,7 @@ def read_image(source: ImageSource, *, limits: Limits, timeouts: Timeouts) -> by
         InvalidImageError: more bytes than `limits` allow, or none; a data: URL that is damaged; a Pillow image that
             cannot be read.
         TypeError: an object that is not an image.
-        ValueError: a URL of another kind.
+        ValueError: a URL of another kind, or a str that names a file where `limits` allow no files.
     """
     if isinstance(source, Mapping):
         source = of_dict(source)

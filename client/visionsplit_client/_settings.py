@@ -45,9 +45,16 @@ class Retries:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a client refuses to read into memory."""
+    """What a client refuses to read.
 
-    max_image_bytes: int = MAX_IMAGE_REQUEST_BYTES  # of one picture's file; no service takes more
+    An application that passes on texts which strangers wrote needs `allow_files=False` and
+    `allow_private_addresses=False`. Otherwise a text may name a file of the application's machine, or a host of its
+    network.
+    """
+
+    max_image_bytes: int = MAX_IMAGE_REQUEST_BYTES  # of one image's file; no service takes more
+    allow_files: bool = True  # whether a str may be a path or a file: URL; pathlib.Path and open files always may
+    allow_private_addresses: bool = True  # whether an image's URL may lead to loopback, private or link-local addresses
 
     def __post_init__(self) -> None:
         if self.max_image_bytes < 1:

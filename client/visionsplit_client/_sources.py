@@ -17,7 +17,8 @@ from visionsplit.images import HEAD_BYTES, begins_as_image
 
 from visionsplit_client._errors import ImageFetchError
 from visionsplit_client._settings import Limits, Timeouts
-from visionsplit_client._web import TooLargeError, WebError, get
+from visionsplit_client._web import TooLargeError, get
+from visionsplit_client._web_connections import WebError
 
 _LONGEST_NAME = 200  # characters of a source in an error
 _LONGEST_DATA = 40  # of a data: URL
@@ -66,10 +67,12 @@ def read_location(location: str, limits: Limits, timeouts: Timeouts) -> bytes:
     if is_data_url(location):
         return _data_url(location.strip(), limits)
     scheme, separator, _ = location.strip().partition("://")
+    if separator and scheme.lower() in ("http", "https"):
+        return _fetch(location.strip(), limits, timeouts.fetch)
+    if not limits.allow_files:
+        raise ValueError(f"{describe(location)}: files are not allowed here; give an http, https or data URL")
     if not separator:
         return read_path(location, limits)
-    if scheme.lower() in ("http", "https"):
-        return _fetch(location.strip(), limits, timeouts.fetch)
     if scheme.lower() == "file":
         url = urllib.parse.urlsplit(location)
         if url.netloc not in ("", "localhost"):
@@ -154,7 +157,12 @@ def check_size(what: str, size: int, limits: Limits) -> None:
 
 def _fetch(url: str, limits: Limits, timeout: float | None) -> bytes:
     try:
-        page = get(url, max_bytes=limits.max_image_bytes, timeout=timeout)
+        page = get(
+            url,
+            max_bytes=limits.max_image_bytes,
+            timeout=timeout,
+            private_addresses=limits.allow_private_addresses,
+        )
     except TooLargeError as error:
         raise InvalidImageError(f"{describe(url)} has {error}") from error
     except WebError as error:

@@ -1,16 +1,11 @@
 """Gets what is behind an http or https URL, within limits of time and size."""
 
 import http.client
-import socket
-import threading
-import time
 import zlib
 from base64 import b64encode
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote, urljoin
 
 import urllib3
@@ -19,16 +14,16 @@ from urllib3.exceptions import (
     HTTPError,
     InvalidChunkLength,
     LocationParseError,
-    NameResolutionError,
     ProxySchemeUnknown,
 )
 from urllib3.util import Timeout, Url, parse_url
 from visionsplit.proxies import Proxy, web_proxy
 
+from visionsplit_client._web_connections import Deadline, WebError
+
 _READ_BYTES = 1 << 16
 _MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
-_LONGEST_WAIT = 1e6  # seconds; neither sockets nor threads take any number
 _LONGEST_REASON = 200  # characters; servers choose some of the words
 _PORTS = {"http": 80, "https": 443}
 _HEADERS = {
@@ -39,11 +34,6 @@ _HEADERS = {
 
 # What servers also write in Content-Encoding; the bytes are those of the file.
 _NO_ENCODINGS = frozenset({"", "identity", "none", "binary", "utf-8", "aws-chunked"})
-_TOLD_AS_THEY_ARE = (NameResolutionError, http.client.IncompleteRead)
-
-
-class WebError(Exception):
-    """What is behind a URL could not be had. The text does not repeat the URL."""
 
 
 class TooLargeError(WebError):
@@ -58,7 +48,7 @@ class Page:
     content_type: str  # in lower case, without parameters; empty if the server did not say
 
 
-def get(url: str, *, max_bytes: int, timeout: float | None) -> Page:
+def get(url: str, *, max_bytes: int, timeout: float | None, private_addresses: bool = True) -> Page:
     """Fetch a URL and undo its Content-Encoding. Redirects to http and https are followed.
 
     Args:
@@ -66,17 +56,21 @@ def get(url: str, *, max_bytes: int, timeout: float | None) -> Page:
         max_bytes: limit of the data, before and after decoding.
         timeout: seconds for everything, however slowly the bytes arrive; None waits for ever. Only the look-up of a
             host's name is not cut off.
+        private_addresses: whether the URL, or one that it redirects to, may lead to a host that has no public address.
+            False also refuses URLs that are fetched through a proxy, because the proxy looks up the name itself.
 
     Raises:
         TooLargeError: there is more.
         WebError: any other failure.
     """
-    with _Deadline(timeout) as deadline:
+    with Deadline(timeout) as deadline:
         for _ in range(_MAX_REDIRECTS + 1):
             target = _parsed(url)
             proxy = web_proxy(str(target.scheme), str(target.host).strip("[]"), _port(target))
             try:
-                answer = _get_once(target, proxy, deadline, max_bytes)
+                if not private_addresses and proxy is not None:
+                    raise WebError("it must lead to a public address, which cannot be checked behind a proxy")
+                answer = _get_once(target, proxy, deadline, max_bytes, private_addresses)
             except (HTTPError, OSError, http.client.HTTPException, ValueError) as error:
                 raise WebError(_with_hint(deadline.reason or _reason(error), target, proxy)) from error
             except WebError as error:
@@ -85,68 +79,6 @@ def get(url: str, *, max_bytes: int, timeout: float | None) -> Page:
                 return answer
             url = answer
     raise WebError(f"more than {_MAX_REDIRECTS} redirects")
-
-
-class _Deadline:
-    """Shuts the connections down when the time is up: a socket's own timeout starts again with every byte."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
-        self._end = None if seconds is None else time.monotonic() + min(seconds, _LONGEST_WAIT)
-        self._sockets: list[object] = []
-        self._timer = None if seconds is None else threading.Timer(min(seconds, _LONGEST_WAIT), self._shut_down)
-
-    def __enter__(self) -> Self:
-        if self._timer is not None:
-            self._timer.daemon = True
-            self._timer.start()
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer.join()
-
-    @property
-    def reason(self) -> str | None:
-        """That the time is up, once it is."""
-        return f"not complete after {self._seconds:g} seconds" if self.remaining() == 0 else None
-
-    def remaining(self) -> float | None:
-        """Seconds; 0 once the time is up."""
-        return None if self._end is None else max(0.0, self._end - time.monotonic())
-
-    def watched(self, kind: type[Any]) -> type[Any]:
-        """A kind of connection whose sockets are shut down when the time is up."""
-        deadline, sockets = self, self._sockets
-
-        class Watched(kind):  # type: ignore[misc]
-            def _new_conn(self) -> socket.socket:
-                # Before a proxy is asked for a tunnel and before TLS, which may take as long as they like.
-                connected: socket.socket = super()._new_conn()
-                sockets.append(connected)
-                return connected
-
-            def _tunnel(self) -> None:
-                super()._tunnel()
-                if deadline.remaining() == 0:  # an answer that the limit has cut off passes for a whole one
-                    raise TimeoutError
-
-            def connect(self) -> None:
-                super().connect()
-                # TLS has wrapped the first one, and the connection forgets the socket of a response without a length.
-                sockets.append(self.sock)
-
-        return Watched
-
-    def _shut_down(self) -> None:
-        for connected in self._sockets:
-            if isinstance(connected, socket.socket):
-                with suppress(OSError):  # it is closed already
-                    # Not ssl's own method, which changes the object that another thread is reading from.
-                    socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 def _parsed(url: str) -> Url:
@@ -167,14 +99,16 @@ def _port(target: Url) -> int:
     return _PORTS[str(target.scheme)] if target.port is None else target.port
 
 
-def _get_once(target: Url, proxy: Proxy | None, deadline: _Deadline, max_bytes: int) -> Page | str:
+def _get_once(
+    target: Url, proxy: Proxy | None, deadline: Deadline, max_bytes: int, private_addresses: bool
+) -> Page | str:
     """One request: the page, or the URL to which it has moved."""
     if deadline.reason is not None:
         raise WebError(deadline.reason)
     headers = _HEADERS | ({"Authorization": _basic(target.auth)} if target.auth else {})
     with _manager(proxy) as manager:
         pool: Any = manager.connection_from_host(target.host, _port(target), target.scheme)
-        pool.ConnectionCls = deadline.watched(pool.ConnectionCls)
+        pool.ConnectionCls = deadline.watched(pool.ConnectionCls, private_addresses=private_addresses)
         response = manager.urlopen(
             "GET",
             target._replace(auth=None, fragment=None).url,
@@ -270,7 +204,7 @@ def _append(data: bytearray, more: bytes, max_bytes: int) -> None:
 
 def _reason(error: BaseException) -> str:
     """The innermost error's words: those around it repeat the host and name objects of the library."""
-    while not isinstance(error, _TOLD_AS_THEY_ARE) and isinstance(
+    while not isinstance(error, http.client.IncompleteRead) and isinstance(
         inner := error.__cause__ or error.__context__, OSError | http.client.HTTPException | HTTPError
     ):
         error = inner
@@ -278,8 +212,6 @@ def _reason(error: BaseException) -> str:
         return "its host or port is not valid"
     if isinstance(error, ProxySchemeUnknown):
         return f"this kind of proxy is not supported: {error}"
-    if isinstance(error, NameResolutionError):
-        return "the host's name cannot be resolved"
     if isinstance(error, http.client.IncompleteRead) and not isinstance(error, InvalidChunkLength):
         return "the connection ended before the answer was complete"
     if isinstance(error, OSError):

@@ -45,6 +45,8 @@ def test_every_service_is_watched_bounded_and_restarted(name):
     limits = service["deploy"]["resources"]["limits"]
     assert limits["memory"]
     assert limits["cpus"]
+    assert 0 < service["pids_limit"] <= 4096
+    assert service["ulimits"]["nofile"]["hard"] >= 65536
     assert service["logging"]["options"]["max-size"]
 
 
@@ -80,7 +82,29 @@ def test_our_images_come_from_the_one_dockerfile(name):
     assert SERVICES[name]["init"] is True
 
 
-@pytest.mark.parametrize("target", ["encoder", "llm"])
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - set(OURS)))
+def test_other_images_are_named_by_their_content(name):
+    assert re.fullmatch(r"[a-z/]+:[\w.-]+@sha256:[0-9a-f]{64}", resolved(SERVICES[name]["image"]))
+
+
+def test_the_base_image_is_named_by_its_content_and_in_both_places_alike():
+    default = re.search(r"^ARG PYTHON_IMAGE=(\S+@sha256:[0-9a-f]{64})$", DOCKERFILE, re.MULTILINE)
+    assert default is not None
+    for name in OURS:
+        assert resolved(SERVICES[name]["build"]["args"]["PYTHON_IMAGE"]) == default[1]
+
+
+def test_the_proxy_listens_and_answers_where_compose_expects():
+    configuration = (ROOT / "deploy" / "proxy" / "nginx.conf").read_text()
+    proxy = SERVICES["proxy"]
+    (port,) = proxy["ports"]
+    assert f"listen 0.0.0.0:{port.rpartition(':')[2]} " in configuration
+    health = proxy["healthcheck"]["test"][-1].removeprefix("http://").removesuffix("/healthy")
+    assert f"listen {health};" in configuration
+    assert "server encoder:50051 " in configuration
+
+
+@pytest.mark.parametrize("target", ["encoder", "llm", "models"])
 def test_images_run_as_a_user_without_privileges(target):
     stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
     user = re.findall(r"^USER (\S+)$", stage, re.MULTILINE)[-1]

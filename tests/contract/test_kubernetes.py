@@ -1,6 +1,13 @@
-"""The Kubernetes manifests are whole: names, ports, images and settings meet. No cluster is asked."""
+"""The Kubernetes manifests are whole: names, ports, images and settings meet. No cluster is asked.
+
+What kustomize makes of them is in test_kustomize.
+"""
 
 import ast
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +20,6 @@ from tests.conftest import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 BASE = yaml.safe_load((FOLDER / "base" / "kustomization.yaml").read_text())
-GPU = yaml.safe_load((FOLDER / "gpu" / "kustomization.yaml").read_text())
 DOCUMENTS: list[dict[str, Any]] = [
     document for file in BASE["resources"] for document in yaml.safe_load_all((FOLDER / "base" / file).read_text())
 ]
@@ -33,9 +39,17 @@ PODS: dict[str, dict[str, Any]] = {
 }
 
 
+# Ray's head runs no replica and reads no checkpoint.
+READERS = sorted(set(PODS) - {"head"})
+
+
 def container(pod: str) -> dict[str, Any]:
     (only,) = PODS[pod]["spec"]["containers"]
     return dict(only)
+
+
+def containers(pod: str) -> list[dict[str, Any]]:
+    return [*PODS[pod]["spec"].get("initContainers", ()), container(pod)]
 
 
 def arguments(pod: str, **settings: str) -> list[str]:
@@ -62,26 +76,50 @@ def test_pods_run_without_privileges_and_within_bounds(pod):
     security = PODS[pod]["spec"]["securityContext"]
     assert security["runAsNonRoot"] is True
     assert f"USER {security['runAsUser']}:" in (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
-    assert container(pod)["securityContext"]["allowPrivilegeEscalation"] is False
-    assert container(pod)["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    for kind in ("requests", "limits"):
-        assert {"cpu", "memory"} <= set(container(pod)["resources"][kind])
+    for one in containers(pod):
+        assert one["securityContext"]["allowPrivilegeEscalation"] is False
+        assert one["securityContext"]["readOnlyRootFilesystem"] is True
+        assert one["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        for kind in ("requests", "limits"):
+            assert {"cpu", "memory"} <= set(one["resources"][kind])
+    # Ray's autoscaler, in the head, changes the number of workers.
+    assert PODS[pod]["spec"].get("automountServiceAccountToken", True) is (pod == "head")
 
 
 @pytest.mark.parametrize("pod", PODS)
 def test_pods_mount_what_they_have(pod):
     volumes = {volume["name"]: volume for volume in PODS[pod]["spec"]["volumes"]}
+    for one in containers(pod):
+        assert {mount["name"] for mount in one["volumeMounts"]} <= set(volumes)
     assert {mount["name"] for mount in container(pod)["volumeMounts"]} == set(volumes)
-    assert volumes["models"]["persistentVolumeClaim"]["claimName"] in of_kind("PersistentVolumeClaim")
+    for volume in volumes.values():
+        claim = volume.get("persistentVolumeClaim")
+        assert claim is None or claim["claimName"] in of_kind("PersistentVolumeClaim")
+    assert "emptyDir" in volumes["tmp"]
+
+
+@pytest.mark.parametrize("pod", READERS)
+def test_checkpoints_are_there_before_a_service_reads_them(pod):
+    loader, service = containers(pod)
+    for volume in ("models", "hub"):
+        assert "persistentVolumeClaim" in {one["name"]: one for one in PODS[pod]["spec"]["volumes"]}[volume]
+        places = [next(mount for mount in one["volumeMounts"] if mount["name"] == volume) for one in (loader, service)]
+        assert places[0]["mountPath"] == places[1]["mountPath"]
+        assert [place.get("readOnly", False) for place in places] == [False, True]
+    assert loader["args"] == ["$(MODEL)"]
+    assert {"configMapRef": {"name": "visionsplit"}} in loader["envFrom"]
+    assert {"name": "HF_HUB_OFFLINE", "value": "1"} in service["env"]
 
 
 @pytest.mark.parametrize("pod", PODS)
-def test_images_are_those_that_compose_builds(pod):
+def test_images_are_those_that_compose_or_the_dockerfile_build(pod):
     built = {service["image"] for service in COMPOSE.values() if "build" in service}
-    image = container(pod)["image"]
-    tag = next(entry["newTag"] for entry in BASE["images"] if entry["name"] == image)
-    assert any(f"-{image}:{tag}}}" in name for name in built)
-    assert {entry["name"] for entry in GPU["images"]} == {entry["name"] for entry in BASE["images"]}
+    tags = {entry["name"]: entry["newTag"] for entry in BASE["images"]}
+    assert any(f"-{container(pod)['image']}:{tags[container(pod)['image']]}}}" in name for name in built)
+    dockerfile = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+    for one in containers(pod):
+        assert f" AS {one['image'].removeprefix('visionsplit-')}\n" in dockerfile
+        assert one["image"] in tags
 
 
 @pytest.mark.parametrize("pod", PODS)
@@ -172,15 +210,42 @@ def test_ray_is_of_the_image_and_holds_replicas_on_workers_only():
     assert int(CLUSTER["workerGroupSpecs"][0]["rayStartParams"]["num-cpus"]) >= 1
 
 
-def test_the_gpu_overlay_patches_what_is_there():
-    for patch in GPU["patches"]:
-        assert patch["target"]["name"] in of_kind(patch["target"]["kind"])
-        for operation in yaml.safe_load(patch["patch"]):
-            assert operation["op"] == "add"
-            assert _parent(of_kind(patch["target"]["kind"])[patch["target"]["name"]], operation["path"]) is not None
+def load(model: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The init container's script, with folders of its own in place of the volume and the image's checkpoints."""
+    script = ROOT / "deploy" / "docker" / "load-model.sh"
+    environment = {**os.environ, "MODELS": str(folder), "CHECKPOINTS": str(ROOT / "models")}
+    return subprocess.run(["sh", script, model], env=environment, capture_output=True, text=True)
 
 
-def _parent(document: Any, path: str) -> Any:
-    for part in path.strip("/").split("/")[:-1]:
-        document = document[int(part)] if isinstance(document, list) else document[part]
-    return document
+def test_an_empty_volume_is_filled_once(tmp_path):
+    model = tmp_path / "visionsplit-mini"
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda _: load(str(model), tmp_path), range(4)))
+    assert [run.returncode for run in runs] == [0] * 4, runs
+    assert [path.name for path in tmp_path.iterdir()] == ["visionsplit-mini"]
+    shipped = ROOT / "models" / "visionsplit-mini"
+    for file in shipped.iterdir():
+        assert (model / file.name).read_bytes() == file.read_bytes()
+    (model / "marker").touch()
+    assert load(str(model), tmp_path).returncode == 0
+    assert (model / "marker").exists()
+
+
+def test_a_checkpoint_that_is_nowhere_is_named(tmp_path):
+    for model in (str(tmp_path / "other"), "/elsewhere/model"):
+        run = load(model, tmp_path)
+        assert run.returncode == 1
+        assert Path(model).name in run.stderr
+
+
+def test_connections_into_ray_come_from_named_namespaces_only():
+    """Ray executes code for everyone who reaches its ports."""
+    (policy,) = [one for one in of_kind("NetworkPolicy").values() if one["metadata"]["name"] == "visionsplit-ray"]
+    for rule in policy["spec"]["ingress"]:
+        for source in rule["from"]:
+            namespaces = source.get("namespaceSelector")
+            assert namespaces is None or namespaces["matchLabels"].keys() == {"kubernetes.io/metadata.name"}
+    default = of_kind("NetworkPolicy")["visionsplit-default"]["spec"]
+    assert default["podSelector"] == {}
+    assert default["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in default

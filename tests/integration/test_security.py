@@ -94,9 +94,9 @@ async def protected(checkpoint: Path, folder: Path, authority: Authority) -> Asy
     sent = token_file(folder, "encoders-token", ENCODERS_TOKEN)
     async with running_system(
         checkpoint,
-        llm={"security": ServerSecurity(tls, token_file(folder, "llm-tokens", ENCODERS_TOKEN, TOKEN))},
+        llm={"security": ServerSecurity(tls, (token_file(folder, "llm-tokens", ENCODERS_TOKEN, TOKEN),))},
         encoder={
-            "security": ServerSecurity(tls, token_file(folder, "tokens", TOKEN)),
+            "security": ServerSecurity(tls, (token_file(folder, "tokens", TOKEN),)),
             "llm_security": ClientSecurity(client_tls(authority, service), BearerToken(file=sent)),
         },
         security=ClientSecurity(client_tls(authority, application), BearerToken(value=TOKEN)),
@@ -140,7 +140,7 @@ async def test_without_a_token_nothing_but_health_is_told(
     random_checkpoints: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    security = ServerSecurity(token_file=token_file(tmp_path, "tokens", TOKEN))
+    security = ServerSecurity(token_files=(token_file(tmp_path, "tokens", TOKEN),))
     sent = ClientSecurity(token=BearerToken(value=TOKEN))
     protection = {"security": security, "llm_security": sent}
     async with running_system(random_checkpoints["llama"], encoder=protection, llm={"security": security}) as system:
@@ -194,7 +194,7 @@ async def test_an_encoder_that_the_llm_service_refuses_is_not_the_callers_fault(
     sent = token_file(tmp_path, "sent", TOKEN)
     async with running_system(
         random_checkpoints["llama"],
-        llm={"security": ServerSecurity(token_file=tokens)},
+        llm={"security": ServerSecurity(token_files=(tokens,))},
         encoder={"llm_security": ClientSecurity(token=BearerToken(file=sent))},
     ) as system:
         with pytest.raises(IncompatibleServicesError, match="does not accept this encoder"):

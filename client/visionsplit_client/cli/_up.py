@@ -1,12 +1,14 @@
 """`visionsplit up`: both services on this machine, until Ctrl-C."""
 
 import argparse
+import secrets
 import shlex
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -137,10 +139,10 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     security = _security(args)
     args.encoder, args.llm = free_addresses([args.encoder, args.llm])
-    llm, encoder = _services(args)
     if not args.quiet:
         _output.warn(f"starting the LLM service and the encoder service with {args.model} ...")
-    with _stop_signals() as stop:
+    with ExitStack() as files, _stop_signals() as stop:
+        llm, encoder = _services(args, files.enter_context(_encoder_token()) if args.token_file else None)
         try:
             # Before any connection: starting a child is safe only while we have no other thread.
             for service in (llm, encoder):
@@ -175,21 +177,52 @@ def is_path(model: str) -> bool:
     return model.startswith((".", "/")) or len(parts) > 2 or beside_a_folder
 
 
-def _services(args: argparse.Namespace) -> tuple[Service, Service]:
+@contextmanager
+def _encoder_token() -> Iterator[Path]:
+    """A file with a new token, by which the LLM service knows the encoder and believes on whose behalf it calls.
+
+    An application's token in its place would make all applications one caller. Only this user can read the file.
+    """
+    with tempfile.TemporaryDirectory(prefix="visionsplit-") as folder:
+        path = Path(folder, "encoder.token")
+        path.write_text(f"encoder {secrets.token_urlsafe(32)} relay\n")
+        yield path
+
+
+def _services(args: argparse.Namespace, encoder_token: Path | None) -> tuple[Service, Service]:
+    """
+    Args:
+        encoder_token: the file with the encoder's token for the LLM service; None where no tokens are used.
+    """
     shared = ["--model", args.model, "--grace", f"{args.grace:g}"]
     shared += ["--log-level", "WARNING" if args.quiet else "INFO"]
     for option in ("device", "dtype"):
         if getattr(args, option) is not None:
             shared += [f"--{option}", getattr(args, option)]
-    for option in ("tls-cert", "tls-key", "tls-client-ca", "token-file"):
+    for option in ("tls-cert", "tls-key", "tls-client-ca"):
         shared += _passed_on(args, option)
+    shared += [word for path in args.token_file or () for word in ("--token-file", str(path))]
     to_llm = [word for name in ("tls-ca", "tls-server-name") for word in _passed_on(args, name, prefix="llm-")]
-    for option in ("tls-cert", "tls-key", "token-file"):  # the encoder shows the LLM service what it is itself shown
+    for option in ("tls-cert", "tls-key"):  # the encoder's certificate is that of both services
         to_llm += _passed_on(args, option, prefix="llm-")
+    of_encoder = []
+    if encoder_token is not None:
+        to_llm += ["--llm-token-file", str(encoder_token)]
+        of_encoder = ["--token-file", str(encoder_token)]
     metrics = {name: ["--metrics", at] if args.metrics else [] for name, at in _options.METRICS.items()}
     python = [sys.executable, "-P", "-m"]  # -P: a folder here of the same name is not the service
     replicas = ["--backend", args.backend, "--replicas", str(args.replicas)]
-    llm = [*python, "llm_service", "--listen", args.llm, *replicas, *shared, *metrics["llm"], *args.llm_args]
+    llm = [
+        *python,
+        "llm_service",
+        "--listen",
+        args.llm,
+        *replicas,
+        *shared,
+        *of_encoder,
+        *metrics["llm"],
+        *args.llm_args,
+    ]
     encoder = [
         *python,
         "encoder_service",

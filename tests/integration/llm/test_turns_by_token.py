@@ -23,7 +23,7 @@ PROMPT = Prompt.raw("x")
 def accepted(folder: Path, *lines: str) -> ServerSecurity:
     path = folder / "tokens"
     path.write_text("\n".join(lines))
-    return ServerSecurity(token_file=path)
+    return ServerSecurity(token_files=(path,))
 
 
 def client_of(address: str, token: str) -> AsyncClient:

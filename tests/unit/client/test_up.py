@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from visionsplit.wire.security.tokens import read_tokens
 from visionsplit_client.cli import main
 from visionsplit_client.cli._options import METRICS
 from visionsplit_client.cli._ports import free_addresses
@@ -138,6 +139,27 @@ def test_metrics_are_switched_on_together(environment, tmp_path):
     process.communicate(timeout=120)
     for service, address in METRICS.items():
         assert f"--metrics {address}" in (tmp_path / f"{service}_service.arguments").read_text()
+
+
+def test_the_encoder_has_a_token_of_its_own_for_the_llm_service(environment, tmp_path):
+    """It is marked, so that no application is believed when it says on whose behalf it calls."""
+    applications = tmp_path / "applications"
+    applications.write_text("alice 0123456789abcdef\n")
+    process = start(environment, "--token-file", str(applications))
+    wait_for_line(process, "ready")
+    encoder = (tmp_path / "encoder_service.arguments").read_text().split()
+    sent = Path(encoder[encoder.index("--llm-token-file") + 1])
+    assert encoder[encoder.index("--token-file") + 1] == str(applications)
+    assert encoder.count("--token-file") == 1
+    llm = (tmp_path / "llm_service.arguments").read_text().split()
+    files = [llm[index + 1] for index, word in enumerate(llm) if word == "--token-file"]
+    assert files == [str(applications), str(sent)]
+    (line,) = read_tokens(sent)
+    assert (line.name, line.relay) == ("encoder", True)
+    assert sent.parent.stat().st_mode & 0o077 == 0
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert not sent.parent.exists()
 
 
 def test_a_service_that_cannot_start_is_reported_and_the_other_stopped(environment, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from visionsplit.errors import InvalidImageError
 from visionsplit_client import ImageFetchError, Limits, Timeouts
 from visionsplit_client._images import read_image
+from visionsplit_client._web_connections import is_public
 
 from tests.certificates import Authority
 from tests.proxies import VARIABLES, running_proxy
@@ -252,3 +253,137 @@ def test_the_time_limit_holds_for_a_proxy_that_drips_its_answer(proxy, monkeypat
     with pytest.raises(ImageFetchError, match="not complete after 1 seconds"):
         read("https://images.invalid/a.png", seconds=1)
     assert time.monotonic() - started < 6
+
+
+PUBLIC_ONLY = Limits(max_image_bytes=5000, allow_files=False, allow_private_addresses=False)
+
+
+def read_for_strangers(location: str) -> bytes:
+    return read_image(location, limits=PUBLIC_ONLY, timeouts=Timeouts(fetch=20))
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """Host names with addresses that change: each look-up takes the next, and keeps the last."""
+    names: dict[str, list[list[str]]] = {}
+    look_up = socket.getaddrinfo
+
+    def getaddrinfo(host, port, *args, **kwargs):
+        addresses = names.get(host)
+        if addresses is None:
+            return look_up(host, port, *args, **kwargs)
+        now = addresses.pop(0) if len(addresses) > 1 else addresses[0]
+        return [found for address in now for found in look_up(address, port, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return names
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0.0.0.0",
+        "localhost",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[2002:7f00:1::]",
+        "[64:ff9b::7f00:1]",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "224.0.0.1",
+        "255.255.255.255",
+        "[fd00:ec2::254]",
+        "[fe80::1]",
+        "[fec0::1]",
+        "[ff02::1]",
+        "intranet.example",
+    ],
+)
+def test_addresses_that_are_not_public_are_refused_where_they_are_not_allowed(names, host):
+    names["intranet.example"] = [["10.0.0.7", "::1"]]
+    started = time.monotonic()
+    with pytest.raises(ImageFetchError, match="leads to an address that is not public"):
+        read_for_strangers(f"http://{host}:1/a.png")
+    assert time.monotonic() - started < 5  # nothing was tried
+
+
+@pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "64:ff9b::5db8:d70e"])
+def test_addresses_of_the_internet_are_public(address):
+    assert is_public(address)
+
+
+@pytest.fixture
+def public(web, names, monkeypatch):
+    """The test's web server as a public host."""
+    monkeypatch.setattr("visionsplit_client._web_connections.is_public", lambda address: address == "127.0.0.1")
+    names["images.example"] = [["127.0.0.1"]]
+    return web.url.replace("127.0.0.1", "images.example")
+
+
+def test_redirects_to_private_addresses_are_refused(web, public, names):
+    names["intranet.example"] = [["10.0.0.7"]]
+    assert read_for_strangers(f"{public}/plain") == IMAGE
+    web.answers["inside"] = redirect("http://intranet.example/secret")
+    with pytest.raises(ImageFetchError, match="not public"):
+        read_for_strangers(f"{public}/inside")
+
+
+def test_a_name_is_looked_up_once_for_the_check_and_the_connection(public, names):
+    names["images.example"] = [["127.0.0.1"], ["10.0.0.7"]]  # as a hostile name server answers
+    assert read_for_strangers(f"{public}/plain") == IMAGE
+    with pytest.raises(ImageFetchError, match="not public"):
+        read_for_strangers(f"{public}/plain")
+
+
+def test_only_the_public_addresses_of_a_name_are_tried(public, names):
+    names["images.example"] = [["10.0.0.7", "127.0.0.1"]]
+    assert read_for_strangers(f"{public}/plain") == IMAGE
+
+
+def test_addresses_cannot_be_checked_behind_a_proxy(proxy):
+    with pytest.raises(ImageFetchError, match="cannot be checked behind a proxy"):
+        read_for_strangers("http://images.invalid/a.png")
+    assert proxy.requests == []
+
+
+def test_the_second_address_of_a_name_is_tried(public, names):
+    names["images.example"] = [["127.0.0.2", "127.0.0.1"]]
+    assert read(f"{public}/plain") == IMAGE
+
+
+def test_the_time_limit_holds_for_all_addresses_of_a_name_together(names):
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]  # fill the backlog, so that further connections stand still
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        names["slow.example"] = [["127.0.0.1"] * 20]
+        started = time.monotonic()
+        with pytest.raises(ImageFetchError, match="not complete after 1 seconds"):
+            read(f"http://slow.example:{port}/", seconds=1)
+        assert time.monotonic() - started < 5
+        for one in waiting:
+            one.close()
+
+
+@pytest.mark.parametrize("location", ["/etc/hostname", "file:///etc/hostname", "a.png"])
+def test_files_are_refused_where_they_are_not_allowed(location):
+    with pytest.raises(ValueError, match="files are not allowed here"):
+        read_for_strangers(location)
+    with pytest.raises(ValueError, match="files are not allowed here"):
+        read_image({"path": location}, limits=PUBLIC_ONLY, timeouts=Timeouts())
+    assert read_for_strangers("data:;base64,iVBORw0KGgo=").startswith(b"\x89PNG")

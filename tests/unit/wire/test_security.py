@@ -66,8 +66,8 @@ def test_security_is_checked_at_the_start(authority, tmp_path):
     wrong = [
         ServerSecurity(ServerTls(good.certificate, tmp_path / "missing")),
         ServerSecurity(ServerTls(good.certificate, good.key, client_ca=empty)),
-        ServerSecurity(token_file=empty),
-        ServerSecurity(token_file=tmp_path / "missing"),
+        ServerSecurity(token_files=(empty,)),
+        ServerSecurity(token_files=(tmp_path / "missing",)),
     ]
     for security in wrong:
         with pytest.raises(CredentialsError, match=r"missing|empty"):
@@ -103,7 +103,7 @@ def bearer(token, key=AUTHORIZATION_KEY, scheme="Bearer"):
 def test_tokens_are_accepted_by_the_file_as_it_is(tmp_path):
     path = tmp_path / "tokens"
     path.write_text(f"# ours\n{TOKEN}\n\n  {OTHER}  \n")
-    tokens = AcceptedTokens(path)
+    tokens = AcceptedTokens([path])
     for metadata in ([bearer(TOKEN)], [bearer(OTHER, scheme="bearer")], [("x", "y"), bearer(OTHER)]):
         assert tokens.holder(metadata) is not None
     for metadata in (
@@ -122,7 +122,7 @@ def test_tokens_are_accepted_by_the_file_as_it_is(tmp_path):
 def test_a_token_may_have_a_name_and_be_a_relays(tmp_path):
     path = tmp_path / "tokens"
     path.write_text(f"app {TOKEN}\napp {OTHER}\n{TOKEN}-3\nencoder {TOKEN}-4 relay\n{TOKEN}-5 relay\n")
-    tokens = AcceptedTokens(path)
+    tokens = AcceptedTokens([path])
     first, second, third, fourth, fifth = (
         tokens.holder([bearer(token)]) for token in (TOKEN, OTHER, *(f"{TOKEN}-{number}" for number in (3, 4, 5)))
     )
@@ -149,7 +149,7 @@ def test_a_token_may_have_a_name_and_be_a_relays(tmp_path):
 def test_what_is_no_token_is_named_by_its_line_only(tmp_path, text):
     path = tmp_path / "tokens"
     path.write_text(f"{TOKEN}\n{text}\n")
-    for read in (lambda: AcceptedTokens(path), BearerToken(file=path).sender):
+    for read in (lambda: AcceptedTokens([path]), BearerToken(file=path).sender):
         with pytest.raises(CredentialsError, match="line 2 of") as caught:
             read()
         assert text not in str(caught.value)
@@ -196,3 +196,20 @@ def test_what_stays_on_this_machine(address, local):
             security.check([address])
         ClientSecurity(token=security.token, allow_unencrypted_token=True).check([address])
         ClientSecurity(ClientTls(), security.token).check([address])
+
+
+def test_several_token_files_are_accepted_together(tmp_path):
+    applications, encoders = tmp_path / "applications", tmp_path / "encoders"
+    applications.write_text(f"alice {'a' * 16}\n")
+    encoders.write_text(f"encoder {'b' * 16} relay\n")
+    tokens = AcceptedTokens([applications, encoders])
+
+    def holder(token: str) -> TokenHolder | None:
+        return tokens.holder([(AUTHORIZATION_KEY, f"Bearer {token}")])
+
+    assert holder("a" * 16) == TokenHolder("alice", relay=False)
+    assert holder("b" * 16) == TokenHolder("encoder", relay=True)
+    applications.write_text(f"bob {'c' * 17}\n")
+    assert holder("a" * 16) is None
+    assert holder("c" * 17) == TokenHolder("bob", relay=False)
+    assert holder("b" * 16) == TokenHolder("encoder", relay=True)

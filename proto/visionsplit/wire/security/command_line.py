@@ -29,8 +29,10 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--token-file",
         type=Path,
+        action="append",
         metavar="FILE",
-        help="The file of accepted tokens, [NAME] TOKEN [relay] on each line. Default: none, and all may call.",
+        help="The file of accepted tokens, [NAME] TOKEN [relay] on each line; repeat the option for several files. "
+        "Default: none, and all may call.",
     )
 
 
@@ -41,11 +43,12 @@ def server_security_from(options: argparse.Namespace) -> ServerSecurity:
     """
     if (options.tls_cert is None) != (options.tls_key is None):
         raise CredentialsError("--tls-cert and --tls-key go together: give both or neither")
+    token_files = tuple(options.token_file or ())
     if options.tls_cert is None:
         if options.tls_client_ca is not None:
             raise CredentialsError("--tls-client-ca needs --tls-cert and --tls-key")
-        return ServerSecurity(None, options.token_file)
-    return ServerSecurity(ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca), options.token_file)
+        return ServerSecurity(None, token_files)
+    return ServerSecurity(ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca), token_files)
 
 
 def add_client_options(parser: argparse.ArgumentParser, *, service: str, prefix: str = "") -> None:

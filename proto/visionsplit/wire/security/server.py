@@ -27,7 +27,7 @@ class ServerSecurity:
     """How a service is protected. Everything off is a plain connection on which everybody may call."""
 
     tls: ServerTls | None = None
-    token_file: Path | None = None
+    token_files: tuple[Path, ...] = ()  # the tokens of all of them are accepted; none: no token is needed
 
 
 class Guard:
@@ -39,7 +39,7 @@ class Guard:
 
     def __init__(self, security: ServerSecurity) -> None:
         self._credentials = None if security.tls is None else security.tls.credentials()
-        self.tokens = None if security.token_file is None else AcceptedTokens(security.token_file)
+        self.tokens = AcceptedTokens(security.token_files) if security.token_files else None
 
     @property
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:

@@ -63,17 +63,18 @@ def _line(words: list[str], where: str) -> TokenLine:
 
 
 class AcceptedTokens:
-    """The tokens that a server takes, by the file. One that was taken out of the file is refused from the next call on;
-    a file left without a token refuses everybody.
+    """The tokens that a server takes: those of all its token files. One that was taken out of its file is refused from
+    the next call on; a file that is left without a token adds none.
 
     Raises:
-        CredentialsError: the file cannot be read, or holds no token or something else.
+        CredentialsError: a file cannot be read, or holds no token or something else.
     """
 
-    def __init__(self, path: Path) -> None:
-        if not read_tokens(path):
-            raise CredentialsError(f"the token file {path} holds no token")
-        self._holders = Watched([path], lambda: _holders(read_tokens(path)))
+    def __init__(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            if not read_tokens(path):
+                raise CredentialsError(f"the token file {path} holds no token")
+        self._holders = Watched(paths, lambda: _holders([line for path in paths for line in read_tokens(path)]))
 
     def holder(self, metadata: Iterable[tuple[str, str | bytes]]) -> TokenHolder | None:
         """Whose token a call's metadata hold; None without one that is accepted. The time does not depend on which."""
