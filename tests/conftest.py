@@ -12,13 +12,14 @@ import pytest
 from tests.checkpoints import tiny_checkpoint
 
 ROOT = Path(__file__).parent.parent
+# In the order in which they run: the longest files first.
 _FOLDERS = (
     "e2e",
     "integration",
     "contract",
     "unit",
     "proxy",
-)  # in the order in which they run: the longest files first
+)
 
 
 def pytest_configure() -> None:
