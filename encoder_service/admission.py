@@ -150,7 +150,7 @@ class TileRoom:
         return [Place(self, caller, tiles) for tiles in tiles_of_images]
 
     def seconds_to_wait(self, tiles: int, caller: str) -> float:
-        """How long a request for so many tiles would wait for others' tiles, and for its caller's earlier ones."""
+        """How long a request would wait for other callers' tiles, and for its own caller's earlier ones."""
         beyond_batch = self._waiting.ahead_of(caller, tiles) - self._batch_tiles + 1
         return self._drain.seconds_for(beyond_batch) if beyond_batch > 0 else 0.0
 
@@ -164,13 +164,13 @@ class TileRoom:
         return self._shares.taken
 
     def give_back(self, caller: str, tiles: int, *, not_encoded: int) -> None:
-        """Free the room of so many tiles, of which some were given up before they were encoded."""
+        """Free the room of some tiles, of which `not_encoded` were given up before they were encoded."""
         self._shares.give_back(caller, tiles)
         self._waiting.give_back(caller, not_encoded)
         self._drain.watch(busy=self._busy)
 
     def note_encoded(self, caller: str, tiles: int) -> None:
-        """So many tiles have been encoded; they keep their room until `give_back`."""
+        """Some tiles have been encoded; they keep their room until `give_back`."""
         self._waiting.give_back(caller, tiles)
         self._drain.note(tiles, busy=self._busy)
 
@@ -185,7 +185,7 @@ class Place:
         self._not_encoded = tiles
 
     def note_encoded(self, tiles: int) -> None:
-        """So many of the image's tiles have been encoded; they keep their room until the image is complete."""
+        """Some of the image's tiles have been encoded; they keep their room until the image is complete."""
         tiles = min(tiles, self._not_encoded)
         self._not_encoded -= tiles
         self._room.note_encoded(self._caller, tiles)

@@ -79,7 +79,7 @@ class EncoderPipeline:
         Raises:
             InvalidImageError: names the image by its index.
             InvalidCompressionError: an image whose tokens are in the cache would keep none; names it by its index.
-            OverloadedError: there is no room for so many tiles, or their turn would come too late.
+            OverloadedError: there is no room for the tiles, or their turn would come too late.
         """
         headers = await self._preparation.headers(images)
         if wanted.text is not None:

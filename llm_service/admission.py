@@ -51,7 +51,7 @@ class Admission:
         return self._images if num_images else self._texts
 
     def check(self, line: Line, caller: str, time_remaining: float | None) -> None:
-        """Refuse a call for which there is no place, or whose first token would come too late.
+        """Refuse a call for which there is no place, or for which the first token would come too late.
 
         Args:
             line: where it will wait.

@@ -15,6 +15,8 @@ from visionsplit.wire.security.server import ServerSecurity
 if TYPE_CHECKING:  # reading a command line must not wait for PyTorch
     import torch
 
+_FEWEST_SHARED = 4  # requests of one step
+
 
 class BackendKind(enum.Enum):
     """Where replicas run."""
@@ -58,6 +60,13 @@ class EngineConfig:
             kv_tokens=self.kv_tokens or (16384 if small else None),
             max_batch_tokens=self.max_batch_tokens or (512 if small else None),
         )
+
+    @property
+    def max_running_of_caller(self) -> int:
+        """Requests of one caller that run together. Where a share would leave very few, a caller may have all."""
+        if self.max_running < _FEWEST_SHARED:
+            return 2 * self.max_running
+        return math.ceil(self.caller_share * self.max_running)
 
     @property
     def num_blocks(self) -> int | None:

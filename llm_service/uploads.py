@@ -44,7 +44,7 @@ class Reception:
         self._time.reschedule(asyncio.get_running_loop().time() + self._uploads.limits.upload_seconds)
 
     def reserve(self, num_bytes: int) -> None:
-        """Reserve room for so many bytes more of vision tokens, until the call has ended.
+        """Reserve room for further bytes of vision tokens, until the call has ended.
 
         Raises:
             OverloadedError: they are not there; without a time after which to ask again if they never will be.
@@ -79,7 +79,7 @@ class Reception:
                 async with self._time:
                     yield
         except TimeoutError:
-            if not self._time.expired():  # somebody else's
+            if not self._time.expired():  # not this limit, but one of the caller's
                 raise
             if not self._given_up_for:
                 raise DeadlineError(self._overtime) from None
@@ -191,7 +191,7 @@ class Uploads:
         return True
 
     def _stalled(self, shares: Shares, reception: Reception, amount: int) -> Reception | None:
-        """An upload that must give way: of the caller itself if its share is exceeded, else of whoever holds most."""
+        """An upload that gives way: of the same caller if its share is exceeded, else of the one that holds most."""
         only_own = not shares.fits_own(reception.caller, amount)
         latest = time.monotonic() - self.limits.upload_idle_seconds
         candidates = [

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import itertools
 import logging
-import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -26,7 +25,6 @@ from llm_service.job import TokenEvent
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
-_FEWEST_SHARED = 4  # requests of one step
 
 
 class ContinuousBatchingEngine(Engine):
@@ -63,7 +61,7 @@ class ContinuousBatchingEngine(Engine):
             image_token_id=image_token_id,
             # One step's worth decodes and the next one's worth is ready to take its places.
             max_running=2 * config.max_running,
-            max_running_of_caller=_own_places(config),
+            max_running_of_caller=config.max_running_of_caller,
             max_waiting=config.max_waiting,
             forget_ids=self._forget_cached_blocks,
         )
@@ -226,14 +224,6 @@ class ContinuousBatchingEngine(Engine):
                 self._router.fail_all(UnavailableError("the decoding engine is not running"))
             self._stopping.wait(delay)
             delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
-
-
-def _own_places(config: EngineConfig) -> int:
-    """Requests of one caller that run together. Of so few that a share would leave a caller alone with one, it may
-    have all."""
-    if config.max_running < _FEWEST_SHARED:
-        return 2 * config.max_running
-    return math.ceil(config.caller_share * config.max_running)
 
 
 class _Once:

@@ -123,7 +123,7 @@ class Line:
         """
         Args:
             at_once: calls that are served in parallel; see `resize`.
-            share: the part of the places that one caller may have. There are so many places that its part of them is
+            share: the part of the places that one caller may have. Places are added until that part is
                 `at_once`: a caller that is alone loses nothing, and others find the rest free.
             clock: the time in seconds.
         """

@@ -3,7 +3,6 @@
 import asyncio
 from abc import ABC, abstractmethod
 
-from visionsplit.errors import OverloadedError
 from visionsplit.fairness import Turns
 from visionsplit.overload import Line, refuse_late
 
@@ -109,6 +108,3 @@ class _Image:
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self.encoded = asyncio.Semaphore(0)
-
-
-__all__ = ["Device", "OverloadedError", "Parallel", "Service"]

@@ -37,7 +37,7 @@ def by_oracle(pattern: Pattern) -> Outcome:
     """Exactly the calls are refused whose turn would come too late.
 
     No call is refused here, and each leaves when its time is up. A call that leaves before its turn has cost the others
-    nothing, as if it had been refused at its arrival by somebody who knew how long it would wait.
+    nothing, as if it had been refused at its arrival because its wait was known.
     """
     outcome = run(_serve(pattern, refuses=False))
     outcome.refused, outcome.missed = outcome.missed, 0

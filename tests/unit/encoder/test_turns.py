@@ -101,7 +101,7 @@ def test_calls_without_text_are_what_a_new_one_waits_for():
         for text in texts[:36]:
             clock.now += 0.5
             text()
-            text()  # the second text is no news
+            text()  # only the first text counts
         with pytest.raises(OverloadedError, match=r"about 12\.5 seconds") as caught, queue.call("A", 20.0):
             pass
         assert caught.value.retry_after_seconds == pytest.approx(2.5)
