@@ -179,7 +179,7 @@ def _delta(text):
 @asynccontextmanager
 async def running_llm(fake: FakeLlm, address: str = "127.0.0.1:0"):
     """The stand-in, by default on a free port; gives its address."""
-    server = grpc.aio.server(options=server_options(max_receive_bytes=MAX_TOKEN_MESSAGE_BYTES))
+    server = grpc.aio.server(options=server_options(max_receive_bytes=MAX_TOKEN_MESSAGE_BYTES, max_calls=64))
     llm_service_pb2_grpc.add_LlmServiceServicer_to_server(fake, server)
     health_pb2_grpc.add_HealthServicer_to_server(fake.health, server)
     port = server.add_insecure_port(address)
