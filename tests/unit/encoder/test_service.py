@@ -307,12 +307,14 @@ async def test_the_first_chunk_leaves_before_the_last_tile_is_encoded(model):
 async def test_a_request_has_the_configured_time_to_arrive_and_no_less(model):
     request = EncodeRequest(image=Image(data=png(96, 96))).SerializeToString()
     half = len(request) // 2
-    async with running_encoder(model, receive_seconds=2.0) as (server, _):
-        async with RawConnection(f"127.0.0.1:{server.port}") as raw:
-            slow, silent = raw.open(ENCODE), raw.open(ENCODE)
-            await raw.send(slow, prefix(len(request)) + request[:half])
-            await raw.send(silent, prefix(len(request)) + request[:half])
-            await asyncio.sleep(1)
-            await raw.send(slow, request[half:])
-            assert await raw.status(slow) == "0"
-            assert await raw.status(silent) == str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
+    async with (
+        running_encoder(model, receive_seconds=2.0) as (server, _),
+        RawConnection(f"127.0.0.1:{server.port}") as raw,
+    ):
+        slow, silent = raw.open(ENCODE), raw.open(ENCODE)
+        await raw.send(slow, prefix(len(request)) + request[:half])
+        await raw.send(silent, prefix(len(request)) + request[:half])
+        await asyncio.sleep(1)
+        await raw.send(slow, request[half:])
+        assert await raw.status(slow) == "0"
+        assert await raw.status(silent) == str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
