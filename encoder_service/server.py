@@ -121,7 +121,7 @@ class EncoderServer:
         metrics.watch(self._batcher, self._pipeline)
         receiver = self._receiver = Receiver(
             ReceiveLimits(
-                self._config.max_request_bytes,
+                max_bytes=self._config.max_request_bytes,
                 seconds=self._config.receive_seconds,
                 caller_share=self._config.caller_share,
             ),

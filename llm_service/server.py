@@ -68,7 +68,7 @@ class LlmServer:
         guard = Guard(self._config.security)
         limits = self._config.limits
         receiver = self._receiver = Receiver(
-            ReceiveLimits(MAX_TOKEN_MESSAGE_BYTES, caller_share=limits.caller_share),
+            ReceiveLimits(max_bytes=MAX_TOKEN_MESSAGE_BYTES, caller_share=limits.caller_share),
             Callers(guard.tokens, relayed=True),
         )
         self._backend = make_backend(self._config)

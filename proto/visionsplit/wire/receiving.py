@@ -30,7 +30,7 @@ _RETRY_SECONDS = 1.0
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReceiveLimits:
     """What requests may take."""
 

@@ -19,12 +19,14 @@ from encoder_service.compression import BUDGETS, MERGINGS, METHODS, SCORES, SELE
 from encoder_service.config import ConfigError, EncoderConfig
 from encoder_service.server import SERVICE_NAME, EncoderServer
 from tests.checkpoints import tiny_checkpoint
+from tests.unfinished import RawConnection, prefix
 from tests.unit.encoder.helpers import FakeLlm, globalcom2, png, running_encoder, running_llm, status_of_call
 from tests.unit.images.png_matrix import COLOUR
 from tests.unit.images.png_matrix import png as png_of
 from tests.unit.images.tiff_matrix import packed, tiff
 from tests.unit.images.variants import samples
 
+ENCODE = "/visionsplit.v1.EncoderService/Encode"
 EncodeRequest = encoder_service_pb2.EncodeRequest
 GenerateRequest = encoder_service_pb2.EncoderServiceGenerateRequest
 Image = encoder_service_pb2.Image
@@ -300,3 +302,19 @@ async def test_the_first_chunk_leaves_before_the_last_tile_is_encoded(model):
                 summary = response.summary
         assert chunks == [[0, 1], [2, 3], [4]]
         assert summary.timings.first_chunk_seconds < summary.timings.total_seconds
+
+
+async def test_a_request_has_the_configured_time_to_arrive_and_no_less(model):
+    request = EncodeRequest(image=Image(data=png(96, 96))).SerializeToString()
+    half = len(request) // 2
+    async with (
+        running_encoder(model, receive_seconds=2.0) as (server, _),
+        RawConnection(f"127.0.0.1:{server.port}") as raw,
+    ):
+        slow, silent = raw.open(ENCODE), raw.open(ENCODE)
+        await raw.send(slow, prefix(len(request)) + request[:half])
+        await raw.send(silent, prefix(len(request)) + request[:half])
+        await asyncio.sleep(1)
+        await raw.send(slow, request[half:])
+        assert await raw.status(slow) == "0"
+        assert await raw.status(silent) == str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])

@@ -187,7 +187,7 @@ async def test_a_compressed_request_is_refused_before_it_is_unpacked() -> None:
 
 
 async def test_a_request_that_stands_still_ends_and_others_do_not_wait_for_it() -> None:
-    async with serving(ReceiveLimits(32 * MIB, seconds=2)) as (address, receiver, services):
+    async with serving(ReceiveLimits(max_bytes=32 * MIB, seconds=2)) as (address, receiver, services):
         async with AsyncExitStack() as stack:
             calls = []
             for _ in range(4):
@@ -216,7 +216,7 @@ async def test_a_message_that_is_longer_than_any_may_be_is_not_stored(method: st
 
 
 async def test_beyond_the_room_for_unfinished_requests_the_largest_are_given_up() -> None:
-    limits = ReceiveLimits(32 * MIB, max_unfinished_bytes=40 * MIB)
+    limits = ReceiveLimits(max_bytes=32 * MIB, max_unfinished_bytes=40 * MIB)
     request = encoder_pb.EncodeRequest(image={"data": bytes(20 * MIB)}).SerializeToString()
     async with serving(limits) as (address, receiver, _), AsyncExitStack() as stack:
         raws = [await stack.enter_async_context(RawConnection(address)) for _ in range(3)]
@@ -243,7 +243,7 @@ async def test_of_too_many_that_stand_still_the_oldest_are_given_up(monkeypatch:
 
 
 async def test_requests_of_running_calls_have_room_only_for_some() -> None:
-    async with serving(ReceiveLimits(MIB)) as (address, _, services):
+    async with serving(ReceiveLimits(max_bytes=MIB)) as (address, _, services):
         services.go_on.clear()
         running = [asyncio.ensure_future(encode(address, MIB - 100)) for _ in range(12)]
         await until(lambda: services.inside == 12)
