@@ -25,6 +25,7 @@ _KEEPING_PRE_TOKENIZERS = ("Metaspace", "ByteLevel", "Split", "Digits", "Punctua
 # Bytes of all characters that a special token with lstrip or rstrip may swallow.
 _WHITESPACE = frozenset("".join(chr(code) for code in range(0x3001) if chr(code).isspace()).encode())
 
+_BLOCK_BYTES = 1 << 16
 # Beyond these, no character of Unicode is changed by composition.
 _FIRST_CHANGING, _LAST_CHANGING = 0x0A0, 0x30000
 
@@ -51,7 +52,10 @@ class FewestTokens:
     def of(self, text: str) -> int:
         """At least so many tokens, those that a prompt gets without text left out."""
         data = text.encode() if self._changing is None or text.isascii() else _untouched(text, self._changing)
-        counts = np.bincount(np.frombuffer(data, np.uint8), minlength=256)
+        places = np.frombuffer(data, np.uint8)
+        # In blocks, as NumPy counts in integers of eight bytes.
+        blocks = (places[start : start + _BLOCK_BYTES] for start in range(0, len(places), _BLOCK_BYTES))
+        counts = sum((np.bincount(block, minlength=256) for block in blocks), np.zeros(256, np.int64))
         # Not rounded up: a sum of many fractions may be slightly too large.
         return int(counts @ self._weights)
 

@@ -92,8 +92,11 @@ def test_no_text_has_fewer_tokens(tokenizer, fewest, pieces):
 @pytest.mark.parametrize("character", ["q", "中", "😀", "\u00e9", "\n"])
 def test_text_that_cannot_fit_is_known_within_milliseconds(kind, character):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=TRAINED[kind]())
-    size = PromptSize(FewestTokens(tokenizer), context_length=1000, max_characters=1_000_000)
-    text = character * 900_000
+    fewest, text = FewestTokens(tokenizer), character * 900_000
+    size = PromptSize(fewest, context_length=1000, max_characters=1_000_000)
+    started = time.process_time()
+    assert fewest.of(text) > 1000
+    assert time.process_time() - started < 0.2
     for prompt in (TextPrompt(text), ChatPrompt((Turn("user", (text[:450_000], None, text[450_000:])),))):
         started = time.process_time()
         with pytest.raises(InvalidPromptError):
