@@ -151,7 +151,7 @@ MESSAGE_ATTACKS = (
 
 
 async def _compressed(target: Target, seconds: float) -> str:
-    """Messages of 60 KiB on the wire that become 60 MiB, within the limit of size; 32 at once, without a token."""
+    """32 messages at once, without a token, each 60 KiB on the wire and 60 MiB afterwards, within the limit of size."""
     zeros = tag(_UNKNOWN, _BYTES) + varint(60 * MIB) + bytes(60 * MIB)
     bomb = gzip.compress(zeros)
     message = b"\1" + len(bomb).to_bytes(4, "big") + bomb
