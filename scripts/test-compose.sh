@@ -26,6 +26,8 @@ for service in encoder ray-head llm-worker llm-gateway; do
   for name in http_proxy https_proxy HTTP_PROXY HTTPS_PROXY grpc_proxy; do
     printf '      %s: http://127.0.0.1:9\n' "$name" >>"$proxies"
   done
+  # Where one limit is set, podman raises that of processes to the kernel's maximum, which not every host allows.
+  [ "$ENGINE" = docker ] || printf '    ulimits: { nproc: 16384 }\n' >>"$proxies"
 done
 compose+=(-p "$project" -f docker-compose.yml -f "$proxies")
 

@@ -46,7 +46,7 @@ def test_every_service_is_watched_bounded_and_restarted(name):
     assert limits["memory"]
     assert limits["cpus"]
     assert 0 < service["pids_limit"] <= 4096
-    assert service["ulimits"]["nofile"]["hard"] >= 65536
+    assert service["ulimits"]["nofile"]["hard"] >= 16384
     assert service["logging"]["options"]["max-size"]
 
 

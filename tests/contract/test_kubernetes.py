@@ -211,7 +211,7 @@ def test_ray_is_of_the_image_and_holds_replicas_on_workers_only():
 
 
 def load(model: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The init container's script, with folders of its own in place of the volume and the image's checkpoints."""
+    """The init container's script, with other folders in place of the volume and of the image's checkpoints."""
     script = ROOT / "deploy" / "docker" / "load-model.sh"
     environment = {**os.environ, "MODELS": str(folder), "CHECKPOINTS": str(ROOT / "models")}
     return subprocess.run(["sh", script, model], env=environment, capture_output=True, text=True)

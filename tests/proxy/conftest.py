@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,6 @@ def adapted(folder: Path, changes: dict[str, str]) -> Path:
 @dataclass(frozen=True)
 class Proxy:
     address: str
-    status: str  # URL of the numbers of connections
     authority: Path
     encoder: Service
 
@@ -74,6 +74,14 @@ def places(tmp_path_factory: pytest.TempPathFactory, system: System) -> dict[str
     }
 
 
+def listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="session")
 def proxy(
     nginx: str, system: System, places: dict[str, str], tmp_path_factory: pytest.TempPathFactory
@@ -85,16 +93,11 @@ def proxy(
     process = subprocess.Popen([nginx, "-c", path, "-g", "daemon off; user root;"], stdout=log, stderr=log)
     host, _, port = places["0.0.0.0:50443"].partition(":")
     try:
-        while True:
+        while not listens(host, int(port)):
             assert process.poll() is None, (folder / "log").read_text()
-            try:
-                socket.create_connection((host, int(port)), timeout=1).close()
-                break
-            except OSError:
-                continue
+            time.sleep(0.05)
         authority = Path(places["/etc/visionsplit-proxy/proxy.pem"]).parent / "authority.pem"
-        status = f"http://{places['127.0.0.1:9053']}/status"
-        yield Proxy(f"{host}:{port}", status, authority, system.encoders[0])
+        yield Proxy(f"{host}:{port}", authority, system.encoders[0])
     finally:
         process.terminate()
         process.wait(timeout=20)

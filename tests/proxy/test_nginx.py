@@ -18,7 +18,7 @@ from visionsplit.images import file_of
 from visionsplit_client import Client, Compression, EncodedImage, HealthStatus, Sampling
 
 from tests.integration.system import noise_image
-from tests.proxy.conftest import Proxy, adapted
+from tests.proxy.conftest import CONFIGURATION, Proxy, adapted
 from tests.proxy.http2 import (
     DATA,
     END_STREAM,
@@ -121,20 +121,10 @@ def test_other_methods_are_not_offered(proxy: Proxy) -> None:
 
 
 def test_the_configuration_without_tls_is_valid(nginx: str, places: dict[str, str], tmp_path: Path) -> None:
-    lines = {
-        line: ""
-        for line in adapted(tmp_path, {}).read_text().splitlines(keepends=True)
-        if line.strip().startswith(("ssl_", "set_nothing"))
-    }
-    assert len(lines) == 4
-    path = adapted(
-        tmp_path,
-        {
-            **lines,
-            " ssl http2": " http2",
-            **{k: v for k, v in places.items() if "proxy.pem" not in k and "proxy.key" not in k},
-        },
-    )
+    changes = {old: new for old, new in places.items() if not old.endswith((".pem", ".key"))}
+    lines = [line for line in CONFIGURATION.read_text().splitlines() if line.strip().startswith("ssl_")]
+    assert len(lines) == 4  # as the comment above them says
+    path = adapted(tmp_path, {**changes, " ssl http2": " http2", **dict.fromkeys(lines, "")})
     checked = subprocess.run([nginx, "-t", "-c", path], capture_output=True, text=True)
     assert "test is successful" in checked.stderr
 
@@ -143,7 +133,7 @@ def test_the_configuration_without_tls_is_valid(nginx: str, places: dict[str, st
 def beside(proxy: Proxy) -> Iterator[None]:
     """A well-behaved caller from another address, whose calls must be answered quickly and right."""
     times: list[float] = []
-    failures: list[VisionSplitError] = []
+    failures: list[VisionSplitError | str] = []
     ended = threading.Event()
     with proxy.client(timeout=20) as client:
         expected = features(client.encode(SMALL))
@@ -152,20 +142,23 @@ def beside(proxy: Proxy) -> Iterator[None]:
             while not ended.is_set():
                 started = time.monotonic()
                 try:
-                    assert features(client.encode(SMALL)) == expected
+                    if features(client.encode(SMALL)) != expected:
+                        failures.append("another answer")
                 except VisionSplitError as error:
                     failures.append(error)
                 times.append(time.monotonic() - started)
+                time.sleep(0.02)  # an address may begin 100 calls in a second
 
         thread = threading.Thread(target=call)
         thread.start()
         try:
             yield
+            while len(times) < 5:
+                time.sleep(0.02)
         finally:
             ended.set()
             thread.join()
     assert not failures
-    assert len(times) >= 3
     assert max(times) < 2
 
 
