@@ -5,6 +5,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
@@ -54,19 +55,71 @@ class Turns(Generic[_T]):
             del self._lines[caller]
         return True
 
+    def hasten(self, caller: str, item: _T, other: str) -> bool:
+        """Put something at the end of another caller's line, if fewer are waiting there than before it in its own.
+
+        Returns:
+            Whether it was moved. Only something that waits is.
+        """
+        line = self._lines.get(caller, deque())
+        if item not in line or len(self._lines.get(other, ())) >= line.index(item):
+            return False
+        self.remove(caller, item)
+        self.put(other, item)
+        return True
+
     def _line(self) -> tuple[str, deque[_T]]:
         if not self._lines:
             raise IndexError("nothing waits")
         return next(iter(self._lines.items()))
 
 
+@dataclass(eq=False)
+class _Turn:
+    """One who waits before a gate. Compared by identity."""
+
+    come: asyncio.Future[None]
+    places: int
+
+
+class Claim:
+    """Work that several callers want: it waits in the line of the one whose turn comes first."""
+
+    def __init__(self, caller: str) -> None:
+        self.caller = caller  # in whose line it waits
+        self._waiting: tuple[Turns[_Turn], _Turn] | None = None  # before the gate where it is now
+
+    def join(self, caller: str) -> None:
+        """Another caller wants the work."""
+        if self._waiting is not None:
+            turns, turn = self._waiting
+            if turns.hasten(self.caller, turn, caller):
+                self.caller = caller
+
+    async def wait(self, turns: Turns[_Turn], turn: _Turn) -> None:
+        """Wait among others until the turn has come. Raises CancelledError, having left the line."""
+        turns.put(self.caller, turn)
+        self._waiting = turns, turn
+        try:
+            await turn.come
+        except asyncio.CancelledError:
+            turns.remove(self.caller, turn)
+            raise
+        finally:
+            self._waiting = None
+
+
 class FairGate:
-    """Lets in a number at once; among those who wait, callers take turns. Used from one event loop."""
+    """Lets in a number at once; among those who wait, callers take turns. Used from one event loop.
+
+    Someone may take several places. Whoever's turn it is waits until so many are free, and the others behind wait too,
+    so that small ones do not pass a large one for ever.
+    """
 
     def __init__(self, places: int = 1) -> None:
         self._places = places
         self._inside = 0
-        self._waiting: Turns[asyncio.Future[None]] = Turns()
+        self._waiting: Turns[_Turn] = Turns()
 
     def __len__(self) -> int:
         """How many wait."""
@@ -78,36 +131,36 @@ class FairGate:
         self._let_in()
 
     @asynccontextmanager
-    async def place(self, caller: str) -> AsyncIterator[None]:
-        """Wait for a place and hold it."""
-        await self._enter(caller)
+    async def place(self, caller: str | Claim, places: int = 1) -> AsyncIterator[None]:
+        """Wait for a place, or for several, and hold them. More places than the gate has are never free."""
+        await self._enter(caller if isinstance(caller, Claim) else Claim(caller), places)
         try:
             yield
         finally:
-            self._inside -= 1
+            self._inside -= places
             self._let_in()
 
-    async def _enter(self, caller: str) -> None:
-        if not self._waiting and self._inside < self._places:
-            self._inside += 1
+    async def _enter(self, claim: Claim, places: int) -> None:
+        if not self._waiting and self._inside + places <= self._places:
+            self._inside += places
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.put(caller, turn)
+        turn = _Turn(asyncio.get_running_loop().create_future(), places)
         try:
-            await turn
+            await claim.wait(self._waiting, turn)
         except asyncio.CancelledError:
-            self._waiting.remove(caller, turn)
-            if not turn.cancelled():  # it was let in at the same moment
-                self._inside -= 1
-                self._let_in()
+            if not turn.come.cancelled():  # it was let in at the same moment
+                self._inside -= places
+            self._let_in()  # others may have waited behind it
             raise
 
     def _let_in(self) -> None:
-        while self._waiting and self._inside < self._places:
+        while self._waiting and (
+            self._waiting.first().come.cancelled() or self._inside + self._waiting.first().places <= self._places
+        ):
             turn = self._waiting.pop()
-            if not turn.cancelled():  # else its task is on its way out
-                self._inside += 1
-                turn.set_result(None)
+            if not turn.come.cancelled():  # else its task is on its way out
+                self._inside += turn.places
+                turn.come.set_result(None)
 
 
 class Shares:
