@@ -35,6 +35,16 @@ class _Line:
         """When the first of them came, seconds of time.monotonic."""
         return min(jobs[0].queued for jobs in (self.begun, self.fresh) if jobs)
 
+    @property
+    def tiles(self) -> int:
+        """How many wait."""
+        return sum(_left(job) for job in (*self.begun, *self.fresh))
+
+    def tiles_before(self, job: ImageJob) -> int:
+        """How many wait in front of an image's last one."""
+        jobs = (*self.begun, *self.fresh)
+        return sum(_left(one) for one in jobs[: jobs.index(job)])
+
     def take(self) -> ImageJob:
         """Take one tile: a thumbnail if one waits, else a crop of the oldest image. The image that it belongs to."""
         job = self.fresh.popleft() if self.fresh else self.begun[0]
@@ -45,6 +55,10 @@ class _Line:
         elif job.next_tile > 1 and complete:
             self.begun.popleft()
         return job
+
+
+def _left(job: ImageJob) -> int:
+    return job.image.grid.num_tiles - job.next_tile
 
 
 class TileQueue:
@@ -90,8 +104,24 @@ class TileQueue:
             for jobs in (line.fresh, line.begun):
                 if job in jobs:
                     jobs.remove(job)
-                    self._queued_tiles -= job.image.grid.num_tiles - job.next_tile
+                    self._queued_tiles -= _left(job)
             self._drop_if_empty(job.caller)
+
+    def hasten(self, job: ImageJob, caller: str) -> None:
+        """Move an image into the line of another caller that wants it too, if it is encoded sooner there."""
+        with self._changed:
+            line = self._lines.get(job.caller)
+            if line is None or job not in (*line.begun, *line.fresh):
+                return
+            other = self._lines.get(caller, _Line())
+            if other is line or other.tiles >= line.tiles_before(job):
+                return
+            jobs = line.fresh if job in line.fresh else line.begun
+            jobs.remove(job)
+            self._drop_if_empty(job.caller)
+            job.caller = caller
+            line = self._lines.setdefault(caller, _Line())
+            (line.begun if job.next_tile else line.fresh).append(job)
 
     def take(self) -> list[TileSpan]:
         """The next batch, as soon as it is full or has waited long enough; empty once the queue is closed."""
@@ -171,6 +201,10 @@ class TileBatcher:
     def cancel(self, job: ImageJob) -> None:
         """Drop the tiles that have not been encoded yet."""
         self._queue.remove(job)
+
+    def hasten(self, job: ImageJob, caller: str) -> None:
+        """Another caller wants the image; see `TileQueue.hasten`."""
+        self._queue.hasten(job, caller)
 
     def _run(self) -> None:
         while spans := self._queue.take():

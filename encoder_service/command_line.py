@@ -172,6 +172,12 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     add("--max-queued-tiles", defaults.MAX_QUEUED_TILES, "The most tiles that wait for the device.")
     add("--max-image-pixels", ImageLimits.max_pixels, "The most pixels of one image.")
     add("--image-threads", defaults.IMAGE_THREADS, "The number of threads that decode and crop images.")
+    add(
+        "--max-decoding-bytes",
+        defaults.MAX_DECODING_BYTES,
+        "The memory in bytes that decoding takes at once. Images wait for it in turns; one image may take three "
+        "quarters of it, and is refused if it takes more.",
+    )
     add("--max-images", defaults.MAX_IMAGES, "The most images in one request.")
     add("--max-request-bytes", MAX_IMAGE_REQUEST_BYTES, "The most bytes in one request.", most=MAX_IMAGE_REQUEST_BYTES)
     group.add_argument(

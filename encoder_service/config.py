@@ -59,6 +59,7 @@ class EncoderConfig:
     )
     image: ImageLimits = field(default_factory=ImageLimits)
     image_threads: int = defaults.IMAGE_THREADS  # that decode and cut
+    max_decoding_bytes: int = defaults.MAX_DECODING_BYTES  # of memory that they take together
     cache: CacheLimits = field(default_factory=CacheLimits)
     max_images: int = defaults.MAX_IMAGES  # of one request
     max_request_bytes: int = MAX_IMAGE_REQUEST_BYTES
@@ -110,6 +111,7 @@ class EncoderConfig:
             raise ConfigError(f"cache_bytes is {self.cache.memory_bytes}; 0, which is none, or more is needed")
         positive = {
             "image_threads": self.image_threads,
+            "max_decoding_bytes": self.max_decoding_bytes,
             "max_images": self.max_images,
             "max_calls": self.max_calls,
             "max_batch_tiles": self.batch.max_batch_tiles,

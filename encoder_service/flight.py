@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from visionsplit.errors import VisionSplitError
+from visionsplit.fairness import Claim
 from visionsplit.grid import TileGrid
 from visionsplit.wire.tensors import DataType
 
@@ -42,6 +43,7 @@ class Flight:
         preparing: Coroutine[None, None, PreparedImage],
         place: Place,
         wanted: TokensWanted,
+        claim: Claim,
         on_end: Callable[["Flight"], None],
         *,
         cached: bool,
@@ -51,6 +53,7 @@ class Flight:
             preparing: decodes and cuts the image.
             place: room for its tiles, which the flight gives back.
             wanted: what the first call asks for.
+            claim: on a turn, of the callers that want the image.
             on_end: called once, when the last tokens are there, the encoding failed, or the last call has left.
             cached: whether what comes out is kept, for calls that join and for the cache.
         """
@@ -59,6 +62,7 @@ class Flight:
         self.results: list[EncodedTiles] = []  # so far; empty unless cached
         self.complete = False
         self.job: ImageJob | None = None  # once it has been made for the device
+        self._claim = claim
         self._preparing = asyncio.ensure_future(preparing)
         self._preparing.add_done_callback(_note_failure)
         self._place = place
@@ -87,8 +91,10 @@ class Flight:
         """When it began to wait for the device, seconds of time.monotonic."""
         return self.job.queued if self.job is not None else time.monotonic()
 
-    def board(self) -> "Flight":
+    def board(self, caller: str) -> "Flight":
+        """Another call wants the image; it is decoded in the turn of the call's caller, if that comes sooner."""
         self._calls += 1
+        self._claim.join(caller)
         return self
 
     def leave(self) -> None:
@@ -117,7 +123,9 @@ class Flight:
             loop.call_soon_threadsafe(self.arrive, result)
 
         wanted = self.wanted
-        self.job = ImageJob(self.image, wanted.composition, wanted.data_type, deliver, wanted.caller, wanted.embedded)
+        self.job = ImageJob(
+            self.image, wanted.composition, wanted.data_type, deliver, self._claim.caller, wanted.embedded
+        )
         return self.job
 
     def follow(self, listener: Listener) -> None:

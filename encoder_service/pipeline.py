@@ -8,15 +8,16 @@ from dataclasses import replace
 from functools import partial
 
 from visionsplit.errors import VisionSplitError
+from visionsplit.fairness import Claim, FairGate
 from visionsplit.images import ImageLimits
 from visionsplit.tasks import together
 
+from encoder_service import defaults
 from encoder_service.admission import Place, TileRoom
 from encoder_service.batching import TileBatcher
 from encoder_service.caching.entry import CachedTokens
 from encoder_service.caching.key import TokensKey
 from encoder_service.caching.tokens import CacheCounts, CacheUse, Hit, TokenCache
-from encoder_service.compression import Composition
 from encoder_service.events import Event, ImageProgress
 from encoder_service.fanout import in_thread, naming
 from encoder_service.flight import Flight, ImageSource, Landed, TokensWanted
@@ -38,19 +39,32 @@ class EncoderPipeline:
         threads: int,
         max_tiles: int,
         batch_tiles: int,
+        max_decoding_bytes: int = defaults.MAX_DECODING_BYTES,
         caller_share: float = 1.0,
         cache: TokenCache | None = None,
         text_tower: TextTower | None = None,
     ) -> None:
-        """`max_tiles` are held at once, of which one caller may have the part `caller_share`; the device encodes
-        `batch_tiles` at once."""
+        """
+        Args:
+            threads: that decode and cut images.
+            max_tiles: held at once.
+            batch_tiles: that the device encodes at once.
+            max_decoding_bytes: of memory that decoding takes at once.
+            caller_share: the part of the tiles that one caller may have.
+        """
         self._batcher = batcher
         self._cache = cache
         self._flights: dict[str, Flight] = {}  # those that others may join, by `TokensKey.request`
         self._room = TileRoom(max_tiles, caller_share=caller_share, batch_tiles=batch_tiles)
-        self._lookups = ThreadPoolExecutor(max(threads, 1), thread_name_prefix="encoder-cache")
+        self._lookups = ThreadPoolExecutor(threads, thread_name_prefix="encoder-cache")
+        self._lookup_turns = FairGate(threads)
         self._preparation = Preparation(
-            tiler, limits, threads=threads, digests=cache is not None, text_tower=text_tower
+            tiler,
+            limits,
+            threads=threads,
+            max_bytes=max_decoding_bytes,
+            digests=cache is not None,
+            text_tower=text_tower,
         )
 
     @property
@@ -81,9 +95,11 @@ class EncoderPipeline:
             InvalidCompressionError: an image whose tokens are in the cache would keep none; names it by its index.
             OverloadedError: there is no room for the tiles, or their turn would come too late.
         """
-        headers = await self._preparation.headers(images)
+        headers = await self._preparation.headers(images, wanted.caller)
         if wanted.text is not None:
-            wanted = replace(wanted, embedded=await self._preparation.embed(wanted.text))  # once for all images
+            wanted = replace(
+                wanted, embedded=await self._preparation.embed(wanted.text, wanted.caller)
+            )  # once for all images
         keys, hits = await self._look_up(headers, wanted)
         sources = self._board(images, headers, keys, hits, wanted)
         try:
@@ -141,15 +157,16 @@ class EncoderPipeline:
         keys = [cache.key(header.digest, wanted.composition, wanted.data_type) for header in headers if header.digest]
         while True:
             stamps = [cache.stamp(key) for key in keys]
-            finds = [self._find(cache, index, key, wanted.composition) for index, key in enumerate(keys)]
+            finds = [self._find(cache, index, key, wanted) for index, key in enumerate(keys)]
             hits = await together(finds)
             # A flight may have landed during the search; then it would be encoded a second time.
             if all(hit or cache.stamp(key) is stamp for hit, key, stamp in zip(hits, keys, stamps, strict=True)):
                 return list(keys), hits
 
-    async def _find(self, cache: TokenCache, index: int, key: TokensKey, composition: Composition) -> Hit | None:
+    async def _find(self, cache: TokenCache, index: int, key: TokensKey, wanted: TokensWanted) -> Hit | None:
         with naming(index):
-            return await in_thread(self._lookups, cache.find, key, composition)
+            async with self._lookup_turns.place(wanted.caller):
+                return await in_thread(self._lookups, cache.find, key, wanted.composition)
 
     def _board(
         self,
@@ -172,7 +189,7 @@ class EncoderPipeline:
         tiles = [headers[index].most_tiles for index in new.values()]
         places = self._room.reserve(tiles, wanted.caller, wanted.deadline) if tiles else []
         begun = {
-            name: self._begin(images[index], place, keys[index], wanted)
+            name: self._begin(images[index], headers[index], place, keys[index], wanted)
             for (name, index), place in zip(new.items(), places, strict=True)
         }
         sources: list[ImageSource] = []
@@ -182,12 +199,15 @@ class EncoderPipeline:
             if hit is not None:
                 sources.append(Landed(hit))
             elif flight is not None:
-                sources.append(flight.board())
+                sources.append(flight.board(wanted.caller))
+                if flight.job is not None:
+                    self._batcher.hasten(flight.job, wanted.caller)
         return sources
 
-    def _begin(self, data: bytes, place: Place, key: TokensKey | None, wanted: TokensWanted) -> Flight:
-        preparing = self._preparation.prepare(data, place, wanted.composition.layout, wanted.caller)
-        flight = Flight(preparing, place, wanted, partial(self._ended, key), cached=key is not None)
+    def _begin(self, data: bytes, header: Header, place: Place, key: TokensKey | None, wanted: TokensWanted) -> Flight:
+        claim = Claim(wanted.caller)
+        preparing = self._preparation.prepare(data, header, place, wanted.composition.layout, claim)
+        flight = Flight(preparing, place, wanted, claim, partial(self._ended, key), cached=key is not None)
         if key is not None:
             self._flights[key.request] = flight
         return flight

@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from visionsplit.fairness import FairGate
+from visionsplit.fairness import Claim, FairGate
 from visionsplit.grid import Layout, UnpadRule
-from visionsplit.images import ImageLimits, decode_image, read_size
+from visionsplit.images import ImageHeader, ImageLimits, decode_apart, decode_image, read_header
 from visionsplit.tasks import together
 
 from encoder_service.admission import Place
 from encoder_service.caching.key import image_digest
+from encoder_service.decoding_turns import DecodingTurns
 from encoder_service.fanout import in_thread, naming
 from encoder_service.jobs import PreparedImage
 from encoder_service.text_tower import TextTower
 from encoder_service.tiles import Tiler
 
+_HEADER_THREADS = 2
 _RULE = {Layout.SPATIAL: UnpadRule.HUGGING_FACE, Layout.REFERENCE: UnpadRule.REFERENCE}
 
 
@@ -26,6 +28,7 @@ _RULE = {Layout.SPATIAL: UnpadRule.HUGGING_FACE, Layout.REFERENCE: UnpadRule.REF
 class Header:
     """What is known of an image before it is decoded."""
 
+    image: ImageHeader
     most_tiles: int
     digest: str | None  # of its bytes, where tokens are cached
 
@@ -34,54 +37,81 @@ class Preparation:
     """Threads that prepare images. Used from one event loop."""
 
     def __init__(
-        self, tiler: Tiler, limits: ImageLimits, *, threads: int, digests: bool, text_tower: TextTower | None
+        self,
+        tiler: Tiler,
+        limits: ImageLimits,
+        *,
+        threads: int,
+        max_bytes: int,
+        digests: bool,
+        text_tower: TextTower | None,
     ) -> None:
-        """`digests`: whether headers come with the digest of the image's bytes."""
+        """
+        Args:
+            threads: that decode and cut.
+            max_bytes: of memory that they take together.
+            digests: whether headers come with the digest of the image's bytes.
+        """
         self._tiler = tiler
         self._limits = limits
         self._digests = digests
         self._text_tower = text_tower
-        # Headers have a thread of their own: a request that is refused must not wait for others' images.
-        self._headers = ThreadPoolExecutor(1, thread_name_prefix="encoder-header")
+        # Headers have their own threads: a request that is refused must not wait for others' images.
+        self._headers = ThreadPoolExecutor(_HEADER_THREADS, thread_name_prefix="encoder-header")
+        self._header_turns = FairGate(_HEADER_THREADS)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
-        self._turns = FairGate(threads)
+        self._turns = DecodingTurns(threads, max_bytes)
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="encoder-text")
+        self._text_turns = FairGate()
 
     def close(self) -> None:
         """End the threads."""
         for pool in (self._headers, self._pool, self._texts):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    async def headers(self, images: Sequence[bytes]) -> list[Header]:
+    async def headers(self, images: Sequence[bytes], caller: str) -> list[Header]:
         """
         Raises:
             InvalidImageError: one of them is no image, or too large; names it by its index.
         """
-        return await together([in_thread(self._headers, self._read, *image) for image in enumerate(images)])
+        return await together([self._header(*image, caller) for image in enumerate(images)])
 
-    async def prepare(self, data: bytes, place: Place, layout: Layout, caller: str) -> PreparedImage:
-        """Decode and cut an image once it is the caller's turn.
+    async def prepare(self, data: bytes, header: Header, place: Place, layout: Layout, claim: Claim) -> PreparedImage:
+        """Decode and cut an image once its turn has come.
 
         Args:
+            header: of this image.
             place: that its tiles will hold.
+            claim: of the callers that want it.
 
         Raises:
             InvalidImageError: it cannot be decoded.
         """
-        async with self._turns.place(caller):
-            return await in_thread(self._pool, partial(self._cut, data, place, _RULE[layout]))
+        async with self._turns.turn(header.image, claim):
+            return await in_thread(self._pool, partial(self._cut, data, header.image, place, _RULE[layout]))
 
-    async def embed(self, text: str) -> torch.Tensor:
+    async def embed(self, text: str, caller: str) -> torch.Tensor:
         """The text tower's embedding; its shape is the tower's affair."""
         assert self._text_tower is not None, "the service refuses such requests where there is none"
-        return await in_thread(self._texts, self._text_tower.embed, text)
+        async with self._text_turns.place(caller):
+            return await in_thread(self._texts, self._text_tower.embed, text)
 
-    def _read(self, index: int, data: bytes) -> Header:
+    async def _header(self, index: int, data: bytes, caller: str) -> Header:
         with naming(index):
-            tiles = self._tiler.most_tiles(*read_size(data, self._limits))
-        return Header(tiles, image_digest(data) if self._digests else None)
+            async with self._header_turns.place(caller):
+                return await in_thread(self._headers, self._read, data)
 
-    def _cut(self, data: bytes, place: Place, rule: UnpadRule) -> PreparedImage:
+    def _read(self, data: bytes) -> Header:
+        image = read_header(data, self._limits)
+        self._turns.check(image)
+        tiles = self._tiler.most_tiles(image.width, image.height)
+        return Header(image, tiles, image_digest(data) if self._digests else None)
+
+    def _cut(self, data: bytes, header: ImageHeader, place: Place, rule: UnpadRule) -> PreparedImage:
         started = time.monotonic()
-        tiles = self._tiler.cut(decode_image(data, self._limits), rule)
+        if header.apart:
+            image = decode_apart(data, self._limits, header.decoding_bytes)
+        else:
+            image = decode_image(data, self._limits)
+        tiles = self._tiler.cut(image, rule)
         return PreparedImage(tiles.pixels, tiles.grid, time.monotonic() - started, place)

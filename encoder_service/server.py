@@ -112,6 +112,7 @@ class EncoderServer:
             self._batcher,
             self._config.image,
             threads=self._config.image_threads,
+            max_decoding_bytes=self._config.max_decoding_bytes,
             max_tiles=self._config.batch.max_queued_tiles,
             batch_tiles=self._config.batch.max_batch_tiles,
             caller_share=self._config.caller_share,

@@ -43,6 +43,7 @@ def config_from(options: argparse.Namespace) -> EncoderConfig:
         batch=BatchLimits(options.max_batch_tiles, options.max_batch_wait_ms / 1000, options.max_queued_tiles),
         image=ImageLimits(max_pixels=options.max_image_pixels),
         image_threads=options.image_threads,
+        max_decoding_bytes=options.max_decoding_bytes,
         cache=CacheLimits(options.cache_bytes, options.cache_dir, options.cache_dir_bytes),
         max_images=options.max_images,
         max_request_bytes=options.max_request_bytes,

@@ -32,7 +32,7 @@ from visionsplit_client._safetensors import StoredTensor
 _FILE_FORMAT = "visionsplit-tokens/1"
 _STORED_TYPE = {DataType.FLOAT32: "F32", DataType.FLOAT16: "F16", DataType.BFLOAT16: "BF16", DataType.INT8: "I8"}
 # What reading JSON of another form, or a wrong file, raises on the way.
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)

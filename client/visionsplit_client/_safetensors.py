@@ -8,7 +8,7 @@ import io
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,16 +63,17 @@ class Header:
         start = _LENGTH.size + length
         if length > _MAX_HEADER_BYTES or start > size:
             raise ValueError(f"the header claims {length} bytes; the file has {size}")
-        header = json.loads(_read_exactly(file, length))
+        try:
+            header = json.loads(_read_exactly(file, length))
+        except RecursionError:
+            raise ValueError("the header is nested too deeply") from None
         if not isinstance(header, dict):
             raise ValueError("the header is no JSON object")
         metadata = header.pop(_METADATA, {})
         if not isinstance(metadata, dict):
             raise ValueError("the metadata is no JSON object")
         places = {name: _place(name, entry, size - start) for name, entry in header.items()}
-        total = sum(place.end - place.begin for place in places.values())
-        if start + total != size:
-            raise ValueError(f"the tensors have {total} bytes; the file holds {size - start}")
+        _check_places(places.values(), size - start)
         return cls(places, metadata, start)
 
     def read_tensor(self, file: BinaryIO, name: str) -> StoredTensor:
@@ -147,6 +148,17 @@ def _place(name: str, entry: Mapping[str, Any], available: int) -> TensorPlace:
     if not 0 <= begin <= end <= available or end - begin != size:
         raise ValueError(f"tensor {name!r} needs {size} bytes; its place is {begin} to {end}")
     return TensorPlace(dtype, shape, begin, end)
+
+
+def _check_places(places: Iterable[TensorPlace], available: int) -> None:
+    """That tensors fill the file without gaps, and none lies in another."""
+    filled = 0
+    for place in sorted(places, key=lambda place: (place.begin, place.end)):
+        if place.begin != filled:
+            raise ValueError(f"a tensor begins at byte {place.begin}; the one before it ends at {filled}")
+        filled = place.end
+    if filled != available:
+        raise ValueError(f"the tensors have {filled} bytes; the file holds {available}")
 
 
 def _read_exactly(file: BinaryIO, size: int) -> bytes:

@@ -32,6 +32,7 @@ _SUFFIX, _UNFINISHED = ".tokens", ".part"
 _NAME = re.compile(rf"[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
 _LENGTH = struct.Struct("<Q")
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_UNFINISHED_SECONDS = 3600.0  # since the last write to it, after which nobody writes to a file any more
 _LOG_PERIOD_SECONDS = 60.0  # a full disk fails every image: one line a minute, not one an image
 
 
@@ -89,6 +90,8 @@ class DiskTier:
         if len(content) > self._max_bytes:
             return
         with self._lock:
+            if key in self._sizes:
+                self._sizes.move_to_end(key)  # its file is replaced, so it must not make way for itself
             self._make_room(len(content) - self._sizes.get(key, 0))
         try:
             self._write(self._path(key), content)
@@ -98,12 +101,17 @@ class DiskTier:
         with self._lock:
             self.num_bytes += len(content) - self._sizes.pop(key, 0)
             self._sizes[key] = len(content)
+            self._make_room(0)  # a reader may have forgotten the file that was to be replaced
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{_SUFFIX}"
 
     def _find(self) -> None:
-        """Take stock of the folder, and clear away what a killed process left unfinished."""
+        """Take stock of the folder, and clear away what a killed process left unfinished.
+
+        Another encoder may be writing to the folder at this moment, so only old unfinished files go.
+        """
+        abandoned = time.time() - _UNFINISHED_SECONDS
         found: list[tuple[float, str, int]] = []
         for path in self._folder.iterdir():
             try:
@@ -111,7 +119,8 @@ class DiskTier:
             except OSError:
                 continue  # another encoder's, gone in the meantime
             if path.name.endswith(_UNFINISHED) and _NAME.match(path.name):
-                self._remove(path)
+                if status.st_mtime < abandoned:
+                    self._remove(path)
             elif _NAME.fullmatch(path.name) and path.is_file():
                 found.append((status.st_mtime, path.name.removesuffix(_SUFFIX), status.st_size))
         for _, key, size in sorted(found):
@@ -201,7 +210,7 @@ def _from_bytes(key: str, content: bytes) -> CachedTokens:
             tensors.get("evidence"),
             tensors.get("ranks"),
         )
-    except (struct.error, KeyError, TypeError, SafetensorError) as error:
+    except (struct.error, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"it is no entry of this cache ({error})") from error
     if facts["key"] != key:
         raise ValueError("it belongs to another image")

@@ -19,11 +19,6 @@ class MemoryTier:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def peek(self, key: str) -> CachedTokens | None:
-        """An entry, without counting as a use."""
-        with self._lock:
-            return self._entries.get(key)
-
     def get(self, key: str) -> CachedTokens | None:
         with self._lock:
             entry = self._entries.get(key)

@@ -3,6 +3,7 @@
 import enum
 import logging
 import threading
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from encoder_service.jobs import EncodedTiles
 
 _log = logging.getLogger(__name__)
 _MAX_WAITING_WRITES = 32  # entries; a disk that is slower than the device must not fill the memory
+_MOST_LAST_PUTS = 1024  # keys; one that is gone costs a look-up more
 
 
 class CacheUse(enum.Enum):
@@ -87,6 +89,7 @@ class TokenCache:
         self._disk = _open(limits)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="encoder-cache-write")
         self._waiting_writes = threading.Semaphore(_MAX_WAITING_WRITES)
+        self._last_puts: OrderedDict[str, object] = OrderedDict()  # a mark for each key, those put first going first
         self._uses = dict.fromkeys(CacheUse, 0)
         self._joined = 0
         self._skipped = 0
@@ -99,8 +102,8 @@ class TokenCache:
         return tokens_key(image_digest, self._encoder, composition, data_type)
 
     def stamp(self, key: TokensKey) -> object:
-        """What is in memory under a key: as long as it is the same, looking again finds the same."""
-        return self._memory.peek(key.entry)
+        """When tokens were last put under a key: as long as it is the same, looking again finds the same."""
+        return self._last_puts.get(key.entry)
 
     def find(self, key: TokensKey, composition: Composition) -> Hit | None:
         """A request's tokens, to the bit what encoding would give. May read the disk and wait for the device.
@@ -121,6 +124,9 @@ class TokenCache:
 
     def put(self, key: TokensKey, entry: CachedTokens) -> None:
         """Keep an image's tokens; they reach the disk in the background."""
+        self._last_puts[key.entry] = object()
+        if len(self._last_puts) > _MOST_LAST_PUTS:
+            self._last_puts.popitem(last=False)
         is_new = self._memory.put(key.entry, entry)
         if self._disk is None or not is_new:
             return

@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from visionsplit.errors import OverloadedError
-from visionsplit.fairness import FairGate
+from visionsplit.fairness import Claim, FairGate
 from visionsplit.overload import Drain
 from visionsplit.tasks import to_its_end
 
@@ -79,7 +79,7 @@ class Admission:
         self._waiting += 1
         place = Place(request.caller, [], SamplingRow(request.sampling))
         try:
-            await self._own_turn.enter(request.caller)
+            await self._own_turn.enter(Claim(request.caller))
             place.counted_of_caller = True
             turn = self._image_turn if request.images else self._text_turn
             async with turn.place(request.caller):

@@ -5,6 +5,7 @@ import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
@@ -60,14 +61,11 @@ class Turns(Generic[_T]):
     def pop(self) -> _T:
         """The first of the caller whose turn it is, which then goes behind the others. Raises IndexError if empty."""
         caller, _ = self._line()
-        return self._take(caller)
+        return self.take(caller)
 
-    def pop_of(self, eligible: Callable[[str], bool]) -> tuple[str, _T] | None:
-        """The same among the callers for whom `eligible` holds, with the caller; None if nothing of theirs waits."""
-        for caller in self._lines:
-            if eligible(caller):
-                return caller, self._take(caller)
-        return None
+    def first_of(self, eligible: Callable[[str], bool]) -> tuple[str, _T] | None:
+        """The caller whose turn it is among those for whom `eligible` holds, and its first; None if none of them waits."""
+        return next(((caller, line[0]) for caller, line in self._lines.items() if eligible(caller)), None)
 
     def remove(self, caller: str, item: _T) -> bool:
         """Take something out of its line. Whether it was there."""
@@ -84,7 +82,8 @@ class Turns(Generic[_T]):
         """How many items would be taken before one that this caller added now."""
         return ahead_in_turns({name: len(line) for name, line in self._lines.items()}, caller, 1)
 
-    def _take(self, caller: str) -> _T:
+    def take(self, caller: str) -> _T:
+        """The first of a caller, which then goes behind the others. Raises KeyError if nothing of the caller waits."""
         line = self._lines[caller]
         item = line.popleft()
         self._count -= 1
@@ -94,22 +93,71 @@ class Turns(Generic[_T]):
             del self._lines[caller]
         return item
 
+    def hasten(self, caller: str, item: _T, other: str) -> bool:
+        """Put something at the end of another caller's line, if fewer are waiting there than before it in its own.
+
+        Returns:
+            Whether it was moved. Only something that waits is.
+        """
+        line = self._lines.get(caller, deque())
+        if item not in line or len(self._lines.get(other, ())) >= line.index(item):
+            return False
+        self.remove(caller, item)
+        self.put(other, item)
+        return True
+
     def _line(self) -> tuple[str, deque[_T]]:
         if not self._lines:
             raise IndexError("nothing waits")
         return next(iter(self._lines.items()))
 
 
+@dataclass(eq=False)
+class _Turn:
+    """One who waits before a gate. Compared by identity."""
+
+    come: asyncio.Future[None]
+    places: int
+
+
+class Claim:
+    """Work that several callers want: it waits in the line of the one whose turn comes first."""
+
+    def __init__(self, caller: str) -> None:
+        self.caller = caller  # in whose line it waits
+        self._waiting: tuple[Turns[_Turn], _Turn] | None = None  # before the gate where it is now
+
+    def join(self, caller: str) -> None:
+        """Another caller wants the work."""
+        if self._waiting is not None:
+            turns, turn = self._waiting
+            if turns.hasten(self.caller, turn, caller):
+                self.caller = caller
+
+    def queue(self, turns: Turns[_Turn], turn: _Turn) -> None:
+        """Put the work into its caller's line before a gate."""
+        turns.put(self.caller, turn)
+        self._waiting = turns, turn
+
+    def settle(self) -> None:
+        """The work does not wait any more."""
+        self._waiting = None
+
+
 class FairGate:
-    """Lets in a number at once; among those who wait, callers take turns. Used from one event loop."""
+    """Lets in a number at once; among those who wait, callers take turns. Used from one event loop.
+
+    Someone may take several places. Whoever's turn it is waits until so many are free, and the others behind wait too,
+    so that small ones do not pass a large one for ever.
+    """
 
     def __init__(self, places: int = 1, *, own_places: int | None = None) -> None:
-        """At most `places` are inside, of one caller at most `own_places` where that is given."""
+        """At most `places` are taken, by one caller at most `own_places` where that is given."""
         self.places = places
         self.own_places = own_places
-        self.inside = 0
+        self.inside = 0  # places that are taken
         self._inside_of: Counter[str] = Counter()
-        self._waiting: Turns[asyncio.Future[None]] = Turns()
+        self._waiting: Turns[_Turn] = Turns()
 
     def __len__(self) -> int:
         """How many wait."""
@@ -129,31 +177,36 @@ class FairGate:
         self._let_in()
 
     @asynccontextmanager
-    async def place(self, caller: str) -> AsyncIterator[None]:
-        """Wait for a place and hold it."""
-        await self.enter(caller)
+    async def place(self, caller: str | Claim, places: int = 1) -> AsyncIterator[None]:
+        """Wait for a place, or for several, and hold them. More places than the gate has are never free."""
+        claim = caller if isinstance(caller, Claim) else Claim(caller)
+        await self.enter(claim, places)
+        caller = claim.caller  # another gate, where the work waits next, may put it into another line
         try:
             yield
         finally:
-            self.leave(caller)
+            self.leave(caller, places)
 
-    async def enter(self, caller: str) -> None:
-        """Wait for a place, which `leave` gives back."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.put(caller, turn)
+    async def enter(self, claim: Claim, places: int = 1) -> None:
+        """Wait for places, which `leave` gives back for the claim's caller."""
+        turn = _Turn(asyncio.get_running_loop().create_future(), places)
+        claim.queue(self._waiting, turn)
         self._let_in()
         try:
-            await turn
+            await turn.come
         except asyncio.CancelledError:
-            self._waiting.remove(caller, turn)
-            if not turn.cancelled():  # it was let in at the same moment
-                self.leave(caller)
+            self._waiting.remove(claim.caller, turn)
+            if not turn.come.cancelled():  # it was let in at the same moment
+                self.leave(claim.caller, places)
+            self._let_in()  # others may have waited behind it
             raise
+        finally:
+            claim.settle()
 
-    def leave(self, caller: str) -> None:
-        """Give a place back."""
-        self.inside -= 1
-        self._inside_of[caller] -= 1
+    def leave(self, caller: str, places: int = 1) -> None:
+        """Give places back."""
+        self.inside -= places
+        self._inside_of[caller] -= places
         if not self._inside_of[caller]:
             del self._inside_of[caller]
         self._let_in()
@@ -162,12 +215,15 @@ class FairGate:
         return self.own_places is None or self._inside_of[caller] < self.own_places
 
     def _let_in(self) -> None:
-        while self.inside < self.places and (first := self._waiting.pop_of(self._has_own_place)) is not None:
+        while (first := self._waiting.first_of(self._has_own_place)) is not None:
             caller, turn = first
-            if not turn.cancelled():  # else its task is on its way out
-                self.inside += 1
-                self._inside_of[caller] += 1
-                turn.set_result(None)
+            if not turn.come.cancelled() and self.inside + turn.places > self.places:
+                return
+            self._waiting.take(caller)
+            if not turn.come.cancelled():  # else its task is on its way out
+                self.inside += turn.places
+                self._inside_of[caller] += turn.places
+                turn.come.set_result(None)
 
 
 class Shares:

@@ -3,19 +3,23 @@
 docs/images.md says which files are read, what their samples mean and what is refused. Knows Pillow and NumPy only.
 """
 
+from visionsplit.images.apart import decode_apart
 from visionsplit.images.formats import HEAD_BYTES, SUFFIXES, available_formats, begins_as_image
+from visionsplit.images.header import UNLIMITED, ImageHeader, ImageLimits, read_header
 from visionsplit.images.held import file_of, held_to_rgb
-from visionsplit.images.reading import UNLIMITED, ImageLimits, decode_image, read_size
+from visionsplit.images.reading import decode_image
 
 __all__ = [
     "HEAD_BYTES",
     "SUFFIXES",
     "UNLIMITED",
+    "ImageHeader",
     "ImageLimits",
     "available_formats",
     "begins_as_image",
+    "decode_apart",
     "decode_image",
     "file_of",
     "held_to_rgb",
-    "read_size",
+    "read_header",
 ]

@@ -4,9 +4,15 @@ import struct
 
 _COLOURS = 46  # where a header of 40 bytes or more says how many colours its palette has
 _PIXELS = 10  # where the file says where its pixels begin
-_HEADER, _BITS = 14, 28
+_HEADER, _BITS, _COMPRESSION = 14, 28, 30
+_RUN_LENGTHS = (b"\1\0\0\0", b"\2\0\0\0")
 _LEAST_HEADER = 40
 _UNUSED = b"\1\2\3\0"  # a colour that is not grey
+
+
+def is_run_length(data: bytes) -> bool:
+    """Whether runs of pixels are stored by their lengths, which Pillow's decoder reads in Python."""
+    return data[_COMPRESSION : _COMPRESSION + 4] in _RUN_LENGTHS and data[_HEADER] >= _LEAST_HEADER
 
 
 def prepared(data: bytes) -> bytes:

@@ -5,61 +5,112 @@ those two reach the decoder that say how the colours are stored (JFIF and Adobe)
 """
 
 import io
+import re
+import struct
 from dataclasses import dataclass
 
 from PIL.JpegImagePlugin import JpegImageFile
 
+from visionsplit.errors import InvalidImageError
+from visionsplit.images.bounds import PartCount, find
+
 _EOI = b"\xff\xd9"
 _SCAN = b"\xff\xda"
 _RESTARTS = b"\xff\xdd"  # defines the interval of restart markers
-_SOS = 0xDA
+_SOI_MARKER, _EOI_MARKER, _SCAN_MARKER = 0xD8, 0xD9, 0xDA
 # Arbitrary bytes without 0xff; more than one, since some bits are the code of an empty block.
 _CONTINUATIONS = (bytes(n * n * 37 % 251 for n in range(1, 200)), b"\xa9\x17\x6e\xd3\x3c" * 40, b"\xfe\x81" * 100)
-_ALONE = frozenset({0x01, *range(0xD0, 0xDA)})  # markers without a length: TEM, restarts, SOI, EOI
+_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length: TEM and restarts
 _APPLICATION = range(0xE0, 0xF0)
 _COMMENT = 0xFE
 _COLOUR_SEGMENTS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}  # how they begin, and how long they are at least
 _EXIF = 0xE1
 _EXIF_START = b"Exif\0\0"
+_NO_FILL = re.compile(rb"[^\xff]")  # any number of bytes 0xff may stand before a marker
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # behind a scan's bytes, in which 0xff is followed by 0
+_MOST_SEGMENT_BYTES = 1 << 16
+_MOST_SEGMENTS = 10_000
+_MOST_TABLES = 200  # segments that are kept; files have about ten
+_MOST_TABLE_BYTES = 1 << 13  # of one of them; tables for all components take about three thousand
+_MOST_SCANS = 50  # each goes over all blocks of the image; progressive files have about ten
+_MOST_PIXELS_WITHOUT_END = 16_000_000  # `ended` decodes the file several times
 
 
 @dataclass(frozen=True)
 class JpegFile:
     """A JPEG without what its pixels do not need."""
 
-    data: bytes
+    tables: bytes  # the segments that are needed before the first scan
     exif: bytes  # of the first EXIF segment, empty without one
+    source: bytes  # the file
+    scan: int  # where its first scan begins
+
+    @property
+    def head(self) -> bytes:
+        """What of the file tells its size, with the first scan's header."""
+        return self.tables + self.source[self.scan : self.scan + _MOST_SEGMENT_BYTES]
+
+    @property
+    def data(self) -> bytes:
+        return self.tables + memoryview(self.source)[self.scan :]
 
 
 def split(data: bytes) -> JpegFile:
-    """Leave out the application segments and comments before the first scan.
+    """Leave out the application segments and comments before the first scan, and whatever lies between segments.
 
-    Anything unexpected ends the search; what follows is left as it is, for the decoder to judge.
+    Raises:
+        InvalidImageError: there is no scan, or there are too many segments.
     """
-    view, start = memoryview(data), 2
-    kept, exif = [view[:2]], b""
-    while start + 4 <= len(data) and view[start] == 0xFF:
-        marker = view[start + 1]
-        if marker == 0xFF:  # padding
-            start += 1
-            continue
-        if marker in _ALONE or marker == _SOS:
+    tables, exif, start = bytearray(data[:2]), b"", 2
+    segments = PartCount("segments in the JPEG", most=_MOST_SEGMENTS)
+    needed = PartCount("tables in the JPEG", most=_MOST_TABLES)
+    while (start := data.find(b"\xff", start)) >= 0:
+        segments.add()
+        place = find(_NO_FILL, data, start)
+        marker = data[place] if place >= 0 else _EOI_MARKER
+        if marker == _SCAN_MARKER:
+            return JpegFile(bytes(tables), exif, data, place - 1)
+        if marker in (_SOI_MARKER, _EOI_MARKER):
             break
-        end = start + 2 + int.from_bytes(view[start + 2 : start + 4], "big")
-        content = bytes(view[start + 4 : end])
+        start = place + 1
+        if marker in _ALONE or marker == 0:
+            continue
+        start += int.from_bytes(data[start : start + 2], "big")
+        content = data[place + 3 : start]
         if marker == _EXIF and content.startswith(_EXIF_START) and not exif:
             exif = content
-        if _is_needed(marker, content):
-            kept.append(view[start:end])
-        start = end
-    return JpegFile(b"".join([*kept, view[start:]]), exif)
+        kept = _needed_part(marker, content)
+        if kept is not None:
+            needed.add()
+            tables += struct.pack(">BBH", 0xFF, marker, len(kept) + 2) + kept
+    raise InvalidImageError("the JPEG is cut off or broken: it has no pixels")
 
 
-def _is_needed(marker: int, content: bytes) -> bool:
+def check_scans(file: JpegFile) -> None:
+    """
+    Raises:
+        InvalidImageError: the first image of the file has so many scans that decoding it would take minutes.
+    """
+    data, start = file.source, file.scan
+    if data.count(_SCAN, start) <= _MOST_SCANS:  # of the whole file, which may hold a video behind the image
+        return
+    segments = PartCount("segments in the JPEG", most=_MOST_SEGMENTS)
+    scans = PartCount("scans in the JPEG", most=_MOST_SCANS)
+    while 0 <= start < len(data) - 1 and data[start + 1] != _EOI_MARKER:
+        segments.add()
+        if data[start + 1] == _SCAN_MARKER:
+            scans.add()
+        start = find(_NEXT_MARKER, data, start + 2 + int.from_bytes(data[start + 2 : start + 4], "big"))
+
+
+def _needed_part(marker: int, content: bytes) -> bytes | None:
+    """What of a segment its pixels need; None for one that is left out."""
     if marker in _COLOUR_SEGMENTS:
         signature, least = _COLOUR_SEGMENTS[marker]
-        return content.startswith(signature) and len(content) >= least
-    return marker not in _APPLICATION and marker != _COMMENT
+        return content[:least] if content.startswith(signature) and len(content) >= least else None
+    if marker in _APPLICATION or marker == _COMMENT:
+        return None
+    return content[:_MOST_TABLE_BYTES]
 
 
 def lacks_end(data: bytes) -> bool:
@@ -76,6 +127,8 @@ def ended(data: bytes) -> bytes:
     """
     whole = data.removesuffix(_EOI[:1])
     image = JpegImageFile(io.BytesIO(whole))
+    if image.width * image.height > _MOST_PIXELS_WITHOUT_END:
+        return data
     scan = whole.rfind(_SCAN)
     one_scan = whole.count(_SCAN) == 1 and _RESTARTS not in whole and "progressive" not in image.info
     if not one_scan or whole[scan + 4 : scan + 5] != bytes([image.layers]) or whole.endswith(b"\0\0"):

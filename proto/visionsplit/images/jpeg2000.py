@@ -3,10 +3,42 @@
 from PIL import Image
 
 from visionsplit.errors import InvalidImageError
+from visionsplit.images.bounds import PartCount, boxes
 
 _CODESTREAM = b"\xff\x4f\xff\x51"  # the markers SOC and SIZ
 _COMPONENTS = 40  # bytes from there to the number of components (2 bytes), then 3 bytes for each
 _SIGNED = 0x80
+_MOST_BOXES = 1_000
+_READ_BY_VALUE = frozenset({b"pclr", b"res "})
+_MOST_VALUE_BYTES = 1 << 13  # a palette of 1024 colours takes 4 thousand
+_HEADER_ENDS = frozenset({0x64, 0x90, 0xD9})  # second bytes of the markers of a comment, a tile and the end
+
+
+def check_header(data: bytes) -> None:
+    """
+    Raises:
+        InvalidImageError: there are too many boxes, or they are too long, before the pixels.
+    """
+    if data.startswith(_CODESTREAM):
+        _check_segments(data, len(_CODESTREAM[:2]))
+        return
+    count = PartCount("boxes in the JPEG 2000 image", most=_MOST_BOXES)
+    for name, start, end in boxes(data, 0, len(data), count):
+        if name == b"jp2c":
+            _check_segments(data, start + 2)
+        if name != b"jp2h":
+            continue
+        for inner, first, stop in boxes(data, start, end, count):
+            if inner in _READ_BY_VALUE and stop - first > _MOST_VALUE_BYTES:
+                raise InvalidImageError("a JPEG 2000 image with such a long palette or resolution is not supported")
+
+
+def _check_segments(data: bytes, start: int) -> None:
+    """That few segments lie before the first tile or comment, up to which Pillow reads."""
+    count = PartCount("segments in the header of the JPEG 2000 image", most=_MOST_BOXES)
+    while start + 4 <= len(data) and data[start + 1] not in _HEADER_ENDS:
+        count.add()
+        start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
 
 
 def check_widths(data: bytes) -> None:

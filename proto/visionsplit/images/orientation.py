@@ -2,8 +2,13 @@
 
 import logging
 
-from PIL import ExifTags, Image
+from PIL import Image
 
+from visionsplit.errors import InvalidImageError
+from visionsplit.images.tiff.directory import Tag, read_directory
+
+_START = b"Exif\0\0"
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
 _log = logging.getLogger(__name__)
 
 # EXIF 2.3, tag 0x0112: what turns the stored image upright. 1, and whatever the standard does not know, needs nothing.
@@ -30,13 +35,15 @@ def read_orientation(exif: object) -> int:
     Cameras and editors write EXIF that contradicts itself in other tags; a block that cannot be read does not spoil a
     sound image either.
     """
-    if not isinstance(exif, bytes) or not exif:
+    if not isinstance(exif, bytes):
+        return 1
+    block = exif.removeprefix(_START)
+    if not block.startswith(_TIFF_STARTS):
         return 1
     try:
-        tags = Image.Exif()
-        tags.load(exif)
-        value = tags.get(ExifTags.Base.Orientation)
-    except Exception as error:  # broken EXIF raises as many kinds of errors as there are ways to break it
+        tags, _ = read_directory(block, 0)
+    except InvalidImageError as error:
         _log.debug("an image's EXIF cannot be read: %s", error)
         return 1
+    value = (tags.get(Tag.ORIENTATION) or (1,))[0]
     return value if isinstance(value, int) else 1

@@ -7,7 +7,8 @@ they would unpack to takes memory.
 
 import io
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,51 +17,71 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from visionsplit.errors import InvalidImageError
+from visionsplit.images.bounds import PartCount
 from visionsplit.images.pixels import Box, boxes, to_rgb
 from visionsplit.images.scaling import Samples, of_bits
 
 _SIGNATURE_BYTES = 8
-_CHUNK_OVERHEAD = 12  # length, name and checksum
-_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_CHUNK_START = struct.Struct(">I4s")  # length and name; a checksum of 4 bytes ends it
+_CHECKSUM_BYTES = 4
+_HEAD = (b"IHDR", b"PLTE", b"tRNS")  # what comes before the pixels and matters
+_MOST_HEADS = 100  # chunks of these names, of which a file has one each
+_MOST_HEAD_BYTES = 1 << 10  # of the content of one of these: a palette of 256 colours takes 768
 _GREY, _COLOUR, _GREY_ALPHA, _COLOUR_ALPHA = 0, 2, 4, 6  # colour types
+
+
+PIXELS_BEGIN = b"\0\0\0\0IDAT"  # what a decoder must see behind `PngFile.head` to tell the size
 
 
 @dataclass(frozen=True)
 class PngFile:
     """A PNG without what its pixels do not need."""
 
-    data: bytes
+    head: bytes  # the chunks before the pixels
+    pixels: Sequence[memoryview]  # their compressed bytes, chunk by chunk
+    complete: bool  # whether the file goes on to its last chunk
     exif: bytes  # of the first eXIf chunk, empty without one
     depth: int  # bits of a sample
     colour_type: int
     key: tuple[int, ...] | None  # the samples of the transparent colour: one, or red, green and blue
 
+    @property
+    def data(self) -> bytes:
+        """A file whose pixels are in one chunk, since the decoder begins each chunk in Python."""
+        length = sum(map(len, self.pixels))
+        chunks = [_chunk(b"IDAT", *self.pixels)] if length else []
+        return b"".join([self.head, *chunks, _chunk(b"IEND") if self.complete else b""])
+
 
 def split(data: bytes) -> PngFile:
     """
     Raises:
-        InvalidImageError: a variant of PNG that is not supported.
+        InvalidImageError: a variant of PNG that is not supported, or too many chunks.
     """
-    kept: list[bytes | memoryview] = [data[:_SIGNATURE_BYTES]]
+    head: dict[bytes, bytes] = {}  # the last chunk of each name counts
+    pixels: list[memoryview] = []
     exif = b""
     key: tuple[int, ...] | None = None
     depth = colour_type = 0
-    for name, chunk in _chunks(data):
-        content = chunk[8:-4]
-        if name == b"CgBI":
+    name, repeated = b"", PartCount("headers and palettes in the PNG", most=_MOST_HEADS)
+    for name, content in _chunks(data):
+        if name == b"IDAT":
+            pixels.append(content)
+        elif name == b"CgBI":
             raise InvalidImageError("a PNG in Apple's CgBI variant is not supported")
-        if name == b"IHDR" and len(content) >= 10:
-            depth, colour_type = content[8], content[9]
-        elif name == b"tRNS" and colour_type in (_GREY, _COLOUR):
-            count = 1 if colour_type == _GREY else 3
-            stored = struct.unpack_from(f">{count}H", content) if len(content) >= 2 * count else ()
-            key = tuple(value % 2**depth for value in stored) or None  # only the lower bits count
-            continue  # Pillow compares the colour with pixels that it has already scaled or cut to 8 bits
         elif name == b"eXIf" and not exif:
             exif = bytes(content)
-        if name in _KEPT:
-            kept.append(chunk)
-    return PngFile(b"".join(kept), exif, depth, colour_type, key)
+        elif name not in _HEAD or pixels:
+            continue
+        elif name == b"tRNS" and colour_type in (_GREY, _COLOUR):
+            key = _key(content, depth, colour_type)  # Pillow compares it with pixels already scaled or cut to 8 bits
+        else:
+            repeated.add()
+            head[name] = _chunk(name, content[:_MOST_HEAD_BYTES])
+            if name == b"IHDR" and len(content) >= 10:
+                depth, colour_type = content[8], content[9]
+    chunks = b"".join(head[name] for name in _HEAD if name in head)
+    return PngFile(data[:_SIGNATURE_BYTES] + chunks, pixels, name == b"IEND", exif, depth, colour_type, key)
 
 
 def decode(file: PngFile, image: Image.Image) -> Image.Image:
@@ -76,16 +97,28 @@ def decode(file: PngFile, image: Image.Image) -> Image.Image:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Name and bytes of each chunk, up to IEND. What is cut off comes as it is, for the decoder to refuse."""
-    view, start = memoryview(data), _SIGNATURE_BYTES
+    """Name and content of each chunk, up to IEND. What is cut off comes as it is, for the decoder to refuse."""
+    view, start, chunks = memoryview(data), _SIGNATURE_BYTES, PartCount("chunks in the PNG")
     while start + 8 <= len(data):
-        length = int.from_bytes(view[start : start + 4], "big")
-        name = bytes(view[start + 4 : start + 8])
-        end = start + length + _CHUNK_OVERHEAD
-        yield name, view[start:end]
+        chunks.add()
+        length, name = _CHUNK_START.unpack_from(data, start)
+        start += _CHUNK_START.size
+        yield name, view[start : start + length]
         if name == b"IEND":
             return
-        start = end
+        start += length + _CHECKSUM_BYTES
+
+
+def _chunk(name: bytes, *contents: bytes | memoryview) -> bytes:
+    content = b"".join([name, *contents])
+    return b"".join([struct.pack(">I", len(content) - len(name)), content, struct.pack(">I", zlib.crc32(content))])
+
+
+def _key(content: memoryview, depth: int, colour_type: int) -> tuple[int, ...] | None:
+    """The samples of the transparent colour, of which only the lower bits count."""
+    count = 1 if colour_type == _GREY else 3
+    stored = struct.unpack_from(f">{count}H", content) if len(content) >= 2 * count else ()
+    return tuple(value % 2**depth for value in stored) or None
 
 
 def _decode_wide(file: PngFile, upper: Image.Image) -> Image.Image:

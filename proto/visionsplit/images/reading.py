@@ -1,43 +1,16 @@
-"""Files as 8-bit RGB images, with the size known before a pixel is decoded."""
+"""Files as 8-bit RGB images."""
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images import bmp, gif, jpeg, jpeg2000, png, tiff
-from visionsplit.images.formats import Format, recognise
+from visionsplit.images import bmp, gif, isobmff, jpeg, jpeg2000, png, ppm, tiff, webp
+from visionsplit.images.formats import Format
+from visionsplit.images.header import ImageLimits, checked_size, refusing
 from visionsplit.images.orientation import read_orientation, upright
 from visionsplit.images.pixels import to_rgb
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """What is decoded at all."""
-
-    max_pixels: int = 64_000_000
-
-
-UNLIMITED = ImageLimits(max_pixels=2**62)  # for images that the caller holds already
-
-
-def read_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
-    """Width and height as a file's header announces them, before any orientation. No pixel is decoded.
-
-    Raises:
-        InvalidImageError: no data, an unknown format, too many pixels, or a header that is broken or not supported.
-    """
-    with _refusing(data) as form:
-        if form.name == "TIFF":
-            layout = tiff.read_layout(data)
-            size = layout.width, layout.height
-        else:
-            size = _open(form, data).size
-        return checked_size(size, limits)
 
 
 def decode_image(data: bytes, limits: ImageLimits, *, page: int = 0) -> Image.Image:
@@ -53,36 +26,40 @@ def decode_image(data: bytes, limits: ImageLimits, *, page: int = 0) -> Image.Im
         InvalidImageError: no data, an unknown format, too many pixels, or a file that is cut off, broken or of a kind
             that is not supported.
     """
-    with _refusing(data) as form:
+    with refusing(data) as form:
         match form.name:
             case "TIFF":
                 layout = tiff.read_layout(data, page)
                 checked_size((layout.width, layout.height), limits)
                 return upright(tiff.decode(data, layout), layout.orientation)
             case "PNG":
-                bare = png.split(data)
-                return upright(png.decode(bare, _load(form, bare.data, limits)), read_orientation(bare.exif))
+                chunks = png.split(data)
+                rgb = png.decode(chunks, _load(form, chunks.data, limits))
+                return upright(rgb, read_orientation(chunks.exif))
             case "JPEG":
                 segments = jpeg.split(data)
+                jpeg.check_scans(segments)
                 return upright(to_rgb(_load_jpeg(form, segments.data, limits)), read_orientation(segments.exif))
+            case "WEBP":
+                file = webp.split(data)
+                return upright(to_rgb(_load(form, file.data, limits)), read_orientation(file.exif))
             case "JPEG2000":
+                jpeg2000.check_header(data)
                 jpeg2000.check_widths(data)
                 return to_rgb(jpeg2000.spread(data, _load(form, data, limits)))
             case "GIF":
-                return gif.first_frame(_load(form, data, limits))
+                return gif.first_frame(_load(form, gif.bare(data), limits))
             case "BMP":
                 return to_rgb(_load(form, bmp.prepared(data), limits))
+            case "PPM":
+                ppm.check_header(data)
+                image = form.open(io.BytesIO(data))
+                checked_size(image.size, limits)
+                return to_rgb(_load(form, ppm.prepared(data, image), limits))
             case _:
+                isobmff.check_boxes(data)
                 image = _load(form, data, limits)
                 return upright(to_rgb(image), read_orientation(image.info.get("exif")))
-
-
-def _open(form: Format, data: bytes) -> ImageFile:
-    if form.name == "PNG":
-        data = png.split(data).data
-    elif form.name == "JPEG":
-        data = jpeg.split(data).data
-    return form.open(io.BytesIO(data))
 
 
 def _load(form: Format, data: bytes, limits: ImageLimits) -> ImageFile:
@@ -103,38 +80,3 @@ def _load_jpeg(form: Format, data: bytes, limits: ImageLimits) -> ImageFile:
         checked_size(form.open(io.BytesIO(data)).size, limits)  # before `ended` decodes it
         data = jpeg.ended(data)
     return _load(form, data, limits)
-
-
-def checked_size(size: tuple[int, int], limits: ImageLimits) -> tuple[int, int]:
-    """
-    Raises:
-        InvalidImageError: no pixels, or more than `limits` allow.
-    """
-    width, height = size
-    if width < 1 or height < 1:
-        raise InvalidImageError(f"the image has {width} x {height} pixels")
-    if width * height > limits.max_pixels:
-        raise InvalidImageError(
-            f"the image has {width} x {height} pixels, more than the {limits.max_pixels} taken here"
-        )
-    return size
-
-
-@contextmanager
-def _refusing(data: bytes) -> Iterator[Format]:
-    """Recognise the format, and turn whatever its decoder raises into InvalidImageError.
-
-    Pillow's plugins raise a dozen kinds of errors at broken files; whichever it is, the file is at fault.
-    """
-    if not data:
-        raise InvalidImageError("the image has no data")
-    form = recognise(data)
-    try:
-        yield form
-    except InvalidImageError:
-        raise
-    except Exception as error:
-        raise InvalidImageError(
-            f"the {form.name} image cannot be decoded; "
-            f"its file is cut off, broken or of a kind that is not supported ({error})"
-        ) from error

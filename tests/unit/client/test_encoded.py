@@ -1,6 +1,7 @@
 """Encoding, storing and asking about stored tokens."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -168,6 +169,29 @@ class TestDamagedFiles:
         metadata["visionsplit"] = json.dumps(json.loads(metadata["visionsplit"]) | change)
         write_file(stored, tensors, metadata)
         with pytest.raises(errors.InvalidTokensError):
+            EncodedImage.load(stored)
+
+    def test_a_header_nested_too_deeply_is_noticed(self, stored):
+        tensors, metadata = read_file(stored)
+        write_file(stored, tensors, metadata | {"visionsplit": "[" * 100_000})
+        with pytest.raises(errors.InvalidTokensError):
+            EncodedImage.load(stored)
+        nested = b"[" * 100_000
+        with pytest.raises(errors.InvalidTokensError):
+            EncodedImage.from_bytes(struct.pack("<Q", len(nested)) + nested)
+
+    def test_tensors_that_share_their_bytes_are_noticed(self, stored):
+        content = stored.read_bytes()
+        (length,) = struct.unpack_from("<Q", content)
+        header = json.loads(content[8 : 8 + length])
+        places = sorted(
+            (entry for name, entry in header.items() if name[0] != "_"), key=lambda one: one["data_offsets"]
+        )
+        size = places[1]["data_offsets"][1] - places[1]["data_offsets"][0]
+        places[1]["data_offsets"] = [0, size]
+        changed = json.dumps(header).encode()
+        stored.write_bytes(struct.pack("<Q", len(changed)) + changed + content[8 + length :])
+        with pytest.raises(errors.InvalidTokensError, match="begins at byte"):
             EncodedImage.load(stored)
 
     def test_another_safetensors_file_is_refused(self, stored):

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from visionsplit.wire.tensors import DataType
 
 from encoder_service.admission import TileRoom
 from encoder_service.batching import BatchLimits, TileBatcher, TileQueue
+from encoder_service.caching.tokens import CacheLimits, TokenCache
 from encoder_service.compression import CompressionSpec, compose
 from encoder_service.encoding import BatchEncoder
 from encoder_service.events import BudgetsKnown, ImageDone, TokensReady
@@ -246,3 +248,35 @@ async def test_an_encoded_image_takes_no_more_room_while_its_answer_is_awaited(d
                 pass
         assert [image.image.pixels.numel() for image in prepared] == [0, 0]
         assert isinstance([event async for event in events_of(pipeline, [png(200, 200)] * 2)][-1], ImageDone)
+
+
+async def test_an_image_that_a_light_caller_joins_leaves_the_heavy_callers_line(random_checkpoints, monkeypatch):
+    images, order, go = [png(120, 120, 50 + number) for number in range(8)], [], threading.Event()
+
+    def recorded(data, limits):
+        order.append(images.index(data))
+        assert go.wait(20)
+        return decode_image(data, limits)
+
+    async def prepared(data, caller):
+        async with pipeline.prepared([data], replace(WANTED, caller=caller)):
+            pass
+
+    monkeypatch.setattr("encoder_service.preparation.decode_image", recorded)
+    checkpoint = Checkpoint(str(random_checkpoints["llama"]))
+    tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
+    cache = TokenCache(CacheLimits(), encoder="e", device=tower.device)
+    batcher = TileBatcher(BatchEncoder(tower), BatchLimits(2, 0, 100))
+    pipeline = EncoderPipeline(Tiler(checkpoint), batcher, ImageLimits(), threads=1, max_tiles=100, cache=cache)
+    async with asyncio.timeout(30):
+        heavy = [asyncio.create_task(prepared(data, "heavy")) for data in images]
+        while cache.counts().misses < len(images):  # noqa: ASYNC110 - a count tells nobody
+            await asyncio.sleep(0.01)
+        waiting = next(number for number in range(7, -1, -1) if number not in order)
+        light = asyncio.create_task(prepared(images[waiting], "light"))
+        while not cache.counts().joined:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        go.set()
+        await asyncio.gather(light, *heavy)
+    assert order.index(waiting) <= 2
+    pipeline.close()

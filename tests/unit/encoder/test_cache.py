@@ -1,23 +1,32 @@
 """Kept tokens: never another answer than encoding anew gives, one encoding for equal calls, a disk that may fail."""
 
 import asyncio
+import hashlib
 import os
 import shutil
+import struct
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
 
 import grpc
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from visionsplit.errors import VisionSplitError
+from visionsplit.grid import TileGrid
 from visionsplit.images import decode_image
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2
+from visionsplit.wire.tensors import DataType, TokenTensor
 from visionsplit_client import Client, Compression
 
 from encoder_service.batching import BatchLimits
-from encoder_service.caching.tokens import CacheLimits
+from encoder_service.caching.disk import DiskTier
+from encoder_service.caching.entry import CachedTokens
+from encoder_service.caching.key import TokensKey
+from encoder_service.caching.tokens import CacheLimits, TokenCache
 from encoder_service.compression import METHODS
 from encoder_service.config import EncoderConfig
 from encoder_service.server import EncoderServer
@@ -304,7 +313,10 @@ def spoil_folder(path):
 async def test_a_damaged_file_is_a_miss(model, tmp_path, spoil):
     limits = CacheLimits(memory_bytes=0, folder=tmp_path)
     (tmp_path / "notes.txt").write_text("not ours")
-    (tmp_path / ("0" * 64 + ".tokens1234.part")).write_text("left by a process that was killed")
+    abandoned, written = (tmp_path / ("0" * 64 + f".tokens{name}.part") for name in ("old", "new"))
+    for unfinished in (abandoned, written):
+        unfinished.write_text("by another process")
+    os.utime(abandoned, (0, 0))  # it was killed; the other one is writing
     async with running_encoder(model, cache=limits) as (server, stub):
         first, _ = await encode(stub, IMAGES[0], globalcom2(0.5))
         await until(lambda: server.cache_counts.disk_entries == 1)
@@ -316,7 +328,7 @@ async def test_a_damaged_file_is_a_miss(model, tmp_path, spoil):
         assert summary.cache == encoder_service_pb2.CACHE_MISS
         assert again == first
     assert (tmp_path / "notes.txt").read_text() == "not ours"
-    assert not list(tmp_path.glob("*.part"))
+    assert list(tmp_path.glob("*.part")) == [written]
 
 
 async def test_a_disk_that_takes_nothing_stops_nobody(model, tmp_path, monkeypatch, caplog):
@@ -347,3 +359,42 @@ async def test_both_tiers_keep_to_their_sizes(model, tmp_path):
         assert 0 < counts.memory_bytes <= 30_000
         assert counts.memory_evictions
     assert 0 < sum(path.stat().st_size for path in tmp_path.glob("*.tokens")) <= 40_000
+
+
+def entry_of(num_bytes):
+    features = TokenTensor(DataType.FLOAT32, 1, num_bytes // 4, bytes(num_bytes))
+    grid = TileGrid.for_image(112, 112, rows=1, columns=1, side=4)
+    return CachedTokens(grid, (1, 0), None, features, np.zeros((1, 3), np.int32), None, None)
+
+
+def test_an_entry_that_replaces_its_own_file_keeps_to_the_limit(tmp_path):
+    """Its present file is the one that was used least, and would make way."""
+    disk = DiskTier(tmp_path, 30_000)
+    keys = [str(number) * 64 for number in range(3)]
+    for key in keys:
+        disk.put(key, entry_of(6_000))
+    disk.put(keys[0], entry_of(20_000))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == disk.num_bytes <= 30_000
+    assert disk.get(keys[0]).features.num_bytes == 20_000
+
+
+def test_a_file_that_is_nested_too_deeply_is_a_miss(tmp_path):
+    nested = b"[" * 100_000
+    body = struct.pack("<Q", len(nested)) + nested
+    (tmp_path / ("0" * 64 + ".tokens")).write_bytes(hashlib.sha256(body).digest() + body)
+    disk = DiskTier(tmp_path, 1_000_000)
+    assert disk.get("0" * 64) is None
+    assert not len(disk)
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 2**20])
+def test_tokens_that_are_put_change_the_stamp_of_their_key(tmp_path, memory_bytes):
+    """On which a search relies that ran meanwhile."""
+    cache = TokenCache(CacheLimits(memory_bytes, tmp_path), encoder="e", device=torch.device("cpu"))
+    key, other = TokensKey("a" * 64, "r"), TokensKey("b" * 64, "r")
+    before = cache.stamp(key)
+    cache.put(other, entry_of(100))
+    assert cache.stamp(key) is before
+    cache.put(key, entry_of(100))
+    assert cache.stamp(key) is not before
+    cache.close()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from visionsplit.errors import InvalidImageError
-from visionsplit.images import ImageLimits, decode_image, file_of, held_to_rgb, read_size
+from visionsplit.images import ImageLimits, decode_image, file_of, held_to_rgb, read_header
 
 from tests.unit.images import file_matrix, png_matrix, tiff_matrix
 from tests.unit.images.variants import samples
@@ -53,8 +53,8 @@ def test_a_file_shows_what_others_show(variants):
 @every_matrix
 def test_the_header_tells_the_size(variants):
     for variant in listed(variants):
-        width, height = read_size(variant.data, ImageLimits())
-        assert {width, height} == set(variant.shown.shape[:2]), variant.name
+        header = read_header(variant.data, ImageLimits())
+        assert {header.width, header.height} == set(variant.shown.shape[:2]), variant.name
 
 
 @every_matrix

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from visionsplit.errors import InvalidImageError
-from visionsplit.images import ImageLimits, decode_image, read_size
+from visionsplit.images import ImageLimits, decode_image, read_header
 
 from tests.unit.images.file_matrix import DATA, saved
 from tests.unit.images.png_matrix import GREY, chunked, png
@@ -120,10 +120,11 @@ def test_the_pixel_limit_holds_before_decoding(kind):
         "heic": lambda: (DATA / "waves.heic").read_bytes(),
     }[kind]()
     limits = ImageLimits(max_pixels=64 * 80 - 1)
-    for read in (decode_image, read_size):
+    for read in (decode_image, read_header):
         with pytest.raises(InvalidImageError, match="80 x 64 pixels, more than the 5119"):
             read(data, limits)
-    assert read_size(data, ImageLimits(max_pixels=64 * 80)) == (80, 64)
+    header = read_header(data, ImageLimits(max_pixels=64 * 80))
+    assert (header.width, header.height) == (80, 64)
 
 
 def test_a_small_tiff_that_announces_much_takes_no_memory():

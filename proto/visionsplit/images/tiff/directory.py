@@ -48,12 +48,24 @@ class Tag(IntEnum):
     DNG_VERSION = 50706
 
 
+_LONG_TAGS = frozenset(
+    {
+        Tag.STRIP_OFFSETS,
+        Tag.STRIP_BYTE_COUNTS,
+        Tag.TILE_OFFSETS,
+        Tag.TILE_BYTE_COUNTS,
+        Tag.COLOR_MAP,
+    }
+)
+
 Tags: TypeAlias = Mapping[int, Values]
 
 _UNDEFINED = 7
 # The list of the 16 x 16 tiles of 64 million pixels fits in, and so does the largest palette.
 _MOST_VALUES = 1 << 18
 _MOST_ENTRIES = 1 << 16
+_MOST_UNDEFINED_BYTES = 1 << 16  # of JPEG tables
+_MOST_PLAIN_VALUES = 1 << 12  # of a tag that is not in _LONG_TAGS
 _RATIONALS = {5: "u4", 10: "i4"}
 _TYPES = {
     1: "u1",
@@ -111,7 +123,7 @@ def read_directory(data: bytes, page: int) -> tuple[Tags, str]:
     tags: dict[int, Values] = {}
     for tag, kind, count, field in _entries(form, data, start):
         if tag in Tag._value2member_map_ and tag not in tags:
-            tags[tag] = _values(form, data, kind, count, field)
+            tags[tag] = _values(form, data, tag, kind, count, field)
     return tags, order
 
 
@@ -126,14 +138,18 @@ def _entries(form: _Form, data: bytes, start: int) -> Iterator[tuple[int, int, i
     yield from form.entry.iter_unpack(data[first:end])
 
 
-def _values(form: _Form, data: bytes, kind: int, count: int, field: bytes) -> Values:
-    """A tag's values; none if its type is unknown or they lie beyond the end of the file."""
+def _values(form: _Form, data: bytes, tag: int, kind: int, count: int, field: bytes) -> Values:
+    """A tag's values; none if its type is unknown, they lie beyond the end of the file or are far too many."""
     pairs = 2 if kind in _RATIONALS else 1
     name = _RATIONALS.get(kind) or _TYPES.get(kind)
     if name is None:
         return ()
     dtype = np.dtype(name).newbyteorder(form.order)
     size = dtype.itemsize * count * pairs
+    if count > _most_values(tag, kind):
+        if tag in _LONG_TAGS:
+            raise InvalidImageError(f"a TIFF with more than {_MOST_VALUES} strips, tiles or colours is not supported")
+        return ()
     if size > len(field):
         start = _unpack(form.offset, field, 0)
         field = data[start : start + size]
@@ -142,11 +158,16 @@ def _values(form: _Form, data: bytes, kind: int, count: int, field: bytes) -> Va
     if kind == _UNDEFINED:
         return (field[:size],)
     array = np.frombuffer(field, dtype, count * pairs)
-    if array.size > _MOST_VALUES:
-        raise InvalidImageError(f"a TIFF with more than {_MOST_VALUES} strips, tiles or colours is not supported")
     if pairs == 2:
         array = array[0::2] / np.maximum(np.abs(array[1::2]), 1) * np.where(array[1::2] < 0, -1, 1)
     return tuple(array.tolist())
+
+
+def _most_values(tag: int, kind: int) -> int:
+    """Few tags have many values. Together they bound what a directory takes, wherever its tags point."""
+    if tag in _LONG_TAGS:
+        return _MOST_VALUES
+    return _MOST_UNDEFINED_BYTES if kind == _UNDEFINED else _MOST_PLAIN_VALUES
 
 
 def _unpack(form: struct.Struct, data: bytes, start: int) -> int:
