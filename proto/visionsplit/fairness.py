@@ -64,7 +64,7 @@ class Turns(Generic[_T]):
         return self.take(caller)
 
     def first_of(self, eligible: Callable[[str], bool]) -> tuple[str, _T] | None:
-        """The caller whose turn it is among those for whom `eligible` holds, and its first; None if none of them waits."""
+        """The caller whose turn it is among the `eligible` ones, and what is first in its line; None if none waits."""
         return next(((caller, line[0]) for caller, line in self._lines.items() if eligible(caller)), None)
 
     def remove(self, caller: str, item: _T) -> bool:
