@@ -38,10 +38,11 @@ test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kil
 test-proxy: $(INSTALLED) ## run deploy/proxy/nginx.conf in front of an encoder (a minute; needs nginx with its stream module)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/proxy
 
-fuzz: $(INSTALLED) ## ten thousand hostile requests to both services (ARGS="--messages 500 --seed 3")
+fuzz: $(INSTALLED) ## ten thousand hostile requests, then every attack (20 minutes; ARGS="--messages 500 --seed 3": the requests alone)
 	$(BIN)/python -m tests.fuzzing $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m tests.fuzzing.attacks)
 
-attack: $(INSTALLED) ## callers who do not keep the rules beside one who does (ten minutes; ARGS="--only images/ --tls")
+attack: $(INSTALLED) ## attack both services beside a client that keeps the rules (ten minutes; ARGS="--only images/", ARGS="--tls")
 	$(BIN)/python -m tests.fuzzing.attacks $(ARGS)
 
 stubs: $(INSTALLED) ## regenerate the protobuf stubs after editing a .proto
