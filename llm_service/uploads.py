@@ -191,8 +191,7 @@ class Uploads:
         return True
 
     def _stalled(self, shares: Shares, reception: Reception, amount: int) -> Reception | None:
-        """An upload that gives way: of the same caller if its share is exceeded, else of the one that holds most."""
-        only_own = not shares.fits_own(reception.caller, amount)
+        """An upload that gives way: among those in the way, one of the caller that holds most."""
         latest = time.monotonic() - self.limits.upload_idle_seconds
         candidates = [
             other
@@ -200,7 +199,7 @@ class Uploads:
             if other.progressed <= latest
             and not other.ends
             and (other.has_place if shares is self._places else other.num_bytes > 0)
-            and (other.caller == reception.caller or not only_own)
+            and shares.is_in_the_way(other.caller, reception.caller, amount)
             and other is not reception
         ]
         return max(candidates, key=lambda other: (shares.held_by(other.caller), -other.progressed), default=None)

@@ -255,16 +255,19 @@ class Shares:
         return self._held_at.get(_address(caller), 0)
 
     def fits(self, caller: str, amount: int) -> bool:
-        return (
-            self.taken + amount <= self.limit
-            and self.fits_own(caller, amount)
-            and (not self.held_at_address(caller) or self.held_at_address(caller) + amount <= self.address_limit)
-        )
+        return self.taken + amount <= self.limit and self.fits_own(caller, amount) and self._fits_at(caller, amount)
 
     def fits_own(self, caller: str, amount: int) -> bool:
         """Whether it fits the caller's own part. A caller that holds nothing may have more than that at once."""
         held = self.held_by(caller)
         return not held or held + amount <= self.own_limit
+
+    def is_in_the_way(self, other: str, caller: str, amount: int) -> bool:
+        """Whether an amount that does not fit for a caller would sooner fit if another caller held less: the same
+        caller where its own part is exceeded, one of the same address where the address's part is, else any."""
+        if not self.fits_own(caller, amount):
+            return other == caller
+        return self._fits_at(caller, amount) or _address(other) == _address(caller)
 
     def take(self, caller: str, amount: int) -> None:
         self.taken += amount
@@ -275,6 +278,11 @@ class Shares:
         self.taken -= amount
         _add(self._held, caller, -amount)
         _add(self._held_at, _address(caller), -amount)
+
+    def _fits_at(self, caller: str, amount: int) -> bool:
+        """Whether it fits the part of the caller's address."""
+        held = self.held_at_address(caller)
+        return not held or held + amount <= self.address_limit
 
 
 def _address(caller: str) -> str:

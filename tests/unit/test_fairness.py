@@ -173,3 +173,14 @@ def test_a_name_means_nothing_at_another_address():
         shares.take(RelayedCaller("victim", "attacker"), 1)
     assert shares.fits("victim", 2)
     assert shares.fits(RelayedCaller("victim", "relay"), 2)
+
+
+def test_what_is_in_the_way_depends_on_which_part_is_used_up():
+    shares = Shares(16, 0.75)
+    names = [RelayedCaller(f"name-{number}", "relay") for number in range(3)]
+    shares.take(names[0], 12)
+    assert [shares.is_in_the_way(other, names[0], 1) for other in (*names, "another")] == [True, False, False, False]
+    shares.take(names[1], 2)  # all that the address may have
+    assert [shares.is_in_the_way(other, names[2], 1) for other in (*names, "another")] == [True, True, True, False]
+    shares.take("another", 2)  # all that there is
+    assert all(shares.is_in_the_way(other, "new", 1) for other in (*names, "another"))

@@ -53,8 +53,8 @@ def server_options(*, max_receive_bytes: int, max_calls: int) -> ChannelOptions:
         ("grpc.max_send_message_length", MAX_TOKEN_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
-        # gRPC queues a GOAWAY for each ping that comes too soon: a few megabytes of pings took a gigabyte of memory and held
-        # up other connections for ten seconds. 0 lets pings come as they will; each costs an answer.
+        # gRPC queues a GOAWAY for each ping that comes too soon: a few megabytes of pings took a gigabyte of memory and
+        # held up other connections for ten seconds. With 0 pings may come at any rate, and each costs an answer.
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.so_reuseport", 0),
         # One connection may bring all the calls that the service runs. It needs a limit: gRPC would hand any number of
