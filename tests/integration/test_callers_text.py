@@ -148,7 +148,7 @@ TOO_MUCH = {
     "just fits in bytes": chat("b" * 7_000),
     "special tokens": chat("<s></s><image>" * 60_000),
     "turns": chat("x", turns=MAX_TURNS + 1),
-    "empty turns": chat(turns=9000),
+    "empty turns": chat(turns=4000),
     "parts": chat(*"x" * 3000),
     "empty parts": generation_pb2.Prompt(
         chat=generation_pb2.Chat(messages=[generation_pb2.ChatMessage(parts=[generation_pb2.ContentPart()] * 2000)])

@@ -101,7 +101,7 @@ async def test_an_upload_ends_though_messages_keep_coming(llama: Whole, tokens: 
 
 async def test_a_stalled_upload_gives_way_where_others_need_what_it_holds(llama: Whole, tokens: VisionTokens):
     one = tokens.num_tokens * llama.feature_size * 4
-    limits = Limits(max_uploads=4, caller_share=0.75, max_upload_bytes=4 * one, upload_idle_seconds=0.5)
+    limits = Limits(max_uploads=4, caller_share=0.75, max_upload_bytes=5 * one, upload_idle_seconds=0.5)
     async with running(llama, limits=limits) as (_, caller):
         upload = caller.upload(ASK, [tokens], max_new_tokens=2)
         stalled = await opened(caller, 3, name="a", requests=upload[:2])  # as many as a may have
