@@ -81,7 +81,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             try:
                 return await behavior(request, context)
             except errors.VisionSplitError as error:
-                await abort(context, error)
+                failure = _without_frames(error)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
@@ -90,7 +90,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                     self._log.debug("%s: the caller left", method, exc_info=True)
                     return None
                 self._log.exception("%s failed", method)
-                await abort(context, errors.InternalError("internal error; the service's log has the details"))
+                failure = errors.InternalError("internal error; the service's log has the details")
+            # Not in the handlers above: gRPC keeps the exception that `abort` raises with the call, which the frames of
+            # that exception hold. In this cycle the error, as its context, would keep the request and all that was made
+            # of it in memory until the garbage collector looks for cycles.
+            await abort(context, failure)
             return None  # not reached: abort raises
 
         return guarded
@@ -103,6 +107,12 @@ def behavior_of(handler: Any) -> tuple[str, Callable[..., Any]]:  # noqa: ANN401
         if behavior is not None:
             return kind, behavior
     raise ValueError("the handler calls nothing")
+
+
+def _without_frames(error: errors.VisionSplitError) -> errors.VisionSplitError:
+    """The error without those that led to it and without the frames, whose variables hold the request."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.VisionSplitError) -> None:

@@ -1,7 +1,9 @@
 """Errors as statuses over a real socket: whole, bounded, and silent when nobody listens."""
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -143,3 +145,30 @@ async def test_a_request_that_is_no_message_is_the_callers_fault(caplog: pytest.
             assert "DecodeError" not in str(caught.value.details())
     await server.stop(None)
     assert not caplog.records
+
+
+async def test_a_refused_call_leaves_nothing_for_the_garbage_collector() -> None:
+    """A request of 64 MiB would otherwise stay in memory until Python next looks for cycles."""
+
+    class Large:
+        pass
+
+    left: list[weakref.ref[Large]] = []
+
+    async def fail(context: Any) -> None:
+        large = Large()
+        left.append(weakref.ref(large))
+        try:
+            raise ValueError("inside")
+        except ValueError as error:
+            raise InvalidRequestError("refused") from error
+
+    gc.disable()
+    try:
+        async with serving(fail) as stub:
+            assert (await failure_of(stub)).details() == "refused"
+            async with asyncio.timeout(5):
+                while left[0]() is not None:
+                    await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
