@@ -24,16 +24,17 @@ from visionsplit.v1.encoder_service_pb2_grpc import (
     add_EncoderServiceServicer_to_server,
 )
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceServicer, LlmServiceStub, add_LlmServiceServicer_to_server
-from visionsplit.wire import receipts, transport
+from visionsplit.wire import receipts, server_options
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.connections import Connections, address_of
 from visionsplit.wire.receiving import SMALL_REQUEST_BYTES, ReceiveLimits, Receiver
 from visionsplit.wire.status import ErrorInterceptor, error_from_rpc
-from visionsplit.wire.transport import MIB, server_options
+from visionsplit.wire.transport import KIB, MIB
 
 from tests.unfinished import RawConnection, prefix
 
 ENCODE, CHECK = "/visionsplit.v1.EncoderService/Encode", "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
 UPLOAD = "/visionsplit.v1.LlmService/Generate"
 EXHAUSTED, TOO_LATE, UNIMPLEMENTED = "8", "4", "12"
 LIMITS = ReceiveLimits(max_bytes=32 * MIB)
@@ -72,7 +73,7 @@ async def serving(
     receiver, services = Receiver(limits, Callers(None)), Services()
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor(logging.getLogger("tests.receiving")), receiver.interceptor],
-        options=server_options(max_receive_bytes=limits.max_bytes, max_calls=max_calls),
+        options=server_options.server_options(max_receive_bytes=limits.max_bytes, max_calls=max_calls),
     )
     add_EncoderServiceServicer_to_server(services, server)
     add_LlmServiceServicer_to_server(services, server)
@@ -215,6 +216,19 @@ async def test_a_message_that_is_longer_than_any_may_be_is_not_stored(method: st
         assert sent < 150 * MIB  # what comes between two looks is stored
 
 
+async def test_a_call_that_has_its_request_takes_little_more() -> None:
+    """Of a second message that no handler reads, whether the call runs on or only stays open."""
+    async with serving() as (address, _, services), RawConnection(address) as raw:
+        services.go_on.clear()
+        request = encoder_pb.EncodeRequest(image={"data": bytes(4 * MIB)}).SerializeToString()
+        for method, body in ((ENCODE, request), (WATCH, b"")):
+            for _ in range(3):  # gRPC would let in more as it learns how fast the connection is
+                number = raw.open(method)
+                await raw.send(number, prefix(len(body)) + body)
+                await asyncio.sleep(0.1)
+                assert await raw.send(number, prefix(2**30) + bytes(MIB)) <= 128 * KIB
+
+
 async def test_beyond_the_room_for_unfinished_requests_the_largest_are_given_up() -> None:
     limits = ReceiveLimits(max_bytes=32 * MIB, max_unfinished_bytes=40 * MIB)
     request = encoder_pb.EncodeRequest(image={"data": bytes(20 * MIB)}).SerializeToString()
@@ -266,7 +280,7 @@ async def test_calls_that_are_reset_at_once_hold_up_nobody() -> None:
 
 async def test_idle_connections_do_not_shut_others_out_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with few open files allowed: 24 connections stand for all that the process may have."""
-    monkeypatch.setattr(transport, "_MAX_CONNECTIONS", 24)
+    monkeypatch.setattr(server_options, "_MAX_CONNECTIONS", 24)
     async with serving() as (address, _, _):
         host, _, port = address.rpartition(":")
         silent = [socket.create_connection((host, int(port))) for _ in range(40)]
@@ -281,7 +295,7 @@ async def test_idle_connections_do_not_shut_others_out_for_long(monkeypatch: pyt
 
 
 async def test_an_idle_connection_ends_but_not_a_health_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_IDLE_SECONDS", 1)
+    monkeypatch.setattr(server_options, "_IDLE_SECONDS", 1)
     async with serving() as (address, _, _), channel(address) as opened, RawConnection(address) as raw:
         watch = health_pb2_grpc.HealthStub(opened).Watch(health_pb2.HealthCheckRequest())
         await watch.read()
@@ -296,7 +310,7 @@ def test_connections_are_limited_by_the_open_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
-        assert transport.max_connections() == 750
+        assert server_options.max_connections() == 750
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
