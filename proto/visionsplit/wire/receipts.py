@@ -3,104 +3,21 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from visionsplit.errors import DeadlineError, OverloadedError
 from visionsplit.wire.by_caller import ByCaller
-from visionsplit.wire.connections import Address, Connections, address_of
+from visionsplit.wire.charges import Connection, Receipt
+from visionsplit.wire.connections import Connections, address_of
 from visionsplit.wire.transport import MIB
 
 _log = logging.getLogger(__name__)
 
 MAX_UNFINISHED_BYTES = 512 * MIB  # of all requests together that have not arrived completely
 _MAX_RECEIPTS = 1024  # of each kind of method; one that waits takes about 20 KiB
-# What a connection may have received beyond the largest requests that its calls may send: what waits in the kernel,
-# what gRPC reads ahead of calls that do not read, and what is still on its way to calls that have ended.
-_SLACK_BYTES = 32 * MIB
 _CHECK_SECONDS = 0.05
-# Bytes that are not part of a message: headers, frames of 16 KiB with 9 bytes before each, and TLS records.
-_OVERHEAD_BYTES = 256
-_OVERHEAD_PART = 512
 _RETRY_SECONDS = 1.0
-
-
-@dataclass(eq=False)
-class _Receipt:
-    """One message that is being received."""
-
-    caller: str
-    connection: "_Connection"
-    max_bytes: int
-    received: int  # by its connection before this message, at least
-    given_up: asyncio.Future[None]
-    # Bytes that the connection has received since then and that surely are not of unfinished messages.
-    completed: int = 0
-    # How many more there may be that are not, or that came before: of messages that began earlier, or did not arrive.
-    perhaps: int = 0
-
-    @property
-    def unfinished(self) -> int:
-        """Bytes of this message and of those that began later, at most, of what has not arrived completely."""
-        return max(self.connection.received - self.received - self.completed, 0)
-
-
-@dataclass(eq=False)
-class _Connection:
-    """What has come from one address, in bytes. Nearly always that is one connection."""
-
-    peer: str
-    address: Address | None
-    measured: bool = False  # whether the kernel told when it was asked last
-    received: int = 0  # by the kernel's last answer
-    completed: int = 0  # of messages that arrived completely since that answer
-    receipts: dict[_Receipt, None] = field(default_factory=dict)  # the oldest first
-    _sockets: dict[int, int] = field(default_factory=dict)  # bytes received, by inode
-
-    def note(self, sockets: Mapping[int, int]) -> None:
-        """Take the kernel's answer; it is empty if the connection has not been found."""
-        self.measured = bool(sockets)
-        if sockets:
-            self.received += sum(num_bytes - self._sockets.get(inode, 0) for inode, num_bytes in sockets.items())
-            self._sockets.update(sockets)
-            self.completed = 0
-
-    def begin(self, caller: str, max_bytes: int) -> _Receipt:
-        # Where the kernel could not be asked now, messages since its last answer count as received, so that this one
-        # is not charged with them later.
-        received = self.received + self.completed
-        receipt = _Receipt(caller, self, max_bytes, received, asyncio.get_running_loop().create_future())
-        self.receipts[receipt] = None
-        return receipt
-
-    def end(self, receipt: _Receipt, message: bytes | None) -> None:
-        """A message has arrived, or will not arrive: what it has brought is not unfinished any more."""
-        num_bytes = 0 if message is None else len(message)
-        overhead = num_bytes // _OVERHEAD_PART + _OVERHEAD_BYTES
-        began_later = False
-        for other in self.receipts:
-            if other is receipt:
-                began_later = True
-            elif message is None:
-                other.perhaps += receipt.max_bytes + overhead
-            elif began_later:  # part of this message came before the other one began
-                other.perhaps += num_bytes + overhead
-            else:
-                other.completed += num_bytes
-                other.perhaps += overhead
-        del self.receipts[receipt]
-        self.completed += num_bytes
-
-    @property
-    def unfinished(self) -> int:
-        return max((receipt.unfinished for receipt in self.receipts if not receipt.given_up.done()), default=0)
-
-    def excessive(self) -> list[_Receipt]:
-        """Messages since whose beginning more has come than calls that keep to their limits can have sent. An innocent
-        one is among them if it is as old as the guilty one: nothing tells them apart."""
-        allowed = _SLACK_BYTES + sum(receipt.max_bytes for receipt in self.receipts)
-        return [receipt for receipt in self.receipts if receipt.unfinished > allowed + receipt.perhaps]
 
 
 class Receipts:
@@ -113,9 +30,9 @@ class Receipts:
     def __init__(self, *, max_unfinished_bytes: int) -> None:
         self._max_unfinished = max_unfinished_bytes
         self._sockets = Connections()
-        self._connections: dict[str, _Connection] = {}  # by gRPC's name for the other end
-        self._small: ByCaller[_Receipt] = ByCaller()
-        self._large: ByCaller[_Receipt] = ByCaller()
+        self._connections: dict[str, Connection] = {}  # by gRPC's name for the other end
+        self._small: ByCaller[Receipt] = ByCaller()
+        self._large: ByCaller[Receipt] = ByCaller()
         self._reads: set[asyncio.Task[bytes | None]] = set()
         self._busy = asyncio.Event()
 
@@ -197,10 +114,10 @@ class Receipts:
         if not read.cancelled():
             read.exception()  # fetched here, as the call may have ended before
 
-    def _begin(self, caller: str, peer: str, max_bytes: int, *, small: bool) -> _Receipt:
+    def _begin(self, caller: str, peer: str, max_bytes: int, *, small: bool) -> Receipt:
         connection = self._connections.get(peer)
         if connection is None:
-            connection = self._connections[peer] = _Connection(peer, address_of(peer))
+            connection = self._connections[peer] = Connection(peer, address_of(peer))
         self._measure(connection)
         receipts = self._small if small else self._large
         if len(receipts) >= _MAX_RECEIPTS:
@@ -212,7 +129,7 @@ class Receipts:
         self._busy.set()
         return receipt
 
-    def _end(self, receipt: _Receipt, message: bytes | None) -> None:
+    def _end(self, receipt: Receipt, message: bytes | None) -> None:
         connection = receipt.connection
         connection.end(receipt, message)
         self._small.remove(receipt.caller, receipt)
@@ -221,13 +138,13 @@ class Receipts:
         if not connection.receipts and (connection.measured or connection.address is None):
             del self._connections[connection.peer]
 
-    def _give_up(self, receipt: _Receipt) -> None:
+    def _give_up(self, receipt: Receipt) -> None:
         self._small.remove(receipt.caller, receipt)
         self._large.remove(receipt.caller, receipt)
         if not receipt.given_up.done():
             receipt.given_up.set_result(None)
 
-    def _measure(self, connection: _Connection) -> None:
+    def _measure(self, connection: Connection) -> None:
         if connection.address is not None:
             connection.note(self._sockets.bytes_received(connection.address))
 
@@ -243,7 +160,7 @@ class Receipts:
                 self._give_up(receipt)
         self._make_room(receiving)
 
-    def _make_room(self, receiving: Iterable[_Connection]) -> None:
+    def _make_room(self, receiving: Iterable[Connection]) -> None:
         """Give up messages until the others fit: those of the caller with the most bytes, of its largest connection,
         the oldest first, since only what came after the beginning of the others can be theirs."""
         left = {one: (_caller_of(one), one.unfinished) for one in receiving}
@@ -266,7 +183,7 @@ async def _next(messages: AsyncIterator[bytes]) -> bytes | None:
     return await anext(messages, None)
 
 
-def _caller_of(connection: _Connection) -> str:
+def _caller_of(connection: Connection) -> str:
     """Whose messages a connection brings; nearly always all are of one caller."""
     return _most(Counter(receipt.caller for receipt in connection.receipts))
 

@@ -13,8 +13,9 @@ from visionsplit.errors import DeadlineError
 from visionsplit.v1 import encoder_service_pb2 as encoder_pb
 from visionsplit.v1 import llm_service_pb2 as llm_pb
 from visionsplit.wire import connections
+from visionsplit.wire.charges import Connection
 from visionsplit.wire.connections import Connections, address_of
-from visionsplit.wire.receipts import Receipts, _Connection
+from visionsplit.wire.receipts import Receipts
 from visionsplit.wire.receiving import ReceiveLimits
 from visionsplit.wire.transport import MIB
 
@@ -176,7 +177,7 @@ async def test_a_read_is_never_cancelled() -> None:
 
 
 async def test_what_other_messages_bring_hides_nothing_of_one() -> None:
-    connection = _Connection("ipv4:1.2.3.4:5", ("1.2.3.4", 5))
+    connection = Connection("ipv4:1.2.3.4:5", ("1.2.3.4", 5))
     connection.note({1: 0})
     first = connection.begin("c", 8 * MIB)
     connection.note({1: 6 * MIB})
