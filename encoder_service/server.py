@@ -15,9 +15,9 @@ from visionsplit.wire.caller import Callers
 from visionsplit.wire.health import HEALTH_SERVICE_NAME, HealthService
 from visionsplit.wire.receiving import ReceiveLimits, Receiver
 from visionsplit.wire.security.server import Guard
+from visionsplit.wire.server_options import server_options
 from visionsplit.wire.status import ErrorInterceptor
 from visionsplit.wire.tensors import DataType
-from visionsplit.wire.transport import server_options
 
 from encoder_service.admission import Admission
 from encoder_service.batching import TileBatcher

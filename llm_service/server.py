@@ -13,8 +13,9 @@ from visionsplit.wire.caller import Callers
 from visionsplit.wire.health import HEALTH_SERVICE_NAME, HealthService
 from visionsplit.wire.receiving import ReceiveLimits, Receiver
 from visionsplit.wire.security.server import Guard
+from visionsplit.wire.server_options import server_options
 from visionsplit.wire.status import ErrorInterceptor
-from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, server_options
+from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES
 
 from llm_service.accepted import Accepted
 from llm_service.admission import Admission

@@ -14,6 +14,7 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 1.0
+_ENOUGH_OPEN_FILES = 10_240  # where the system names no limit; macOS refuses more
 _FEW_LEFT = 0.1  # of the open files that are allowed
 # Memory is given back once the unused part has grown by so much of the whole, and at least by so many bytes.
 _GROWN = 0.1
@@ -28,10 +29,13 @@ def raise_open_files_limit() -> int:
     Each connection takes a file. Programs that use `select` are why the soft limit is low; the services use none.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else _ENOUGH_OPEN_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:  # macOS refuses more than another limit of its own
-        _log.warning("the limit of %d open files cannot be raised to %d: %s", soft, hard, error)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:
+        _log.warning("the limit of %d open files cannot be raised to %d: %s", soft, wanted, error)
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
@@ -57,7 +61,10 @@ async def _watch() -> None:
     while True:
         await asyncio.sleep(_WATCH_SECONDS)
         files.look()
-        await memory.look()
+        try:
+            await memory.look()
+        except OSError as error:  # no descriptor is left to read how much memory the process has
+            _log.debug("free memory was not looked at: %s", error)
 
 
 class _OpenFiles:

@@ -1,5 +1,6 @@
 """Open files and memory of a process, as the system counts them."""
 
+import asyncio
 import logging
 import resource
 import subprocess
@@ -42,6 +43,49 @@ def test_a_service_raises_the_limit_of_open_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     command = ["bash", "-c", f'ulimit -S -n 200; exec "{sys.executable}" -c "{code}"']
     assert int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) == hard
+
+
+def test_where_open_files_have_no_limit_a_finite_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = (256, resource.RLIM_INFINITY)
+
+    def setrlimit(_: int, asked: tuple[int, int]) -> None:
+        nonlocal limits
+        if asked[0] == resource.RLIM_INFINITY or asked[0] > 10_240:  # as macOS does
+            raise ValueError("current limit exceeds maximum limit")
+        limits = asked
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    assert process.raise_open_files_limit() == 10_240
+    limits = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    assert process.raise_open_files_limit() == resource.RLIM_INFINITY
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="watched on Linux only")
+async def test_the_watch_goes_on_when_no_open_file_is_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process, "_WATCH_SECONDS", 0.01)
+    looks: list[int] = []
+    look = process._FreeMemory.look
+
+    async def counted(memory: process._FreeMemory) -> None:
+        looks.append(1)
+        await look(memory)
+
+    monkeypatch.setattr(process._FreeMemory, "look", counted)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with process.process_watched():
+        await asyncio.sleep(0.05)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            looks.clear()
+            async with asyncio.timeout(5):
+                while len(looks) < 5:  # noqa: ASYNC110 - what another task does
+                    await asyncio.sleep(0.01)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "open files are left" in caplog.text
 
 
 def test_few_open_files_are_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,8 +1,10 @@
 """Who calls, as far as fairness goes: whose queued work a call waits behind."""
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote
 
 import grpc.aio
 
@@ -11,6 +13,7 @@ from visionsplit.wire.security.tokens import AcceptedTokens, TokenHolder
 
 CALLER_KEY = "visionsplit-caller"  # metadata: on whose behalf the encoder service calls the LLM service
 _MAX_LENGTH = 128
+_NETWORK_BITS = 64
 _ACCEPTED = re.compile(rf"[!-~]{{1,{_MAX_LENGTH}}}")  # names of tokens, and addresses as gRPC writes them
 
 
@@ -30,8 +33,9 @@ class Callers:
 
     def of(self, context: "grpc.aio.ServicerContext[Any, Any]") -> str:
         """The holder of the call's token; without tokens where it comes from, less the port, which differs from
-        connection to connection. The name that a relay gives takes the place of either, and without tokens, where
-        anybody may say to be a relay, it is a `RelayedCaller` of the address."""
+        connection to connection; of an IPv6 address only the network counts. The name that a relay gives takes the
+        place of either, and without tokens, where anybody may say to be a relay, it is a `RelayedCaller` of the
+        address."""
         metadata = context.invocation_metadata() or ()
         holder = None if self._tokens is None else self._tokens.holder(metadata)
         name = _named(metadata) if self._believes(holder) else None
@@ -57,4 +61,18 @@ def _peer(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
     peer = str(context.peer())
     if peer.startswith(("ipv4:", "ipv6:")):
         peer = peer.rpartition(":")[0]
+    if peer.startswith("ipv6:"):
+        peer = _network(peer)
     return peer[:_MAX_LENGTH]
+
+
+def _network(peer: str) -> str:
+    """The network of an IPv6 address, of which a single customer or machine has all 2**64 addresses."""
+    host = unquote(peer.removeprefix("ipv6:")).strip("[]").partition("%")[0]
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return peer
+    if address.ipv4_mapped is not None:
+        return f"ipv4:{address.ipv4_mapped}"
+    return f"ipv6:{ipaddress.ip_network((address, _NETWORK_BITS), strict=False)}"

@@ -3,11 +3,13 @@
 import ipaddress
 import os
 import socket
+import stat
 import struct
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from urllib.parse import unquote
 
 _OPEN_FILES = Path("/proc/self/fd")
@@ -17,99 +19,101 @@ _BYTES_RECEIVED_AT = 128  # offset of tcpi_bytes_received in Linux's struct tcp_
 _PAUSE = 20  # between two looks, in times of what the first one took
 
 Address: TypeAlias = tuple[str, int]  # IP address, without a zone, and port
+_T = TypeVar("_T")
 
 
 def address_of(peer: str) -> Address | None:
-    """The other end of a connection, from gRPC's name for it, such as `ipv4:127.0.0.1:50000`; None if it is not TCP."""
+    """The other end of a connection, from gRPC's name for it, such as `ipv4:127.0.0.1:50000`; None if it is not TCP, or
+    if this system does not tell what connections receive."""
     family, _, rest = peer.partition(":")
     host, _, port = unquote(rest).rpartition(":")
-    if family not in ("ipv4", "ipv6") or not port.isdecimal():
+    if sys.platform != "linux" or family not in ("ipv4", "ipv6") or not port.isdecimal():
         return None
     return _normalised(host.strip("[]")), int(port)
 
 
-@dataclass(frozen=True)
-class _Socket:
-    """A connection of this process."""
-
-    fd: int
-    peer: tuple[str | int, ...]  # as getpeername gives it
-
-    def bytes_received(self) -> int | None:
-        """Bytes received so far; None if the descriptor has become another one."""
-        try:
-            with _duplicate(self.fd) as duplicate:
-                if duplicate.getpeername() != self.peer:
-                    return None
-                info = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        except OSError:
-            return None
-        received: int = struct.unpack_from("=Q", info, _BYTES_RECEIVED_AT)[0]
-        return received
-
-
 class Connections:
-    """The TCP connections of this process by the address of their other end. Empty where the system is not Linux."""
+    """The TCP connections of this process by the address of their other end.
+
+    One address can stand for several connections, to different addresses or ports of this process.
+    """
 
     def __init__(self) -> None:
-        self._sockets: dict[Address, _Socket] = {}
+        self._seen: dict[tuple[int, int], Address | None] = {}  # by descriptor and inode; None is not a connection
+        self._descriptors: dict[Address, dict[int, int]] = {}  # of the connections from an address, by inode
         self._look_after = 0.0
 
-    def __contains__(self, address: Address) -> bool:
-        return address in self._sockets
-
-    def bytes_received(self, address: Address) -> int | None:
-        """Bytes that a connection has received so far, those that wait in the kernel included; None if the last look
-        did not find it, or it has ended."""
-        found = self._sockets.get(address)
-        received = None if found is None else found.bytes_received()
-        if received is None:
-            self._sockets.pop(address, None)
-        return received
+    def bytes_received(self, address: Address) -> Mapping[int, int]:
+        """Bytes that each connection from an address has received so far, those that wait in the kernel included, by
+        the inode of its socket. Connections that the last look did not find, or that have ended, are missing."""
+        found = self._descriptors.get(address, {})
+        received = {inode: _ask(fd, inode, _bytes_received) for inode, fd in found.items()}
+        return {inode: num_bytes for inode, num_bytes in received.items() if num_bytes is not None}
 
     def look(self) -> bool:
         """Find the connections that exist now, unless the last look was so short a time ago that looking would take
-        more than a small part of the processor; whether it was done."""
+        more than a small part of the processor. Whether that was possible."""
         started = time.monotonic()
         if started < self._look_after:
             return False
-        self._sockets = {}
         try:
             with os.scandir(_OPEN_FILES) as entries:
-                descriptors = [int(entry.name) for entry in entries]
-        except OSError:  # not Linux, or no descriptor is left to open the folder with
-            descriptors = []
-        for fd in descriptors:
-            peer = _peer_of(fd)
-            if peer is not None:
-                self._sockets[_normalised(str(peer[0])), int(peer[1])] = _Socket(fd, peer)
+                files = [(fd, inode) for entry in entries if (inode := _inode_of(fd := int(entry.name))) is not None]
+        except OSError:  # no descriptor is left to open the folder with
+            return False
+        self._seen = {
+            (fd, inode): self._seen[fd, inode] if (fd, inode) in self._seen else _ask(fd, inode, _peer)
+            for fd, inode in files
+        }
+        self._descriptors = {}
+        for (fd, inode), address in self._seen.items():
+            if address is not None:
+                self._descriptors.setdefault(address, {})[inode] = fd
         ended = time.monotonic()
         self._look_after = ended + _PAUSE * (ended - started)
         return True
 
 
-def _duplicate(fd: int) -> socket.socket:
-    """Another descriptor of a connection. gRPC may close its own at any time, after which the number can stand for
-    another file; what is read from the duplicate belongs to one file.
-
-    Raises:
-        OSError: it is not a socket, it is closed, or no descriptor is left.
-    """
-    number = os.dup(fd)
+def _inode_of(fd: int) -> int | None:
+    """What tells a socket from all others of this system; None if the descriptor is not one of a socket."""
     try:
-        return socket.socket(fileno=number)
-    except OSError:
-        os.close(number)
-        raise
-
-
-def _peer_of(fd: int) -> tuple[str | int, ...] | None:
-    try:
-        with _duplicate(fd) as duplicate:
-            peer = duplicate.getpeername()
-    except OSError:  # not a socket, not connected, or closed meanwhile
+        status = os.fstat(fd)
+    except OSError:  # closed meanwhile
         return None
-    return peer if isinstance(peer, tuple) else None
+    return status.st_ino if stat.S_ISSOCK(status.st_mode) else None
+
+
+def _ask(fd: int, inode: int, question: Callable[[socket.socket], _T]) -> _T | None:
+    """Ask something about a socket of gRPC's; None if it cannot be told or the socket has been closed.
+
+    The descriptor is used as it is, since none may be left for a duplicate. gRPC may close it at any time, after which
+    the number can stand for another file; so the answer counts only if it is the same file afterwards.
+    """
+    try:
+        # The larger kind of addresses; what it is about is told by each answer.
+        borrowed = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd)
+        try:
+            answer = question(borrowed)
+        finally:
+            borrowed.detach()
+    except OSError:
+        return None
+    return answer if _inode_of(fd) == inode else None
+
+
+def _bytes_received(connection: socket.socket) -> int | None:
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    if len(info) < _TCP_INFO_BYTES:  # a kernel that does not count them
+        return None
+    received: int = struct.unpack_from("=Q", info, _BYTES_RECEIVED_AT)[0]
+    return received
+
+
+def _peer(connection: socket.socket) -> Address | None:
+    if connection.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    host, port = connection.getpeername()[:2]
+    return _normalised(host), port
 
 
 def _normalised(host: str) -> str:

@@ -6,6 +6,7 @@ no change any more, and it keeps state for every service name that a caller inve
 
 import asyncio
 import secrets
+from collections import Counter
 from typing import TypeAlias
 
 import grpc
@@ -13,8 +14,8 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from visionsplit.errors import OverloadedError
-from visionsplit.fairness import Shares
 from visionsplit.parameters import quoted
+from visionsplit.wire.by_caller import ByCaller
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.status import abort
 
@@ -23,12 +24,21 @@ HEALTH_SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full
 INSTANCE_KEY = "visionsplit-instance"
 
 MAX_WATCHERS = 256
-_PEER_SHARE = 0.75  # of the watchers that calls from one address may be
 _RETRY_SECONDS = 10.0
 
 _Request: TypeAlias = health_pb2.HealthCheckRequest
 _Response: TypeAlias = health_pb2.HealthCheckResponse
 _Context: TypeAlias = "grpc.aio.ServicerContext[_Request, _Response]"
+
+
+class _Watcher:
+    """A call that watches the health. Compared by identity."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        # Set while the watcher has not seen the present status, or has to end.
+        self.changed = asyncio.Event()
+        self.given_up = False
 
 
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
@@ -43,8 +53,8 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._status = health_pb2.HealthCheckResponse.NOT_SERVING
         self._ending = False
         self._instance = secrets.token_hex(8)
-        self._watchers: set[asyncio.Event] = set()  # each is set while its watcher has not seen the present status
-        self._places = Shares(MAX_WATCHERS, _PEER_SHARE)
+        self._watchers: ByCaller[_Watcher] = ByCaller()
+        self._unread: Counter[str] = Counter()  # watchers that were given up and have not ended, by peer
         self._peers = Callers(None)
 
     def set(self, *, serving: bool) -> None:
@@ -53,8 +63,8 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             return
         response = health_pb2.HealthCheckResponse
         self._status = response.SERVING if serving else response.NOT_SERVING
-        for changed in self._watchers:
-            changed.set()
+        for watcher in self._watchers:
+            watcher.changed.set()
 
     def shut_down(self) -> None:
         """Say that the service does not take calls, for good: what `set` says later, a slow replica's return for
@@ -71,37 +81,41 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     # The stubs expect a generator; this is a coroutine that writes, as the services' own methods are.
 
     async def Watch(self, request: _Request, context: _Context) -> None:  # noqa: N802 - the protocol's name
-        peer = self._peers.of(context)
-        if not self._places.fits(peer, 1):
-            await abort(context, OverloadedError("too many calls watch the health of this server", _RETRY_SECONDS))
-        self._places.take(peer, 1)
+        watcher = _Watcher(self._peers.of(context))
+        too_many = OverloadedError("too many calls watch the health of this server", _RETRY_SECONDS)
+        if self._unread[watcher.peer] >= MAX_WATCHERS:
+            await abort(context, too_many)
+        if len(self._watchers) >= MAX_WATCHERS:
+            # Not the new one: those of a few addresses could keep all others out for as long as they like.
+            self._give_up(self._watchers.oldest_of_busiest())
+        self._watchers.add(watcher.peer, watcher)
         try:
-            if request.service in self._names:
-                await self._follow(context)
-            else:
-                # The protocol keeps such a call open, since a server may learn of a service later. This one never does.
-                await context.write(
-                    health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
-                )
-                await asyncio.Event().wait()
+            await self._follow(watcher, context, known=request.service in self._names)
+            await abort(context, too_many)
         finally:
-            self._places.give_back(peer, 1)
+            self._watchers.remove(watcher.peer, watcher)
+            if watcher.given_up:
+                self._unread -= Counter((watcher.peer,))
 
-    async def _follow(self, context: _Context) -> None:
-        """Write the status now and after each change, until the call is cancelled.
+    def _give_up(self, watcher: _Watcher) -> None:
+        # One that does not read ends only with its connection: gRPC sends no status behind a message that is not read.
+        self._unread[watcher.peer] += 1
+        self._watchers.remove(watcher.peer, watcher)
+        watcher.given_up = True
+        watcher.changed.set()
+
+    async def _follow(self, watcher: _Watcher, context: _Context, *, known: bool) -> None:
+        """Write the status now and after each change, until the call is cancelled or given up for others.
 
         No status is kept for a watcher: one that reads slowly gets the status of the moment at which it can be
-        written, and skips those before.
+        written, and skips those before. The protocol keeps the watch of an unknown service open, since a server may
+        learn of one later. This one never does.
         """
-        changed = asyncio.Event()
-        self._watchers.add(changed)
-        try:
-            told = None
-            while True:
-                changed.clear()
-                if (status := self._status) != told:
-                    await context.write(health_pb2.HealthCheckResponse(status=status))
-                    told = status
-                await changed.wait()
-        finally:
-            self._watchers.discard(changed)
+        told = None
+        while not watcher.given_up:
+            watcher.changed.clear()
+            status = self._status if known else health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            if status != told:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                told = status
+            await watcher.changed.wait()

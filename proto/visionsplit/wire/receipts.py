@@ -4,86 +4,20 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
+from typing import Any
 
 from visionsplit.errors import DeadlineError, OverloadedError
-from visionsplit.wire.connections import Address, Connections, address_of
+from visionsplit.wire.by_caller import ByCaller
+from visionsplit.wire.charges import Connection, Receipt
+from visionsplit.wire.connections import Connections, address_of
 from visionsplit.wire.transport import MIB
 
 _log = logging.getLogger(__name__)
 
 MAX_UNFINISHED_BYTES = 512 * MIB  # of all requests together that have not arrived completely
 _MAX_RECEIPTS = 1024  # of each kind of method; one that waits takes about 20 KiB
-# What a connection may have received beyond the largest requests that its calls may send: what waits in the kernel, and
-# what is still on its way to calls that have ended.
-_SLACK_BYTES = 16 * MIB
 _CHECK_SECONDS = 0.05
-# Bytes that are not part of a message: headers, frames of 16 KiB with 9 bytes before each, and TLS records.
-_OVERHEAD_BYTES = 256
-_OVERHEAD_PART = 512
 _RETRY_SECONDS = 1.0
-
-
-@dataclass(eq=False)
-class _Connection:
-    """A connection and what has come over it, in bytes."""
-
-    address: Address | None
-    received: int = 0  # by the kernel's last answer
-    completed: int = 0  # of messages that arrived completely
-    receipts: "set[_Receipt]" = field(default_factory=set)
-
-    @property
-    def unfinished(self) -> int:
-        """Of messages that have not arrived completely, at most: what came since the oldest of them began, and was not
-        part of another."""
-        started = ((self.received - one.received) - (self.completed - one.completed) for one in self.receipts)
-        return max(started, default=0)
-
-    @property
-    def allowed(self) -> int:
-        return _SLACK_BYTES + sum(receipt.max_bytes for receipt in self.receipts)
-
-
-@dataclass(eq=False)
-class _Receipt:
-    """One message that is being received."""
-
-    caller: str
-    connection: _Connection
-    max_bytes: int
-    received: int  # by its connection before this message
-    completed: int
-    timeout: asyncio.Timeout
-    given_up: bool = False
-
-
-class _UnderWay:
-    """Messages of one kind of method that are being received, by caller, the oldest first."""
-
-    def __init__(self) -> None:
-        self._of: dict[str, dict[_Receipt, None]] = {}
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def add(self, receipt: _Receipt) -> None:
-        self._of.setdefault(receipt.caller, {})[receipt] = None
-        self._count += 1
-
-    def remove(self, receipt: _Receipt) -> None:
-        """Nothing happens the second time."""
-        own = self._of.get(receipt.caller, {})
-        if receipt in own:
-            del own[receipt]
-            self._count -= 1
-        if not own:
-            self._of.pop(receipt.caller, None)
-
-    def oldest_of_busiest(self) -> _Receipt:
-        """The oldest of the caller that has the most."""
-        return next(iter(self._of[max(self._of, key=lambda caller: len(self._of[caller]))]))
 
 
 class Receipts:
@@ -96,8 +30,10 @@ class Receipts:
     def __init__(self, *, max_unfinished_bytes: int) -> None:
         self._max_unfinished = max_unfinished_bytes
         self._sockets = Connections()
-        self._connections: dict[str, _Connection] = {}  # by gRPC's name for the other end
-        self._small, self._large = _UnderWay(), _UnderWay()
+        self._connections: dict[str, Connection] = {}  # by gRPC's name for the other end
+        self._small: ByCaller[Receipt] = ByCaller()
+        self._large: ByCaller[Receipt] = ByCaller()
+        self._reads: set[asyncio.Task[bytes | None]] = set()
         self._busy = asyncio.Event()
 
     @property
@@ -130,22 +66,22 @@ class Receipts:
             DeadlineError: the message did not arrive in time.
             OverloadedError: the message is too large, or it was given up for others.
         """
-        timeout = asyncio.timeout(seconds)
-        receipt, message = None, None
+        receipt, message = self._begin(caller, peer, max_bytes, small=small), None
+        read = self._read(messages)
         try:
-            async with timeout:
-                receipt = self._begin(caller, peer, max_bytes, timeout, small=small)
-                message = await anext(messages, None)
-        except TimeoutError:
-            if receipt is not None and receipt.given_up:
+            ends: set[asyncio.Future[Any]] = {read, receipt.given_up}
+            await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if read.done():
+                message = read.result()
+        finally:
+            self._end(receipt, message)
+        if not read.done():
+            if receipt.given_up.done():
                 raise OverloadedError(
                     "the request did not arrive before others needed the memory that unfinished requests may take",
                     _RETRY_SECONDS,
-                ) from None
-            raise DeadlineError(f"the request did not arrive completely within {seconds:g} seconds") from None
-        finally:
-            if receipt is not None:
-                self._end(receipt, message)
+                )
+            raise DeadlineError(f"the request did not arrive completely within {seconds:g} seconds")
         if message is not None and len(message) > max_bytes:
             raise OverloadedError(f"the request has {len(message)} bytes; this method takes at most {max_bytes}")
         return message
@@ -163,72 +99,91 @@ class Receipts:
             if not self.under_way:
                 self._busy.clear()
 
-    def _begin(self, caller: str, peer: str, max_bytes: int, timeout: asyncio.Timeout, *, small: bool) -> _Receipt:
+    def _read(self, messages: AsyncIterator[bytes]) -> "asyncio.Task[bytes | None]":
+        """Read a message in a task that goes on until the message or the call's end has come.
+
+        gRPC does not free a message that becomes complete in the moment in which its read is cancelled.
+        """
+        read = asyncio.create_task(_next(messages))
+        self._reads.add(read)
+        read.add_done_callback(self._note_read)
+        return read
+
+    def _note_read(self, read: "asyncio.Task[bytes | None]") -> None:
+        self._reads.discard(read)
+        if not read.cancelled():
+            read.exception()  # fetched here, as the call may have ended before
+
+    def _begin(self, caller: str, peer: str, max_bytes: int, *, small: bool) -> Receipt:
         connection = self._connections.get(peer)
         if connection is None:
-            connection = self._connections[peer] = _Connection(address_of(peer))
+            connection = self._connections[peer] = Connection(peer, address_of(peer))
         self._measure(connection)
-        receipt = _Receipt(caller, connection, max_bytes, connection.received, connection.completed, timeout)
         receipts = self._small if small else self._large
         if len(receipts) >= _MAX_RECEIPTS:
             # One that stands still is older than one that arrives at its pace, so a flood of the former gives up
             # itself.
             self._give_up(receipts.oldest_of_busiest())
-        connection.receipts.add(receipt)
-        receipts.add(receipt)
+        receipt = connection.begin(caller, max_bytes)
+        receipts.add(caller, receipt)
         self._busy.set()
         return receipt
 
-    def _end(self, receipt: _Receipt, message: bytes | None) -> None:
-        receipt.connection.receipts.discard(receipt)
-        self._small.remove(receipt)
-        self._large.remove(receipt)
-        if message is not None:
-            receipt.connection.completed += len(message) + len(message) // _OVERHEAD_PART + _OVERHEAD_BYTES
+    def _end(self, receipt: Receipt, message: bytes | None) -> None:
+        connection = receipt.connection
+        connection.end(receipt, message)
+        self._small.remove(receipt.caller, receipt)
+        self._large.remove(receipt.caller, receipt)
+        # What came over a connection that has not been measured is kept until it is found, or found to have ended.
+        if not connection.receipts and (connection.measured or connection.address is None):
+            del self._connections[connection.peer]
 
-    def _give_up(self, *receipts: _Receipt) -> None:
-        now = asyncio.get_running_loop().time()
-        for receipt in receipts:
-            self._small.remove(receipt)
-            self._large.remove(receipt)
-            if not receipt.given_up and not receipt.timeout.expired():
-                receipt.given_up = True
-                receipt.timeout.reschedule(now)
+    def _give_up(self, receipt: Receipt) -> None:
+        self._small.remove(receipt.caller, receipt)
+        self._large.remove(receipt.caller, receipt)
+        if not receipt.given_up.done():
+            receipt.given_up.set_result(None)
 
-    def _measure(self, connection: _Connection) -> None:
-        received = None if connection.address is None else self._sockets.bytes_received(connection.address)
-        if received is not None:
-            connection.received = received
+    def _measure(self, connection: Connection) -> None:
+        if connection.address is not None:
+            connection.note(self._sockets.bytes_received(connection.address))
 
     def _check(self) -> None:
-        unknown = any(
-            one.address is not None and one.address not in self._sockets for one in self._connections.values()
-        )
+        unknown = any(one.address is not None and not one.measured for one in self._connections.values())
         if unknown and self._sockets.look():
-            for peer, connection in list(self._connections.items()):
-                if not connection.receipts and (connection.address is None or connection.address not in self._sockets):
-                    del self._connections[peer]
+            # Without a message under way, one that was found needs no history, and one that was not has ended.
+            self._connections = {peer: one for peer, one in self._connections.items() if one.receipts}
         receiving = [one for one in self._connections.values() if one.receipts]
         for connection in receiving:
             self._measure(connection)
-            if connection.unfinished > connection.allowed:
-                self._give_up(*connection.receipts)
+            for receipt in connection.excessive():
+                self._give_up(receipt)
         self._make_room(receiving)
 
-    def _make_room(self, receiving: Iterable[_Connection]) -> None:
-        """Give up connections, the largest of the caller with the most bytes first, until the others fit."""
-        left = {one: one.unfinished for one in receiving if not all(receipt.given_up for receipt in one.receipts)}
-        while sum(left.values()) > self._max_unfinished:
-            held: Counter[str] = Counter()
-            for connection, num_bytes in left.items():
-                held[_caller_of(connection)] += num_bytes
+    def _make_room(self, receiving: Iterable[Connection]) -> None:
+        """Give up messages until the others fit: those of the caller with the most bytes, of its largest connection,
+        the oldest first, since only what came after the beginning of the others can be theirs."""
+        left = {one: (_caller_of(one), one.unfinished) for one in receiving}
+        held: Counter[str] = Counter()
+        for caller, num_bytes in left.values():
+            held[caller] += num_bytes
+        while held.total() > self._max_unfinished:
             busiest = _most(held)
-            largest = max((one for one in left if _caller_of(one) == busiest), key=lambda one: left[one])
-            self._give_up(*largest.receipts)
-            del left[largest]
+            largest = max((one for one, (caller, _) in left.items() if caller == busiest), key=lambda one: left[one][1])
+            before = left[largest][1]
+            for receipt in largest.receipts:
+                if 2 * receipt.unfinished > before:
+                    self._give_up(receipt)
+            after = largest.unfinished
+            held[busiest] -= before - after
+            left[largest] = busiest, after
 
 
-def _caller_of(connection: _Connection) -> str:
+async def _next(messages: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(messages, None)
+
+
+def _caller_of(connection: Connection) -> str:
     """Whose messages a connection brings; nearly always all are of one caller."""
     return _most(Counter(receipt.caller for receipt in connection.receipts))
 

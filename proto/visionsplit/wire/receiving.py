@@ -20,8 +20,8 @@ from visionsplit.wire.receipts import MAX_UNFINISHED_BYTES, Receipts
 from visionsplit.wire.status import behavior_of
 from visionsplit.wire.transport import KIB
 
-# Of methods whose requests hold names and numbers only, such as the health check: the largest request, and how long it
-# may take to arrive. Clients send such a request together with the call's headers.
+# Of methods whose requests hold names and numbers only, such as the health check: the largest request, and how long the
+# first of a call may take to arrive. Clients send such a request together with the call's headers.
 SMALL_REQUEST_BYTES = 64 * KIB
 SMALL_REQUEST_SECONDS = 10.0
 _HELD_REQUESTS = 16  # of the largest size: what the requests of all running calls may take together
@@ -47,7 +47,7 @@ class _Method:
     request: type[Message]
     small: bool
     max_bytes: int
-    seconds: float | None
+    seconds: float | None  # for the first message to arrive; further ones of a stream have pauses
 
 
 class Receiver:
@@ -182,6 +182,7 @@ class _Requests:
         self._method = method
         self._caller = caller
         self._peer = peer
+        self._seconds = method.seconds
         self._cut_off = False
 
     def __aiter__(self) -> AsyncIterator[Message]:
@@ -204,7 +205,7 @@ class _Requests:
             peer=self._peer,
             max_bytes=self._method.max_bytes,
             small=self._method.small,
-            seconds=self._method.seconds,
+            seconds=self._seconds,
         )
-        self._cut_off = data is None
+        self._cut_off, self._seconds = data is None, None
         return data

@@ -72,6 +72,11 @@ async def test_unknown_field(refused, upload):
     assert "1023" in details
 
 
+async def test_the_first_error_is_told_whatever_comes_after_it(refused, upload):
+    newer = Request.FromString(upload[0].SerializeToString() + b"\xf8\x3f\x01")
+    assert (await refused([upload[0], upload[0], newer, *upload[1:]]))[0] == "InvalidTokensError"
+
+
 async def test_chunks_out_of_order(refused, upload):
     name, details = await refused([*upload[:2], *reversed(upload[2:])])
     assert name == "InvalidTokensError"

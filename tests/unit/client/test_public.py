@@ -43,6 +43,11 @@ def test_neither_sdk_nor_tool_loads_a_service_or_its_libraries():
     assert "grpc" in loaded
 
 
+def test_the_sdk_needs_no_module_that_only_unix_has():
+    hide = "import sys; sys.modules.update(dict.fromkeys(('resource', 'fcntl', 'pwd', 'grp', 'termios')))"
+    subprocess.run([sys.executable, "-c", f"{hide}; import visionsplit_client, visionsplit_client.cli"], check=True)
+
+
 def test_a_ratio_that_was_not_given_is_not_made_up():
     for compression in (Compression(), Compression("none")):
         assert compression.retention_ratio is None

@@ -23,8 +23,9 @@ from visionsplit.v1 import (
 from visionsplit.wire.health import HealthService
 from visionsplit.wire.messages import parse
 from visionsplit.wire.request_tokens import RequestTokens
+from visionsplit.wire.server_options import server_options
 from visionsplit.wire.status import abort
-from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, channel_options, server_options
+from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, channel_options
 from visionsplit.wire.vision_tokens import grid_from_proto
 
 from encoder_service.caching.tokens import CacheLimits

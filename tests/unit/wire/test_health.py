@@ -11,6 +11,8 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from visionsplit.wire import health
+from visionsplit.wire.by_caller import ByCaller
+from visionsplit.wire.caller import Callers
 from visionsplit.wire.health import INSTANCE_KEY, HealthService
 
 from tests.fuzzing.attacks.http2 import Http2Client
@@ -93,7 +95,6 @@ async def test_two_hundred_orders_of_coming_leaving_and_changing(caplog):
         for watcher in watchers:
             await watcher.leave()
         await until(lambda: not service._watchers)
-    assert service._places.taken == 0
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -121,25 +122,82 @@ async def test_unknown_names_are_not_found_and_leave_nothing():
         service.set(serving=True)
         with pytest.raises(TimeoutError):  # the protocol: the call stays open, and hears of no other service
             await asyncio.wait_for(watch.read(), 0.2)
-        assert not service._watchers
         watch.cancel()
-        await until(lambda: service._places.taken == 0)
+        await until(lambda: not service._watchers)
 
 
-async def test_too_many_watchers_are_refused_and_checks_go_on(monkeypatch):
-    monkeypatch.setattr(health, "MAX_WATCHERS", 8)
+async def test_of_too_many_watchers_the_oldest_ends_and_checks_go_on(monkeypatch):
+    monkeypatch.setattr(health, "MAX_WATCHERS", 6)
     service = HealthService(SERVICE)
     async with running(service) as (_, stub):
-        held = [stub.Watch(request(name)) for name in ("", SERVICE, "invented") * 2]  # what one address may have
-        for call in held:
-            await call.read()
+        held = []
+        for name in ("", SERVICE, "invented") * 2:
+            held.append(stub.Watch(request(name)))
+            await held[-1].read()
+        held.append(stub.Watch(request()))
+        assert (await held[-1].read()).status == NOT_SERVING
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Watch(request()).read()
+            await held[0].read()
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        service.set(serving=True)
+        assert (await stub.Check(request())).status == SERVING
+        for call in (held[1], held[3], held[4], held[6]):
+            assert (await call.read()).status == SERVING
+        assert len(service._watchers) == 6
+
+
+async def test_watchers_that_never_read_keep_out_none_but_their_own_address(monkeypatch):
+    monkeypatch.setattr(health, "MAX_WATCHERS", 6)
+    service = HealthService(SERVICE)
+    async with running(service) as (address, stub), Http2Client.connected(address, window=0) as silent:
+        streams = [await silent.begin("/grpc.health.v1.Health/Watch") for _ in range(20)]
+        for stream in streams:
+            await silent.send(stream, bytes(5), end=True)
+        async with asyncio.timeout(5):
+            for stream in streams[12:]:
+                await silent.finished(stream)  # refused, which a client hears of without reading
+        assert not silent.ended & set(streams[:12])
         assert (await stub.Check(request())).status == NOT_SERVING
-        held[0].cancel()
-        await until(lambda: service._places.taken == 5)
-        assert (await stub.Watch(request()).read()).status == NOT_SERVING
+        monkeypatch.setattr(service._peers, "of", lambda context: "another address")
+        watch = stub.Watch(request())
+        assert (await watch.read()).status == NOT_SERVING
+        service.set(serving=True)
+        assert (await watch.read()).status == SERVING
+        watch.cancel()
+    await until(lambda: not service._watchers)
+    assert not service._unread
+
+
+def test_what_is_given_up_first_is_the_oldest_of_the_caller_with_the_most():
+    items = ByCaller()
+    for number, caller in enumerate("abbcbc"):
+        items.add(caller, number)
+    assert items.oldest_of_busiest() == 1
+    for number in (1, 1, 2):
+        items.remove("b", number)
+    assert items.oldest_of_busiest() == 3
+    assert len(items) == len(list(items)) == 4
+
+
+@pytest.mark.parametrize(
+    ("peer", "name"),
+    [
+        ("ipv4:1.2.3.4:5000", "ipv4:1.2.3.4"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:5000", "ipv6:2001:db8:1:2::/64"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:5000", "ipv6:fe80::/64"),
+        ("ipv6:%5B::ffff:1.2.3.4%5D:5000", "ipv4:1.2.3.4"),
+        ("unix:/tmp/socket", "unix:/tmp/socket"),
+    ],
+)
+def test_an_address_has_one_name(peer, name):
+    class Context:
+        def invocation_metadata(self):
+            return ()
+
+        def peer(self):
+            return peer
+
+    assert Callers(None).of(Context()) == name
 
 
 async def test_a_watcher_that_does_not_read_delays_nobody_and_gets_no_backlog():

@@ -2,128 +2,44 @@
 
 import asyncio
 import gzip
-import logging
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack
 
 import grpc
 import grpc.aio
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
-from visionsplit.errors import InvalidRequestError, OverloadedError
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from visionsplit.errors import DeadlineError, InvalidRequestError, OverloadedError
 from visionsplit.v1 import encoder_service_pb2 as encoder_pb
 from visionsplit.v1 import llm_service_pb2 as llm_pb
 from visionsplit.v1.encoder_service_pb2_grpc import (
-    EncoderServiceServicer,
     EncoderServiceStub,
-    add_EncoderServiceServicer_to_server,
 )
-from visionsplit.v1.llm_service_pb2_grpc import LlmServiceServicer, LlmServiceStub, add_LlmServiceServicer_to_server
-from visionsplit.wire import receipts, transport
-from visionsplit.wire.caller import Callers
-from visionsplit.wire.connections import Connections, address_of
-from visionsplit.wire.receiving import SMALL_REQUEST_BYTES, ReceiveLimits, Receiver
-from visionsplit.wire.status import ErrorInterceptor, error_from_rpc
-from visionsplit.wire.transport import MIB, server_options
+from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
+from visionsplit.wire import receipts, receiving, server_options
+from visionsplit.wire.receiving import SMALL_REQUEST_BYTES, ReceiveLimits
+from visionsplit.wire.status import error_from_rpc
+from visionsplit.wire.transport import KIB, MIB
 
+from tests.receiving import (
+    CHECK,
+    ENCODE,
+    EXHAUSTED,
+    TOO_LATE,
+    UNIMPLEMENTED,
+    UPLOAD,
+    WATCH,
+    channel,
+    check,
+    encode,
+    failure,
+    serving,
+    until,
+)
 from tests.unfinished import RawConnection, prefix
-
-ENCODE, CHECK = "/visionsplit.v1.EncoderService/Encode", "/grpc.health.v1.Health/Check"
-UPLOAD = "/visionsplit.v1.LlmService/Generate"
-EXHAUSTED, TOO_LATE, UNIMPLEMENTED = "8", "4", "12"
-LIMITS = ReceiveLimits(max_bytes=32 * MIB)
-
-
-class Services(EncoderServiceServicer, LlmServiceServicer):
-    """Answers with what has come, once it may."""
-
-    def __init__(self) -> None:
-        self.go_on = asyncio.Event()
-        self.go_on.set()
-        self.inside = 0
-        self.remaining: float | None = None
-
-    async def Encode(self, request, context):  # noqa: N802
-        self.inside += 1
-        self.remaining = context.time_remaining()
-        try:
-            await self.go_on.wait()
-            await context.write(encoder_pb.EncodeResponse(header={"format": {"feature_size": len(request.image.data)}}))
-        finally:
-            self.inside -= 1
-
-    async def GetEncoderInfo(self, request, context):  # noqa: N802
-        return encoder_pb.GetEncoderInfoResponse(model="m")
-
-    async def Generate(self, request_iterator, context):  # noqa: N802
-        number = len([message async for message in request_iterator])
-        await context.write(llm_pb.LlmServiceGenerateResponse(delta={"text": str(number)}))
-
-
-@asynccontextmanager
-async def serving(
-    limits: ReceiveLimits = LIMITS, max_calls: int = 128
-) -> AsyncIterator[tuple[str, Receiver, Services]]:
-    receiver, services = Receiver(limits, Callers(None)), Services()
-    server = grpc.aio.server(
-        interceptors=[ErrorInterceptor(logging.getLogger("tests.receiving")), receiver.interceptor],
-        options=server_options(max_receive_bytes=limits.max_bytes, max_calls=max_calls),
-    )
-    add_EncoderServiceServicer_to_server(services, server)
-    add_LlmServiceServicer_to_server(services, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
-    reflection.enable_server_reflection(("visionsplit.v1.EncoderService",), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    receiver.start()
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}", receiver, services
-    finally:
-        await server.stop(None)
-        await receiver.close()
-
-
-@asynccontextmanager
-async def channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-    options += [("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 500)]
-    async with grpc.aio.insecure_channel(address, options=options) as opened:
-        yield opened
-
-
-async def check(address: str) -> float:
-    """Seconds that a health check over a new connection takes."""
-    started = time.monotonic()
-    async with channel(address) as opened:
-        await health_pb2_grpc.HealthStub(opened).Check(health_pb2.HealthCheckRequest(), timeout=20)
-    return time.monotonic() - started
-
-
-async def encode(address: str, num_bytes: int = 1000, **settings: Any) -> int:
-    """The size of the image that arrived."""
-    async with channel(address) as opened:
-        request = encoder_pb.EncodeRequest(image={"data": bytes(num_bytes)})
-        parts = [part async for part in EncoderServiceStub(opened).Encode(request, **settings)]
-        return parts[0].header.format.feature_size
-
-
-async def failure(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0.02)
 
 
 async def test_every_kind_of_method_works_as_before() -> None:
@@ -215,6 +131,19 @@ async def test_a_message_that_is_longer_than_any_may_be_is_not_stored(method: st
         assert sent < 150 * MIB  # what comes between two looks is stored
 
 
+async def test_a_call_that_has_its_request_takes_little_more() -> None:
+    """Of a second message that no handler reads, whether the call runs on or only stays open."""
+    async with serving() as (address, _, services), RawConnection(address) as raw:
+        services.go_on.clear()
+        request = encoder_pb.EncodeRequest(image={"data": bytes(4 * MIB)}).SerializeToString()
+        for method, body in ((ENCODE, request), (WATCH, b"")):
+            for _ in range(3):  # gRPC would let in more as it learns how fast the connection is
+                number = raw.open(method)
+                await raw.send(number, prefix(len(body)) + body)
+                await asyncio.sleep(0.1)
+                assert await raw.send(number, prefix(2**30) + bytes(MIB)) <= 128 * KIB
+
+
 async def test_beyond_the_room_for_unfinished_requests_the_largest_are_given_up() -> None:
     limits = ReceiveLimits(max_bytes=32 * MIB, max_unfinished_bytes=40 * MIB)
     request = encoder_pb.EncodeRequest(image={"data": bytes(20 * MIB)}).SerializeToString()
@@ -266,7 +195,7 @@ async def test_calls_that_are_reset_at_once_hold_up_nobody() -> None:
 
 async def test_idle_connections_do_not_shut_others_out_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with few open files allowed: 24 connections stand for all that the process may have."""
-    monkeypatch.setattr(transport, "_MAX_CONNECTIONS", 24)
+    monkeypatch.setattr(server_options, "_MAX_CONNECTIONS", 24)
     async with serving() as (address, _, _):
         host, _, port = address.rpartition(":")
         silent = [socket.create_connection((host, int(port))) for _ in range(40)]
@@ -281,7 +210,7 @@ async def test_idle_connections_do_not_shut_others_out_for_long(monkeypatch: pyt
 
 
 async def test_an_idle_connection_ends_but_not_a_health_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_IDLE_SECONDS", 1)
+    monkeypatch.setattr(server_options, "_IDLE_SECONDS", 1)
     async with serving() as (address, _, _), channel(address) as opened, RawConnection(address) as raw:
         watch = health_pb2_grpc.HealthStub(opened).Watch(health_pb2.HealthCheckRequest())
         await watch.read()
@@ -296,23 +225,20 @@ def test_connections_are_limited_by_the_open_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
-        assert transport.max_connections() == 750
+        assert server_options.max_connections() == 750
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_the_kernel_tells_what_a_connection_has_received() -> None:
-    connections = Connections()
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
-        with socket.create_connection(listener.getsockname()[:2]) as client:
-            server, _ = listener.accept()
-            client.sendall(bytes(1234))
-            server.recv(4)
-            address = address_of(f"ipv6:%5B::1%5D:{client.getsockname()[1]}")
-            assert address is not None
-            assert connections.bytes_received(address) is None
-            connections.look()
-            assert connections.bytes_received(address) == 1234
-            server.close()
-        assert connections.bytes_received(address) is None
-    assert address_of("unix:/tmp/x") is None
+async def test_only_the_first_message_of_a_small_stream_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "SMALL_REQUEST_SECONDS", 0.5)
+    async with serving() as (address, _, _), channel(address) as opened:
+        stub = reflection_pb2_grpc.ServerReflectionStub(opened)
+        question = reflection_pb2.ServerReflectionRequest(list_services="")
+        call = stub.ServerReflectionInfo()
+        for _ in range(2):
+            await call.write(question)
+            assert (await call.read()).HasField("list_services_response")
+            await asyncio.sleep(1)
+        call.cancel()
+        assert isinstance(error_from_rpc(await failure(stub.ServerReflectionInfo().read())), DeadlineError)
