@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import resource
@@ -45,15 +46,18 @@ async def process_watched() -> AsyncIterator[None]:
 
     Only Linux tells both; elsewhere nothing is watched.
     """
-    if sys.platform != "linux":
-        yield
-        return
-    watch = asyncio.create_task(_watch())
+    # What was loaded at the start stays for good. Python would look through all of it, half a second for PyTorch and
+    # transformers, each time that it looks for cycles, and therefore looks rarely.
+    gc.collect()
+    gc.freeze()
+    watch = asyncio.create_task(_watch()) if sys.platform == "linux" else None
     try:
         yield
     finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
+        gc.unfreeze()
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
 
 
 async def _watch() -> None:
@@ -94,8 +98,16 @@ class _FreeMemory:
     def __init__(self) -> None:
         self._allocator = _Allocator.of_this_process()
         self._left = 0  # unused bytes after the last time
+        self._resident = _resident_bytes()  # after the last collection, or less
 
     async def look(self) -> None:
+        # Images of many megabytes are few objects, of which the collector does not take notice by itself.
+        resident = _resident_bytes()
+        if resident > self._resident + _GROWN_BYTES:
+            gc.collect()
+            resident = _resident_bytes()
+            self._resident = resident
+        self._resident = min(self._resident, resident)
         if self._allocator is not None:
             # In a thread: both calls walk through the allocator's lists, without Python's lock.
             self._left = await asyncio.to_thread(self._allocator.give_back, self._left)

@@ -1,10 +1,12 @@
 """Open files and memory of a process, as the system counts them."""
 
 import asyncio
+import gc
 import logging
 import resource
 import subprocess
 import sys
+import weakref
 
 import pytest
 from visionsplit import process
@@ -36,6 +38,23 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     assert while_held > 0.9 * held
     assert freed > 0.9 * held  # else this test shows nothing
     assert after - before < 0.1 * (held - before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="watched on Linux only")
+async def test_a_large_object_in_a_cycle_is_found_soon() -> None:
+    class Request:
+        def __init__(self) -> None:
+            self.data = b"x" * 2**26
+            self.failure = self
+
+    async with process.process_watched():
+        await asyncio.sleep(0.1)
+        request = weakref.ref(Request())
+        async with asyncio.timeout(5):
+            while request() is not None:  # noqa: ASYNC110 - what the collector does
+                await asyncio.sleep(0.1)
+        assert gc.get_freeze_count() > 1000
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_service_raises_the_limit_of_open_files() -> None:
