@@ -23,7 +23,11 @@ from tests.proxy.http2 import (
     DATA,
     END_STREAM,
     HEADERS,
+    PING,
+    PRIORITY,
     RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
     call_headers,
     connect,
     frame,
@@ -239,6 +243,31 @@ def test_rapid_resets_do_not_reach_the_encoder(proxy: Proxy) -> None:
         connection.settimeout(1)
         frames(connection)
     assert proxy.encoder.memory_mib() < before * 1.2
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\1"),
+        frame(PRIORITY, 0, 3, b"\0\0\0\0\x10"),
+        frame(SETTINGS, 0, 0, b""),
+        frame(PING, 0, 0, bytes(8)),
+    ],
+    ids=["window updates", "priorities", "settings", "pings"],
+)
+def test_floods_of_frames_do_not_reach_the_encoder(proxy: Proxy, flood: bytes) -> None:
+    """The encoder itself would read them for as long as they come."""
+    sent = 0
+    with ExitStack() as stack, beside(proxy):
+        connections = [attacker(proxy, stack) for _ in range(4)]
+        for connection in connections:
+            connection.settimeout(1)
+            started = time.monotonic()
+            with suppress(OSError):
+                while time.monotonic() - started < 2:
+                    connection.sendall(flood * 1000)
+                    sent += len(flood) * 1000
+        assert sent > MIB or not any(is_open(connection) for connection in connections)
 
 
 def test_an_address_has_a_bounded_number_of_calls(proxy: Proxy) -> None:

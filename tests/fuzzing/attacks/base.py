@@ -19,6 +19,7 @@ class Attack:
     run: Callable[[Target, float], Awaitable[str]]
     check: Callable[[Target], list[str]] = _nothing  # what else must hold afterwards: the faults
     quick: bool = False  # part of the test suite
+    left_to_a_proxy: bool = False  # a flood that gRPC reads below Python: it may slow others down while it lasts
 
 
 def counted(outcomes: Iterable[str]) -> str:
