@@ -21,7 +21,7 @@ from tests.fuzzing.attacks.target import Target, running_target
 QUIET_SECONDS = 2.0  # before each attack, for what is usual
 MOST_P99_SECONDS = 1.0  # beyond what is usual
 MOST_GROWTH = 1.2  # of resident memory, once it has settled
-MOST_PEAK_MIB = 768.0  # that an attack may take for a while: a quarter of what the deployments give the LLM service
+MOST_MIB = {"encoder": 3072.0, "llm": 2304.0}  # at the peak: three quarters of what docker-compose.yml gives each
 SETTLE_SECONDS = 20.0  # in which memory has to return
 _WARM_SECONDS = 4.0
 _OVER_SECONDS = 90.0  # that an attack may take beyond its time, then it is given up
@@ -182,8 +182,7 @@ async def _judge_memory(outcome: Outcome, target: Target, before: dict[str, floa
         await asyncio.sleep(0.5)
     outcome.memory = {name: (before[name], max(peak[name], before[name]), now[name]) for name in now}
     outcome.faults += [f"{name} keeps {now[name] - before[name]:.0f} MiB" for name in grown]
-    rises = {name: peak[name] - before[name] for name in now}
-    outcome.faults += [f"{name} rose by {rise:.0f} MiB" for name, rise in rises.items() if rise > MOST_PEAK_MIB]
+    outcome.faults += [f"{name} had {peak[name]:.0f} MiB" for name in now if peak[name] > MOST_MIB[name]]
 
 
 @contextmanager
