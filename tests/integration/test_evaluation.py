@@ -47,7 +47,7 @@ def ordered(answers: Sequence[Answer]) -> list[Answer]:
     return sorted(answers, key=lambda answer: (answer.condition, answer.image, answer.question))
 
 
-@pytest.mark.parametrize("text", ["llama", "mistral", "qwen2", "shipped"])
+@pytest.mark.parametrize("text", ["mistral", "shipped"])
 async def test_it_answers_as_a_running_system(
     random_checkpoints: dict[str, Path], shipped_checkpoint: Path, text: str
 ) -> None:
