@@ -42,7 +42,7 @@ class ImageHeader:
     width: int  # before any orientation
     height: int
     decoding_bytes: int  # of memory that `decode_image` takes at most, with the image that it returns
-    apart: bool  # whether decoding holds the interpreter's lock for seconds; `decode_apart` does not
+    apart: bool  # whether decoding holds the interpreter's lock for seconds; `ApartDecoder` does not
 
 
 def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
@@ -85,16 +85,17 @@ def checked_size(size: tuple[int, int], limits: ImageLimits) -> tuple[int, int]:
 
 @contextmanager
 def refusing(data: bytes) -> Iterator[Format]:
-    """Recognise the format, and turn whatever its decoder raises into InvalidImageError.
+    """Recognise the format, and turn what its decoder raises into InvalidImageError.
 
-    Pillow's plugins raise a dozen kinds of errors at broken files; whichever it is, the file is at fault.
+    Pillow's plugins raise a dozen kinds of errors at broken files; whichever it is, the file is at fault. Only
+    MemoryError passes: the file may be sound.
     """
     if not data:
         raise InvalidImageError("the image has no data")
     form = recognise(data)
     try:
         yield form
-    except InvalidImageError:
+    except (InvalidImageError, MemoryError):
         raise
     except Exception as error:
         raise InvalidImageError(

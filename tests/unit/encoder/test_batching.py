@@ -267,7 +267,9 @@ async def test_an_image_that_a_light_caller_joins_leaves_the_heavy_callers_line(
     tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
     cache = TokenCache(CacheLimits(), encoder="e", device=tower.device)
     batcher = TileBatcher(BatchEncoder(tower), BatchLimits(2, 0, 100))
-    pipeline = EncoderPipeline(Tiler(checkpoint), batcher, ImageLimits(), threads=1, max_tiles=100, cache=cache)
+    pipeline = EncoderPipeline(
+        Tiler(checkpoint), batcher, ImageLimits(), threads=1, max_tiles=100, batch_tiles=2, cache=cache
+    )
     async with asyncio.timeout(30):
         heavy = [asyncio.create_task(prepared(data, "heavy")) for data in images]
         while cache.counts().misses < len(images):  # noqa: ASYNC110 - a count tells nobody
