@@ -55,7 +55,8 @@ def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
         if form.name == "TIFF":
             layout = tiff.read_layout(data)
             width, height = checked_size((layout.width, layout.height), limits)
-            return ImageHeader(width, height, tiff.decoding_bytes(layout), apart=False)
+            tiff.check_parts(layout, len(data))
+            return ImageHeader(width, height, tiff.decoding_bytes(layout, len(data)), apart=False)
         announced, pixel_bytes = _announced(form, data)
         width, height = checked_size(announced, limits)
         apart = _is_slow(form, data)
