@@ -176,7 +176,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "--max-decoding-bytes",
         defaults.MAX_DECODING_BYTES,
         "The memory in bytes that decoding takes at once. Images wait for it in turns; one image may take three "
-        "quarters of it, and is refused if it takes more.",
+        "quarters of it, or all but 512 MiB where that is more, and is refused if it takes more.",
     )
     add("--max-images", defaults.MAX_IMAGES, "The most images in one request.")
     add("--max-request-bytes", MAX_IMAGE_REQUEST_BYTES, "The most bytes in one request.", most=MAX_IMAGE_REQUEST_BYTES)

@@ -1,28 +1,33 @@
 """Whose image is decoded next, and how much memory decoding takes at once."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from visionsplit.errors import InvalidImageError
 from visionsplit.fairness import Claim, FairGate
 from visionsplit.images import ImageHeader
 
+_ORDINARY_BYTES = 512 << 20  # that an ordinary image takes at most: a JPEG of 50 million pixels with an orientation
+
 
 class DecodingTurns:
     """Lets images in as threads and memory allow; callers take turns. Used from one event loop.
 
-    An image that takes little memory waits for a thread only: a quarter of the memory is enough for one on each thread.
-    A large one, and one whose decoder is slow, waits for its memory first, and such images leave half of the threads
-    free. So the images that most requests have never wait until large ones are decoded.
+    Ordinary images share all threads and all memory. Large images, and those that are decoded in another process, get
+    in only while they leave memory for an ordinary one, and large images leave half of the threads free. Images for
+    other processes take no thread, but few of these run at once, because they may take long.
     """
 
     def __init__(self, threads: int, max_bytes: int) -> None:
         """`max_bytes`: the memory that decoding may take."""
         self._threads = FairGate(threads)
-        self._small_bytes = max_bytes // (4 * threads)
-        self._large_bytes = max_bytes - threads * self._small_bytes
+        self._memory = FairGate(max_bytes)
+        self._ordinary_bytes = min(_ORDINARY_BYTES, max_bytes // 4)
+        self._large_bytes = max_bytes - self._ordinary_bytes
         self._least_bytes = self._large_bytes // max(1, threads // 2)  # so that no more large images run at once
         self._large = FairGate(self._large_bytes)
+        self.apart_places = max(1, threads // 4)  # for images that are decoded in other processes at once
+        self._apart = FairGate(self.apart_places)
 
     def check(self, header: ImageHeader) -> None:
         """
@@ -37,13 +42,19 @@ class DecodingTurns:
 
     @asynccontextmanager
     async def turn(self, header: ImageHeader, claim: Claim) -> AsyncIterator[None]:
-        """Wait for the image's turn, and hold its thread and its memory. `check` has accepted it."""
-        if header.decoding_bytes <= self._small_bytes and not header.apart:
-            async with self._threads.place(claim):
-                yield
-            return
-        async with (
-            self._large.place(claim, max(header.decoding_bytes, self._least_bytes)),
-            self._threads.place(claim),
-        ):
+        """Wait for the image's turn, and hold its thread and its memory. `check` has accepted it.
+
+        Whoever waits for memory holds up those behind it. So that this never takes long, the gates before it let no
+        image in that would have to wait for a large one, or for another process.
+        """
+        size = header.decoding_bytes
+        async with AsyncExitStack() as held:
+            if header.apart:
+                await held.enter_async_context(self._apart.place(claim))
+                await held.enter_async_context(self._large.place(claim, size))
+            else:
+                if size > self._ordinary_bytes:
+                    await held.enter_async_context(self._large.place(claim, max(size, self._least_bytes)))
+                await held.enter_async_context(self._threads.place(claim))
+            await held.enter_async_context(self._memory.place(claim, size))
             yield

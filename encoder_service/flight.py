@@ -162,7 +162,10 @@ class Flight:
         if self._ended:
             return
         self._ended = True
-        self._place.leave()
+        if self._preparing.done():
+            self._place.leave()
+        else:  # a thread may be decoding the image, whose tiles take memory until it ends
+            self._preparing.add_done_callback(lambda _: self._place.leave())
         if self.complete:
             self.image.release()
         self._on_end(self)

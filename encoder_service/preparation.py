@@ -1,15 +1,16 @@
 """What comes before the device: an image's header read, the image decoded and cut, a request's text embedded."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from PIL import Image
 from visionsplit.fairness import Claim, FairGate
 from visionsplit.grid import Layout, UnpadRule
-from visionsplit.images import ImageHeader, ImageLimits, decode_apart, decode_image, read_header
+from visionsplit.images import ApartDecoder, ImageHeader, ImageLimits, decode_image, read_header
 from visionsplit.tasks import together
 
 from encoder_service.admission import Place
@@ -48,7 +49,7 @@ class Preparation:
     ) -> None:
         """
         Args:
-            threads: that decode and cut.
+            threads: that decode and cut. Images that are decoded in other processes have further ones.
             max_bytes: of memory that they take together.
             digests: whether headers come with the digest of the image's bytes.
         """
@@ -61,12 +62,16 @@ class Preparation:
         self._header_turns = FairGate(_HEADER_THREADS)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
         self._turns = DecodingTurns(threads, max_bytes)
+        self._apart = ThreadPoolExecutor(self._turns.apart_places, thread_name_prefix="encoder-apart")
+        self._decoders: set[ApartDecoder] = set()  # that are at work
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="encoder-text")
         self._text_turns = FairGate()
 
     def close(self) -> None:
-        """End the threads."""
-        for pool in (self._headers, self._pool, self._texts):
+        """End the threads, and the processes that decode images."""
+        for decoder in self._decoders:
+            decoder.stop()
+        for pool in (self._headers, self._pool, self._apart, self._texts):
             pool.shutdown(wait=True, cancel_futures=True)
 
     async def headers(self, images: Sequence[bytes], caller: str) -> list[Header]:
@@ -79,6 +84,8 @@ class Preparation:
     async def prepare(self, data: bytes, header: Header, place: Place, layout: Layout, claim: Claim) -> PreparedImage:
         """Decode and cut an image once its turn has come.
 
+        A task that is cancelled meanwhile ends only with the work of its thread, and keeps the turn until then.
+
         Args:
             header: of this image.
             place: that its tiles will hold.
@@ -86,15 +93,28 @@ class Preparation:
 
         Raises:
             InvalidImageError: it cannot be decoded.
+            OverloadedError: of `ApartDecoder.decode`.
         """
         async with self._turns.turn(header.image, claim):
-            return await in_thread(self._pool, partial(self._cut, data, header.image, place, _RULE[layout]))
+            if header.image.apart:
+                return await self._prepare_apart(data, header.image.decoding_bytes, place, _RULE[layout])
+            decode = partial(decode_image, data, self._limits)
+            return await in_thread(self._pool, self._cut, decode, place, _RULE[layout])
 
     async def embed(self, text: str, caller: str) -> torch.Tensor:
         """The text tower's embedding; its shape is the tower's affair."""
         assert self._text_tower is not None, "the service refuses such requests where there is none"
         async with self._text_turns.place(caller):
             return await in_thread(self._texts, self._text_tower.embed, text)
+
+    async def _prepare_apart(self, data: bytes, decoding_bytes: int, place: Place, rule: UnpadRule) -> PreparedImage:
+        decoder = ApartDecoder()
+        decode = partial(decoder.decode, data, self._limits, decoding_bytes)
+        self._decoders.add(decoder)
+        try:
+            return await in_thread(self._apart, self._cut, decode, place, rule, on_cancel=decoder.stop)
+        finally:
+            self._decoders.remove(decoder)
 
     async def _header(self, index: int, data: bytes, caller: str) -> Header:
         with naming(index):
@@ -107,11 +127,7 @@ class Preparation:
         tiles = self._tiler.most_tiles(image.width, image.height)
         return Header(image, tiles, image_digest(data) if self._digests else None)
 
-    def _cut(self, data: bytes, header: ImageHeader, place: Place, rule: UnpadRule) -> PreparedImage:
+    def _cut(self, decode: Callable[[], Image.Image], place: Place, rule: UnpadRule) -> PreparedImage:
         started = time.monotonic()
-        if header.apart:
-            image = decode_apart(data, self._limits, header.decoding_bytes)
-        else:
-            image = decode_image(data, self._limits)
-        tiles = self._tiler.cut(image, rule)
+        tiles = self._tiler.cut(decode(), rule)
         return PreparedImage(tiles.pixels, tiles.grid, time.monotonic() - started, place)

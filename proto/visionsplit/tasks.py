@@ -1,7 +1,7 @@
 """What asyncio leaves to its users about tasks and cancellation."""
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -17,8 +17,13 @@ async def together(work: Iterable[Awaitable[T]]) -> list[T]:
             task.cancel()
 
 
-async def to_its_end(work: Awaitable[T]) -> T:
-    """The result of work that must not stop midway: who is cancelled here leaves only when it is over."""
+async def to_its_end(work: Awaitable[T], *, on_cancel: Callable[[], object] | None = None) -> T:
+    """The result of work that must not stop midway: who is cancelled here leaves only when it is over.
+
+    Args:
+        work: is not cancelled.
+        on_cancel: called at each cancellation here; it may make the work end sooner.
+    """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -26,6 +31,8 @@ async def to_its_end(work: Awaitable[T]) -> T:
             await asyncio.wait({task})
         except asyncio.CancelledError as error:
             cancelled = error
+            if on_cancel is not None:
+                on_cancel()
     if cancelled is None:
         return task.result()
     if not task.cancelled():

@@ -3,7 +3,7 @@
 docs/images.md says which files are read, what their samples mean and what is refused. Knows Pillow and NumPy only.
 """
 
-from visionsplit.images.apart import decode_apart
+from visionsplit.images.apart import ApartDecoder
 from visionsplit.images.formats import HEAD_BYTES, SUFFIXES, available_formats, begins_as_image
 from visionsplit.images.header import UNLIMITED, ImageHeader, ImageLimits, read_header
 from visionsplit.images.held import file_of, held_to_rgb
@@ -13,11 +13,11 @@ __all__ = [
     "HEAD_BYTES",
     "SUFFIXES",
     "UNLIMITED",
+    "ApartDecoder",
     "ImageHeader",
     "ImageLimits",
     "available_formats",
     "begins_as_image",
-    "decode_apart",
     "decode_image",
     "file_of",
     "held_to_rgb",

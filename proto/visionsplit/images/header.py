@@ -42,7 +42,7 @@ class ImageHeader:
     width: int  # before any orientation
     height: int
     decoding_bytes: int  # of memory that `decode_image` takes at most, with the image that it returns
-    apart: bool  # whether decoding holds the interpreter's lock for seconds; `decode_apart` does not
+    apart: bool  # whether decoding holds the interpreter's lock for seconds; `ApartDecoder` does not
 
 
 def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
@@ -55,7 +55,8 @@ def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
         if form.name == "TIFF":
             layout = tiff.read_layout(data)
             width, height = checked_size((layout.width, layout.height), limits)
-            return ImageHeader(width, height, tiff.decoding_bytes(layout), apart=False)
+            tiff.check_parts(layout, len(data))
+            return ImageHeader(width, height, tiff.decoding_bytes(layout, len(data)), apart=False)
         announced, pixel_bytes = _announced(form, data)
         width, height = checked_size(announced, limits)
         apart = _is_slow(form, data)
@@ -85,16 +86,17 @@ def checked_size(size: tuple[int, int], limits: ImageLimits) -> tuple[int, int]:
 
 @contextmanager
 def refusing(data: bytes) -> Iterator[Format]:
-    """Recognise the format, and turn whatever its decoder raises into InvalidImageError.
+    """Recognise the format, and turn what its decoder raises into InvalidImageError.
 
-    Pillow's plugins raise a dozen kinds of errors at broken files; whichever it is, the file is at fault.
+    Pillow's plugins raise a dozen kinds of errors at broken files; whichever it is, the file is at fault. Only
+    MemoryError passes: the file may be sound.
     """
     if not data:
         raise InvalidImageError("the image has no data")
     form = recognise(data)
     try:
         yield form
-    except InvalidImageError:
+    except (InvalidImageError, MemoryError):
         raise
     except Exception as error:
         raise InvalidImageError(

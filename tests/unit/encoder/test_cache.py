@@ -251,8 +251,8 @@ async def test_what_nobody_waits_for_is_given_up_and_begun_anew(model, held):
         await until(lambda: held.calls)
         call.cancel()
         await asyncio.gather(reading, return_exceptions=True)
+        held.set()  # until then a thread has the image
         await until(lambda: not server.reserved_tiles)
-        held.set()
         await encode(stub, IMAGES[0])
         assert server.cache_counts.misses == 2
 

@@ -7,11 +7,13 @@ from visionsplit.errors import InvalidImageError
 from visionsplit.fairness import Claim, FairGate
 from visionsplit.images import ImageHeader
 
+from encoder_service import defaults
 from encoder_service.decoding_turns import DecodingTurns
 from tests.unit.encoder.test_batching import queue, taken
 from tests.unit.encoder.test_turns import of
 
 MEBIBYTE = 2**20
+DEFAULT = defaults.MAX_DECODING_BYTES
 
 
 def header(mebibytes, *, apart=False):
@@ -46,28 +48,72 @@ async def settled():
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("large", [header(48), header(1, apart=True)], ids=["large", "slow"])
-async def test_small_images_never_wait_for_large_ones(large):
+@pytest.mark.parametrize(
+    ("large", "at_once", "ordinary"),
+    [
+        (header(1400), 1, 157),
+        (header(600), 2, 157),
+        (header(100, apart=True), 1, 500),
+        (header(1400, apart=True), 1, 157),
+    ],
+    ids=["huge", "large", "slow", "slow and huge"],
+)
+async def test_ordinary_images_do_not_wait_for_large_or_slow_ones(large, at_once, ordinary):
     """Even those of the same caller: where no tokens are in use, many callers share an address."""
-    decoders = Decoders(DecodingTurns(4, 128 * MEBIBYTE))
+    decoders = Decoders(DecodingTurns(4, DEFAULT))
     tasks = [decoders.begin("large", large) for _ in range(20)]
     await settled()
-    assert decoders.inside == 2 * ["large"]
-    tasks += [decoders.begin("small", header(8)) for _ in range(2)]
+    assert decoders.inside == at_once * ["large"]
+    tasks += [decoders.begin("ordinary", header(ordinary)) for _ in range(4 - at_once)]
     await settled()
-    assert decoders.inside[2:] == 2 * ["small"]
+    assert decoders.inside[at_once:] == (4 - at_once) * ["ordinary"]
     decoders.ends.set()
     await asyncio.gather(*tasks)
-    assert len(decoders.inside) == 22
+    assert len(decoders.inside) == 24 - at_once
+
+
+async def test_slow_images_keep_no_large_one_waiting_that_fits_beside_them():
+    decoders = Decoders(DecodingTurns(4, DEFAULT))
+    tasks = [decoders.begin("slow", header(400, apart=True)) for _ in range(3)]
+    tasks.append(decoders.begin("large", header(800), caller="other"))
+    await settled()
+    assert decoders.inside == ["slow", "large"]
+    decoders.ends.set()
+    await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize(("threads", "mebibytes"), [(4, 500), (12, 157), (16, 53)])
+async def test_ordinary_images_of_one_caller_use_all_threads(threads, mebibytes):
+    decoders = Decoders(DecodingTurns(threads, DEFAULT))
+    tasks = [decoders.begin("ordinary", header(mebibytes)) for _ in range(threads + 3)]
+    await settled()
+    assert len(decoders.inside) == threads
+    decoders.ends.set()
+    await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize(("threads", "at_once"), [(1, 1), (2, 1), (4, 2), (8, 4)])
+async def test_large_images_leave_half_of_the_threads(threads, at_once):
+    decoders = Decoders(DecodingTurns(threads, 8 * DEFAULT))
+    tasks = [decoders.begin("large", header(600)) for _ in range(10)]
+    await settled()
+    assert len(decoders.inside) == at_once
+    decoders.ends.set()
+    await asyncio.gather(*tasks)
 
 
 async def test_decoding_keeps_to_its_memory():
     decoders = Decoders(DecodingTurns(4, 128 * MEBIBYTE))
-    tasks = [decoders.begin(size, header(size), caller=str(size % 3)) for size in (96, 8, 60, 8, 30, 8, 90, 9, 40)]
+    sizes = (96, 8, 60, 8, 30, 8, 90, 9, 40)
+    tasks = [
+        decoders.begin(size, header(size, apart=apart), caller=str(size % 3))
+        for size in sizes
+        for apart in (False, True)
+    ]
     decoders.ends.set()
     await asyncio.gather(*tasks)
     assert decoders.most_bytes <= 128 * MEBIBYTE
-    assert len(decoders.inside) == 9
+    assert len(decoders.inside) == 2 * len(sizes)
 
 
 async def test_an_image_that_never_fits_is_refused():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from visionsplit.errors import InvalidImageError
-from visionsplit.images import ImageLimits, decode_apart, decode_image, read_header
+from visionsplit.images import ImageLimits, decode_image, read_header
 
 from tests.unit.images.file_matrix import DATA, saved
 from tests.unit.images.png_matrix import chunked
@@ -124,45 +124,6 @@ def test_a_long_animation_shows_its_first_frame(kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     frames[7].save(buffer, kind, save_all=True, append_images=frames, **options)
     assert decode_image(buffer.getvalue(), ImageLimits()).getpixel((0, 0)) == (7, 7, 7)
-
-
-def run_length_bmp(pixels):
-    """8-bit grey in runs of one pixel."""
-    height, width = pixels.shape
-    runs = b"".join(b"".join(b"\1%c" % value for value in row) + b"\0\0" for row in pixels[::-1].tolist()) + b"\0\1"
-    palette = b"".join(struct.pack("<BBBB", value, value, value, 0) for value in range(256))
-    size = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
-    return b"BM" + struct.pack("<IHHI", 54 + 1024 + len(runs), 0, 0, 54 + 1024) + size + palette + runs
-
-
-GREY = np.arange(48 * 40, dtype=np.uint32).reshape(40, 48).astype(np.uint8)
-APART = {
-    "JPEG 2000": lambda: saved(Image.fromarray(GREY), "JPEG2000"),
-    "plain PGM": lambda: b"P2 48 40 255\n" + " ".join(map(str, GREY.ravel().tolist())).encode(),
-    "BMP": lambda: run_length_bmp(GREY),
-}
-
-
-@pytest.mark.parametrize("name", APART)
-def test_an_image_decoded_apart_is_the_same(name):
-    data = APART[name]()
-    header = read_header(data, ImageLimits())
-    assert header.apart
-    image = decode_apart(data, ImageLimits(), header.decoding_bytes)
-    assert (image.mode, image.size, image.tobytes()) == (
-        "RGB",
-        (48, 40),
-        decode_image(data, ImageLimits()).tobytes(),
-    )
-
-
-def test_what_is_wrong_with_an_image_decoded_apart_is_said(monkeypatch):
-    data = APART["plain PGM"]()
-    with pytest.raises(InvalidImageError, match="not enough image data"):
-        decode_apart(data[:100], ImageLimits(), MILLION)
-    monkeypatch.setattr("visionsplit.images.apart._MODULE", "visionsplit.no_such_module")
-    with pytest.raises(InvalidImageError, match="seconds or too much memory"):
-        decode_apart(data, ImageLimits(), MILLION)
 
 
 @pytest.mark.parametrize(("largest", "samples"), [(100, 1), (300, 1), (4095, 3), (31, 3), (65535, 3)])

@@ -5,8 +5,18 @@ directory is read first (`directory`, `accepted`), Pillow's libtiff only unpacks
 bytes become numbers (`samples`) and colours (`colour`).
 """
 
-from visionsplit.images.tiff.accepted import decoding_bytes, layout_of, lost_by_pillow, read_layout
+from visionsplit.images.tiff.accepted import check_parts, layout_of, lost_by_pillow, read_layout
 from visionsplit.images.tiff.colour import decode
 from visionsplit.images.tiff.layout import Layout, Photometric
+from visionsplit.images.tiff.memory import decoding_bytes
 
-__all__ = ["Layout", "Photometric", "decode", "decoding_bytes", "layout_of", "lost_by_pillow", "read_layout"]
+__all__ = [
+    "Layout",
+    "Photometric",
+    "check_parts",
+    "decode",
+    "decoding_bytes",
+    "layout_of",
+    "lost_by_pillow",
+    "read_layout",
+]

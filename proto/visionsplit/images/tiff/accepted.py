@@ -55,8 +55,6 @@ _LARGE_TILE = 1 << 22  # pixels that a tile may have in the smallest image
 _CMYK_INKS = 1
 _MOST_PARTS = 1 << 16  # the 32 x 32 tiles of 64 million pixels
 _MOST_BYTES = 1 << 30  # of all strips or tiles once unpacked: a file may say of each that it is all of the file
-_BLOCK_PIXELS = 1 << 20
-_BLOCK_SAMPLE_BYTES = 48
 
 
 def read_layout(data: bytes, page: int = 0) -> Layout:
@@ -209,14 +207,6 @@ def check_parts(layout: Layout, file_bytes: int) -> None:
         raise InvalidImageError("the TIFF is broken: it does not say how long its strips or tiles are")
     if layout.offsets and max(layout.offsets[:needed]) >= file_bytes:
         raise InvalidImageError("the TIFF is cut off: strips or tiles lie beyond the end of the file")
-
-
-def decoding_bytes(layout: Layout) -> int:
-    """Memory that decoding takes at most: the image and its copy that is turned, a strip or tile as it is stored, as
-    Pillow unpacks it and as it is read, and a block of samples as they become colours."""
-    part = layout.part_width * layout.part_height * layout.samples * max(1, -(-layout.bits // 8))
-    block = min(layout.part_width * layout.part_height, _BLOCK_PIXELS) * layout.samples
-    return 8 * layout.width * layout.height + 3 * part + _BLOCK_SAMPLE_BYTES * block
 
 
 def _known(kinds: Any, number: int, words: str, names: dict[int, str]) -> Any:  # noqa: ANN401 - an enumeration

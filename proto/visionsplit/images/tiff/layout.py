@@ -100,6 +100,11 @@ class Layout:
         across, down = (self.tags.get(Tag.YCBCR_SUBSAMPLING) or (2, 2))[:2]
         return int(across), int(down)
 
+    @property
+    def lowest_bit_first(self) -> bool:
+        """Whether the bits of each byte are stored in reverse."""
+        return self.one(Tag.FILL_ORDER, 1) == 2
+
     def one(self, tag: Tag, default: int) -> int:
         """A tag's first value."""
         return first_of(self.tags, tag, default)

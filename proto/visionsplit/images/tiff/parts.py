@@ -20,11 +20,12 @@ from visionsplit.images.scaling import Bytes
 from visionsplit.images.tiff.directory import Tag
 from visionsplit.images.tiff.layout import CCITT, Compression, Layout, Photometric
 
-_GROUP_BYTES = 1 << 23  # of strips or tiles that are unpacked together: opening a TIFF for each would take long
+GROUP_BYTES = 1 << 23  # of strips or tiles that are unpacked together: opening a TIFF for each would take long
 _GROUP_PARTS = 4096
 _SLACK = {Compression.JPEG: 1 << 16}  # bytes of a part beyond twice its unpacked size
 _DEFAULT_SLACK = 1 << 10
-_REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1)[:, 0]
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_COPIED_PIXELS = 1 << 20  # that are copied out of Pillow's image at a time
 
 _SHORT, _LONG, _UNDEFINED = 3, 4, 7
 Fields: TypeAlias = dict[Tag, tuple[int, Any]]  # a type, and one number or the bytes of several
@@ -56,12 +57,17 @@ def unpack_parts(data: bytes, layout: Layout, parts: Sequence[tuple[int, int]]) 
     """
     for rows, run in groupby(parts, key=lambda part: part[1]):
         shape = shape_of(layout, rows)
-        most = max(1, min(_GROUP_PARTS, _GROUP_BYTES // (shape.rows * shape.row_bytes)))
+        most = max(1, min(_GROUP_PARTS, GROUP_BYTES // most_stored(layout, shape)))
         while group := [_stored(data, layout, index, shape) for index, _ in islice(run, most)]:
             yield from _unpack_group(layout, group, shape, rows)
 
 
-def _stored(data: bytes, layout: Layout, index: int, shape: Shape) -> bytes:
+def most_stored(layout: Layout, shape: Shape) -> int:
+    """Bytes of a part that are looked at: a file may say of each of thousands of parts that it is all of the file."""
+    return 2 * shape.rows * shape.row_bytes + _SLACK.get(layout.compression, _DEFAULT_SLACK)
+
+
+def _stored(data: bytes, layout: Layout, index: int, shape: Shape) -> memoryview:
     start = layout.offsets[index]
     size = shape.rows * shape.row_bytes
     # Some programs leave the lengths out, or 0.
@@ -71,39 +77,60 @@ def _stored(data: bytes, layout: Layout, index: int, shape: Shape) -> bytes:
     if layout.compression == Compression.NONE:
         if count < size:
             raise InvalidImageError("the TIFF is cut off: a strip or tile has fewer bytes than its pixels take")
-        return data[start : start + size]
-    # A file may say of each of thousands of parts that it is all of the file.
-    return data[start : start + min(count, 2 * size + _SLACK.get(layout.compression, _DEFAULT_SLACK))]
+        return memoryview(data)[start : start + size]
+    return memoryview(data)[start : start + min(count, most_stored(layout, shape))]
 
 
-def _unpack_group(layout: Layout, group: list[bytes], shape: Shape, rows: int) -> Iterator[Bytes]:
-    fill_order = layout.one(Tag.FILL_ORDER, 1)
+def _unpack_group(layout: Layout, group: list[memoryview], shape: Shape, rows: int) -> Iterator[Bytes]:
     if layout.compression == Compression.NONE:
         for stored in group:
-            plain = np.frombuffer(stored, np.uint8).reshape(shape.rows, shape.row_bytes)
-            yield _REVERSED[plain] if fill_order == 2 else plain
+            plain = bytes(stored).translate(_REVERSED) if layout.lowest_bit_first else stored
+            yield np.frombuffer(plain, np.uint8).reshape(shape.rows, shape.row_bytes)
         return
     if layout.compression in _IMAGE_CODECS:
         tags, height, width = _image_tags(layout), rows, layout.part_width
     else:
-        tags = _byte_tags(shape.row_bytes, fill_order)
-        height, width = shape.rows, shape.row_bytes // tags[Tag.SAMPLES_PER_PIXEL][1]
+        channels = channels_of(layout, shape)
+        tags, height, width = _byte_tags(channels), shape.rows, shape.row_bytes // channels
     tags |= {
         Tag.WIDTH: (_LONG, width),
         Tag.LENGTH: (_LONG, height * len(group)),
         Tag.ROWS_PER_STRIP: (_LONG, height),
         Tag.COMPRESSION: (_SHORT, int(layout.compression)),
-        Tag.FILL_ORDER: (_SHORT, fill_order),
+        Tag.FILL_ORDER: (_SHORT, layout.one(Tag.FILL_ORDER, 1)),
     }
-    image = TiffImageFile(io.BytesIO(_tiff(tags, group)))
+    yield from _pixels(_tiff(tags, group)).reshape(len(group), height, -1)
+
+
+def _pixels(file: bytes) -> Bytes:
+    """A TIFF's pixels, [height, width, ...]. NumPy would take twice their memory to copy them all at once."""
+    image = TiffImageFile(io.BytesIO(file))
     image.load()
-    yield from np.asarray(image).view(np.uint8).reshape(len(group), height, -1)
+    step = max(1, _COPIED_PIXELS // image.width)
+    tops = range(0, image.height, step)
+    blocks = (
+        np.asarray(image.crop((0, top, image.width, min(top + step, image.height)))).view(np.uint8) for top in tops
+    )
+    first = next(blocks)
+    pixels: Bytes = np.empty((image.height, *first.shape[1:]), np.uint8)
+    pixels[: len(first)] = first
+    for top, block in zip(tops[1:], blocks, strict=True):
+        pixels[top : top + len(block)] = block
+    return pixels
 
 
-def _byte_tags(row_bytes: int, fill_order: int) -> Fields:
+def channels_of(layout: Layout, shape: Shape) -> int:
+    """Channels of the image as which Pillow unpacks a part."""
+    if layout.compression in _IMAGE_CODECS:
+        return layout.samples
     # As many channels as divide a row, so that long rows do not look like too many pixels to Pillow; which does not
     # take four of them with the bits of bytes in reverse.
-    channels = next(number for number in ((4, 3, 1) if fill_order == 1 else (3, 1)) if row_bytes % number == 0)
+    return next(
+        number for number in ((3, 1) if layout.lowest_bit_first else (4, 3, 1)) if shape.row_bytes % number == 0
+    )
+
+
+def _byte_tags(channels: int) -> Fields:
     photometric = {4: Photometric.CMYK, 3: Photometric.RGB, 1: Photometric.BLACK_IS_ZERO}[channels]
     return {
         Tag.SAMPLES_PER_PIXEL: (_SHORT, channels),
@@ -130,8 +157,8 @@ def _image_tags(layout: Layout) -> Fields:
     return tags
 
 
-def _tiff(tags: Fields, strips: list[bytes]) -> bytes:
-    """A little-endian TIFF."""
+def _tiff(tags: Fields, strips: list[memoryview]) -> bytes:
+    """A little-endian TIFF; the only copy of the strips."""
     lengths: NDArray[np.uint32] = np.array([len(strip) for strip in strips], "<u4")
     starts = (8 + lengths.cumsum() - lengths).astype("<u4")
     entries: dict[Tag, tuple[int, int, bytes]] = {
@@ -142,14 +169,14 @@ def _tiff(tags: Fields, strips: list[bytes]) -> bytes:
         size = {_SHORT: 2, _LONG: 4, _UNDEFINED: 1}[kind]
         content = value.to_bytes(size, "little") if isinstance(value, int) else value
         entries[tag] = (kind, len(content) // size, content)
-    body = b"".join(strips)
+    body = sum(len(strip) for strip in strips)
     outside = b""
     directory = struct.pack("<H", len(entries))
-    first_outside = 8 + len(body) + 2 + 12 * len(entries) + 4
+    first_outside = 8 + body + 2 + 12 * len(entries) + 4
     for tag, (kind, count, content) in sorted(entries.items()):
         field = content
         if len(content) > 4:
             field = struct.pack("<I", first_outside + len(outside))
             outside += content
         directory += struct.pack("<HHI4s", tag, kind, count, field)
-    return b"".join([b"II*\0", struct.pack("<I", 8 + len(body)), body, directory, bytes(4), outside])
+    return b"".join([b"II*\0", struct.pack("<I", 8 + body), *strips, directory, bytes(4), outside])

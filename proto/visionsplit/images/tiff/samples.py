@@ -10,7 +10,7 @@ from visionsplit.images.tiff.directory import Tag
 from visionsplit.images.tiff.layout import CCITT, PREDICTED, Compression, Layout
 from visionsplit.images.tiff.parts import unpack_parts
 
-_BLOCK_PIXELS = 1 << 20
+BLOCK_SAMPLES = 1 << 20
 _KINDS = {"uint": "u", "int": "i", "float": "f"}
 
 
@@ -35,7 +35,7 @@ def read_blocks(data: bytes, layout: Layout) -> Iterator[tuple[Box, Samples]]:
 def _decoded(layout: Layout, stored: list[Bytes]) -> Iterator[tuple[int, Samples]]:
     """A strip's or tile's rows of pixels, some at a time: rows do not depend on each other."""
     down = layout.subsampling[1]
-    step = max(1, _BLOCK_PIXELS // (layout.part_width * down))
+    step = max(1, BLOCK_SAMPLES // (layout.part_width * layout.samples * down))
     for start in range(0, len(stored[0]), step):
         planes = [_decode_rows(layout, plane[start : start + step]) for plane in stored]
         yield start * down, planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
