@@ -4,11 +4,9 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import TypeAlias
 
 from opentelemetry.trace import Tracer
 from visionsplit.errors import OverloadedError, UnavailableError, VisionSplitError
-from visionsplit.tasks import to_its_end
 from visionsplit.telemetry.tracing import stage
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.transport import MIB
@@ -17,13 +15,13 @@ from visionsplit.wire.vision_tokens import split_into_chunks
 from encoder_service.events import BudgetsKnown, Event, ImageDone, TokensReady
 from encoder_service.gateways import LlmGateway, LlmGateways
 from encoder_service.llm_client import LlmCall, LlmClient
+from encoder_service.outbox import Outbox
 from encoder_service.upload import Part, Upload
 
 _log = logging.getLogger(__name__)
 
 _KEEP_BYTES = 16 * MIB  # of one call's tokens, until its answer begins: some images uncompressed, dozens compressed
 _Response = encoder_service_pb2.EncoderServiceGenerateResponse
-_Write: TypeAlias = Callable[[_Response], Awaitable[None]]
 
 
 async def to_parts(events: AsyncIterator[Event], chunk_bytes: int) -> AsyncGenerator[Part, None]:
@@ -55,12 +53,12 @@ async def relay(
     begin: Callable[[LlmClient], LlmCall],
     header: llm_service_pb2.GenerateHeader,
     parts: AsyncGenerator[Part, None],
-    write: _Write,
+    outbox: Outbox[_Response],
     summarise: Callable[[ImageDone], encoder_service_pb2.ImageSummary],
     answered: Callable[[], None],
     tracer: Tracer,
 ) -> None:
-    """Upload the parts to an LLM service, then tell `answered` of its first text and pass the text on through `write`.
+    """Upload the parts to an LLM service, then tell `answered` of its first text and pass the text on through `outbox`.
 
     Where there are several services, and one is lost or refuses for the moment before anything of its answer was passed
     on, another gets the upload from its beginning, once.
@@ -69,9 +67,9 @@ async def relay(
         VisionSplitError: of the encoder or, in its own class, of the LLM service.
     """
 
-    async def report(done: ImageDone) -> None:
-        # gRPC gives a call whose first write was cancelled midway no status any more: its caller would wait in vain.
-        await to_its_end(write(_Response(image=summarise(done))))
+    def report(done: ImageDone) -> None:
+        # Not awaited: a caller that does not read must not hold up the upload, for which the LLM service waits.
+        outbox.put(_Response(image=summarise(done)))
 
     upload = Upload(parts, report, keep_bytes=_KEEP_BYTES if len(gateways) > 1 else 0)
     before: LlmGateway | None = None  # that was asked in vain
@@ -80,7 +78,7 @@ async def relay(
             gateway = await gateways.pick(but=before)
             try:
                 with gateway.call(begin) as call:
-                    await _ask(call, header, upload, write, answered, tracer)
+                    await _ask(call, header, upload, outbox, answered, tracer)
                 gateway.succeeded()
                 return
             except VisionSplitError as error:
@@ -106,7 +104,7 @@ async def _ask(
     call: LlmCall,
     header: llm_service_pb2.GenerateHeader,
     upload: Upload,
-    write: _Write,
+    outbox: Outbox[_Response],
     answered: Callable[[], None],
     tracer: Tracer,
 ) -> None:
@@ -119,9 +117,9 @@ async def _ask(
                 answered()
                 upload.forget()  # what the caller has seen of an answer cannot be taken back
                 if isinstance(event, generation_pb2.TextDelta):
-                    await write(_Response(delta=event))
+                    await outbox.send(_Response(delta=event))
                 else:
-                    await write(_Response(summary=event))
+                    await outbox.send(_Response(summary=event))
 
 
 async def _send(call: LlmCall, header: llm_service_pb2.GenerateHeader, upload: Upload) -> None:

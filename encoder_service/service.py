@@ -32,6 +32,7 @@ from encoder_service.gateways import LlmGateways
 from encoder_service.llm_client import LlmCall, LlmClient
 from encoder_service.metrics import EncoderMetrics
 from encoder_service.observation import CallObserver
+from encoder_service.outbox import Outbox
 from encoder_service.pipeline import EncoderPipeline
 from encoder_service.protocol import (
     prompt_text,
@@ -46,6 +47,7 @@ _LLM_CALL = "visionsplit.v1.LlmService/Generate"  # the name of its span
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _EncodeResponse = encoder_service_pb2.EncodeResponse
+_GenerateResponse = encoder_service_pb2.EncoderServiceGenerateResponse
 
 
 class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
@@ -113,7 +115,9 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
             observer = CallObserver(self._metrics, self._tracer, record, wanted.method)
             if self._llm is None:
                 raise IncompatibleServicesError("this encoder has no LLM service; it only encodes")
-            async with AsyncExitStack() as stack:
+            outbox: Outbox[_GenerateResponse] = Outbox(partial(send, context))
+            # Outside everything else that the call holds: the queue's measure must not see a caller that does not read.
+            async with outbox.open(), AsyncExitStack() as stack:
                 answered = stack.enter_context(self._admission.answers.call(caller, context.time_remaining()))
                 images = await self._prepared(request.images, wanted, context, stack)
                 stack.enter_context(stage(self._tracer, _LLM_CALL, kind=SpanKind.CLIENT))
@@ -129,8 +133,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
                         timeout_seconds=context.time_remaining(), request_id=request_id, caller=caller
                     )
 
-                write = partial(send, context)
-                await relay(self._llm, begin, header, parts, write, summarise, answered, self._tracer)
+                await relay(self._llm, begin, header, parts, outbox, summarise, answered, self._tracer)
 
     async def _prepared(
         self,

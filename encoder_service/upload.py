@@ -1,7 +1,7 @@
 """A request's messages to the LLM service, as they become ready, and a second time if the first receiver is lost."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TypeAlias
 
 from visionsplit.v1 import vision_tokens_pb2
@@ -22,7 +22,7 @@ class Upload:
     def __init__(
         self,
         parts: AsyncGenerator[Part, None],
-        report: Callable[[ImageDone], Awaitable[None]],
+        report: Callable[[ImageDone], None],
         *,
         keep_bytes: int,
     ) -> None:
@@ -78,7 +78,7 @@ class Upload:
             async for part in self._parts:
                 if not isinstance(part, ImageDone):
                     return part
-                await self._report(part)
+                self._report(part)
         except BaseException:
             self.failed = True
             raise

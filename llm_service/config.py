@@ -33,7 +33,7 @@ class EngineConfig:
     kv_tokens: int | None = None  # tokens the KV cache holds; on a GPU, None takes memory_fraction of what is free
     max_batch_tokens: int | None = None  # tokens of one step; longer prompts are prefilled in pieces
     max_running: int = 64  # requests of one step
-    caller_share: float = 0.75  # of these that one caller may have, so that others find room
+    caller_share: float = 0.75  # a caller leaves others half as many of these as this share would; see below
     max_waiting: int = 128  # requests admitted beside those; more are refused
     slab_tokens: int = 32768  # vision tokens and newlines held for running requests and for reuse
     memory_fraction: float = 0.8  # of the memory that is free once the weights are loaded
@@ -63,10 +63,15 @@ class EngineConfig:
 
     @property
     def max_running_of_caller(self) -> int:
-        """Requests of one caller that run together. Where a share would leave very few, a caller may have all."""
-        if self.max_running < _FEWEST_SHARED:
+        """Requests of one caller that run together, of `max_running` and as many prepared ones.
+
+        One caller for everything is common, and each place that it leaves free makes its steps smaller. A few places
+        let others in, so only half of what the share leaves stays free, and at least one. Where the share is 1, or
+        where there are very few places, a caller may have all.
+        """
+        if self.caller_share == 1 or self.max_running < _FEWEST_SHARED:
             return 2 * self.max_running
-        return math.ceil(self.caller_share * self.max_running)
+        return min(math.ceil(self.max_running * (1 + self.caller_share) / 2), self.max_running - 1)
 
     @property
     def num_blocks(self) -> int | None:

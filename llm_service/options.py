@@ -122,8 +122,8 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         type=share,
         default=Limits.caller_share,
         metavar="SHARE",
-        help="The share of calls, uploads, their bytes and running requests that one caller may take, above 0 and at "
-        "most 1. "
+        help="The share of calls, uploads and their bytes that one caller may take, above 0 and at most 1. Of a "
+        "replica's running requests a caller leaves half as many to others. "
         "Default: %(default)g.",
     )
     group.add_argument(

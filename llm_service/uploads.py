@@ -8,16 +8,18 @@ from contextlib import asynccontextmanager, contextmanager
 
 from prometheus_client import Gauge
 from visionsplit.errors import DeadlineError, OverloadedError
-from visionsplit.fairness import Shares
+from visionsplit.fairness import Shares, UsedUp, address_behind
 from visionsplit.overload import Drain
 
 from llm_service.config import Limits
 
 HEADER_SECONDS = 5.0  # a caller sends the header as it opens the call, so that only the network can delay it
-# Each call without a header may hold an unfinished message of a few MiB. Beyond this number one is given up, the oldest
-# of the caller that has most of them, and no new one is refused: a caller that sends its header at once is served
-# however many others stay silent.
-_MAX_WITHOUT_HEADER = 64
+# When this many calls are without a header, a further one has the oldest of the busiest address given up: silent calls
+# cannot keep out later ones. visionsplit.wire.receipts bounds the memory of headers that are unfinished.
+_MAX_WITHOUT_HEADER = 256
+# gRPC announces calls that are opened together before it delivers the first of their headers, so the header of a young
+# call may be about to arrive. Twice the number above, more than one connection brings by default, holds for every age.
+_YOUNG_SECONDS = 1.0
 
 
 class Reception:
@@ -37,7 +39,7 @@ class Reception:
         """The header has arrived: the upload takes a place.
 
         Raises:
-            OverloadedError: all places are taken by uploads that go on.
+            OverloadedError: all places are taken by uploads that go on, or it was given up before.
         """
         self.note_progress()
         self._uploads.take_place(self)
@@ -47,12 +49,19 @@ class Reception:
         """Reserve room for further bytes of vision tokens, until the call has ended.
 
         Raises:
-            OverloadedError: they are not there; without a time after which to ask again if they never will be.
+            OverloadedError: they are not there, without a time after which to ask again if they never will be; or the
+                upload was given up before.
         """
+        self._check_not_given_up()
         self._uploads.take_room(self, num_bytes)
 
     def note_progress(self) -> None:
-        """A message has arrived."""
+        """A message has arrived.
+
+        Raises:
+            OverloadedError: after the upload was given up, in the same turn of the event loop.
+        """
+        self._check_not_given_up()
         self.progressed = time.monotonic()
 
     @property
@@ -83,6 +92,9 @@ class Reception:
                 raise
             if not self._given_up_for:
                 raise DeadlineError(self._overtime) from None
+        self._check_not_given_up()
+
+    def _check_not_given_up(self) -> None:
         if self._given_up_for:
             raise OverloadedError(self._given_up_for, self._uploads.retry_after())
 
@@ -121,15 +133,11 @@ class Uploads:
     @contextmanager
     def receiving(self, reception: Reception) -> Iterator[None]:
         """The length of an upload, at whose end its place is free."""
-        silent = [other for other in self._receiving if not (other.begun or other.ends)]
-        if len(silent) >= _MAX_WITHOUT_HEADER:
-            of_caller = Counter(other.caller for other in silent)
-            oldest = max(silent, key=lambda other: (of_caller[other.caller], -other.progressed))
-            oldest.give_up("the request's header had not arrived when too many other calls waited to send theirs")
+        self._bound_silent()
         self._receiving[reception] = None
         try:
             yield
-            self._drain.note(1, busy=2 * self._places.taken > self._places.limit)
+            self._drain.note(1, busy=_half_taken(self._places))
         finally:
             del self._receiving[reception]
             self._leave_place(reception)
@@ -137,11 +145,9 @@ class Uploads:
     def take_place(self, reception: Reception) -> None:
         """See `Reception.begin`."""
         reception.begun = True
-        if not self._fits(self._places, reception, 1):
-            taken, held = self._places.taken, self._places.held_by(reception.caller)
-            own = not self._places.fits_own(reception.caller, 1)
-            whose = f"{held} uploads of this caller" if own else f"{taken} uploads"
-            raise OverloadedError(f"{whose} are under way, and no more are accepted", self.retry_after())
+        if (part := self._used_up(self._places, reception, 1)) is not None:
+            text = f"{part.held} uploads{part.of} are under way, and no more are accepted"
+            raise OverloadedError(text, self.retry_after())
         self._places.take(reception.caller, 1)
         reception.has_place = True
         self._gauge.set(self._places.taken)
@@ -155,40 +161,47 @@ class Uploads:
             )
         # The request is judged as a whole: what it holds already must not count as another call's.
         self._bytes.give_back(caller, reception.num_bytes)
-        fits = self._fits(self._bytes, reception, whole)
-        others, own = self._bytes.taken, self._bytes.held_by(caller)
-        fits_own = self._bytes.fits_own(caller, whole)
-        self._bytes.take(caller, whole if fits else reception.num_bytes)
-        if fits:
-            reception.num_bytes = whole
-            return
-        held = f"other calls hold {others} bytes" if fits_own else f"other calls of this caller hold {own} bytes"
-        most = self._bytes.limit if fits_own else self._bytes.own_limit
-        raise OverloadedError(
-            f"{held} of vision tokens; this request's {whole} and theirs are more than {most}",
-            self._bytes_drain.retry_after(whole),
-        )
+        part = self._used_up(self._bytes, reception, whole)
+        self._bytes.take(caller, reception.num_bytes if part else whole)
+        if part is not None:
+            raise OverloadedError(
+                f"other calls{part.of} hold {part.held} bytes of vision tokens; this request's {whole} and theirs are "
+                f"more than {part.limit}",
+                self._bytes_drain.retry_after(whole),
+            )
+        reception.num_bytes = whole
 
     def release(self, reception: Reception) -> None:
         """Free all that a call holds; nothing happens the second time."""
         self._leave_place(reception)
         num_bytes, reception.num_bytes = reception.num_bytes, 0
         if num_bytes:
-            self._bytes_drain.note(num_bytes, busy=2 * self._bytes.taken > self._bytes.limit)
             self._bytes.give_back(reception.caller, num_bytes)
+            self._bytes_drain.note(num_bytes, busy=_half_taken(self._bytes))
 
     def retry_after(self) -> float:
         """Seconds after which there should be a place again."""
         return self._drain.retry_after(1)
 
-    def _fits(self, shares: Shares, reception: Reception, amount: int) -> bool:
-        """Whether an amount fits, if need be after others that stand still have been given up."""
-        while not shares.fits(reception.caller, amount):
+    def _bound_silent(self) -> None:
+        """Give up a call without a header where too many wait for theirs."""
+        silent = [other for other in self._receiving if not (other.begun or other.ends)]
+        if len(silent) < _MAX_WITHOUT_HEADER:
+            return
+        at_address = Counter(address_behind(other.caller) for other in silent)
+        oldest = max(silent, key=lambda other: (at_address[address_behind(other.caller)], -other.progressed))
+        young = time.monotonic() - oldest.progressed < _YOUNG_SECONDS
+        if not young or len(silent) >= 2 * _MAX_WITHOUT_HEADER:
+            oldest.give_up("the request's header had not arrived when too many other calls waited to send theirs")
+
+    def _used_up(self, shares: Shares, reception: Reception, amount: int) -> UsedUp | None:
+        """Which part is too full for an amount, after others that stand still have been given up if need be."""
+        while (part := shares.used_up(reception.caller, amount)) is not None:
             if (stalled := self._stalled(shares, reception, amount)) is None:
-                return False
+                break
             seconds = time.monotonic() - stalled.progressed
             stalled.give_up(f"the upload stood still for {seconds:.0f} seconds, and other calls needed its room")
-        return True
+        return part
 
     def _stalled(self, shares: Shares, reception: Reception, amount: int) -> Reception | None:
         """An upload that gives way: among those in the way, one of the caller that holds most."""
@@ -209,3 +222,8 @@ class Uploads:
             reception.has_place = False
             self._places.give_back(reception.caller, 1)
             self._gauge.set(self._places.taken)
+            self._drain.watch(busy=_half_taken(self._places))
+
+
+def _half_taken(shares: Shares) -> bool:
+    return 2 * shares.taken > shares.limit

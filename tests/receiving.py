@@ -61,9 +61,9 @@ class Services(EncoderServiceServicer, LlmServiceServicer):
 
 @asynccontextmanager
 async def serving(
-    limits: ReceiveLimits = LIMITS, max_calls: int = 128
+    limits: ReceiveLimits = LIMITS, max_calls: int = 128, *, relayed: bool = False
 ) -> AsyncIterator[tuple[str, Receiver, Services]]:
-    receiver, services = Receiver(limits, Callers(None)), Services()
+    receiver, services = Receiver(limits, Callers(None, relayed=relayed)), Services()
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor(logging.getLogger("tests.receiving")), receiver.interceptor],
         options=server_options(max_receive_bytes=limits.max_bytes, max_calls=max_calls),

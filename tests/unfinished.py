@@ -22,15 +22,17 @@ def prefix(num_bytes: int, *, compressed: bool = False) -> bytes:
 class RawConnection:
     """HTTP/2 without a gRPC client's rules. Used as a context manager."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, source: str | None = None) -> None:
+        """`source` is the address to connect from."""
         self._address = address
+        self._source = None if source is None else (source, 0)
         self._http = H2Connection(H2Configuration(header_encoding="utf-8"))
         self._status: dict[int, str] = {}  # grpc-status by call
         self._closed = asyncio.Event()
 
     async def __aenter__(self) -> "RawConnection":
         host, _, port = self._address.rpartition(":")
-        self._reader, self._writer = await asyncio.open_connection(host, int(port))
+        self._reader, self._writer = await asyncio.open_connection(host, int(port), local_addr=self._source)
         self._http.initiate_connection()
         self._flush()
         self._task = asyncio.create_task(self._read())
@@ -54,8 +56,8 @@ class RawConnection:
         self._http.reset_stream(number)
         self._flush()
 
-    async def send(self, number: int, data: bytes) -> int:
-        """Send as much as the service lets in; the number of bytes."""
+    async def send(self, number: int, data: bytes, *, end: bool = False) -> int:
+        """Send as much as the service lets in, and then perhaps end the call's sending side; the number of bytes."""
         sent, last = 0, asyncio.get_running_loop().time()
         while sent < len(data) and number not in self._status:
             room = min(self._http.local_flow_control_window(number), _FRAME_BYTES, len(data) - sent)
@@ -67,6 +69,9 @@ class RawConnection:
             elif asyncio.get_running_loop().time() - last > _PATIENCE_SECONDS:
                 break
             await asyncio.sleep(0 if room > 0 else 0.01)
+        if end and sent == len(data):
+            self._http.end_stream(number)
+            self._flush()
         return sent
 
     async def status(self, number: int, *, seconds: float = 20) -> str:

@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 _T = TypeVar("_T")
 
@@ -34,6 +34,11 @@ class RelayedCaller(str):
         caller = super().__new__(cls, f"{address} {name}")
         caller.address = address
         return caller
+
+
+def address_behind(caller: str) -> str:
+    """The address of a caller that another one calls for; any other caller itself, as its name is not invented."""
+    return caller.address if isinstance(caller, RelayedCaller) else caller
 
 
 class Turns(Generic[_T]):
@@ -226,6 +231,14 @@ class FairGate:
                 turn.come.set_result(None)
 
 
+class UsedUp(NamedTuple):
+    """A part of something that does not hold as much more as is wanted."""
+
+    of: str  # whose part it is, as the end of a noun phrase: " of this caller", " of this address", or empty for all
+    held: int
+    limit: int
+
+
 class Shares:
     """How much of something each caller holds, and how much it may: a part always stays free for the others.
 
@@ -250,12 +263,18 @@ class Shares:
         """How much of what is held is served before the last of `amount` more of this caller, if callers take turns."""
         return ahead_in_turns(self._held, caller, amount)
 
-    def held_at_address(self, caller: str) -> int:
-        """What all callers of this one's address hold."""
-        return self._held_at.get(_address(caller), 0)
-
     def fits(self, caller: str, amount: int) -> bool:
-        return self.taken + amount <= self.limit and self.fits_own(caller, amount) and self._fits_at(caller, amount)
+        return self.used_up(caller, amount) is None
+
+    def used_up(self, caller: str, amount: int) -> UsedUp | None:
+        """Which part is too full for an amount: the whole, the caller's own, or its address's; None if it fits."""
+        if self.taken + amount > self.limit:
+            return UsedUp("", self.taken, self.limit)
+        if not self.fits_own(caller, amount):
+            return UsedUp(" of this caller", self.held_by(caller), self.own_limit)
+        if not self._fits_at(caller, amount):
+            return UsedUp(" of this address", self._held_at_address(caller), self.address_limit)
+        return None
 
     def fits_own(self, caller: str, amount: int) -> bool:
         """Whether it fits the caller's own part. A caller that holds nothing may have more than that at once."""
@@ -267,26 +286,26 @@ class Shares:
         caller where its own part is exceeded, one of the same address where the address's part is, else any."""
         if not self.fits_own(caller, amount):
             return other == caller
-        return self._fits_at(caller, amount) or _address(other) == _address(caller)
+        return self._fits_at(caller, amount) or address_behind(other) == address_behind(caller)
 
     def take(self, caller: str, amount: int) -> None:
         self.taken += amount
         _add(self._held, caller, amount)
-        _add(self._held_at, _address(caller), amount)
+        _add(self._held_at, address_behind(caller), amount)
 
     def give_back(self, caller: str, amount: int) -> None:
         self.taken -= amount
         _add(self._held, caller, -amount)
-        _add(self._held_at, _address(caller), -amount)
+        _add(self._held_at, address_behind(caller), -amount)
+
+    def _held_at_address(self, caller: str) -> int:
+        """What all callers of this one's address hold."""
+        return self._held_at.get(address_behind(caller), 0)
 
     def _fits_at(self, caller: str, amount: int) -> bool:
         """Whether it fits the part of the caller's address."""
-        held = self.held_at_address(caller)
+        held = self._held_at_address(caller)
         return not held or held + amount <= self.address_limit
-
-
-def _address(caller: str) -> str:
-    return caller.address if isinstance(caller, RelayedCaller) else caller
 
 
 def _add(held: dict[str, int], name: str, amount: int) -> None:

@@ -189,27 +189,26 @@ class CallPlaces:
         try:
             yield
             # Only what was served: refusals and deadlines are quicker.
-            self._drain.note(1, busy=2 * self.active > self._shares.limit)
+            self._drain.note(1, busy=self._busy)
         finally:
             self._shares.give_back(caller, 1)
+            self._drain.watch(busy=self._busy)
 
     def check(self, caller: str) -> None:
         """
         Raises:
-            OverloadedError: all places are taken, or all that the caller may have; with the time after which to ask
-                again.
+            OverloadedError: all places are taken, or all that the caller or its address may have; with the time after
+                which to ask again.
         """
-        shares = self._shares
+        if (part := self._shares.used_up(caller, 1)) is None:
+            return
         # Not one place but several: those who are sent away would otherwise all come back for the first.
-        later = self._drain.retry_after(max(shares.limit // _RETURNING, 1))
-        if self.active >= shares.limit:
-            raise OverloadedError(f"{self.active} calls are running, as many as this service takes", later)
-        if not shares.fits_own(caller, 1):
-            held = shares.held_by(caller)
-            raise OverloadedError(f"{held} calls of this caller are running, as many as one caller may have", later)
-        if not shares.fits(caller, 1):
-            held = shares.held_at_address(caller)
-            raise OverloadedError(f"{held} calls of this address are running, as many as one address may have", later)
+        later = self._drain.retry_after(max(self._shares.limit // _RETURNING, 1))
+        raise OverloadedError(f"{part.held} calls{part.of} are running, and no more are accepted", later)
+
+    @property
+    def _busy(self) -> bool:
+        return 2 * self.active > self._shares.limit
 
 
 class OpenDoor:

@@ -25,6 +25,7 @@ def placed_encoder(config: EncoderConfig, pools: Pools) -> EncoderConfig:
 
 def placed_llm(config: LlmConfig, pools: Pools) -> LlmConfig:
     device, engine = config.device or ("cuda" if pools.llm_gpus else "cpu"), config.engine
+    engine = replace(engine, caller_share=1.0)  # the job is the only caller
     if device == "cpu" and engine.max_batch_tokens is None:
         engine = replace(engine, max_batch_tokens=_STEP_TOKENS)
     if device != "cpu" and pools.llm_gpus:  # the others on this GPU need memory too

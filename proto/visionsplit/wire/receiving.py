@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from visionsplit.errors import InvalidRequestError, OverloadedError
-from visionsplit.fairness import Shares
+from visionsplit.fairness import Shares, address_behind
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.messages import has_bytes, parse
 from visionsplit.wire.receipts import MAX_UNFINISHED_BYTES, Receipts
@@ -146,7 +146,9 @@ class _ReceiveInterceptor(grpc.aio.ServerInterceptor):
 
         async def received(messages: AsyncIterator[bytes], context: Context) -> object:
             caller = receiver.callers.of(context)
-            requests = _Requests(receiver.receipts, messages, method, caller, str(context.peer()))
+            # By address: one that invents names would otherwise have its requests given up last.
+            sender = address_behind(caller)
+            requests = _Requests(receiver.receipts, messages, method, sender, str(context.peer()))
             if streaming:
                 return await _respond(behavior(requests, context), context)
             data = await requests.next_bytes()

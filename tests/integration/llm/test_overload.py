@@ -49,7 +49,7 @@ async def test_long_answers_of_one_caller_leave_room_in_the_engine(llama: Whole)
         crowd = [
             asyncio.create_task(noted(asked(caller, "heavy", max_new_tokens=LONG), "heavy", order)) for _ in range(24)
         ]
-        await settles(lambda: server._admission.waiting == 24 - 6 - 8)  # six run, eight are next
+        await settles(lambda: server._admission.waiting == 24 - 7 - 8)  # seven run, eight are next
         for _ in range(2):
             await noted(asked(caller, "light", max_new_tokens=2), "light", order)
         assert order == ["light"] * 2

@@ -65,7 +65,11 @@ async def test_silent_calls_cost_others_nothing(llama: Whole, tokens: VisionToke
     async with running(llama) as (server, caller):
         upload = caller.upload(ASK, [tokens], max_new_tokens=2)
         expected = await collect(caller.call(upload))
-        silent = await opened(caller, 96, name="a") + await opened(caller, 96, name="b")
+        # gRPC announces all of a burst before it delivers the first header, and every one is heard.
+        burst = [caller.call(caller.upload("hi", max_new_tokens=1)) for _ in range(128)]
+        assert all(answer.token_ids for answer in await asyncio.gather(*map(collect, burst)))
+        silent = await opened(caller, 160, name="a") + await opened(caller, 160, name="b")
+        await asyncio.sleep(1.2)  # longer than the header of a call that is opened with others takes
         stalled = await opened(caller, 64, name="c", requests=upload[:1])
         stalled += await opened(caller, 64, name="d", requests=upload[:-1])
         for _ in range(100):

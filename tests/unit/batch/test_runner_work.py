@@ -7,9 +7,12 @@ import pytest
 from visionsplit_batch.rows import Content, Question
 from visionsplit_batch.runners import Work
 from visionsplit_batch.runners.base import TemplateError
+from visionsplit_batch.runners.placement import placed_llm
 from visionsplit_batch.runners.pools import Pools
 from visionsplit_batch.runners.services import ServicesRunner
 from visionsplit_client import Compression, Sampling
+
+from llm_service.config import LlmConfig
 
 ROW = Content(fields={"title": "a cat", "top 5": 3, "empty": None, "Straße": "x", "sizes": [1, "ü"], "on": True})
 
@@ -89,6 +92,11 @@ def test_gpus_are_used_where_there_are_any(pools: dict, gpus: int, encoder: floa
     assert (placed.encoder_gpus, placed.llm_gpus) == (encoder, llm)
     assert placed.llm_cpus == (1.0 if llm else max((os.cpu_count() or 1) / (pools.get("llms") or 1), 1.0))
     assert Pools(**pools).on("caption", gpus=gpus, alone=False).llm_cpus == 1.0
+
+
+def test_a_job_may_fill_the_replicas_that_it_starts():
+    engine = placed_llm(LlmConfig("m"), Pools()).engine
+    assert engine.max_running_of_caller == 2 * engine.max_running
 
 
 def test_only_the_workers_of_the_job_share_gpus():

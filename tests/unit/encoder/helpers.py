@@ -85,9 +85,9 @@ async def status_of_call(call):
 
 @asynccontextmanager
 async def running_encoder(model, **settings):
-    """A real server on a free port, and a stub connected to it; it keeps no tokens unless a test says so."""
-    settings = {"cache": CacheLimits(memory_bytes=0), **settings}
-    server = EncoderServer(EncoderConfig(str(model), listen="127.0.0.1:0", **settings))
+    """A real server, by default on a free port and without a cache of tokens, and a stub connected to it."""
+    settings = {"cache": CacheLimits(memory_bytes=0), "listen": "127.0.0.1:0", **settings}
+    server = EncoderServer(EncoderConfig(str(model), **settings))
     port = await server.start()
     try:
         address = f"127.0.0.1:{port}"

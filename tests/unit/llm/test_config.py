@@ -51,6 +51,14 @@ def test_refused(make):
         make()
 
 
+@pytest.mark.parametrize(
+    ("max_running", "share", "own"),
+    [(64, 0.75, 56), (64, 0.5, 48), (8, 0.75, 7), (4, 0.75, 3), (2, 0.5, 4), (64, 1.0, 128)],
+)
+def test_a_caller_may_run_nearly_all_requests_of_a_replica(max_running: int, share: float, own: int):
+    assert EngineConfig(max_running=max_running, caller_share=share).max_running_of_caller == own
+
+
 def test_the_text_names_setting_and_value():
     with pytest.raises(ValueError, match=r"memory_fraction is 80.0; .*\(0, 1\]"):
         EngineConfig(memory_fraction=80.0)

@@ -1,5 +1,7 @@
 """What an overloaded service says about when to come back, over a real socket; and how it comes to know."""
 
+import asyncio
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
@@ -90,6 +92,28 @@ def test_the_time_to_ask_again_follows_from_how_quickly_places_become_free(clock
         assert refused_for() == pytest.approx(2 * seconds)  # an eighth of the places
     clock.now += 1000
     assert refused_for() == pytest.approx(1.0)
+
+
+def test_an_idle_time_is_not_taken_for_the_time_of_a_call(clock):
+    """Not even where the calls before it ended by cancellation."""
+    places = CallPlaces(8, clock=clock)
+
+    def fill():
+        held = [places.call("a") for _ in range(8)]
+        for place in held:
+            place.__enter__()
+        return held
+
+    for _ in range(2):
+        served, *cancelled = fill()
+        served.__exit__(None, None, None)
+        for place in cancelled:
+            place.__exit__(asyncio.CancelledError, asyncio.CancelledError(), None)
+        clock.now += 7200.0
+    held = fill()
+    with pytest.raises(OverloadedError) as caught:
+        places.check("b")
+    assert (len(held), caught.value.retry_after_seconds) == (8, 1.0)
 
 
 def test_one_caller_leaves_room_for_others():

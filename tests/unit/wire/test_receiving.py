@@ -20,6 +20,7 @@ from visionsplit.v1.encoder_service_pb2_grpc import (
 )
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
 from visionsplit.wire import receipts, receiving, server_options
+from visionsplit.wire.caller import CALLER_KEY
 from visionsplit.wire.receiving import SMALL_REQUEST_BYTES, ReceiveLimits
 from visionsplit.wire.status import error_from_rpc
 from visionsplit.wire.transport import KIB, MIB
@@ -169,6 +170,23 @@ async def test_of_too_many_that_stand_still_the_oldest_are_given_up(monkeypatch:
         assert {await raw.status(number) for number in calls[:12]} == {EXHAUSTED}
         assert await check(address) < 2
         assert receiver.receipts.under_way >= 8  # methods with large requests are counted by themselves
+
+
+async def test_an_address_that_invents_names_gives_its_own_calls_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "_MAX_RECEIPTS", 16)
+    async with (
+        serving(relayed=True) as (address, receiver, _),
+        RawConnection(address) as inventive,
+        RawConnection(address, source="127.0.0.2") as honest,
+    ):
+        for number in range(16):
+            inventive.open(UPLOAD, headers=[(CALLER_KEY, f"name-{number}")])
+        await until(lambda: receiver.receipts.under_way == 16)
+        uploads = [honest.open(UPLOAD, headers=[(CALLER_KEY, "name")]) for _ in range(3)]
+        await asyncio.sleep(0.5)
+        for number in uploads:
+            await honest.send(number, prefix(0), end=True)
+            assert await honest.status(number) == "0"
 
 
 async def test_requests_of_running_calls_have_room_only_for_some() -> None:
