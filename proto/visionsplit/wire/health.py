@@ -17,7 +17,6 @@ from visionsplit.errors import OverloadedError
 from visionsplit.parameters import quoted
 from visionsplit.wire.by_caller import ByCaller
 from visionsplit.wire.caller import Callers
-from visionsplit.wire.status import abort
 
 HEALTH_SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Trailing metadata of Check: drawn at the start of a service, so that who asks again and again notices a restart.
@@ -74,7 +73,9 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     async def Check(self, request: _Request, context: _Context) -> _Response:  # noqa: N802 - the protocol's name
         if request.service not in self._names:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"this server has no service {quoted(request.service)}")
+            context.set_code(grpc.StatusCode.NOT_FOUND)
+            context.set_details(f"this server has no service {quoted(request.service)}")
+            return health_pb2.HealthCheckResponse()
         context.set_trailing_metadata(((INSTANCE_KEY, self._instance),))
         return health_pb2.HealthCheckResponse(status=self._status)
 
@@ -84,14 +85,14 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         watcher = _Watcher(self._peers.of(context))
         too_many = OverloadedError("too many calls watch the health of this server", _RETRY_SECONDS)
         if self._unread[watcher.peer] >= MAX_WATCHERS:
-            await abort(context, too_many)
+            raise too_many
         if len(self._watchers) >= MAX_WATCHERS:
             # Not the new one: those of a few addresses could keep all others out for as long as they like.
             self._give_up(self._watchers.oldest_of_busiest())
         self._watchers.add(watcher.peer, watcher)
         try:
             await self._follow(watcher, context, known=request.service in self._names)
-            await abort(context, too_many)
+            raise too_many
         finally:
             self._watchers.remove(watcher.peer, watcher)
             if watcher.given_up:

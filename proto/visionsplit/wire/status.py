@@ -91,11 +91,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                     return None
                 self._log.exception("%s failed", method)
                 failure = errors.InternalError("internal error; the service's log has the details")
-            # Not in the handlers above: gRPC keeps the exception that `abort` raises with the call, which the frames of
-            # that exception hold. In this cycle the error, as its context, would keep the request and all that was made
-            # of it in memory until the garbage collector looks for cycles.
-            await abort(context, failure)
-            return None  # not reached: abort raises
+            set_status(context, failure)
+            return None
 
         return guarded
 
@@ -115,10 +112,17 @@ def _without_frames(error: errors.VisionSplitError) -> errors.VisionSplitError:
     return error.with_traceback(None)
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.VisionSplitError) -> None:
-    """End a call with an error's status."""
+def set_status(context: grpc.aio.ServicerContext[Any, Any], error: errors.VisionSplitError) -> None:
+    """Let a call end with an error's status when its method returns.
+
+    Not `context.abort`: gRPC keeps the exception that it raises with the call, which the frames of that exception hold.
+    In this cycle the request and the call's stream would live until the garbage collector looks for
+    cycles, and the streams of a connection are bounded: after some hundred refusals the connection served no call.
+    """
     details, metadata = status_parts(error)
-    await context.abort(status_of(error), details, trailing_metadata=metadata)
+    context.set_trailing_metadata(metadata)
+    context.set_code(status_of(error))
+    context.set_details(details)
 
 
 def status_parts(error: errors.VisionSplitError) -> tuple[str, tuple[tuple[str, str | bytes], ...]]:

@@ -24,7 +24,7 @@ from visionsplit.wire.health import HealthService
 from visionsplit.wire.messages import parse
 from visionsplit.wire.request_tokens import RequestTokens
 from visionsplit.wire.server_options import server_options
-from visionsplit.wire.status import abort
+from visionsplit.wire.status import status_of, status_parts
 from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, channel_options
 from visionsplit.wire.vision_tokens import grid_from_proto
 
@@ -189,3 +189,9 @@ async def running_llm(fake: FakeLlm, address: str = "127.0.0.1:0"):
         yield f"127.0.0.1:{port}"
     finally:
         await server.stop(None)
+
+
+async def abort(context, error):
+    """End a call with the status that the services give the error."""
+    details, metadata = status_parts(error)
+    await context.abort(status_of(error), details, trailing_metadata=metadata)

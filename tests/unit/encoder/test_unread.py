@@ -7,13 +7,12 @@ import pytest
 from visionsplit.errors import DeadlineError, InvalidSamplingError
 from visionsplit.v1 import encoder_service_pb2, generation_pb2
 from visionsplit.wire import sending
-from visionsplit.wire.status import abort
 
 from benchmarks.load.system import free_port
 from encoder_service.outbox import Outbox
 from tests.fuzzing.attacks.http2 import Http2Client
 from tests.unfinished import prefix
-from tests.unit.encoder.helpers import FakeLlm, png, running_encoder, running_llm
+from tests.unit.encoder.helpers import FakeLlm, abort, png, running_encoder, running_llm
 
 GENERATE = "/visionsplit.v1.EncoderService/Generate"
 CALLS = 20  # more than an encoder serves at once by its own measure

@@ -14,6 +14,7 @@ from visionsplit.wire import health
 from visionsplit.wire.by_caller import ByCaller
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.health import INSTANCE_KEY, HealthService
+from visionsplit.wire.status import ErrorInterceptor
 
 from tests.fuzzing.attacks.http2 import Http2Client
 
@@ -29,7 +30,7 @@ def request(service=SERVICE):
 
 @asynccontextmanager
 async def running(service: HealthService) -> AsyncIterator[tuple[str, health_pb2_grpc.HealthStub]]:
-    server = grpc.aio.server()
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(logging.getLogger("tests.health"))])
     health_pb2_grpc.add_HealthServicer_to_server(service, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

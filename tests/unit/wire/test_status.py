@@ -15,7 +15,9 @@ from visionsplit.errors import InvalidCompressionError, InvalidRequestError
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.caller import Callers
 from visionsplit.wire.receiving import ReceiveLimits, Receiver
+from visionsplit.wire.server_options import server_options
 from visionsplit.wire.status import ErrorInterceptor, error_from_rpc
+from visionsplit.wire.transport import MIB
 
 LOG = logging.getLogger("tests.status")
 Request = encoder_service_pb2.EncodeRequest
@@ -33,7 +35,8 @@ class Service(encoder_service_pb2_grpc.EncoderServiceServicer):
 
 @asynccontextmanager
 async def serving(handler: Handler) -> AsyncIterator[encoder_service_pb2_grpc.EncoderServiceStub]:
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(LOG)])
+    options = server_options(max_receive_bytes=MIB, max_calls=8)
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(LOG)], options=options)
     encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(Service(handler), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -170,5 +173,20 @@ async def test_a_refused_call_leaves_nothing_for_the_garbage_collector() -> None
             async with asyncio.timeout(5):
                 while left[0]() is not None:  # noqa: ASYNC110 - what reference counts do
                     await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+
+
+async def test_refused_calls_leave_their_connection_usable() -> None:
+    """gRPC frees a call's stream with the call. One that a cycle keeps counts towards the streams of its connection."""
+
+    async def fail(context: Any) -> None:
+        raise InvalidRequestError("refused")
+
+    gc.disable()
+    try:
+        async with serving(fail) as stub, asyncio.timeout(30):
+            for _ in range(300):
+                assert (await failure_of(stub)).details() == "refused"
     finally:
         gc.enable()

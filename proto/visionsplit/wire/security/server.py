@@ -13,7 +13,7 @@ from visionsplit.errors import UnauthenticatedError, UnavailableError
 from visionsplit.wire.security.client import is_local
 from visionsplit.wire.security.tls import ServerTls
 from visionsplit.wire.security.tokens import AcceptedTokens
-from visionsplit.wire.status import abort
+from visionsplit.wire.status import set_status
 
 _log = logging.getLogger(__name__)
 
@@ -87,4 +87,4 @@ class _TokenInterceptor(grpc.aio.ServerInterceptor):
 
 async def _refuse(request_iterator: object, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
     _log.info("refused a call from %s: no valid token", context.peer()[:_SHOWN_CHARACTERS])
-    await abort(context, UnauthenticatedError("a valid token is needed"))
+    set_status(context, UnauthenticatedError("a valid token is needed"))
