@@ -107,7 +107,8 @@ async def test_unread_encodings_cost_their_own_tokens_until_they_are_cancelled(t
             left.append(server.memory() - before)
         print([f"{one / MIB:.0f} MiB held, {rest / MIB:.0f} left" for one, rest in zip(held, left, strict=True)])
     assert max(held) < 1.5 * READERS * IMAGE_BYTES
-    assert max(left) < 0.5 * READERS * IMAGE_BYTES
+    # Less than the images of one turn; what Python frees only when it next looks for cycles is among it.
+    assert max(left) < 0.75 * READERS * IMAGE_BYTES
 
 
 async def rest_of(call: grpc.aio.UnaryStreamCall) -> None:
