@@ -15,6 +15,7 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 1.0
+_SWITCH_SECONDS = 0.0001
 _ENOUGH_OPEN_FILES = 10_240  # where the system names no limit; macOS refuses more
 _FEW_LEFT = 0.1  # of the open files that are allowed
 # Memory is given back once the unused part has grown by so much of the whole, and at least by so many bytes.
@@ -50,10 +51,16 @@ async def process_watched() -> AsyncIterator[None]:
     # transformers, each time that it looks for cycles, and therefore looks rarely.
     gc.collect()
     gc.freeze()
+    # A thread that computes gives the interpreter's lock away with every operation of PyTorch, and gets it back from a busy
+    # event loop only after this interval: with Python's 5 milliseconds an answer took seconds beside callers whose
+    # requests were being refused.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     watch = asyncio.create_task(_watch()) if sys.platform == "linux" else None
     try:
         yield
     finally:
+        sys.setswitchinterval(interval)
         gc.unfreeze()
         if watch is not None:
             watch.cancel()
