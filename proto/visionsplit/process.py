@@ -51,8 +51,8 @@ async def process_watched() -> AsyncIterator[None]:
     # transformers, each time that it looks for cycles, and therefore looks rarely.
     gc.collect()
     gc.freeze()
-    # A thread that computes gives the interpreter's lock away with every operation of PyTorch, and gets it back from a busy
-    # event loop only after this interval: with Python's 5 milliseconds an answer took seconds beside callers whose
+    # A thread that computes gives the interpreter's lock away with every operation of PyTorch, and gets it back from a
+    # busy event loop only after this interval: with Python's 5 milliseconds an answer took seconds beside callers whose
     # requests were being refused.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
