@@ -58,7 +58,7 @@ class AnswerQueue:
 
     @contextmanager
     def call(self, caller: str, time_remaining: float | None) -> Iterator[Callable[[], None]]:
-        """A place in the queue, which ends when the given function is told of the first text, or with the call.
+        """Hold a place in the queue until the returned function is called, at the first text, or the call ends.
 
         Args:
             caller: whose call it is.

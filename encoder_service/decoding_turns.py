@@ -44,8 +44,8 @@ class DecodingTurns:
     async def turn(self, header: ImageHeader, claim: Claim) -> AsyncIterator[None]:
         """Wait for the image's turn, and hold its thread and its memory. `check` has accepted it.
 
-        Whoever waits for memory holds up those behind it. So that this never takes long, the gates before it let no
-        image in that would have to wait for a large one, or for another process.
+        An image that waits for memory also delays the images behind it. To keep this wait short, the other gates come
+        first: they let no image in that would have to wait for a large image or for another process.
         """
         size = header.decoding_bytes
         async with AsyncExitStack() as held:

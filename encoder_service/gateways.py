@@ -4,7 +4,7 @@ Each is asked for its health (grpc.health.v1, Check) twice a second, and has a s
 change sooner, but of one that a half-open connection or a proxy swallows it would never hear. One that does not
 serve, does not answer, or failed a call with UNAVAILABLE is passed over until it serves again or a while has passed.
 
-A single service is not asked: there is no choice, and a call to it tells how it is.
+A single LLM service is not asked for its health, because the encoder has no other one to choose.
 """
 
 import asyncio

@@ -69,7 +69,7 @@ class LlmClient:
         """Whether the LLM service takes calls.
 
         Raises:
-            VisionSplitError: there is no answer, or what answers is not an LLM service. The text is for the log.
+            VisionSplitError: there is no answer, or the answer is not an LLM service's. The encoder logs the text.
         """
         call = self._channel.health().Check(
             health_pb2.HealthCheckRequest(service=_SERVICE_NAME), metadata=self._channel.metadata()

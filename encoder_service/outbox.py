@@ -12,8 +12,8 @@ _T = TypeVar("_T")
 
 
 class Outbox(Generic[_T]):
-    """Writes messages in their order. A caller that does not read delays those who wait for a message, and nobody
-    else: its call's upload goes on, so that the services can work for others. Used by one task."""
+    """Writes messages in their order. A caller that does not read delays only what waits for a message to be
+    written. The upload of the call goes on, so that the services can work for other callers. Used by one task."""
 
     def __init__(self, write: Callable[[_T], Awaitable[None]]) -> None:
         """`write` sends one message, and waits while the caller reads none."""

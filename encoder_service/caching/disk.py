@@ -32,7 +32,7 @@ _SUFFIX, _UNFINISHED = ".tokens", ".part"
 _NAME = re.compile(rf"[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
 _LENGTH = struct.Struct("<Q")
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_UNFINISHED_SECONDS = 3600.0  # since the last write to it, after which nobody writes to a file any more
+_UNFINISHED_SECONDS = 3600.0  # after the last write, the writer of an unfinished file is taken to have ended
 _LOG_PERIOD_SECONDS = 60.0  # a full disk fails every image: one line a minute, not one an image
 
 

@@ -201,9 +201,10 @@ class FairGate:
             await turn.come
         except asyncio.CancelledError:
             self._waiting.remove(claim.caller, turn)
-            if not turn.come.cancelled():  # it was let in at the same moment
+            if turn.come.cancelled():
+                self._let_in()  # others may have waited behind it
+            else:  # it was let in at the same moment
                 self.leave(claim.caller, places)
-            self._let_in()  # others may have waited behind it
             raise
         finally:
             claim.settle()

@@ -116,8 +116,8 @@ def set_status(context: grpc.aio.ServicerContext[Any, Any], error: errors.Vision
     """Let a call end with an error's status when its method returns.
 
     Not `context.abort`: gRPC keeps the exception that it raises with the call, which the frames of that exception hold.
-    In this cycle the request and the call's stream would live until the garbage collector looks for
-    cycles, and the streams of a connection are bounded: after some hundred refusals the connection served no call.
+    In this cycle the request and the call's stream would live until the garbage collector looks for cycles. As a
+    connection may have only some hundred streams, it served no call any more after as many refusals.
     """
     details, metadata = status_parts(error)
     context.set_trailing_metadata(metadata)

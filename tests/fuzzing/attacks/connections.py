@@ -100,12 +100,13 @@ async def _rapid_reset(target: Target, seconds: float) -> str:
         return f"{_RESETS} sent, connection {'ended' if client.closed else 'open'}"
 
 
-async def _frames(target: Target, frames: bytes, seconds: float) -> str:
-    """The same frames again and again on a few connections."""
+async def _frames(target: Target, frames: bytes, seconds: float, *, first: bytes = b"") -> str:
+    """The same frames again and again on a few connections, after `first`."""
 
     async def one() -> str:
         sent, end = 0, time.monotonic() + seconds
         async with target.http2(_INFO) as client:
+            await client.raw(first)
             try:
                 while time.monotonic() < end and not client.closed:
                     await client.raw(frames)
@@ -140,21 +141,8 @@ async def _continuations(target: Target, seconds: float) -> str:
     """Headers that go on without end."""
     encoder = Encoder()
     block = encoder.encode(_head(_INFO))
-
-    async def one() -> str:
-        sent, end = 0, time.monotonic() + seconds
-        async with target.http2(_INFO) as client:
-            await client.raw(HeadersFrame(1, block).serialize())
-            more = ContinuationFrame(1, encoder.encode([("x-more", "v" * 4000)])).serialize() * 50
-            try:
-                while time.monotonic() < end and not client.closed:
-                    await client.raw(more)
-                    sent += len(more)
-            except OSError:
-                return f"ended after {sent >> 20} MiB"
-            return f"{'ended' if client.closed else 'open'} after {sent >> 20} MiB"
-
-    return counted(await asyncio.gather(*(one() for _ in range(4))))
+    more = ContinuationFrame(1, encoder.encode([("x-more", "v" * 4000)])).serialize() * 50
+    return await _frames(target, more, seconds, first=HeadersFrame(1, block).serialize())
 
 
 async def _metadata(target: Target, seconds: float) -> str:
