@@ -19,7 +19,7 @@ from transformers import CLIPVisionConfig, LlavaNextConfig
 from visionsplit.grid import TileGrid
 
 from encoder_service.compression import CompressionSpec, Plan, TowerOutput, compose
-from encoder_service.vision_tower import VisionTower
+from encoder_service.device.vision_tower import VisionTower
 
 CLIP_L = CLIPVisionConfig(
     hidden_size=1024,

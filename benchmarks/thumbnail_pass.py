@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.selection_cost import CLIP_L, machine, random_tower, wait_for
 from encoder_service.compression import TowerOutput
-from encoder_service.vision_tower import VisionTower
+from encoder_service.device.vision_tower import VisionTower
 
 LOGITS = frozenset({TowerOutput.CLS_LOGITS})
 

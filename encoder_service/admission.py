@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from visionsplit.errors import OverloadedError
-from visionsplit.fairness import Shares
-from visionsplit.overload import CallPlaces, Drain, OpenDoor, refuse_late
+from visionsplit.serving.fairness import Shares
+from visionsplit.serving.overload import CallPlaces, Drain, OpenDoor, refuse_late
 
 _UNBOUNDED = 2**31
 _TEXTS_AT_ONCE = 16  # fewer calls without text than this fit into the batches of the device and of the engine

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from visionsplit.command_line import (
+from visionsplit.cli.command_line import (
     DTYPE_NAMES,
     LOG_LEVELS,
     OneLineParser,
@@ -17,12 +17,12 @@ from visionsplit.command_line import (
     share,
     unless_empty,
 )
-from visionsplit.compression_defaults import DEFAULT_METHOD, DEFAULT_RATIO, KEEP_ALL, chosen_method
+from visionsplit.cli.security_options import add_client_options, add_server_options
 from visionsplit.images import ImageLimits
+from visionsplit.network.transport import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_IMAGE_REQUEST_BYTES, MIN_CHUNK_BYTES
+from visionsplit.options.compression_defaults import DEFAULT_METHOD, DEFAULT_RATIO, KEEP_ALL, chosen_method
 from visionsplit.telemetry.config import add_telemetry_options
-from visionsplit.wire.security.command_line import add_client_options, add_server_options
 from visionsplit.wire.tensors import DataType
-from visionsplit.wire.transport import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_IMAGE_REQUEST_BYTES, MIN_CHUNK_BYTES
 
 from encoder_service import defaults
 

@@ -4,24 +4,24 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from visionsplit.addresses import check_address, split_host_port
-from visionsplit.compression_defaults import KEEP_ALL
 from visionsplit.images import ImageLimits
-from visionsplit.telemetry.config import TelemetryConfig
-from visionsplit.wire.security.client import ClientSecurity
-from visionsplit.wire.security.server import ServerSecurity
-from visionsplit.wire.tensors import DataType
-from visionsplit.wire.transport import (
+from visionsplit.network.addresses import check_address, split_host_port
+from visionsplit.network.transport import (
     DEFAULT_CHUNK_BYTES,
     MAX_CHUNK_BYTES,
     MAX_IMAGE_REQUEST_BYTES,
     MIN_CHUNK_BYTES,
 )
+from visionsplit.options.compression_defaults import KEEP_ALL
+from visionsplit.security.client import ClientSecurity
+from visionsplit.security.server import ServerSecurity
+from visionsplit.telemetry.config import TelemetryConfig
+from visionsplit.wire.tensors import DataType
 
 from encoder_service import defaults
-from encoder_service.batching import BatchLimits
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import CompressionSpec, compose
+from encoder_service.device.queue import BatchLimits
 
 _DATA_TYPE_OF = {
     torch.float32: DataType.FLOAT32,

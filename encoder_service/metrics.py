@@ -6,10 +6,10 @@ Seconds are those of `EncodeTimings`. `compression` is a row of the table of met
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from visionsplit.telemetry.metrics import LONG_BUCKETS, SHORT_BUCKETS, TILE_BUCKETS, CacheMetrics, CacheState
 
-from encoder_service.batching import TileBatcher
 from encoder_service.caching.tokens import CacheCounts, CacheUse
-from encoder_service.events import ImageDone
-from encoder_service.pipeline import EncoderPipeline
+from encoder_service.device.queue import TileBatcher
+from encoder_service.pipeline.events import ImageDone
+from encoder_service.pipeline.pipeline import EncoderPipeline
 
 
 class EncoderMetrics:

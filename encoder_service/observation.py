@@ -4,12 +4,12 @@ import time
 
 from opentelemetry.context import get_current
 from opentelemetry.trace import Tracer
+from visionsplit.serving.call_log import CallRecord
 from visionsplit.telemetry.tracing import past_stage
-from visionsplit.wire.call_log import CallRecord
 
 from encoder_service.caching.tokens import CacheUse
-from encoder_service.events import ImageDone
 from encoder_service.metrics import EncoderMetrics
+from encoder_service.pipeline.events import ImageDone
 
 
 class CallObserver:

@@ -7,34 +7,34 @@ from dataclasses import dataclass
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import UnavailableError
+from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.receiving.receiver import ReceiveLimits, Receiver
+from visionsplit.security.server import Guard
+from visionsplit.serving.caller import Callers
+from visionsplit.serving.health import HEALTH_SERVICE_NAME, HealthService
+from visionsplit.serving.server_options import server_options
 from visionsplit.telemetry.setup import Telemetry
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc
-from visionsplit.wire.caller import Callers
-from visionsplit.wire.health import HEALTH_SERVICE_NAME, HealthService
-from visionsplit.wire.receiving import ReceiveLimits, Receiver
-from visionsplit.wire.security.server import Guard
-from visionsplit.wire.server_options import server_options
 from visionsplit.wire.status import ErrorInterceptor
 from visionsplit.wire.tensors import DataType
 
 from encoder_service.admission import Admission
-from encoder_service.batching import TileBatcher
+from encoder_service.api.info import encoder_info
+from encoder_service.api.request import RequestChecker
+from encoder_service.api.service import EncoderService
 from encoder_service.caching.key import encoder_identity
 from encoder_service.caching.tokens import CacheCounts, TokenCache
 from encoder_service.config import EncoderConfig
-from encoder_service.encoding import BatchEncoder
-from encoder_service.gateways import LlmGateway, LlmGateways
-from encoder_service.info import encoder_info
-from encoder_service.llm_client import LlmClient
+from encoder_service.device.batch_encoder import BatchEncoder
+from encoder_service.device.queue import TileBatcher
+from encoder_service.device.text_tower import TextTower, image_placeholder
+from encoder_service.device.vision_tower import VisionTower
+from encoder_service.images.tiles import Tiler
+from encoder_service.llm.client import LlmClient
+from encoder_service.llm.endpoints import LlmGateway, LlmGateways
 from encoder_service.metrics import EncoderMetrics
-from encoder_service.pipeline import EncoderPipeline
-from encoder_service.request import RequestChecker
-from encoder_service.service import EncoderService
-from encoder_service.text_tower import TextTower, image_placeholder
-from encoder_service.tiles import Tiler
-from encoder_service.vision_tower import VisionTower
+from encoder_service.pipeline.pipeline import EncoderPipeline
 
 _log = logging.getLogger(__name__)
 

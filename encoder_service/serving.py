@@ -7,19 +7,19 @@ import os
 import signal
 
 import torch
-from visionsplit.checkpoint import DTYPES
+from visionsplit.cli.security_options import client_security_from, server_security_from
 from visionsplit.errors import VisionSplitError
 from visionsplit.images import ImageLimits
-from visionsplit.process import process_watched, raise_open_files_limit
+from visionsplit.model.checkpoint import DTYPES
+from visionsplit.serving.process import process_watched, raise_open_files_limit
 from visionsplit.telemetry.config import TelemetryConfig, telemetry_from
 from visionsplit.telemetry.logs import configure_logging
-from visionsplit.wire.security.command_line import client_security_from, server_security_from
 from visionsplit.wire.tensors import DataType
 
-from encoder_service.batching import BatchLimits
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import CompressionSpec
 from encoder_service.config import ConfigError, EncoderConfig
+from encoder_service.device.queue import BatchLimits
 from encoder_service.server import EncoderServer
 
 _log = logging.getLogger("encoder_service")

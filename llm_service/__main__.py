@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+from visionsplit.security.files import CredentialsError
 from visionsplit.telemetry.logs import configure_logging
-from visionsplit.wire.security.files import CredentialsError
 
 from llm_service.command_line import config_from, parse_options
 from llm_service.options import PROGRAM

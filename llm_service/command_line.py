@@ -4,8 +4,8 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from visionsplit.cli.security_options import server_security_from
 from visionsplit.telemetry.config import telemetry_from
-from visionsplit.wire.security.command_line import server_security_from
 
 from llm_service.config import BackendKind, EngineConfig, Limits, LlmConfig, RayConfig
 from llm_service.options import build_parser

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from visionsplit import command_line
-from visionsplit.addresses import split_host_port
+from visionsplit.cli import command_line
 from visionsplit.errors import UnavailableError
+from visionsplit.network.addresses import split_host_port
+from visionsplit.security.server import ServerSecurity
 from visionsplit.telemetry.config import TelemetryConfig
-from visionsplit.wire.security.server import ServerSecurity
 
 if TYPE_CHECKING:  # reading a command line must not wait for PyTorch
     import torch

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from visionsplit.grid import Layout
 from visionsplit.wire.vision_tokens import VisionTokens
 
+PENALTY_RANGE = (0.01, 100.0)  # beyond it a score leaves float32's range, or every seen token is alike
+
 
 @dataclass(frozen=True)
 class SamplingOptions:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from visionsplit.command_line import (
+from visionsplit.cli.command_line import (
     DTYPE_NAMES,
     LOG_LEVELS,
     OneLineParser,
@@ -13,8 +13,8 @@ from visionsplit.command_line import (
     positive,
     share,
 )
+from visionsplit.cli.security_options import add_server_options
 from visionsplit.telemetry.config import add_telemetry_options
-from visionsplit.wire.security.command_line import add_server_options
 
 from llm_service.config import BackendKind, EngineConfig, Limits, LlmConfig, RayConfig
 

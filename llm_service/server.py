@@ -6,30 +6,30 @@ import logging
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from visionsplit.checkpoint import Checkpoint
+from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.network.transport import MAX_TOKEN_MESSAGE_BYTES
+from visionsplit.receiving.receiver import ReceiveLimits, Receiver
+from visionsplit.security.server import Guard
+from visionsplit.serving.caller import Callers
+from visionsplit.serving.health import HEALTH_SERVICE_NAME, HealthService
+from visionsplit.serving.server_options import server_options
 from visionsplit.telemetry.setup import Telemetry
 from visionsplit.v1 import llm_service_pb2, llm_service_pb2_grpc
-from visionsplit.wire.caller import Callers
-from visionsplit.wire.health import HEALTH_SERVICE_NAME, HealthService
-from visionsplit.wire.receiving import ReceiveLimits, Receiver
-from visionsplit.wire.security.server import Guard
-from visionsplit.wire.server_options import server_options
 from visionsplit.wire.status import ErrorInterceptor
-from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES
 
-from llm_service.accepted import Accepted
-from llm_service.admission import Admission
 from llm_service.backends import make_backend
 from llm_service.backends.base import Backend
 from llm_service.config import LlmConfig
-from llm_service.fewest_tokens import FewestTokens
-from llm_service.gateway import LlmGateway
+from llm_service.gateway.accepted import Accepted
+from llm_service.gateway.admission import Admission
+from llm_service.gateway.metrics import LlmMetrics
+from llm_service.gateway.replica_watch import ReplicaWatch
+from llm_service.gateway.service import LlmGateway
 from llm_service.generation_settings import GenerationSettings
-from llm_service.metrics import LlmMetrics
-from llm_service.prompt import PromptEncoder
-from llm_service.prompt_size import PromptSize
-from llm_service.prompt_turns import PromptTurns
-from llm_service.watch import ReplicaWatch
+from llm_service.prompts.fewest_tokens import FewestTokens
+from llm_service.prompts.prompt import PromptEncoder
+from llm_service.prompts.size import PromptSize
+from llm_service.prompts.turns import PromptTurns
 
 _log = logging.getLogger(__name__)
 SERVICE_NAME = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name

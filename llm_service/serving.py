@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from visionsplit.errors import VisionSplitError
-from visionsplit.process import process_watched, raise_open_files_limit
+from visionsplit.serving.process import process_watched, raise_open_files_limit
 
 from llm_service.config import LlmConfig
 from llm_service.options import PROGRAM

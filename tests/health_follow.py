@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from visionsplit.wire.health import HealthService
-from visionsplit.wire.security.client import ClientSecurity
+from visionsplit.security.client import ClientSecurity
+from visionsplit.serving.health import HealthService
 
-from encoder_service.gateways import LlmGateway, LlmGateways
-from encoder_service.llm_client import LlmClient
+from encoder_service.llm.client import LlmClient
+from encoder_service.llm.endpoints import LlmGateway, LlmGateways
 from tests.relays import Relay
 from tests.unit.encoder.helpers import LLM_SERVICE_NAME, FakeLlm, running_llm
 

@@ -12,6 +12,10 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from visionsplit.network.transport import MIB
+from visionsplit.receiving.receiver import ReceiveLimits, Receiver
+from visionsplit.serving.caller import Callers
+from visionsplit.serving.server_options import server_options
 from visionsplit.v1 import encoder_service_pb2 as encoder_pb
 from visionsplit.v1 import llm_service_pb2 as llm_pb
 from visionsplit.v1.encoder_service_pb2_grpc import (
@@ -20,11 +24,7 @@ from visionsplit.v1.encoder_service_pb2_grpc import (
     add_EncoderServiceServicer_to_server,
 )
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceServicer, add_LlmServiceServicer_to_server
-from visionsplit.wire.caller import Callers
-from visionsplit.wire.receiving import ReceiveLimits, Receiver
-from visionsplit.wire.server_options import server_options
 from visionsplit.wire.status import ErrorInterceptor
-from visionsplit.wire.transport import MIB
 
 ENCODE, CHECK = "/visionsplit.v1.EncoderService/Encode", "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"

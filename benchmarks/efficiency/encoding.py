@@ -2,18 +2,18 @@
 
 import torch
 from torch.utils.hooks import RemovableHandle
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import VisionSplitError
 from visionsplit.grid import TileGrid
+from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.wire.tensors import DataType
 
 from benchmarks.efficiency.clock import Clock
 from benchmarks.efficiency.flops import flop_counter
 from encoder_service.admission import TileRoom
 from encoder_service.compression import CompressionSpec, compose
-from encoder_service.encoding import BatchEncoder
-from encoder_service.jobs import EncodedTiles, ImageJob, PreparedImage, TileSpan
-from encoder_service.vision_tower import VisionTower
+from encoder_service.device.batch_encoder import BatchEncoder
+from encoder_service.device.jobs import EncodedTiles, ImageJob, PreparedImage, TileSpan
+from encoder_service.device.vision_tower import VisionTower
 
 _DATA_TYPES = {torch.float32: DataType.FLOAT32, torch.float16: DataType.FLOAT16, torch.bfloat16: DataType.BFLOAT16}
 

@@ -21,7 +21,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
 
 from encoder_service.compression import TowerOutput
-from encoder_service.vision_tower import VisionTower
+from encoder_service.device.vision_tower import VisionTower
 
 _META = torch.device("meta")
 

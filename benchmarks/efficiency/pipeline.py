@@ -10,18 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from visionsplit.checkpoint import Checkpoint
+from visionsplit.model.checkpoint import Checkpoint
 
 from benchmarks.efficiency.clock import Clock
 from benchmarks.efficiency.conditions import Condition
 from benchmarks.efficiency.encoding import EncoderHalf
 from benchmarks.efficiency.flops import flop_counter
 from benchmarks.efficiency.language import ImageRows, LanguageModel, decode
-from encoder_service.jobs import EncodedTiles
-from llm_service.layout import NEWLINE, sequence_order
-from llm_service.projector import Projector
+from encoder_service.device.jobs import EncodedTiles
 from llm_service.pruning.base import NO_TILE
-from llm_service.text_model import load_text_model
+from llm_service.replica.layout import NEWLINE, sequence_order
+from llm_service.replica.projector import Projector
+from llm_service.replica.text_model import load_text_model
 
 # About as much text as LLaVA-NeXT's prompt with a short question has, before and behind the image.
 TEXT_BEFORE, TEXT_AFTER = 36, 24

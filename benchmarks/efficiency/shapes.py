@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig
-from visionsplit.checkpoint import Checkpoint
+from visionsplit.model.checkpoint import Checkpoint
 
 from benchmarks.efficiency.flops import LLAMA_2_7B, LLAMA_2_13B
 from benchmarks.selection_cost import CLIP_L, SHIPPED

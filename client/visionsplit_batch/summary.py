@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from visionsplit_client.cli._report import counted
+from visionsplit.visible import counted
 
 from visionsplit_batch.fields import plain_text
 from visionsplit_batch.job import Counts, JobSummary

@@ -27,10 +27,10 @@ from visionsplit.errors import (
     VisionSplitError,
 )
 from visionsplit.grid import Region, TileGrid
-from visionsplit.wire.security.client import ClientSecurity
-from visionsplit.wire.security.files import CredentialsError
-from visionsplit.wire.security.tls import ClientTls
-from visionsplit.wire.security.tokens import BearerToken
+from visionsplit.security.client import ClientSecurity
+from visionsplit.security.files import CredentialsError
+from visionsplit.security.tls import ClientTls
+from visionsplit.security.tokens import BearerToken
 from visionsplit.wire.tensors import DataType, TokenTensor
 from visionsplit.wire.vision_tokens import VisionTokens
 

@@ -10,10 +10,10 @@ from typing import Self
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from visionsplit.security.client import ClientSecurity
 from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
-from visionsplit.wire.security.client import ClientSecurity
 
 from visionsplit_client._async_calls import unary
 from visionsplit_client._base import (

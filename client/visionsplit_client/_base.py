@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import grpc
 from grpc_health.v1 import health_pb2
-from visionsplit.addresses import check_address
 from visionsplit.errors import DeadlineError, UnavailableError
+from visionsplit.network.addresses import check_address
+from visionsplit.security.client import ClientSecurity
 from visionsplit.v1 import generation_pb2
 from visionsplit.wire.request_id import REQUEST_ID_KEY, new_request_id
-from visionsplit.wire.security.client import ClientSecurity
 
 from visionsplit_client._errors import call_error
 from visionsplit_client._info import Health, HealthStatus

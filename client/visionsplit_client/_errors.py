@@ -15,9 +15,9 @@ TypeError, a wrong option ValueError.
 from collections.abc import Iterable
 
 import grpc
-from visionsplit.addresses import host_of
 from visionsplit.errors import DeadlineError, IncompatibleServicesError, UnavailableError, VisionSplitError
-from visionsplit.proxies import grpc_proxy
+from visionsplit.network.addresses import host_of
+from visionsplit.network.proxies import grpc_proxy
 from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from visionsplit import grid
-from visionsplit.compression_defaults import DEFAULT_METHOD, KEEP_ALL
 from visionsplit.errors import InvalidSamplingError
+from visionsplit.options.compression_defaults import DEFAULT_METHOD, KEEP_ALL
 from visionsplit.v1 import generation_pb2, vision_tokens_pb2
 from visionsplit.wire import vision_tokens
 from visionsplit.wire.tensors import DataType

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from visionsplit.network.transport import DEFAULT_CHUNK_BYTES
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, tensor_pb2, vision_tokens_pb2
-from visionsplit.wire.transport import DEFAULT_CHUNK_BYTES
 from visionsplit.wire.vision_tokens import grid_to_proto, split_into_chunks
 
 from visionsplit_client._encoded import EncodedImage

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from visionsplit.wire.transport import MAX_IMAGE_REQUEST_BYTES
+from visionsplit.network.transport import MAX_IMAGE_REQUEST_BYTES
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from typing import Protocol, Self
 
 import grpc
 import grpc.aio
-from visionsplit.wire.security.tls import ClientTls
-from visionsplit.wire.transport import ChannelOptions, channel_options
+from visionsplit.network.transport import ChannelOptions, channel_options
+from visionsplit.security.tls import ClientTls
 
 
 class Transport(Protocol):

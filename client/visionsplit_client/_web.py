@@ -17,7 +17,7 @@ from urllib3.exceptions import (
     ProxySchemeUnknown,
 )
 from urllib3.util import Timeout, Url, parse_url
-from visionsplit.proxies import Proxy, web_proxy
+from visionsplit.network.proxies import Proxy, web_proxy
 
 from visionsplit_client._web_connections import Deadline, WebError
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from urllib3.exceptions import HTTPError
-from visionsplit.addresses import is_this_machine
+from visionsplit.network.addresses import is_this_machine
 
 _LONGEST_WAIT = 1e6  # seconds; neither sockets nor threads take any number
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address

@@ -14,7 +14,7 @@ import torch
 from visionsplit.wire.tensors import DataType
 
 from encoder_service.compression import Composition
-from encoder_service.vision_tower import VisionTower
+from encoder_service.device.vision_tower import VisionTower
 
 _FORMAT = 2  # of entries, names and the reading of images; another number and nothing older is found
 _LIBRARIES = ("torch", "transformers", "pillow", "numpy")  # their next versions may compute other last bits

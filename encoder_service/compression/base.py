@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 from visionsplit.grid import Layout
-from visionsplit.parameters import Declared, Parameters
+from visionsplit.options.parameters import Declared, Parameters
 
 from encoder_service.compression.candidates import Candidates
 from encoder_service.compression.features import TowerOutput

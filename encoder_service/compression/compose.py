@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from visionsplit.compression_defaults import DEFAULT_RATIO, KEEP_ALL
 from visionsplit.errors import InvalidCompressionError
-from visionsplit.parameters import listed, quoted, with_defaults
+from visionsplit.options.compression_defaults import DEFAULT_RATIO, KEEP_ALL
+from visionsplit.options.parameters import listed, quoted, with_defaults
 
 from encoder_service.compression.base import Budget, Composition, CompressionSpec, Score
 from encoder_service.compression.budgets import BUDGETS

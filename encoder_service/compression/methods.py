@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from visionsplit.compression_defaults import KEEP_ALL
-from visionsplit.parameters import Declared
+from visionsplit.options.compression_defaults import KEEP_ALL
+from visionsplit.options.parameters import Declared
 
 from encoder_service.compression.base import Score
 from encoder_service.compression.budgets import BUDGETS

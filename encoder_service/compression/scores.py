@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import torch
 from torch.nn import functional
-from visionsplit.parameters import Declared, Parameter, Parameters
+from visionsplit.options.parameters import Declared, Parameter, Parameters
 
 from encoder_service.compression.base import Score
 from encoder_service.compression.features import TowerOutput

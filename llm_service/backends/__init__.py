@@ -3,7 +3,7 @@
 import os
 import uuid
 
-from visionsplit.addresses import split_host_port
+from visionsplit.network.addresses import split_host_port
 
 from llm_service.backends.base import Backend
 from llm_service.backends.local import LocalBackend

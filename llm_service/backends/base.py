@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 
 from llm_service.engines.base import EngineUse
 from llm_service.job import Job, TokenEvent
-from llm_service.replica import ReplicaInfo
+from llm_service.replica.replica import ReplicaInfo
 
 
 class Backend(ABC):

@@ -10,7 +10,7 @@ from llm_service.backends.base import Backend
 from llm_service.config import ReplicaConfig
 from llm_service.engines.base import EngineUse
 from llm_service.job import Job, TokenEvent
-from llm_service.replica import Replica, ReplicaInfo
+from llm_service.replica.replica import Replica, ReplicaInfo
 
 
 class LocalBackend(Backend):

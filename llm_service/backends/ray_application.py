@@ -12,8 +12,8 @@ from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import UnavailableError
+from visionsplit.model.checkpoint import Checkpoint
 
 from llm_service.backends.ray_replica import DEPLOYMENT, LlmReplica
 from llm_service.config import RayConfig, ReplicaConfig

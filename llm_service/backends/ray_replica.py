@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from llm_service.backends.packing import ImageMeta, unpack
 from llm_service.config import ReplicaConfig
 from llm_service.job import Job, TokenEvent
-from llm_service.replica import Replica, ReplicaInfo
+from llm_service.replica.replica import Replica, ReplicaInfo
 
 DEPLOYMENT = "LlmReplica"  # its name within the application
 

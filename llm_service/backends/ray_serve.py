@@ -10,21 +10,21 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from visionsplit.errors import InternalError, OverloadedError, UnavailableError, VisionSplitError
-from visionsplit.fairness import FairGate
-from visionsplit.overload import Drain
+from visionsplit.serving.fairness import FairGate
+from visionsplit.serving.overload import Drain
 
 from llm_service.backends.base import Backend
 from llm_service.backends.packing import pack
-from llm_service.backends.quiet import quiet_ray
 from llm_service.backends.ray_application import RayApplication
 from llm_service.backends.ray_cluster import connect
+from llm_service.backends.ray_logging import quiet_ray
 from llm_service.backends.ray_replica import DEPLOYMENT
 from llm_service.backends.ray_uses import ReplicaUses
 from llm_service.config import RayConfig, ReplicaConfig
 from llm_service.engines.base import EngineUse
+from llm_service.engines.token_buffer import TokenBuffer
 from llm_service.job import Job, TokenEvent
-from llm_service.replica import ReplicaInfo
-from llm_service.token_buffer import TokenBuffer
+from llm_service.replica.replica import ReplicaInfo
 
 _log = logging.getLogger(__name__)
 

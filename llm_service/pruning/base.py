@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from visionsplit.parameters import Declared, Parameters
+from visionsplit.options.parameters import Declared, Parameters
 
 NO_TILE = -1  # of text, newlines and merged tokens
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from visionsplit.errors import InvalidPruningError
-from visionsplit.parameters import Parameter
+from visionsplit.options.parameters import Parameter
 
 from llm_service.pruning.base import (
     PromptLayout,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from visionsplit.errors import InvalidPruningError
-from visionsplit.parameters import listed, quoted, with_defaults
+from visionsplit.options.parameters import listed, quoted, with_defaults
 
 from llm_service.job import PruningSpec
 from llm_service.pruning.base import Pruning, PruningMethod, Settings

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from visionsplit.errors import InvalidPruningError
-from visionsplit.parameters import Declared, Parameter
+from visionsplit.options.parameters import Declared, Parameter
 
 from llm_service.pruning.base import PromptLayout, Pruning, PruningMethod, Settings, Stage, best, last_row
 from llm_service.pruning.schedule import NUM_STAGES, depths_of, solve_shares, stage_layers

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from visionsplit.errors import InvalidPruningError
-from visionsplit.parameters import Parameters
+from visionsplit.options.parameters import Parameters
 
 from llm_service.pruning.base import Settings, layer_average
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from visionsplit.errors import InvalidPruningError
-from visionsplit.parameters import Declared, Parameter
+from visionsplit.options.parameters import Declared, Parameter
 
 from llm_service.pruning.base import (
     NO_TILE,

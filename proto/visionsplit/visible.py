@@ -23,5 +23,10 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
+def counted(number: int, noun: str) -> str:
+    """Such as "1 layer" or "2 layers"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _escaped(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"

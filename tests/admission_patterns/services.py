@@ -3,8 +3,8 @@
 import asyncio
 from abc import ABC, abstractmethod
 
-from visionsplit.fairness import Turns
-from visionsplit.overload import Line, refuse_late
+from visionsplit.serving.fairness import Turns
+from visionsplit.serving.overload import Line, refuse_late
 
 from encoder_service.admission import TileRoom
 from tests.admission_patterns.patterns import Call, Pattern

@@ -4,9 +4,9 @@ import re
 import shlex
 
 import pytest
-from visionsplit_batch import cli as batch
-from visionsplit_batch.planning.options import parser as plan_parser
-from visionsplit_client import cli
+import visionsplit_cli
+from visionsplit_cli import batch as batch
+from visionsplit_cli.plan.options import parser as plan_parser
 
 from encoder_service.command_line import parse as parse_encoder
 from llm_service.command_line import parse_options as parse_llm
@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 _PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _PARSERS = {
-    "visionsplit": lambda words: cli._parser().parse_args(words),
+    "visionsplit": lambda words: visionsplit_cli._parser().parse_args(words),
     "visionsplit-encoder": parse_encoder,
     "visionsplit-llm": parse_llm,
 }

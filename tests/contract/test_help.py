@@ -4,9 +4,9 @@ import argparse
 import re
 
 import pytest
-from visionsplit_batch.cli import build_parser as batch_parser
-from visionsplit_batch.planning.options import parser as plan_parser
-from visionsplit_client import cli
+import visionsplit_cli
+from visionsplit_cli.batch import build_parser as batch_parser
+from visionsplit_cli.plan.options import parser as plan_parser
 
 from encoder_service.command_line import build_parser as encoder_parser
 from llm_service.options import build_parser as llm_parser
@@ -25,7 +25,11 @@ PARSERS: dict[str, argparse.ArgumentParser] = {
     "visionsplit-encoder": encoder_parser(),
     "visionsplit-llm": llm_parser(),
     "visionsplit plan": plan_parser(None),
-    **{f"visionsplit {name}": parser for name, parser in _commands(cli._parser()).items() if name not in _PASSED_ON},
+    **{
+        f"visionsplit {name}": parser
+        for name, parser in _commands(visionsplit_cli._parser()).items()
+        if name not in _PASSED_ON
+    },
     **{f"visionsplit batch {name}": parser for name, parser in _commands(batch_parser()).items()},
 }
 OPTIONS = [

@@ -8,90 +8,88 @@ import pytest
 
 from tests.conftest import ROOT
 
-_HEAVY = ("torch", "transformers", "tokenizers", "visionsplit")
-_SERVICES = ("encoder_service", "llm_service", "visionsplit_client")
+_PLACE = {
+    "visionsplit": "proto/visionsplit",
+    "visionsplit_client": "client/visionsplit_client",
+    "visionsplit_batch": "client/visionsplit_batch",
+    "visionsplit_cli": "client/visionsplit_cli",
+    "encoder_service": "encoder_service",
+    "llm_service": "llm_service",
+}
+# Each package's folders and modules from the top down: each imports only what stands below it.
+ORDER = {
+    "encoder_service": """
+        __main__ serving command_line server
+        api observation metrics llm pipeline
+        config caching device images admission compression defaults
+    """,
+    "llm_service": """
+        __main__ serving command_line options server
+        gateway backends replica engines
+        generation_settings prompts pruning job config
+    """,
+    "visionsplit": """
+        telemetry receiving serving model cli security
+        wire images options network v1 grid errors visible
+    """,
+}
+_PACKAGES = ("visionsplit_client", "visionsplit_batch", "visionsplit_cli", "encoder_service", "llm_service", "training")
+_HEAVY = ("torch", "transformers", "tokenizers", "ray")
+_PROTOCOL = ("visionsplit.wire", "visionsplit.v1", "grpc")
 # What works on rows in this process; the rest of a batch job needs the client and pyarrow only.
-_WORKING = (
-    "encoder_service",
-    "llm_service",
-    "training",
-    "torch",
-    "transformers",
-    "ray",
-    "visionsplit_batch.runners.ray_data",
-)
+_WORKING = ("encoder_service", "llm_service", *_HEAVY, "visionsplit_batch.runners.ray_data")
 _LEARNING = ("training.model", "training.learning", "training.evaluation")
 
-# folder -> module prefixes it must not import
+# folder or file -> module prefixes it must not import
 FORBIDDEN = {
-    "proto/visionsplit": ["encoder_service", "llm_service", "visionsplit_client", "training"],
-    "proto/visionsplit/wire": ["torch", "transformers", "ray"],
-    "proto/visionsplit/telemetry": ["torch", "transformers", "ray", "visionsplit.v1"],
-    "proto/visionsplit/telemetry/tracing.py": ["grpc"],
-    "proto/visionsplit/images": ["visionsplit.wire", "visionsplit.v1", "torch", "transformers", "grpc", "ray"],
-    "proto/visionsplit/grid.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
-    "proto/visionsplit/fairness.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
-    "proto/visionsplit/overload.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
-    "proto/visionsplit/tasks.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
-    "proto/visionsplit/errors.py": ["visionsplit.wire", "visionsplit.v1", "torch", "numpy", "grpc"],
-    "proto/visionsplit/checkpoint.py": ["visionsplit.wire", "visionsplit.v1", "grpc", "ray"],
-    "proto/visionsplit/stored_model.py": [
-        "visionsplit.checkpoint",
-        "visionsplit.wire",
-        "visionsplit.v1",
-        "grpc",
-        "ray",
-    ],
-    "encoder_service": ["llm_service", "visionsplit_client", "training", "ray"],
-    "llm_service": ["encoder_service", "visionsplit_client", "training"],
-    "client/visionsplit_client": ["encoder_service", "llm_service", "training", "torch", "transformers", "ray"],
-    "client/visionsplit_batch/sources": [*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"],
-    "client/visionsplit_batch/sinks": [*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"],
+    "proto/visionsplit": _PACKAGES,
     **{
-        f"client/visionsplit_batch/{module}.py": [*_WORKING, "visionsplit_batch.cli"]
+        f"proto/visionsplit/{folder}": _HEAVY
+        for folder in (
+            *("wire", "network", "options", "images", "security", "receiving", "serving", "telemetry", "cli"),
+            *("grid.py", "errors.py", "visible.py"),
+        )
+    },
+    "proto/visionsplit/images/": _PROTOCOL,
+    "proto/visionsplit/options/": (*_PROTOCOL, "numpy"),
+    "proto/visionsplit/model": (*_PROTOCOL, "ray"),
+    "proto/visionsplit/telemetry/tracing.py": ("grpc",),
+    **{f"proto/visionsplit/{name}.py/": (*_PROTOCOL, "numpy") for name in ("grid", "errors", "visible")},
+    **{f"proto/visionsplit/serving/{name}.py": (*_PROTOCOL, "numpy") for name in ("fairness", "overload")},
+    "encoder_service": ("llm_service", "visionsplit_client", "visionsplit_batch", "visionsplit_cli", "training", "ray"),
+    "llm_service": ("encoder_service", "visionsplit_client", "visionsplit_batch", "visionsplit_cli", "training"),
+    "client/visionsplit_client": (
+        *("encoder_service", "llm_service", "visionsplit_batch", "visionsplit_cli", "training"),
+        *_HEAVY,
+        "visionsplit.model",
+    ),
+    "client/visionsplit_batch": ("visionsplit_cli", "training"),
+    "client/visionsplit_cli": ("llm_service", "training", *_HEAVY, "visionsplit.model"),
+    "client/visionsplit_batch/sources": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
+    "client/visionsplit_batch/sinks": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
+    **{
+        f"client/visionsplit_batch/{module}.py": _WORKING
         for module in ("rows", "parts", "records", "run_folder", "assembly", "job", "settings", "progress")
     },
-    "encoder_service/compression": [
+    "encoder_service/compression": (
         "visionsplit.wire",
         "visionsplit.v1",
-        "visionsplit.checkpoint",
-        "visionsplit.stored_model",
+        "visionsplit.model",
         "transformers",
         "grpc",
         "PIL",
-    ],
-    "encoder_service/vision_tower.py": ["grpc", "ray", "visionsplit.v1"],
-    "encoder_service/text_tower.py": ["grpc", "ray", "visionsplit.v1"],
-    "llm_service/engines": ["grpc", "ray", "visionsplit.v1"],
-    "llm_service/pruning": ["llm_service.engines", "visionsplit.wire", "visionsplit.v1", "transformers", "grpc", "ray"],
-    "training/scenes": [*_HEAVY, *_SERVICES, "training.dialogue", "training.data", *_LEARNING],
-    "training/dialogue": [*_HEAVY, *_SERVICES, "training.data", *_LEARNING],
-    "training/data": [*_SERVICES, "training.learning", "training.evaluation"],
-    "training/model": [*_SERVICES, "training.data", "training.learning", "training.evaluation"],
-    "training/learning": [*_SERVICES, "training.evaluation"],
+    ),
+    "llm_service/pruning": (*_PROTOCOL, "transformers"),
+    "training/scenes": (*_HEAVY, *_PACKAGES[:5], "visionsplit", "training.dialogue", "training.data", *_LEARNING),
+    "training/dialogue": (*_HEAVY, *_PACKAGES[:5], "visionsplit", "training.data", *_LEARNING),
+    "training/data": (*_PACKAGES[:5], "training.learning", "training.evaluation"),
+    "training/model": (*_PACKAGES[:5], "training.data", "training.learning", "training.evaluation"),
+    "training/learning": (*_PACKAGES[:5], "training.evaluation"),
 }
 # Only these may see grpc or the generated messages.
-GRPC_MODULES = {
-    "encoder_service": {
-        "service.py",
-        "server.py",
-        "llm_client.py",
-        "llm_channel.py",
-        "relay.py",
-        "request.py",
-        "upload.py",
-        "protocol.py",
-        "info.py",
-    },
-    "llm_service": {
-        "gateway.py",
-        "call_clock.py",
-        "server.py",
-        "upload.py",
-        "prefill.py",
-        "sampling.py",
-        "conversation.py",
-    },
+SEEING_GRPC = {
+    "encoder_service": {"server", "api", "llm"},
+    "llm_service": {"server", "gateway"},
 }
 
 
@@ -110,26 +108,47 @@ def sources(place: str) -> list[Path]:
     return [file for file in files if "_pb2" not in file.name]
 
 
-@pytest.mark.parametrize("place", list(FORBIDDEN))
-def test_a_folder_imports_only_what_lies_below_it(place: str) -> None:
+def room_of(package: str, file: Path) -> str:
+    """The folder or the module of a package that a file belongs to."""
+    return file.relative_to(ROOT / _PLACE[package]).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("package", list(ORDER))
+def test_a_folder_imports_only_folders_below_it(package: str) -> None:
+    order = ORDER[package].split()
+    files = [file for file in sources(_PLACE[package]) if room_of(package, file) != "__init__"]
+    assert {room_of(package, file) for file in files} == set(order)
     wrong = [
         f"{file.relative_to(ROOT)} imports {module}"
-        for file in sources(place)
+        for file in files
+        for module in imported_modules(file)
+        if module.startswith(f"{package}.")
+        and (room := module.split(".")[1]) in order
+        and order.index(room) < order.index(room_of(package, file))
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("place", list(FORBIDDEN))
+def test_a_folder_does_not_import(place: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in sources(place.rstrip("/"))
         for module in imported_modules(file)
         if any(module == prefix or module.startswith(prefix + ".") for prefix in FORBIDDEN[place])
     ]
     assert not wrong
 
 
-@pytest.mark.parametrize("place", list(GRPC_MODULES))
-def test_only_the_edge_of_a_service_sees_grpc(place: str) -> None:
+@pytest.mark.parametrize("package", list(SEEING_GRPC))
+def test_only_the_edge_of_a_service_sees_grpc(package: str) -> None:
     seeing = {
-        str(file.relative_to(ROOT / place))
-        for file in sources(place)
+        room_of(package, file)
+        for file in sources(_PLACE[package])
         for module in imported_modules(file)
         if module.split(".")[0] in ("grpc", "grpc_health", "grpc_reflection") or "visionsplit.v1" in module
     }
-    assert seeing <= GRPC_MODULES[place]
+    assert seeing <= SEEING_GRPC[package]
 
 
 def test_proto_is_an_import_root_and_no_package() -> None:

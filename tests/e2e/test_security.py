@@ -20,7 +20,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def tool(*arguments: object) -> list[str]:
-    return command("-c", "import sys, visionsplit_client.cli as c; sys.exit(c.main())", *arguments)
+    return command("-c", "import sys, visionsplit_cli as c; sys.exit(c.main())", *arguments)
 
 
 @pytest.fixture

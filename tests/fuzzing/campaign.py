@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
+from visionsplit.network.transport import channel_options
 from visionsplit.v1 import encoder_service_pb2 as encoder_pb
 from visionsplit.v1 import llm_service_pb2 as llm_pb
-from visionsplit.wire.transport import channel_options
 from visionsplit.wire.upload_status import UploadStatus, is_failed_write
 from visionsplit_client import AsyncClient, Compression, Pruning, Sampling
 from visionsplit_client._options import prefill_to_proto

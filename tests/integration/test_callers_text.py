@@ -14,15 +14,15 @@ import grpc
 import pytest
 import pytest_asyncio
 from visionsplit.errors import InvalidPromptError
-from visionsplit.log_lines import LineFormatter
+from visionsplit.network.transport import channel_options
+from visionsplit.receiving.prompts import MAX_PROMPT_BYTES, MAX_TURNS
 from visionsplit.telemetry.config import TelemetryConfig
+from visionsplit.telemetry.log_lines import LineFormatter
 from visionsplit.telemetry.logs import JsonFormatter, LimitedRecords
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, vision_tokens_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
-from visionsplit.wire.prompts import MAX_PROMPT_BYTES, MAX_TURNS
 from visionsplit.wire.status import error_from_rpc
-from visionsplit.wire.transport import channel_options
 from visionsplit_client import Prompt, Sampling
 
 from tests.integration.system import System, running_system

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from visionsplit_cli.top.samples import Samples, read_samples
 from visionsplit_client import AsyncClient
-from visionsplit_client.cli._samples import Samples, read_samples
 
 from benchmarks.load.system import Service, free_port
 from tests.integration.system import noise_image

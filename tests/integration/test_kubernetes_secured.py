@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+from visionsplit.cli.security_options import client_security_from, server_security_from
 from visionsplit.errors import UnauthenticatedError
-from visionsplit.wire.security.command_line import client_security_from, server_security_from
+from visionsplit_cli import main
 from visionsplit_client import AsyncClient, BearerToken, ClientSecurity, ClientTls, Sampling
-from visionsplit_client.cli import main
 
 from encoder_service.command_line import parse as parse_encoder
 from llm_service.command_line import parse as parse_llm

@@ -11,9 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from visionsplit.errors import InvalidCompressionError, InvalidSamplingError, UnavailableError
 from visionsplit.telemetry.config import TelemetryConfig
 from visionsplit.telemetry.setup import Telemetry
+from visionsplit_cli import main
+from visionsplit_cli.top.samples import Samples, read_samples
 from visionsplit_client import Compression, Pruning, Sampling
-from visionsplit_client.cli import main
-from visionsplit_client.cli._samples import Samples, read_samples
 
 from encoder_service.caching.tokens import CacheLimits
 from tests.conftest import ROOT

@@ -18,13 +18,14 @@ from visionsplit.errors import (
     UnauthenticatedError,
     VisionSplitError,
 )
+from visionsplit.network.transport import channel_options
+from visionsplit.security.files import CredentialsError
+from visionsplit.security.server import ServerSecurity
+from visionsplit.security.tls import ServerTls
 from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
-from visionsplit.wire.security.files import CredentialsError
-from visionsplit.wire.security.server import ServerSecurity
-from visionsplit.wire.security.tls import ServerTls
-from visionsplit.wire.transport import channel_options
+from visionsplit_cli import main
 from visionsplit_client import (
     AsyncClient,
     BearerToken,
@@ -36,7 +37,6 @@ from visionsplit_client import (
     Sampling,
     UnreachableError,
 )
-from visionsplit_client.cli import main
 
 from encoder_service.config import EncoderConfig
 from encoder_service.server import EncoderServer

@@ -11,6 +11,8 @@ from pathlib import Path
 import grpc.aio
 import psutil
 import pytest
+from visionsplit.network.transport import channel_options
+from visionsplit.serving import sending
 from visionsplit.v1 import (
     encoder_service_pb2,
     encoder_service_pb2_grpc,
@@ -18,10 +20,8 @@ from visionsplit.v1 import (
     llm_service_pb2,
     llm_service_pb2_grpc,
 )
-from visionsplit.wire import sending
 from visionsplit.wire.tensors import DataType
-from visionsplit.wire.transport import channel_options
-from visionsplit_client.cli._samples import Samples, read_samples
+from visionsplit_cli.top.samples import Samples, read_samples
 
 from benchmarks.load.system import Service, free_port
 from tests.checkpoints import tiny_checkpoint

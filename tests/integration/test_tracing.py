@@ -176,7 +176,7 @@ def _check_lines(lines: list[str], trace_id: int, wire_bytes: int) -> None:
     assert {line["trace_id"] for line in calls} == {f"{trace_id:032x}"}
     assert len({line["request_id"] for line in calls}) == 2
     fine = [line for line in calls if line["status"] == "OK"]
-    assert {line["logger"] for line in fine} == {"encoder_service.service", "llm_service.gateway"}
+    assert {line["logger"] for line in fine} == {"encoder_service.api.service", "llm_service.gateway.service"}
     assert {line["wire_bytes"] for line in fine} == {wire_bytes}
     assert all(line["duration_seconds"] > 0 and line["level"] == "INFO" for line in fine)
     refused = [line for line in calls if line["status"] == "INVALID_ARGUMENT"]

@@ -1,7 +1,7 @@
 """Which addresses are taken: by clients to connect to, by services to listen on."""
 
 import pytest
-from visionsplit.addresses import check_address, split_host_port
+from visionsplit.network.addresses import check_address, split_host_port
 from visionsplit.telemetry.config import metrics_address
 
 

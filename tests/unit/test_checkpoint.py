@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from visionsplit.checkpoint import Checkpoint, CheckpointError
+from visionsplit.model.checkpoint import Checkpoint, CheckpointError
 
 from encoder_service.config import EncoderConfig
+from encoder_service.device.vision_tower import VisionTower
 from encoder_service.server import EncoderServer
-from encoder_service.vision_tower import VisionTower
 from llm_service.config import LlmConfig
 from llm_service.server import LlmServer
 from tests.checkpoints import tiny_checkpoint

@@ -4,8 +4,8 @@ import asyncio
 import random
 
 import pytest
-from visionsplit.fairness import FairGate, RelayedCaller, Shares, Turns
-from visionsplit.overload import Line
+from visionsplit.serving.fairness import FairGate, RelayedCaller, Shares, Turns
+from visionsplit.serving.overload import Line
 
 
 def test_callers_take_turns_and_each_keeps_its_order():

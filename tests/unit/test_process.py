@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from visionsplit import process
+from visionsplit.serving import process
 
 FREED = """
-from visionsplit.process import _Allocator, _resident_bytes
+from visionsplit.serving.process import _Allocator, _resident_bytes
 allocator = _Allocator.of_this_process()
 left = allocator.give_back(0)
 before = _resident_bytes()
@@ -31,7 +31,7 @@ print(before, held, while_held, freed, _resident_bytes())
 # afterwards.
 CYCLE = """
 import asyncio, gc, weakref
-from visionsplit.process import process_watched
+from visionsplit.serving.process import process_watched
 
 class Request:
     def __init__(self):
@@ -69,7 +69,7 @@ def test_a_large_object_in_a_cycle_is_found_soon() -> None:
 
 
 def test_a_service_raises_the_limit_of_open_files() -> None:
-    code = "from visionsplit.process import *; print(raise_open_files_limit())"
+    code = "from visionsplit.serving.process import *; print(raise_open_files_limit())"
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     command = ["bash", "-c", f'ulimit -S -n 200; exec "{sys.executable}" -c "{code}"']
     assert int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) == hard

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from visionsplit.tasks import to_its_end, together
+from visionsplit.serving.async_helpers import to_its_end, together
 
 
 async def test_a_cancelled_awaiter_leaves_when_the_work_is_over():

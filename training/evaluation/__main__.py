@@ -9,10 +9,10 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from visionsplit.checkpoint import DTYPES
-from visionsplit.command_line import at_least
-from visionsplit.conditions import CONDITION_FORM
+from visionsplit.cli.command_line import at_least
 from visionsplit.errors import VisionSplitError
+from visionsplit.model.checkpoint import DTYPES
+from visionsplit.options.conditions import CONDITION_FORM
 
 from encoder_service.compression import METHODS
 from training.evaluation.conditions import DEFAULT, THUMBNAIL, Condition, of_known_methods, parse_condition

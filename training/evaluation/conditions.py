@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from visionsplit.conditions import split_condition
 from visionsplit.grid import Layout
+from visionsplit.options.conditions import split_condition
 
 from encoder_service.compression import CompressionSpec
 from llm_service.job import PositionIds, PruningSpec

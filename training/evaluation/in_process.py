@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
-from visionsplit.checkpoint import Checkpoint
+from visionsplit.model.checkpoint import Checkpoint
 
 from llm_service.generation_settings import GenerationSettings
-from llm_service.prompt import ChatPrompt, PromptEncoder, Turn
-from llm_service.text_model import load_text_model
+from llm_service.prompts.prompt import ChatPrompt, PromptEncoder, Turn
+from llm_service.replica.text_model import load_text_model
 from training.dialogue.held_out import Example
 from training.evaluation.conditions import Condition
 from training.evaluation.decoding import GreedyDecoder, SharedPrompts

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.grid import TileGrid, UnpadRule
+from visionsplit.model.checkpoint import Checkpoint
 
-from encoder_service.tiles import Tiler
+from encoder_service.images.tiles import Tiler
 from training.dialogue.held_out import held_out
 from training.scenes.render import render
 

@@ -9,7 +9,7 @@ from typing import Never
 import torch
 import transformers
 from tqdm import tqdm
-from visionsplit.checkpoint import DTYPES, Checkpoint
+from visionsplit.model.checkpoint import DTYPES, Checkpoint
 
 from training.dialogue.held_out import Example, held_out
 from training.dialogue.questions import Topic

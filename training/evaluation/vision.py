@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.grid import Layout, UnpadRule
+from visionsplit.model.checkpoint import Checkpoint
 
 from encoder_service.compression import TileFeatures, TowerOutput, compose, select
-from encoder_service.vision_tower import VisionTower
+from encoder_service.device.vision_tower import VisionTower
 from llm_service.job import PositionIds
-from llm_service.layout import NEWLINE, original_places, original_span, sequence_order, tiles_of
-from llm_service.projector import Projector
+from llm_service.replica.layout import NEWLINE, original_places, original_span, sequence_order, tiles_of
+from llm_service.replica.projector import Projector
 from training.evaluation.conditions import Condition
 from training.evaluation.decoding import EmbeddedImage
 from training.evaluation.grouping import grouped

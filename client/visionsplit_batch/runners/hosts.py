@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import torch
 from visionsplit_client import AsyncClient, Compression, InvalidCompressionError, Retries
 
+from encoder_service.api.messages import compression_from_proto, compression_to_proto
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import compose
 from encoder_service.config import EncoderConfig
-from encoder_service.protocol import compression_from_proto, compression_to_proto
 from encoder_service.server import EncoderServer
 from llm_service.config import BackendKind, LlmConfig
 from llm_service.server import LlmServer

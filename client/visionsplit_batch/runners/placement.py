@@ -5,7 +5,7 @@ from typing import cast
 
 import torch
 import visionsplit
-from visionsplit.checkpoint import Checkpoint
+from visionsplit.model.checkpoint import Checkpoint
 from visionsplit_client import DataTypeName, IncompatibleServicesError
 
 from encoder_service.config import EncoderConfig

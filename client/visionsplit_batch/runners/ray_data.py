@@ -17,8 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from visionsplit_client import UnavailableError, VisionSplitError
 
 from encoder_service.config import EncoderConfig
-from llm_service.backends.quiet import quiet_ray
 from llm_service.backends.ray_cluster import connect
+from llm_service.backends.ray_logging import quiet_ray
 from llm_service.config import LlmConfig
 from visionsplit_batch.rows import Outcome, Slice, Source
 from visionsplit_batch.runners.base import RunnerIdentity, Stage, StageUse, Work

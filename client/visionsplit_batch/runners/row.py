@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-from visionsplit.tasks import together
+from visionsplit.serving.async_helpers import together
 from visionsplit_client import (
     AsyncClient,
     CancelledError,

@@ -7,7 +7,7 @@ import math
 from types import MappingProxyType
 
 import torch
-from visionsplit.parameters import Declared, Parameters
+from visionsplit.options.parameters import Declared, Parameters
 
 from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from types import MappingProxyType
 
 import torch
-from visionsplit.parameters import Declared, Parameter, Parameters
+from visionsplit.options.parameters import Declared, Parameter, Parameters
 
 from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry

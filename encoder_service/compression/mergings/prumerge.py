@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import torch
 from torch.nn import functional
-from visionsplit.parameters import Declared, Parameters
+from visionsplit.options.parameters import Declared, Parameters
 
 from encoder_service.compression.base import Picks
 from encoder_service.compression.candidates import Candidates

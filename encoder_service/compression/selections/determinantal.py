@@ -7,7 +7,7 @@ prompt; with a worth taken from the image alone it needs no text.
 from types import MappingProxyType
 
 import torch
-from visionsplit.parameters import Declared, Parameters
+from visionsplit.options.parameters import Declared, Parameters
 
 from encoder_service.compression.candidates import Candidates
 from encoder_service.compression.selections.greedy import GreedySelection, Progress, worth_power

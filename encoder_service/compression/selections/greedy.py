@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from visionsplit.parameters import Declared, Parameter, Parameters
+from visionsplit.options.parameters import Declared, Parameter, Parameters
 
 from encoder_service.compression.base import Picks
 from encoder_service.compression.candidates import Candidates

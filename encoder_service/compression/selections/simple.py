@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
-from visionsplit.parameters import Declared, Parameter, Parameters
+from visionsplit.options.parameters import Declared, Parameter, Parameters
 
 from encoder_service.compression.base import Picks
 from encoder_service.compression.candidates import Candidates

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from visionsplit.errors import InternalError, OverloadedError, PromptTooLongError, UnavailableError, VisionSplitError
-from visionsplit.fairness import Turns
-from visionsplit.overload import Drain
+from visionsplit.serving.fairness import Turns
+from visionsplit.serving.overload import Drain
 
 from llm_service.engines.base import Engine, EngineRequest
 from llm_service.engines.layerwise.model import LayerwiseModel

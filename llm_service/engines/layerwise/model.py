@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from visionsplit.errors import InvalidPruningError, PromptTooLongError
 
 from llm_service.engines.layerwise.kv_cache import KvCache
-from llm_service.engines.layerwise.twin import twin_of
+from llm_service.engines.layerwise.weight_sharing import twin_of
 from llm_service.pruning import PromptLayout, Pruning, Stage
 
 _ROWS_AT_ONCE = 64  # of attention, for all heads: a long question must not become a full map

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from visionsplit.addresses import split_host_port
+from visionsplit.network.addresses import split_host_port
 
 _LOOPBACK = "127.0.0.1"
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 
 from opentelemetry import trace
 
-from visionsplit.log_lines import MAX_MESSAGE_CHARACTERS, LineFormatter, trace_lines
+from visionsplit.serving.call_log import current_request_id
+from visionsplit.telemetry.log_lines import MAX_MESSAGE_CHARACTERS, LineFormatter, trace_lines
 from visionsplit.visible import shortened
-from visionsplit.wire.call_log import current_request_id
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _DELETE = "\x7f"  # the only control character that JSON need not escape

@@ -16,7 +16,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 import visionsplit
 from visionsplit.errors import UnavailableError
-from visionsplit.proxies import proxy_options
+from visionsplit.network.proxies import proxy_options
 
 Attributes = Mapping[str, str | int | float | bool]
 

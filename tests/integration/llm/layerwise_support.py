@@ -12,7 +12,7 @@ from visionsplit.wire.vision_tokens import VisionTokens
 from llm_service.config import EngineConfig, ReplicaConfig
 from llm_service.engines.layerwise.engine import LayerwiseEngine
 from llm_service.job import Job, PruningSpec, SamplingOptions, TokenEvent
-from llm_service.replica import Replica
+from llm_service.replica.replica import Replica
 from tests.checkpoints import tiny_checkpoint
 from tests.integration.llm.support import Whole
 

@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from visionsplit.v1 import generation_pb2, vision_tokens_pb2
 
 from llm_service.config import EngineConfig
-from llm_service.engines.continuous_batching import ContinuousBatchingEngine
+from llm_service.engines.continuous.engine import ContinuousBatchingEngine
 from llm_service.server import LlmServer
 from tests.integration.llm.support import Caller, Whole, collect, keep, picture, running, together
 
@@ -61,7 +61,7 @@ async def test_on_a_cpu_requests_meet_their_own_keys_only(llama_caller: Caller, 
         met.append((query.shape[2], key.shape[2]))
         return scaled_dot_product_attention(query, key, *arguments, **options)
 
-    monkeypatch.setattr("llm_service.engines.attention.scaled_dot_product_attention", counted)
+    monkeypatch.setattr("llm_service.engines.continuous.attention.scaled_dot_product_attention", counted)
     prompts = [f"{number} " + "word " * 40 for number in range(8)]
     answers = await together(*(llama_caller.generate(prompt, max_new_tokens=20) for prompt in prompts))
     longest = max(answer.summary.usage.prompt_tokens for answer in answers) + 20

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from visionsplit.checkpoint import Checkpoint
+from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.v1 import generation_pb2
 
-from llm_service.prompt import ChatPrompt, PromptEncoder, Turn
+from llm_service.prompts.prompt import ChatPrompt, PromptEncoder, Turn
 from tests.integration.llm.support import Caller, picture, together
 
 ASK = "USER: <image>\nWhat is this? ASSISTANT:"

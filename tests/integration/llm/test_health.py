@@ -6,7 +6,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from llm_service.engines import continuous_batching
+from llm_service.engines.continuous import engine
 from tests.integration.llm.support import Whole, running
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -16,7 +16,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 async def test_an_engine_that_cannot_start_again_at_once(llama: Whole, monkeypatch: pytest.MonkeyPatch):
     """Its memory is not there for two attempts; meanwhile the service says so, and then it serves again."""
     attempts = 0
-    start = continuous_batching.start_manager
+    start = engine.start_manager
 
     def scarce(*arguments, **options):
         nonlocal attempts
@@ -26,7 +26,7 @@ async def test_an_engine_that_cannot_start_again_at_once(llama: Whole, monkeypat
         return start(*arguments, **options)
 
     async with running(llama) as (server, caller):
-        monkeypatch.setattr(continuous_batching, "start_manager", scarce)
+        monkeypatch.setattr(engine, "start_manager", scarce)
         health = health_pb2_grpc.HealthStub(caller.channel)
         watch = health.Watch(health_pb2.HealthCheckRequest(service="visionsplit.v1.LlmService"))
         assert (await watch.read()).status == SERVING
@@ -53,7 +53,7 @@ async def test_stopping_does_not_wait_for_an_engine_that_cannot_start(llama: Who
 
     async with asyncio.timeout(20):
         async with running(llama) as (server, caller):
-            monkeypatch.setattr(continuous_batching, "start_manager", never)
+            monkeypatch.setattr(engine, "start_manager", never)
             server._backend._replica._engine._model.model.layers[0].register_forward_pre_hook(never)
             assert (await caller.status_of(caller.upload("Hi", max_new_tokens=4)))[0] is grpc.StatusCode.INTERNAL
 

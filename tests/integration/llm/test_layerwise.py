@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import InvalidPruningError, InvalidRequestError, PromptTooLongError
 from visionsplit.grid import Layout
+from visionsplit.model.checkpoint import Checkpoint
 
 from llm_service.engines.layerwise.model import LayerwiseModel
 from llm_service.job import PositionIds, PruningSpec
 from llm_service.pruning import PromptLayout, compose
-from llm_service.replica import Replica
-from llm_service.text_model import load_text_model
+from llm_service.replica.replica import Replica
+from llm_service.replica.text_model import load_text_model
 from tests.integration.llm.layerwise_support import (
     ASK,
     FASTV,

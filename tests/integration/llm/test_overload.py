@@ -8,12 +8,12 @@ import grpc
 import psutil
 import pytest
 from visionsplit.errors import OverloadedError
-from visionsplit.wire.caller import CALLER_KEY
+from visionsplit.serving.caller import CALLER_KEY
 from visionsplit.wire.status import error_from_rpc
 
 from llm_service.config import EngineConfig, Limits
+from llm_service.engines.token_buffer import TokenBuffer
 from llm_service.job import TokenEvent
-from llm_service.token_buffer import TokenBuffer
 from tests.integration.llm.support import Answer, Caller, Whole, collect, picture, running
 from tests.integration.llm.test_engine import engine_of, settles
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 import grpc
 import pytest
 from visionsplit.telemetry.config import TelemetryConfig
+from visionsplit_cli.top.samples import read_samples
 from visionsplit_client import AsyncClient, Retries, UnavailableError
-from visionsplit_client.cli._samples import read_samples
 
 from benchmarks.load.nodes import RayNodes, kill_node, replicas_of
 from benchmarks.load.system import Service

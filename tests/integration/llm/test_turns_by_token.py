@@ -5,8 +5,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from visionsplit.wire.caller import CALLER_KEY
-from visionsplit.wire.security.server import ServerSecurity
+from visionsplit.security.server import ServerSecurity
+from visionsplit.serving.caller import CALLER_KEY
 from visionsplit_client import AsyncClient, BearerToken, ClientSecurity, OverloadedError, Prompt, Retries
 
 from encoder_service.config import EncoderConfig

@@ -5,7 +5,7 @@ import asyncio
 import grpc
 import pytest
 from visionsplit.errors import OverloadedError
-from visionsplit.wire.caller import CALLER_KEY
+from visionsplit.serving.caller import CALLER_KEY
 from visionsplit.wire.status import error_from_rpc
 from visionsplit.wire.vision_tokens import VisionTokens
 

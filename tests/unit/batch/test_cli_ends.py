@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import ray
 from visionsplit.errors import UnavailableError
-from visionsplit_batch import cli
-from visionsplit_batch.cli import _jobs
 from visionsplit_batch.errors import TooManyFailuresError
+from visionsplit_cli import batch
+from visionsplit_cli.batch import jobs
 
 from llm_service.backends.ray_cluster import connect
 
@@ -37,8 +37,8 @@ def test_the_last_event_says_why_a_job_ended(
         else:
             raise reason
 
-    monkeypatch.setattr(_jobs, "run", end)
-    assert cli.main(["caption", str(tmp_path), "-o", str(tmp_path / "out"), "--json"]) == code
+    monkeypatch.setattr(jobs, "run", end)
+    assert batch.main(["caption", str(tmp_path), "-o", str(tmp_path / "out"), "--json"]) == code
     event = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (event["event"], event["error"]) == ("error", name)
     assert event["message"]

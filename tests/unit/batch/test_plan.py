@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from visionsplit.images import ImageLimits, decode_image
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.planning.measuring import Effort, EncoderMeter, LlmMeter
-from visionsplit_batch.planning.pictures import MOST_ROWS, open_pictures, varied
+from visionsplit_cli import main
+from visionsplit_cli.plan.measuring import Effort, EncoderMeter, LlmMeter
+from visionsplit_cli.plan.pictures import MOST_ROWS, open_pictures, varied
 from visionsplit_client import Compression, InvalidCompressionError, Sampling
 from visionsplit_client._options import DATA_TYPES
-from visionsplit_client.cli import main
 
 from encoder_service.caching.tokens import CacheLimits
 from tests.integration.system import noise_image, running_system

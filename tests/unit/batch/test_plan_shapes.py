@@ -4,8 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from visionsplit_batch.planning import report
-from visionsplit_batch.planning.shapes import Group, Prices, Rate, RatioPlan, group_for
+from visionsplit_cli.plan import report
+from visionsplit_cli.plan.shapes import Group, Prices, Rate, RatioPlan, group_for
 
 SETTING = report.Setting("model", "cuda:0", "cuda", "a machine", "2 pictures", "What?", None, 5.0)
 

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2_grpc
-from visionsplit.wire.security.tls import ServerTls
+from visionsplit.security.tls import ServerTls
+from visionsplit_cli.local_services.ports import free_addresses
 from visionsplit_client import Client, ClientSecurity, ClientTls, HealthStatus, Retries, UnavailableError
-from visionsplit_client.cli._ports import free_addresses
 
 from tests.certificates import Authority
 

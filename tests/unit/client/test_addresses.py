@@ -2,8 +2,8 @@
 
 import pytest
 from visionsplit import errors
+from visionsplit_cli import main
 from visionsplit_client import AsyncClient, Client
-from visionsplit_client.cli import main
 
 
 @pytest.mark.parametrize("make", [Client, AsyncClient])

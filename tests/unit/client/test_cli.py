@@ -8,8 +8,8 @@ import time
 
 import pytest
 from visionsplit import errors
+from visionsplit_cli import main
 from visionsplit_client import Compression, EncodedImage
-from visionsplit_client.cli import main
 
 from tests.unit.client.fakes import GRID, LAYERS, WORDS
 
@@ -312,7 +312,7 @@ def test_a_forgotten_question_is_wrong_usage(picture):
 def test_interrupt_is_exit_code_130_and_cancels_the_call(where, picture, services):
     services.encoder.script.endless = True
     services.encoder.script.slow_seconds = 0.01
-    code = "import sys, visionsplit_client.cli as c; sys.exit(c.main())"
+    code = "import sys, visionsplit_cli as c; sys.exit(c.main())"
     command = [sys.executable, "-c", code, "ask", str(picture), "?", *where]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.read(4) == ANSWER[:4]

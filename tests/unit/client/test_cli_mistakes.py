@@ -4,7 +4,7 @@ import base64
 from pathlib import Path
 
 import pytest
-from visionsplit_client.cli import main
+from visionsplit_cli import main
 
 from tests.unit.client.fakes import WORDS
 

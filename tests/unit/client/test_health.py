@@ -1,7 +1,7 @@
 """`visionsplit health`, which health checks of containers call."""
 
 import pytest
-from visionsplit_client.cli import main
+from visionsplit_cli import main
 
 
 def test_a_service_that_takes_calls_is_healthy(services, capsys):

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
+from visionsplit_cli import info, main
 from visionsplit_client._info import NamedChoice
-from visionsplit_client.cli import _info, main
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_both(where, services, capsys):
 
 def test_parameters_are_listed_by_name(capsys):
     choice = NamedChoice("pyramid", "Drops.", {"share_2": 0.25, "depth_1": 0.25, "share_1": 0.5})
-    _info._print_choices("pruning methods", [choice])
+    info._print_choices("pruning methods", [choice])
     assert "pyramid depth_1=0.25 share_1=0.5 share_2=0.25: Drops." in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.client.fakes import WORDS
 
-CODE = "import sys, visionsplit_client.cli as c; sys.exit(c.main())"
+CODE = "import sys, visionsplit_cli as c; sys.exit(c.main())"
 NAMES = [b"caf\xe9.png", "фото.png".encode(), b"two\nlines.png", b"\x1b[2J\x1b[31mred.png", "\x9b31m.png".encode()]
 STRICT = {"PYTHONIOENCODING": "utf-8:strict"}
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

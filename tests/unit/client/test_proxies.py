@@ -1,9 +1,9 @@
 """Environments that name an HTTP proxy: this machine is never reached through it, and errors behind it say so."""
 
 import pytest
-from visionsplit.proxies import grpc_proxy, web_proxy
+from visionsplit.network.proxies import grpc_proxy, web_proxy
+from visionsplit_cli import main
 from visionsplit_client import AsyncClient, Client, DeadlineError, HealthStatus, Retries, UnreachableError
-from visionsplit_client.cli import main
 
 from tests.proxies import VARIABLES, running_proxy
 

@@ -36,7 +36,7 @@ def test_errors_are_the_services_own_classes():
 
 
 def test_neither_sdk_nor_tool_loads_a_service_or_its_libraries():
-    code = "import json, sys, visionsplit_client, visionsplit_client.cli; print(json.dumps(list(sys.modules)))"
+    code = "import json, sys, visionsplit_client, visionsplit_cli; print(json.dumps(list(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
     loaded = {name.partition(".")[0] for name in json.loads(output)}
     assert not loaded & {"torch", "transformers", "ray", "safetensors", "encoder_service", "llm_service"}
@@ -45,7 +45,7 @@ def test_neither_sdk_nor_tool_loads_a_service_or_its_libraries():
 
 def test_the_sdk_needs_no_module_that_only_unix_has():
     hide = "import sys; sys.modules.update(dict.fromkeys(('resource', 'fcntl', 'pwd', 'grp', 'termios')))"
-    subprocess.run([sys.executable, "-c", f"{hide}; import visionsplit_client, visionsplit_client.cli"], check=True)
+    subprocess.run([sys.executable, "-c", f"{hide}; import visionsplit_client, visionsplit_cli"], check=True)
 
 
 def test_a_ratio_that_was_not_given_is_not_made_up():

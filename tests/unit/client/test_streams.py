@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-TOOL = f"{sys.executable} -c 'import sys, visionsplit_client.cli as c; sys.exit(c.main())'"
+TOOL = f"{sys.executable} -c 'import sys, visionsplit_cli as c; sys.exit(c.main())'"
 
 
 def shell(command: str) -> subprocess.CompletedProcess:

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from visionsplit.wire.security.tokens import read_tokens
-from visionsplit_client.cli import main
-from visionsplit_client.cli._options import METRICS
-from visionsplit_client.cli._ports import free_addresses
-from visionsplit_client.cli._processes import Service
+from visionsplit.security.tokens import read_tokens
+from visionsplit_cli import main
+from visionsplit_cli.local_services.ports import free_addresses
+from visionsplit_cli.local_services.processes import Service
+from visionsplit_cli.options import METRICS
 
 from tests.certificates import Authority
 from tests.proxies import running_proxy
@@ -59,7 +59,7 @@ def environment(tmp_path):
 
 
 def start(environment, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", "import sys, visionsplit_client.cli as c; sys.exit(c.main())", "up"]
+    command = [sys.executable, "-c", "import sys, visionsplit_cli as c; sys.exit(c.main())", "up"]
     ports = ["--encoder", "127.0.0.1:0", "--llm", "127.0.0.1:0", "--model", "some-model"]
     return subprocess.Popen(
         [*command, *ports, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

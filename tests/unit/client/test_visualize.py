@@ -7,12 +7,12 @@ from visionsplit.grid import TileGrid
 from visionsplit.v1 import vision_tokens_pb2
 from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import VisionTokens
+from visionsplit_cli import main
+from visionsplit_cli.conditions import condition_name, parse_condition
+from visionsplit_cli.visualize.drawing import COMPACT, LARGE, Header, Panel, draw_panels, kept_masks
+from visionsplit_cli.visualize.header import draw_header
+from visionsplit_cli.visualize.shares import CHANGED, share_colour
 from visionsplit_client import Compression
-from visionsplit_client.cli import main
-from visionsplit_client.cli._conditions import condition_name, parse_condition
-from visionsplit_client.cli._drawing import COMPACT, LARGE, Header, Panel, draw_panels, kept_masks
-from visionsplit_client.cli._drawing_header import draw_header
-from visionsplit_client.cli._drawing_shares import CHANGED, share_colour
 
 from tests.unit.client.fakes import GRID, FakeEncoder, fake_features, kept_positions, start_encoder
 from tests.unit.client.test_cli import ANSWER

@@ -13,6 +13,10 @@ from grpc_health.v1 import health_pb2_grpc
 from PIL import Image
 from visionsplit.errors import InvalidTokensError, VisionSplitError
 from visionsplit.images import ImageLimits, decode_image
+from visionsplit.network.transport import MAX_TOKEN_MESSAGE_BYTES, channel_options
+from visionsplit.receiving.messages import parse
+from visionsplit.serving.health import HealthService
+from visionsplit.serving.server_options import server_options
 from visionsplit.v1 import (
     encoder_service_pb2_grpc,
     generation_pb2,
@@ -20,12 +24,8 @@ from visionsplit.v1 import (
     llm_service_pb2_grpc,
     vision_tokens_pb2,
 )
-from visionsplit.wire.health import HealthService
-from visionsplit.wire.messages import parse
 from visionsplit.wire.request_tokens import RequestTokens
-from visionsplit.wire.server_options import server_options
 from visionsplit.wire.status import status_of, status_parts
-from visionsplit.wire.transport import MAX_TOKEN_MESSAGE_BYTES, channel_options
 from visionsplit.wire.vision_tokens import grid_from_proto
 
 from encoder_service.caching.tokens import CacheLimits

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import (
     InternalError,
     InvalidCompressionError,
@@ -17,19 +16,20 @@ from visionsplit.errors import (
 )
 from visionsplit.grid import TileGrid
 from visionsplit.images import ImageLimits, decode_image
+from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.wire.tensors import DataType
 
 from encoder_service.admission import TileRoom
-from encoder_service.batching import BatchLimits, TileBatcher, TileQueue
 from encoder_service.caching.tokens import CacheLimits, TokenCache
 from encoder_service.compression import CompressionSpec, compose
-from encoder_service.encoding import BatchEncoder
-from encoder_service.events import BudgetsKnown, ImageDone, TokensReady
-from encoder_service.flight import TokensWanted
-from encoder_service.jobs import ImageJob, PreparedImage
-from encoder_service.pipeline import EncoderPipeline
-from encoder_service.tiles import Tiler
-from encoder_service.vision_tower import VisionTower
+from encoder_service.device.batch_encoder import BatchEncoder
+from encoder_service.device.jobs import ImageJob, PreparedImage
+from encoder_service.device.queue import BatchLimits, TileBatcher, TileQueue
+from encoder_service.device.vision_tower import VisionTower
+from encoder_service.images.tiles import Tiler
+from encoder_service.pipeline.events import BudgetsKnown, ImageDone, TokensReady
+from encoder_service.pipeline.pipeline import EncoderPipeline
+from encoder_service.pipeline.shared_encoding import TokensWanted
 from tests.unit.encoder.helpers import png
 
 ROOM = 12  # tiles
@@ -202,7 +202,7 @@ def cut(monkeypatch):
         sizes.append(image.size)
         return image
 
-    monkeypatch.setattr("encoder_service.preparation.decode_image", recorded)
+    monkeypatch.setattr("encoder_service.pipeline.preparation.decode_image", recorded)
     return sizes
 
 
@@ -262,7 +262,7 @@ async def test_an_image_that_a_light_caller_joins_leaves_the_heavy_callers_line(
         async with pipeline.prepared([data], replace(WANTED, caller=caller)):
             pass
 
-    monkeypatch.setattr("encoder_service.preparation.decode_image", recorded)
+    monkeypatch.setattr("encoder_service.pipeline.preparation.decode_image", recorded)
     checkpoint = Checkpoint(str(random_checkpoints["llama"]))
     tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
     cache = TokenCache(CacheLimits(), encoder="e", device=tower.device)

@@ -22,13 +22,13 @@ from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2
 from visionsplit.wire.tensors import DataType, TokenTensor
 from visionsplit_client import Client, Compression
 
-from encoder_service.batching import BatchLimits
 from encoder_service.caching.disk import DiskTier
 from encoder_service.caching.entry import CachedTokens
 from encoder_service.caching.key import TokensKey
 from encoder_service.caching.tokens import CacheLimits, TokenCache
 from encoder_service.compression import METHODS
 from encoder_service.config import EncoderConfig
+from encoder_service.device.queue import BatchLimits
 from encoder_service.server import EncoderServer
 from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import FakeLlm, globalcom2, png, running_encoder, running_llm, status_of_call
@@ -169,7 +169,7 @@ def held(monkeypatch):
         assert gate.wait(30)
         return decode(data, limits)
 
-    monkeypatch.setattr("encoder_service.preparation.decode_image", waiting)
+    monkeypatch.setattr("encoder_service.pipeline.preparation.decode_image", waiting)
     gate.calls = calls
     yield gate
     gate.set()

@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 import torch
 from transformers import CLIPModel, PreTrainedTokenizerFast
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.grid import UnpadRule
+from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from encoder_service.admission import TileRoom
-from encoder_service.batching import BatchLimits
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.command_line import parse
 from encoder_service.compression import METHODS, SCORES, CompressionSpec, TileFeatures, TowerOutput, compose, select
 from encoder_service.config import ConfigError, EncoderConfig
-from encoder_service.encoding import BatchEncoder
-from encoder_service.jobs import ImageJob, PreparedImage, TileSpan
+from encoder_service.device.batch_encoder import BatchEncoder
+from encoder_service.device.jobs import ImageJob, PreparedImage, TileSpan
+from encoder_service.device.queue import BatchLimits
+from encoder_service.device.text_tower import TextTower
+from encoder_service.device.vision_tower import VisionTower
+from encoder_service.images.tiles import Tiler
 from encoder_service.serving import config_from
-from encoder_service.text_tower import TextTower
-from encoder_service.tiles import Tiler
-from encoder_service.vision_tower import VisionTower
 from tests.clip_checkpoints import PIECE, llava_and_clip
 from tests.unit.encoder.helpers import FakeLlm, file_of, picture, running_encoder, running_llm, status_of_call
 

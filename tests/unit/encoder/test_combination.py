@@ -5,16 +5,16 @@ Against the definitions on padded images; and through a service in small batches
 
 import pytest
 import torch
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.grid import UnpadRule
 from visionsplit.images import decode_image
+from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
-from encoder_service.batching import BatchLimits
 from encoder_service.compression import CompressionSpec, Plan, TileFeatures, TowerOutput, compose, select
-from encoder_service.tiles import Tiler
-from encoder_service.vision_tower import VisionTower
+from encoder_service.device.queue import BatchLimits
+from encoder_service.device.vision_tower import VisionTower
+from encoder_service.images.tiles import Tiler
 from tests.unit.encoder import reference_greedy as reference
 from tests.unit.encoder.helpers import IMAGE_LIMITS, png, running_encoder
 from tests.unit.encoder.reference_globalcom2 import globalcom2

@@ -8,7 +8,7 @@ import pytest
 import torch
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.grid import Layout, TileGrid
-from visionsplit.parameters import Parameter
+from visionsplit.options.parameters import Parameter
 from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
 
 from encoder_service.compression import (

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 from visionsplit.errors import InvalidImageError
-from visionsplit.fairness import Claim, FairGate
 from visionsplit.images import ImageHeader
+from visionsplit.serving.fairness import Claim, FairGate
 
 from encoder_service import defaults
-from encoder_service.decoding_turns import DecodingTurns
+from encoder_service.pipeline.decoding_turns import DecodingTurns
 from tests.unit.encoder.test_batching import queue, taken
 from tests.unit.encoder.test_turns import of
 

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 from visionsplit.errors import InternalError
-from visionsplit.wire.security.client import ClientSecurity
-from visionsplit.wire.security.files import CredentialsError
+from visionsplit.security.client import ClientSecurity
+from visionsplit.security.files import CredentialsError
 
-from encoder_service.gateways import LlmGateway, LlmGateways
-from encoder_service.llm_client import LlmClient
+from encoder_service.llm.client import LlmClient
+from encoder_service.llm.endpoints import LlmGateway, LlmGateways
 from tests.unit.encoder.helpers import FakeLlm, running_llm
 
 

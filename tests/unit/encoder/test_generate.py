@@ -19,7 +19,7 @@ from visionsplit.errors import (
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
-from encoder_service.batching import BatchLimits
+from encoder_service.device.queue import BatchLimits
 from tests.unit.encoder.helpers import FakeLlm, globalcom2, png, running_encoder, running_llm, status_of_call
 
 GenerateRequest = encoder_service_pb2.EncoderServiceGenerateRequest
@@ -211,7 +211,7 @@ async def test_every_call_leaves_one_line_in_the_log(model, caplog):
             await call.read()
             call.cancel()
             await asyncio.wait_for(fake.cancelled.wait(), 10)
-    lines = [record.getMessage() for record in caplog.records if record.name == "encoder_service.service"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "encoder_service.api.service"]
     assert [re.sub(r"\d+\.\d+ s", "T", line) for line in lines] == [
         "request good after T: done",
         "request bad after T: failed, InvalidImageError: image 0: the image has no data",

@@ -6,19 +6,19 @@ import time
 import numpy as np
 import pytest
 import torch
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.grid import UnpadRule
+from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.v1 import encoder_service_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from encoder_service.admission import TileRoom
-from encoder_service.batching import BatchLimits
 from encoder_service.compression import METHODS, CompressionSpec, compose, select
-from encoder_service.encoding import BatchEncoder
-from encoder_service.jobs import ImageJob, PreparedImage, TileSpan
-from encoder_service.tiles import Tiler
-from encoder_service.vision_tower import VisionTower
+from encoder_service.device.batch_encoder import BatchEncoder
+from encoder_service.device.jobs import ImageJob, PreparedImage, TileSpan
+from encoder_service.device.queue import BatchLimits
+from encoder_service.device.vision_tower import VisionTower
+from encoder_service.images.tiles import Tiler
 from tests.unit.encoder.helpers import file_of, picture, running_encoder
 
 SIZES = [(300, 180), (90, 260), (640, 90), (57, 112)]

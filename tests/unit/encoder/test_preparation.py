@@ -5,15 +5,15 @@ import threading
 import time
 
 import pytest
-from visionsplit.checkpoint import Checkpoint
-from visionsplit.fairness import Claim
 from visionsplit.images import ImageLimits, decode_image
+from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.serving.fairness import Claim
 
 from encoder_service import defaults
 from encoder_service.admission import TileRoom
-from encoder_service.pipeline import EncoderPipeline
-from encoder_service.preparation import Preparation
-from encoder_service.tiles import Tiler
+from encoder_service.images.tiles import Tiler
+from encoder_service.pipeline.pipeline import EncoderPipeline
+from encoder_service.pipeline.preparation import Preparation
 from tests.unit.encoder.helpers import png
 from tests.unit.encoder.test_batching import GLOBALCOM2, WANTED
 
@@ -45,7 +45,7 @@ async def until(condition):
 @pytest.fixture
 def decoder(monkeypatch):
     decoder = Decoder()
-    monkeypatch.setattr("encoder_service.preparation.decode_image", decoder)
+    monkeypatch.setattr("encoder_service.pipeline.preparation.decode_image", decoder)
     yield decoder
     decoder.may_end.set()
 
@@ -94,7 +94,7 @@ async def test_a_header_of_a_call_that_was_given_up_keeps_its_turn(preparation, 
         assert may_end.wait(20)
         raise ValueError
 
-    monkeypatch.setattr("encoder_service.preparation.read_header", read)
+    monkeypatch.setattr("encoder_service.pipeline.preparation.read_header", read)
     task = asyncio.create_task(preparation.headers([b"image"], "caller"))
     await until(lambda: entered)
     task.cancel()

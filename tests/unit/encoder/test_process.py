@@ -13,8 +13,8 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from visionsplit.compression_defaults import DEFAULT_RATIO
 from visionsplit.errors import InvalidCompressionError
+from visionsplit.options.compression_defaults import DEFAULT_RATIO
 from visionsplit.wire.tensors import DataType
 
 from encoder_service.__main__ import main

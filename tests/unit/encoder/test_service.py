@@ -14,9 +14,9 @@ from visionsplit.images import ImageLimits
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
-from encoder_service.batching import BatchLimits
 from encoder_service.compression import BUDGETS, MERGINGS, METHODS, SCORES, SELECTIONS
 from encoder_service.config import ConfigError, EncoderConfig
+from encoder_service.device.queue import BatchLimits
 from encoder_service.server import SERVICE_NAME, EncoderServer
 from tests.checkpoints import tiny_checkpoint
 from tests.unfinished import RawConnection, prefix

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, PreTrainedTokenizerFast
-from visionsplit.checkpoint import Checkpoint, CheckpointError
 from visionsplit.grid import UnpadRule
+from visionsplit.model.checkpoint import Checkpoint, CheckpointError
 
-from encoder_service.text_tower import TextTower, image_placeholder
-from encoder_service.tiles import Tiler
-from encoder_service.vision_tower import VisionTower
+from encoder_service.device.text_tower import TextTower, image_placeholder
+from encoder_service.device.vision_tower import VisionTower
+from encoder_service.images.tiles import Tiler
 from tests.checkpoints import tiny_checkpoint
 from tests.clip_checkpoints import PIECE, llava_and_clip, tiny_clip
 from tests.unit.encoder.helpers import picture

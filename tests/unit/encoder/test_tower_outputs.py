@@ -3,11 +3,11 @@
 import pytest
 import torch
 from transformers import LlavaNextForConditionalGeneration
-from visionsplit.checkpoint import Checkpoint
+from visionsplit.model.checkpoint import Checkpoint
 
-from encoder_service.cls_attention import cls_attention, patch_keys
 from encoder_service.compression import TowerOutput
-from encoder_service.vision_tower import VisionTower
+from encoder_service.device.cls_attention import cls_attention, patch_keys
+from encoder_service.device.vision_tower import VisionTower
 from tests.checkpoints import tiny_checkpoint
 
 HEADS = 4

@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 from visionsplit.errors import DeadlineError, InvalidSamplingError
+from visionsplit.serving import sending
 from visionsplit.v1 import encoder_service_pb2, generation_pb2
-from visionsplit.wire import sending
 
 from benchmarks.load.system import free_port
-from encoder_service.outbox import Outbox
+from encoder_service.llm.outbox import Outbox
 from tests.fuzzing.attacks.http2 import Http2Client
 from tests.unfinished import prefix
 from tests.unit.encoder.helpers import FakeLlm, abort, png, running_encoder, running_llm

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
-from visionsplit.checkpoint import Checkpoint, CheckpointError
 from visionsplit.grid import UnpadRule
+from visionsplit.model.checkpoint import Checkpoint, CheckpointError
 
 from encoder_service.compression import CompressionSpec, TowerOutput, select
-from encoder_service.tiles import Tiler
-from encoder_service.vision_tower import VisionTower
+from encoder_service.device.vision_tower import VisionTower
+from encoder_service.images.tiles import Tiler
 from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import picture
 from tests.unit.encoder.reference_globalcom2 import globalcom2

@@ -9,9 +9,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from visionsplit.errors import InvalidPromptError, PromptTooLongError
 
-from llm_service.fewest_tokens import FewestTokens
-from llm_service.prompt import ChatPrompt, TextPrompt, Turn
-from llm_service.prompt_size import PromptSize
+from llm_service.prompts.fewest_tokens import FewestTokens
+from llm_service.prompts.prompt import ChatPrompt, TextPrompt, Turn
+from llm_service.prompts.size import PromptSize
 from tests.conftest import ROOT
 
 CORPUS = [

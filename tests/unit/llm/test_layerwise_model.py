@@ -16,8 +16,8 @@ from transformers import (
 )
 from visionsplit.errors import InvalidPruningError, InvalidRequestError, PromptTooLongError
 
+from llm_service.engines.continuous.slab import VirtualEmbedding
 from llm_service.engines.layerwise.model import LayerwiseModel
-from llm_service.engines.slab import VirtualEmbedding
 from llm_service.job import PruningSpec
 from llm_service.pruning import PromptLayout, Pruning, compose
 from tests.unit.llm import reference_pruning as reference

@@ -10,7 +10,7 @@ from llm_service.engines.base import EngineRequest, ImageInput, Places
 from llm_service.engines.layerwise.model import LayerwiseModel
 from llm_service.engines.layerwise.prompt import read_prompt
 from llm_service.job import SamplingOptions
-from llm_service.layout import NEWLINE, original_places, original_span, sequence_order, tiles_of
+from llm_service.replica.layout import NEWLINE, original_places, original_span, sequence_order, tiles_of
 from tests.unit.llm.test_layout import IMAGES, SHAPES, kept_positions
 
 IMAGE = 4

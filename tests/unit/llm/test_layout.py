@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from visionsplit.grid import Layout, TileGrid
 
-from llm_service.layout import NEWLINE, num_newlines, sequence_order
+from llm_service.replica.layout import NEWLINE, num_newlines, sequence_order
 
 SHAPES = [(2, 2), (1, 2), (2, 1), (1, 3), (3, 1), (1, 1)]
 IMAGES = [(100, 100), (333, 90), (64, 500), (500, 3), (3, 500), (97, 101)]

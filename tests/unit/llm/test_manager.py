@@ -10,10 +10,10 @@ from transformers.generation.continuous_batching import continuous_api
 from transformers.generation.continuous_batching.utils import drain_queue
 
 from llm_service.config import EngineConfig
-from llm_service.engines.attention import LIBRARYS
-from llm_service.engines.delivery import CancelQueue, SinkRouter
-from llm_service.engines.manager import RunningManager, start_manager
-from llm_service.engines.sampler import Sampler
+from llm_service.engines.continuous.attention import LIBRARYS
+from llm_service.engines.continuous.delivery import CancelQueue, SinkRouter
+from llm_service.engines.continuous.manager import RunningManager, start_manager
+from llm_service.engines.continuous.sampler import Sampler
 
 
 @pytest.fixture

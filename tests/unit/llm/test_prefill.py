@@ -8,10 +8,10 @@ from visionsplit.errors import InvalidPruningError, InvalidRequestError, Invalid
 from visionsplit.grid import Layout
 from visionsplit.v1 import generation_pb2 as pb
 
-from llm_service.accepted import Accepted
 from llm_service.config import Limits
+from llm_service.gateway.accepted import Accepted
+from llm_service.gateway.prefill import Prefill, Quotas, prefill_from_proto, pruning_methods_to_proto
 from llm_service.job import PositionIds, PruningSpec
-from llm_service.prefill import Prefill, Quotas, prefill_from_proto, pruning_methods_to_proto
 from llm_service.pruning import PRUNING_METHODS
 
 LAYERS = 8

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlavaNextProcessor, PreTrainedTokenizerFast
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.errors import InvalidPromptError, PromptTooLongError
+from visionsplit.model.checkpoint import Checkpoint
 
-from llm_service.literal_text import LiteralText
-from llm_service.prompt import ChatPrompt, PromptEncoder, TextPrompt, Turn
+from llm_service.prompts.literal_text import LiteralText
+from llm_service.prompts.prompt import ChatPrompt, PromptEncoder, TextPrompt, Turn
 from tests.conftest import ROOT
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]

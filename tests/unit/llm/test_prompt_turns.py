@@ -4,12 +4,12 @@ import asyncio
 import threading
 
 import pytest
-from visionsplit.checkpoint import Checkpoint
+from visionsplit.model.checkpoint import Checkpoint
 
-from llm_service.fewest_tokens import FewestTokens
-from llm_service.prompt import Prompt, PromptEncoder, TextPrompt
-from llm_service.prompt_size import PromptSize
-from llm_service.prompt_turns import PromptTurns
+from llm_service.prompts.fewest_tokens import FewestTokens
+from llm_service.prompts.prompt import Prompt, PromptEncoder, TextPrompt
+from llm_service.prompts.size import PromptSize
+from llm_service.prompts.turns import PromptTurns
 
 SHORT, LONG = TextPrompt("Hi"), TextPrompt("Hi, there. " * 1000)
 

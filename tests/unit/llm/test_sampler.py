@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from llm_service.engines.sampler import SAMPLING_KEY, Sampler, SamplingRow, filter_scores, gumbel_noise
+from llm_service.engines.continuous.sampler import SAMPLING_KEY, Sampler, SamplingRow, filter_scores, gumbel_noise
 from llm_service.job import SamplingOptions
 
 VOCABULARY = 40

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from llm_service.engines.slab import IdsExhaustedError, Run, SlabAllocator, VirtualEmbedding
+from llm_service.engines.continuous.slab import IdsExhaustedError, Run, SlabAllocator, VirtualEmbedding
 
 ROWS, FIRST = 20, 100
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from llm_service.text import Detokenizer, StopStrings
+from llm_service.prompts.detokenizer import Detokenizer, StopStrings
 from tests.checkpoints import tiny_checkpoint
 
 TEXT = "Grüße, 世界! 👩‍👩‍👧 naïve  spaces\n\nnew ｆｕｌｌ"

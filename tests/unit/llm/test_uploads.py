@@ -6,11 +6,11 @@ from contextlib import ExitStack
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from visionsplit.errors import OverloadedError
-from visionsplit.fairness import RelayedCaller
+from visionsplit.serving.fairness import RelayedCaller
 
-from llm_service import uploads as module
 from llm_service.config import Limits
-from llm_service.uploads import Reception, Uploads
+from llm_service.gateway import uploads as module
+from llm_service.gateway.uploads import Reception, Uploads
 
 
 def uploads_with(**limits) -> Uploads:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from visionsplit.checkpoint import Checkpoint
 from visionsplit.grid import Layout
+from visionsplit.model.checkpoint import Checkpoint
 
 from encoder_service.compression import METHODS, CompressionSpec, compose
 from llm_service.job import PositionIds, PruningSpec
-from llm_service.text_model import load_text_model
+from llm_service.replica.text_model import load_text_model
 from training.dialogue.held_out import held_out
 from training.dialogue.questions import Question, Topic
 from training.evaluation.__main__ import main

@@ -10,10 +10,10 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from visionsplit.wire import health
-from visionsplit.wire.by_caller import ByCaller
-from visionsplit.wire.caller import Callers
-from visionsplit.wire.health import INSTANCE_KEY, HealthService
+from visionsplit.serving import health
+from visionsplit.serving.by_caller import ByCaller
+from visionsplit.serving.caller import Callers
+from visionsplit.serving.health import INSTANCE_KEY, HealthService
 from visionsplit.wire.status import ErrorInterceptor
 
 from tests.fuzzing.attacks.http2 import Http2Client

@@ -10,9 +10,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from visionsplit.errors import InvalidRequestError, UnknownFieldError
+from visionsplit.receiving.messages import MAX_ENTRIES, has_bytes, parse
 from visionsplit.v1 import encoder_service_pb2 as pb
 from visionsplit.v1 import generation_pb2, llm_service_pb2, tensor_pb2, vision_tokens_pb2
-from visionsplit.wire.messages import MAX_ENTRIES, has_bytes, parse
 
 UNKNOWN_FIELD_99 = b"\x98\x06\x01"
 GENERATE, UPLOAD = pb.EncoderServiceGenerateRequest, llm_service_pb2.LlmServiceGenerateRequest

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from visionsplit.errors import OverloadedError
-from visionsplit.overload import CallPlaces, Drain, refuse_late
+from visionsplit.serving.overload import CallPlaces, Drain, refuse_late
 from visionsplit.wire.status import error_from_rpc
 
 from tests.unit.wire.test_status import failure_of, serving

@@ -10,14 +10,14 @@ from contextlib import ExitStack
 
 import pytest
 from visionsplit.errors import DeadlineError
+from visionsplit.network.transport import MIB
+from visionsplit.receiving import connections
+from visionsplit.receiving.charges import Connection
+from visionsplit.receiving.connections import Connections, address_of
+from visionsplit.receiving.receipts import Receipts
+from visionsplit.receiving.receiver import ReceiveLimits
 from visionsplit.v1 import encoder_service_pb2 as encoder_pb
 from visionsplit.v1 import llm_service_pb2 as llm_pb
-from visionsplit.wire import connections
-from visionsplit.wire.charges import Connection
-from visionsplit.wire.connections import Connections, address_of
-from visionsplit.wire.receipts import Receipts
-from visionsplit.wire.receiving import ReceiveLimits
-from visionsplit.wire.transport import MIB
 
 from tests.receiving import ENCODE, EXHAUSTED, UPLOAD, serving, until
 from tests.unfinished import RawConnection, prefix

@@ -13,17 +13,19 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from visionsplit.errors import DeadlineError, InvalidRequestError, OverloadedError
+from visionsplit.network.transport import KIB, MIB
+from visionsplit.receiving import receipts
+from visionsplit.receiving import receiver as receiving
+from visionsplit.receiving.receiver import SMALL_REQUEST_BYTES, ReceiveLimits
+from visionsplit.serving import server_options
+from visionsplit.serving.caller import CALLER_KEY
 from visionsplit.v1 import encoder_service_pb2 as encoder_pb
 from visionsplit.v1 import llm_service_pb2 as llm_pb
 from visionsplit.v1.encoder_service_pb2_grpc import (
     EncoderServiceStub,
 )
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
-from visionsplit.wire import receipts, receiving, server_options
-from visionsplit.wire.caller import CALLER_KEY
-from visionsplit.wire.receiving import SMALL_REQUEST_BYTES, ReceiveLimits
 from visionsplit.wire.status import error_from_rpc
-from visionsplit.wire.transport import KIB, MIB
 
 from tests.receiving import (
     CHECK,

@@ -5,12 +5,12 @@ import os
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from visionsplit.wire.security.certificates import load_pair
-from visionsplit.wire.security.client import ClientSecurity, is_local
-from visionsplit.wire.security.files import CredentialsError, Watched
-from visionsplit.wire.security.server import Guard, ServerSecurity
-from visionsplit.wire.security.tls import ClientTls, ServerTls
-from visionsplit.wire.security.tokens import AUTHORIZATION_KEY, AcceptedTokens, BearerToken, TokenHolder, read_tokens
+from visionsplit.security.certificates import load_pair
+from visionsplit.security.client import ClientSecurity, is_local
+from visionsplit.security.files import CredentialsError, Watched
+from visionsplit.security.server import Guard, ServerSecurity
+from visionsplit.security.tls import ClientTls, ServerTls
+from visionsplit.security.tokens import AUTHORIZATION_KEY, AcceptedTokens, BearerToken, TokenHolder, read_tokens
 
 from tests.certificates import Authority, Pair, pem_of_key
 

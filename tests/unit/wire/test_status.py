@@ -12,12 +12,12 @@ import grpc
 import grpc.aio
 import pytest
 from visionsplit.errors import InvalidCompressionError, InvalidRequestError
+from visionsplit.network.transport import MIB
+from visionsplit.receiving.receiver import ReceiveLimits, Receiver
+from visionsplit.serving.caller import Callers
+from visionsplit.serving.server_options import server_options
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc, tensor_pb2, vision_tokens_pb2
-from visionsplit.wire.caller import Callers
-from visionsplit.wire.receiving import ReceiveLimits, Receiver
-from visionsplit.wire.server_options import server_options
 from visionsplit.wire.status import ErrorInterceptor, error_from_rpc
-from visionsplit.wire.transport import MIB
 
 LOG = logging.getLogger("tests.status")
 Request = encoder_service_pb2.EncodeRequest

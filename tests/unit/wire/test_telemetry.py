@@ -7,12 +7,12 @@ import sys
 
 import pytest
 from visionsplit.telemetry.logs import LimitedRecords
-from visionsplit_client.cli._samples import Samples
+from visionsplit_cli.top.samples import Samples
 
 LOG = """
 import logging
 from visionsplit.telemetry.logs import configure_logging
-from visionsplit.wire.call_log import log_call
+from visionsplit.serving.call_log import log_call
 
 configure_logging("encoder", level="INFO", form=FORM, loggers=("encoder_service",))
 log = logging.getLogger("encoder_service.x")
@@ -66,7 +66,7 @@ def test_a_library_that_logs_much_is_cut_short() -> None:
 
     assert [passes("grpc._cython.cygrpc") for _ in range(100)] == ["bad key"] * 20 + [None] * 80
     assert passes("asyncio") == "bad key"
-    assert all(passes("llm_service.gateway") for _ in range(100))
+    assert all(passes("llm_service.gateway.service") for _ in range(100))
     seconds = 60.0
     assert passes("grpc._cython.cygrpc") == "bad key (80 messages before it were left out)"
     assert passes("grpc._cython.cygrpc") == "bad key"

@@ -1,0 +1,125 @@
+"""`visionsplit ask IMAGE... "question"`: the answer, printed as it comes. `--tokens FILE` asks about stored tokens."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from visionsplit.visible import one_line, visible
+from visionsplit_client import (
+    Client,
+    EncodedImage,
+    EventStream,
+    Finished,
+    Generation,
+    GenerationEvent,
+    Pruning,
+    TextDelta,
+)
+
+from visionsplit_cli import given, options, output, report
+
+_QUOTES = 'put a question of several words in quotes, as in: visionsplit ask photo.jpg "What is it?"'
+
+
+def add_parser(commands: options.Subparsers) -> None:
+    parser = commands.add_parser("ask", help="ask about images", description=__doc__)
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="IMAGE... QUESTION",
+        help="The images (paths, URLs, data: URLs, or - for standard input), if any, then the question as one word.",
+    )
+    parser.add_argument(
+        "--prompt",
+        metavar="QUESTION",
+        help="The question, taken as it is; all other words are images then. Default: the last word.",
+    )
+    parser.add_argument(
+        "--tokens",
+        action="append",
+        metavar="FILE",
+        help="A file of stored tokens, as `encode` writes it, instead of an image; may be repeated. Default: none.",
+    )
+    options.add_json(parser)
+    options.add_connection(parser)
+    options.add_compression(parser)
+    options.add_prefill(parser)
+    options.add_sampling(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    args.images, args.question = _split(args)
+    if not args.images and (options.compression_from(args) is not None or args.data_type is not None):
+        args.parser.error(
+            "stored tokens are compressed already; the compression options need an image"
+            if args.tokens
+            else "the compression options need an image, which goes before the question"
+        )
+    pruning = options.pruning_from(args)
+    if not args.images and not args.tokens:
+        output.warn("no image was given, so the question is asked without one")
+    with options.client_from(args) as client, _start(client, args, pruning) as stream:
+        for event in stream:
+            if isinstance(event, TextDelta) and not args.json:
+                print(visible(event.text), end="", flush=True)
+        generation = stream.result().generation
+    if args.json:
+        report.print_json(generation)
+    else:
+        print()
+        _print_cost(generation, args.tokens or args.images)
+    return 0
+
+
+def _split(args: argparse.Namespace) -> tuple[list[str], str]:
+    """The images and the question. What is not clear is a wrong usage, rather than an answer to something else."""
+    if args.prompt is None:
+        *images, question = args.words or [""]
+        if not question:
+            args.parser.error("a question is missing" if not args.words else "the question is empty")
+        if given.looks_like_image(question):
+            shown = given.shown(question)
+            args.parser.error(f"a question is missing after {shown} (if it is the question, use --prompt)")
+    else:
+        images, question = args.words, args.prompt
+    if not question.strip():
+        args.parser.error("the question is empty")
+    if len(args.words) > 1 and (others := [word for word in images if not given.looks_like_image(word)]):
+        args.parser.error(f"{given.shown(others[0])!r} is neither a file nor a URL; {_QUOTES}")
+    if args.tokens and images:
+        args.parser.error("images and --tokens cannot be mixed")
+    given.check_images(args, images)
+    return images, question
+
+
+def _start(client: Client, args: argparse.Namespace, pruning: Pruning | None) -> EventStream[GenerationEvent, Finished]:
+    sampling = options.sampling_from(args)
+    if args.tokens:
+        images = [EncodedImage.load(path) for path in args.tokens]
+        return client.stream_from_tokens(
+            images, args.question, pruning=pruning, position_ids=args.position_ids, sampling=sampling
+        )
+    return client.stream(
+        [given.source_of(name) for name in args.images],
+        args.question,
+        compression=options.compression_from(args),
+        data_type=args.data_type,
+        pruning=pruning,
+        position_ids=args.position_ids,
+        sampling=sampling,
+    )
+
+
+def _print_cost(generation: Generation, names: Sequence[str]) -> None:
+    """On stderr, so that stdout holds the answer alone."""
+    for image in generation.images:
+        name = f"{one_line(given.shown(names[image.index]))}: " if len(names) > 1 else ""
+        print(f"{name}{report.cost(image)}", file=sys.stderr)
+    if generation.layer_tokens:
+        print(report.layers(generation.layer_tokens), file=sys.stderr)
+    print(
+        f"first token after {generation.time_to_first_token_seconds:.2f} s, "
+        f"{generation.usage.generated_tokens} tokens in {generation.total_seconds:.2f} s",
+        file=sys.stderr,
+    )

@@ -1,0 +1,1 @@
+"""Services as child processes: `visionsplit up`, and what else starts services on this machine."""

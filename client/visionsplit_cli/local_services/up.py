@@ -1,0 +1,287 @@
+"""`visionsplit up`: both services on this machine, until Ctrl-C."""
+
+import argparse
+import secrets
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import visionsplit_client
+from visionsplit.cli import command_line
+from visionsplit.cli.security_options import add_server_options, server_security_from
+from visionsplit.network.addresses import split_host_port
+from visionsplit.security.client import ClientSecurity
+from visionsplit.security.tls import ClientTls
+from visionsplit_client._base import DEFAULT_ENCODER
+
+from visionsplit_cli import options, output
+from visionsplit_cli.local_services.ports import free_addresses
+from visionsplit_cli.local_services.processes import Service
+from visionsplit_cli.local_services.starting import check_alive, wait_until_healthy
+
+_OWN_OPTIONS = frozenset({"--listen", "--llm", "--model"})
+_WATCH_SECONDS = 0.2
+# A service that has drained still has to leave; Ray takes some seconds for that.
+_EXIT_SECONDS = 15.0
+
+
+def _further_options(text: str) -> list[str]:
+    """Reads options to pass on. Those that this command sets itself would leave it waiting at another address."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read as options: {error}") from None
+    for word in words:
+        if (option := word.partition("=")[0]) in _OWN_OPTIONS:
+            raise argparse.ArgumentTypeError(f"{option} is set by the options of `visionsplit up` itself")
+    return words
+
+
+def add_parser(commands: options.Subparsers) -> None:
+    parser = commands.add_parser("up", help="start both services on this machine", description=__doc__)
+    shipped = shipped_model()
+    parser.add_argument(
+        "--model",
+        default=shipped,
+        required=shipped is None,
+        help="The LLaVA-NeXT checkpoint, as a folder or a Hugging Face hub id. "
+        + ("Required." if shipped is None else "Default: the one in this checkout."),
+    )
+    for option, default in (("encoder", DEFAULT_ENCODER), ("llm", options.DEFAULT_LLM)):
+        parser.add_argument(
+            f"--{option}",
+            type=options.host_port,
+            default=default,
+            metavar="HOST:PORT",
+            help=f"The address on which the {option} service listens; port 0 takes a free one. Default: %(default)s.",
+        )
+    parser.add_argument(
+        "--backend",
+        choices=("local", "ray"),
+        default="local",
+        help="Where the LLM service runs its replicas: in its own process, or on Ray. Default: %(default)s.",
+    )
+    parser.add_argument(
+        "--replicas",
+        type=command_line.at_least(1),
+        default=1,
+        metavar="N",
+        help="The number of the LLM service's replicas; several need --backend ray. Default: %(default)s.",
+    )
+    parser.add_argument(
+        "--device",
+        type=command_line.device,
+        help="The device of both services: cpu, cuda or cuda:N. Default: a GPU, or the CPU where there is none.",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=command_line.DTYPE_NAMES,
+        help="The number format of the weights. Default: float32 on the CPU, the checkpoint's own on a GPU.",
+    )
+    for service in ("llm", "encoder"):
+        parser.add_argument(
+            f"--{service}-args",
+            type=_further_options,
+            default=[],
+            metavar="OPTIONS",
+            help=f"Further options of visionsplit-{service}, as one word, such as "
+            f'--{service}-args="--max-images 4". Default: none.',
+        )
+    parser.add_argument(
+        "--grace",
+        type=options.positive_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="How long running calls may go on after Ctrl-C. Default: %(default)g.",
+    )
+    parser.add_argument(
+        "--start-timeout",
+        type=options.positive_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="The time in which both services must become healthy; a download counts. Default: %(default)g.",
+    )
+    _add_security(parser)
+    parser.add_argument(
+        "--metrics",
+        action="store_true",
+        help=f"Serve metrics for visionsplit top, at {' and '.join(options.METRICS.values())}.",
+    )
+    parser.add_argument("--quiet", action="store_true", help="Print warnings only, and no hints.")
+    parser.set_defaults(run=run, parser=parser)
+
+
+def _add_security(parser: argparse.ArgumentParser) -> None:
+    add_server_options(parser)
+    add = parser.add_argument_group("security between the services").add_argument
+    add(
+        "--tls-ca",
+        type=Path,
+        metavar="PEM",
+        help="The authorities that have signed --tls-cert. Default: those that come with gRPC.",
+    )
+    add(
+        "--tls-server-name",
+        metavar="NAME",
+        help="The name in --tls-cert. Default: the hosts of both addresses.",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 after Ctrl-C or SIGTERM, which is how it is meant to end; 1 if a service does not start or ends on its own."""
+    _check(args)
+    security = _security(args)
+    args.encoder, args.llm = free_addresses([args.encoder, args.llm])
+    if not args.quiet:
+        output.warn(f"starting the LLM service and the encoder service with {args.model} ...")
+    with ExitStack() as files, _stop_signals() as stop:
+        llm, encoder = _services(args, files.enter_context(_encoder_token()) if args.token_file else None)
+        try:
+            # Before any connection: starting a child is safe only while we have no other thread.
+            for service in (llm, encoder):
+                service.start()
+            pause = partial(stop.wait, _WATCH_SECONDS)
+            if wait_until_healthy((llm, encoder), timeout=args.start_timeout, pause=pause, security=security):
+                _announce(args, llm, encoder)
+                while not pause():
+                    check_alive((llm, encoder))
+        finally:
+            stopped_once = stop.is_set()
+            stop.clear()  # a second signal means: at once
+            if stopped_once and not args.quiet:
+                print("stopping", file=sys.stderr, flush=True)
+            for service in (encoder, llm):
+                service.stop(grace=args.grace + _EXIT_SECONDS, hurry=stop.is_set)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """End with a wrong usage what both services would fail of, each with its own words."""
+    if args.encoder == args.llm and split_host_port(args.llm)[1] != 0:
+        options.usage_error(args, f"both services cannot listen on {args.llm}")
+    if is_path(args.model) and not Path(args.model).is_dir():
+        options.usage_error(args, f"there is no folder {args.model}")
+
+
+def is_path(model: str) -> bool:
+    """Whether this can be no hub id, which is a name or OWNER/NAME."""
+    parts = Path(model).parts
+    beside_a_folder = len(parts) == 2 and Path(parts[0]).is_dir()
+    return model.startswith((".", "/")) or len(parts) > 2 or beside_a_folder
+
+
+@contextmanager
+def _encoder_token() -> Iterator[Path]:
+    """A file with a new token, by which the LLM service knows the encoder and believes on whose behalf it calls.
+
+    An application's token in its place would make all applications one caller. Only this user can read the file.
+    """
+    with tempfile.TemporaryDirectory(prefix="visionsplit-") as folder:
+        path = Path(folder, "encoder.token")
+        path.write_text(f"encoder {secrets.token_urlsafe(32)} relay\n")
+        yield path
+
+
+def _services(args: argparse.Namespace, encoder_token: Path | None) -> tuple[Service, Service]:
+    """
+    Args:
+        encoder_token: the file with the encoder's token for the LLM service; None where no tokens are used.
+    """
+    shared = ["--model", args.model, "--grace", f"{args.grace:g}"]
+    shared += ["--log-level", "WARNING" if args.quiet else "INFO"]
+    for option in ("device", "dtype"):
+        if getattr(args, option) is not None:
+            shared += [f"--{option}", getattr(args, option)]
+    for option in ("tls-cert", "tls-key", "tls-client-ca"):
+        shared += _passed_on(args, option)
+    shared += [word for path in args.token_file or () for word in ("--token-file", str(path))]
+    to_llm = [word for name in ("tls-ca", "tls-server-name") for word in _passed_on(args, name, prefix="llm-")]
+    for option in ("tls-cert", "tls-key"):  # the encoder's certificate is that of both services
+        to_llm += _passed_on(args, option, prefix="llm-")
+    of_encoder = []
+    if encoder_token is not None:
+        to_llm += ["--llm-token-file", str(encoder_token)]
+        of_encoder = ["--token-file", str(encoder_token)]
+    metrics = {name: ["--metrics", at] if args.metrics else [] for name, at in options.METRICS.items()}
+    python = [sys.executable, "-P", "-m"]  # -P: a folder here of the same name is not the service
+    replicas = ["--backend", args.backend, "--replicas", str(args.replicas)]
+    llm = [
+        *python,
+        "llm_service",
+        "--listen",
+        args.llm,
+        *replicas,
+        *shared,
+        *of_encoder,
+        *metrics["llm"],
+        *args.llm_args,
+    ]
+    encoder = [
+        *python,
+        "encoder_service",
+        "--listen",
+        args.encoder,
+        "--llm",
+        args.llm,
+        *shared,
+        *to_llm,
+        *metrics["encoder"],
+        *args.encoder_args,
+    ]
+    return Service("LLM service", args.llm, llm), Service("encoder service", args.encoder, encoder)
+
+
+def _passed_on(args: argparse.Namespace, option: str, *, prefix: str = "") -> list[str]:
+    value = getattr(args, option.replace("-", "_"))
+    return [] if value is None else [f"--{prefix}{option}", str(value)]
+
+
+def _security(args: argparse.Namespace) -> ClientSecurity:
+    """Of our own health checks, which need no token.
+
+    Raises:
+        CredentialsError: options that do not make sense without another, or files that cannot be used.
+    """
+    if server_security_from(args).tls is None:
+        return ClientSecurity()
+    tls = ClientTls(args.tls_ca, args.tls_cert, args.tls_key, args.tls_server_name)
+    tls.read()  # and no more: gRPC must not run yet when the services are started
+    return ClientSecurity(tls)
+
+
+def _announce(args: argparse.Namespace, llm: Service, encoder: Service) -> None:
+    print(f"{llm.name}: {llm.address}\n{encoder.name}: {encoder.address}")
+    if not args.quiet:
+        option = "" if encoder.address == DEFAULT_ENCODER else f" --encoder {encoder.address}"
+        print(f'ready; try: visionsplit ask{option} IMAGE "Describe the image."   (Ctrl-C stops both)')
+    sys.stdout.flush()
+
+
+def shipped_model() -> str | None:
+    """The checkpoint beside the source code, where this runs from a checkout."""
+    folder = Path(visionsplit_client.__file__).parents[2] / "models" / "visionsplit-mini"
+    return str(folder) if (folder / "config.json").is_file() else None
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM and a closed terminal set."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

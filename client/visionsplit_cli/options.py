@@ -1,0 +1,285 @@
+"""Options that several commands share."""
+
+import argparse
+import os
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from visionsplit.cli import command_line
+from visionsplit.cli.security_options import add_client_options, client_security_from
+from visionsplit.options.compression_defaults import DEFAULT_METHOD, DEFAULT_RATIO, chosen_method
+from visionsplit.security.client import ClientSecurity
+from visionsplit.security.tokens import TOKEN_VARIABLE, BearerToken
+from visionsplit_client import Client, Compression, Pruning, Sampling
+from visionsplit_client._base import DEFAULT_ENCODER
+from visionsplit_client._options import DATA_TYPES, LAYOUTS, POSITION_IDS
+
+DEFAULT_LLM = "127.0.0.1:50052"
+DEFAULT_TIMEOUT = 120.0
+METRICS = {"encoder": "127.0.0.1:9051", "llm": "127.0.0.1:9052"}  # where services of `up --metrics` serve them
+
+Subparsers = Any  # argparse keeps this type private
+OneLineParser = command_line.OneLineParser
+host_port = command_line.host_port
+positive_seconds = command_line.positive
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("services")
+    group.add_argument(
+        "--encoder",
+        action="append",
+        metavar="HOST:PORT",
+        help=f"The encoder service's address; repeat the option to use several in turn. Default: {DEFAULT_ENCODER}.",
+    )
+    group.add_argument(
+        "--llm",
+        default=DEFAULT_LLM,
+        metavar="HOST:PORT",
+        help="The LLM service's address, for what is asked of that service directly. Default: %(default)s.",
+    )
+    group.add_argument(
+        "--timeout",
+        type=positive_seconds,
+        default=DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help="The time limit of each call, retries included. Default: %(default)g.",
+    )
+    add_security(parser)
+    parser.set_defaults(parser=parser)  # for what only turns out to be wrong once all options are known
+
+
+def add_security(parser: argparse.ArgumentParser) -> None:
+    add_client_options(parser, service="the services")
+
+
+def security_from(args: argparse.Namespace) -> ClientSecurity:
+    """The token may also come from the environment, where it shows in no list of processes."""
+    token = BearerToken(environment=TOKEN_VARIABLE) if TOKEN_VARIABLE in os.environ else None
+    return client_security_from(args, fallback=token)
+
+
+def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> None:
+    """The options behind `compression_from`; without --ratio for a command with other ratios."""
+    group = parser.add_argument_group(
+        "compression",
+        f"Without any of these options, the encoder's default holds. --ratio alone means --method {DEFAULT_METHOD}."
+        if ratio
+        else "",
+    )
+    group.add_argument(
+        "--method",
+        "--compression",
+        metavar="NAME",
+        help="How to choose the vision tokens to keep; `visionsplit info` lists the methods. Default: "
+        + (f"{DEFAULT_METHOD} with --ratio, else the encoder's." if ratio else f"{DEFAULT_METHOD}."),
+    )
+    if ratio:
+        group.add_argument(
+            "--ratio",
+            "--retention-ratio",
+            type=command_line.share,
+            metavar="SHARE",
+            help=f"The share of the vision tokens to keep, above 0 and at most 1. Default: {DEFAULT_RATIO:g} with "
+            "--method, for methods that need a ratio.",
+        )
+    group.add_argument("--layout", choices=LAYOUTS, help=f"The order of the kept tokens. Default: {LAYOUTS[0]}.")
+    for part, text in (
+        ("score", "what a token is worth"),
+        ("budget", "how many tokens each tile keeps"),
+        ("selection", "which tokens are kept"),
+        ("merging", "what the kept tokens take over from the others"),
+    ):
+        group.add_argument(f"--{part}", metavar="NAME", help=f"The method's {part}, {text}. Default: the method's own.")
+    group.add_argument(
+        "--parameter",
+        action="append",
+        default=[],
+        type=_parameter,
+        metavar="NAME=NUMBER",
+        help="A parameter of the method, such as tau=10; may be repeated. Default: the values in `visionsplit info`.",
+    )
+    group.add_argument(
+        "--guidance",
+        metavar="TEXT",
+        help="The text by which a method such as cdpruner chooses tokens. Default: the question.",
+    )
+    group.add_argument(
+        "--data-type",
+        choices=DATA_TYPES,
+        help="The number format in which vision tokens are sent. Default: the encoder's.",
+    )
+    if ratio:
+        group.add_argument(
+            "--quotas-only",
+            action="store_true",
+            help="Send every token; --prune then keeps as many of each tile as the method would.",
+        )
+    else:  # such a command shows what the encoder keeps
+        parser.set_defaults(quotas_only=False)
+
+
+def add_prefill(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "language model",
+        "Without --prune the language model keeps every vision token that it gets. --prune may follow any compression.",
+    )
+    group.add_argument(
+        "--prune",
+        metavar="METHOD",
+        help="How to drop vision tokens between the language model's layers; `visionsplit info` lists the methods. "
+        "Default: none are dropped.",
+    )
+    group.add_argument(
+        "--prune-ratio",
+        type=command_line.share,
+        metavar="SHARE",
+        help="The share of the vision tokens that --prune keeps, above 0 and at most 1. Default: as published, where "
+        "the method has such a setting.",
+    )
+    group.add_argument(
+        "--prune-set",
+        action="append",
+        default=[],
+        type=_parameter,
+        metavar="NAME=NUMBER",
+        help="A parameter of the pruning method; may be repeated. Default: the values in `visionsplit info`.",
+    )
+    group.add_argument(
+        "--position-ids",
+        choices=POSITION_IDS,
+        help="The positions of the kept tokens: renumbered without gaps, or original as without compression. "
+        f"Default: {POSITION_IDS[0]}.",
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("decoding").add_argument
+    add(
+        "--max-new-tokens",
+        type=command_line.at_least(1),
+        metavar="N",
+        help="The most tokens of an answer. Default: the LLM service's.",
+    )
+    add(
+        "--temperature",
+        type=command_line.not_negative,
+        metavar="T",
+        help="The sampling temperature; 0 decodes greedily. Default: 0.",
+    )
+    add(
+        "--top-p",
+        type=command_line.share,
+        metavar="P",
+        help="Sample among the likeliest tokens that together have this probability, in (0, 1]. Default: 1.",
+    )
+    add(
+        "--top-k",
+        type=command_line.at_least(-1),
+        metavar="K",
+        help="Sample among this many likeliest tokens; 0 and -1 mean all. Default: 0.",
+    )
+    add(
+        "--seed",
+        type=command_line.at_least(-1),
+        metavar="N",
+        help="The seed of sampling; the same seed gives the same text, and -1 sets none. Default: random.",
+    )
+    add(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="A text before which the answer ends; may be repeated. Default: none.",
+    )
+    add(
+        "--repetition-penalty",
+        type=command_line.positive,
+        metavar="R",
+        help="The penalty on tokens that the text already holds; 1 leaves them alone. Default: the checkpoint's.",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="Print one JSON document instead of text.")
+
+
+def client_from(args: argparse.Namespace) -> Client:
+    """A wrong address is a wrong usage."""
+    try:
+        return Client(args.encoder or DEFAULT_ENCODER, llm=args.llm, timeout=args.timeout, security=security_from(args))
+    except ValueError as error:
+        usage_error(args, str(error))
+
+
+def check_folder(args: argparse.Namespace) -> None:
+    """Refuse an output file that is the image, or whose folder does not exist, before any work is done for it."""
+    folder = args.output.parent
+    if not folder.is_dir():
+        usage_error(args, f"cannot write {args.output}: there is no folder {folder}")
+    with suppress(OSError, ValueError):  # the output is not there yet, or the image is not a path
+        if args.output.samefile(args.image):
+            usage_error(args, f"cannot write {args.output}: it is the image itself")
+
+
+def usage_error(args: argparse.Namespace, message: str) -> NoReturn:
+    """End with exit code 2 and one line."""
+    parser: argparse.ArgumentParser = args.parser
+    parser.error(message)
+
+
+def compression_from(args: argparse.Namespace, *, ratio: float | None = None) -> Compression | None:
+    """None if no option asks for anything. `ratio` stands in for the option where a command has its own."""
+    ratio = args.ratio if ratio is None else ratio
+    try:
+        method = chosen_method(args.method, ratio)
+    except ValueError as error:
+        usage_error(args, str(error))
+    parts = (method, args.layout, args.score, args.budget, args.selection, args.merging, args.guidance)
+    if all(part is None for part in parts) and not args.parameter and not args.quotas_only:
+        return None
+    if method is None and args.budget is None:
+        usage_error(args, "the compression options need --ratio, the share of the vision tokens to keep, or --method")
+    return Compression(
+        method=method or DEFAULT_METHOD,
+        retention_ratio=ratio,
+        layout=args.layout or "spatial",
+        score=args.score,
+        budget=args.budget,
+        selection=args.selection,
+        merging=args.merging,
+        parameters=dict(args.parameter),
+        quotas_only=args.quotas_only,
+        guidance=args.guidance,
+    )
+
+
+def pruning_from(args: argparse.Namespace) -> Pruning | None:
+    """None if no option asks for any. A wrong combination of options is a wrong usage."""
+    if args.prune is None:
+        for option, given in (("--prune-ratio", args.prune_ratio is not None), ("--prune-set", args.prune_set)):
+            if given:
+                usage_error(args, f"{option} needs --prune, the method that it is for")
+        if args.quotas_only:
+            usage_error(args, "--quotas-only needs --prune: pruning in the language model keeps to the quotas")
+        return None
+    return Pruning(args.prune, args.prune_ratio, dict(args.prune_set))
+
+
+def sampling_from(args: argparse.Namespace) -> Sampling:
+    return Sampling(
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        seed=args.seed,
+        stop=args.stop,
+        repetition_penalty=args.repetition_penalty,
+    )
+
+
+def _parameter(text: str) -> tuple[str, float]:
+    name, separator, number = text.partition("=")
+    if not (name and separator):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=NUMBER")
+    return name, command_line.number(number)

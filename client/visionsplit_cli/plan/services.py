@@ -1,0 +1,140 @@
+"""Where the halves are: services that run, or services of this command's own.
+
+Of its own each half runs alone, with the whole machine, and ends before the next begins.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from visionsplit.options.compression_defaults import DEFAULT_METHOD
+from visionsplit_batch.runners.base import Work
+from visionsplit_batch.runners.services_identity import identify
+from visionsplit_client import ClientSecurity, Retries, UnavailableError
+
+from visionsplit_cli.local_services.ports import free_addresses
+from visionsplit_cli.local_services.processes import Service
+from visionsplit_cli.local_services.starting import wait_until_healthy
+from visionsplit_cli.plan.sweep import Wanted
+
+_PLAIN = ClientSecurity()
+_GRACE_SECONDS = 5.0
+_POLL_SECONDS = 0.2
+_CLOSING_SECONDS = 0.2
+_STDERR = 2
+# Becomes the service once Linux was told that it must end with us. It runs after the new program has begun, so that our
+# own threads, which gRPC has started by now, do not matter.
+_LAUNCHER = f"""
+import ctypes, os, sys
+if sys.platform.startswith("linux"):
+    ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)}, 0, 0, 0)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(1)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+
+
+@dataclass(frozen=True)
+class RunningServices:
+    """Services that others have started."""
+
+    encoder_addresses: tuple[str, ...]
+    llm_address: str
+    security: ClientSecurity = _PLAIN
+
+    def check(self, wanted: Wanted) -> None:
+        """See `Services`: that all answer, and belong together. What they refuse shows when they are asked."""
+        work = Work("caption", prompts=(wanted.prompt,))
+        asyncio.run(identify(work, self.encoder_addresses, self.llm_address, security=self.security, retries=Retries()))
+
+    @contextmanager
+    def encoders(self) -> Iterator[Sequence[str]]:
+        yield self.encoder_addresses
+
+    @contextmanager
+    def llm(self) -> Iterator[str]:
+        yield self.llm_address
+
+
+@dataclass(frozen=True)
+class OwnServices:
+    """An encoder service and an LLM service that are started here when it is their turn."""
+
+    model: str  # checkpoint of both
+    start_timeout: float  # seconds until one must serve
+    note: Callable[[str], None]  # told of each start
+    encoder_options: tuple[str, ...] = ()  # further ones, as on their command lines
+    llm_options: tuple[str, ...] = ()
+    security: ClientSecurity = _PLAIN
+
+    def check(self, wanted: Wanted) -> None:
+        """See `Services`: that they are installed, and know the method and its ratios."""
+        for package in ("encoder_service", "llm_service", "torch"):
+            if find_spec(package) is None:
+                raise UnavailableError(f"services of its own need visionsplit[encoder,llm]: there is no {package}")
+        if wanted.method == DEFAULT_METHOD and wanted.guidance is None:
+            return  # nothing to be wrong; others cost the seconds that PyTorch takes to be imported
+        from encoder_service.api.messages import compression_from_proto
+        from encoder_service.compression import compose
+
+        for ratio in wanted.ratios:
+            compose(compression_from_proto(wanted.compression(ratio).to_proto()))
+
+    @contextmanager
+    def encoders(self) -> Iterator[Sequence[str]]:
+        self.note("starting the encoder service")
+        # No picture comes twice, so a cache would only fill.
+        options = ("--cache-bytes", "0", *self.encoder_options)
+        with _running("encoder_service", self.model, options, self.start_timeout) as address:
+            yield (address,)
+
+    @contextmanager
+    def llm(self) -> Iterator[str]:
+        self.note("starting the LLM service")
+        with _running("llm_service", self.model, self.llm_options, self.start_timeout) as address:
+            yield address
+
+
+@dataclass
+class _LaterService(Service):
+    """A service that may be started while other threads run. What it prints is not our result."""
+
+    def start(self) -> None:
+        command = [sys.executable, "-P", "-c", _LAUNCHER, str(os.getpid()), *self.command]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=_STDERR, start_new_session=True)
+
+
+@contextmanager
+def _running(module: str, model: str, options: Sequence[str], start_timeout: float) -> Iterator[str]:
+    """The address of a service that serves until the end of the block.
+
+    Raises:
+        UnavailableError: it does not start.
+    """
+    (address,) = free_addresses(["127.0.0.1:0"])
+    name = {"encoder_service": "encoder service", "llm_service": "LLM service"}[module]
+    # -P: a folder here of the same name is not the service.
+    arguments = ["-P", "-m", module, "--listen", address, "--model", model, "--log-level", "WARNING", *options]
+    service = _LaterService(name, address, arguments)
+    try:
+        service.start()
+        wait_until_healthy([service], timeout=start_timeout, pause=_pause, security=_PLAIN)
+        yield address
+    finally:
+        # Calls that lie in cycles hold our connection; of one that the service's end cuts off, gRPC prints a line.
+        gc.collect()
+        time.sleep(_CLOSING_SECONDS)
+        service.stop(grace=_GRACE_SECONDS, hurry=lambda: False)
+
+
+def _pause() -> bool:
+    time.sleep(_POLL_SECONDS)
+    return False

@@ -1,0 +1,1 @@
+"""`visionsplit visualize`: which vision tokens an image keeps, drawn on the image."""

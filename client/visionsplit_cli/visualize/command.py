@@ -1,0 +1,166 @@
+"""`visionsplit visualize IMAGE -o FILE`: draw which vision tokens are kept, and how many of each tile.
+
+One method at several retention ratios, or with --compare several methods side by side. With --ask the model's answer
+stands under each panel.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+from visionsplit.cli.command_line import at_least, shares
+from visionsplit.images import UNLIMITED, decode_image
+from visionsplit.options.compression_defaults import DEFAULT_RATIO, KEEP_ALL
+from visionsplit.options.conditions import METHOD_FORM
+from visionsplit.visible import counted, visible
+from visionsplit_client import Client, Compression, Sampling
+from visionsplit_client._images import read_image
+from visionsplit_client._settings import DEFAULT_LIMITS, DEFAULT_TIMEOUTS
+from visionsplit_client._sources import is_url
+
+from visionsplit_cli import given, options
+from visionsplit_cli.conditions import parse_condition
+from visionsplit_cli.visualize.drawing import COMPACT, LARGE, Header, draw_panels
+from visionsplit_cli.visualize.panels import Shown, encode_all, summary_table
+
+_RATIOS = (1.0, 0.5, 0.25, 0.1)
+_UNCOMPRESSED = (1.0,)
+_ANSWER_TOKENS = 64  # at most; a panel has no room for more
+
+
+def add_parser(commands: options.Subparsers) -> None:
+    parser = commands.add_parser("visualize", help="draw the kept vision tokens", description=__doc__)
+    parser.add_argument("image", metavar="IMAGE", help=given.IMAGE_HELP)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="The file to write; its ending, such as .png, sets the format. Required.",
+    )
+    parser.add_argument(
+        "--ratios",
+        type=shares,
+        metavar="R,R,...",
+        help="The shares of the vision tokens to keep, above 0 and at most 1, one panel for each; with --compare, for "
+        "every SPEC without a ratio. Default: "
+        f"{','.join(f'{ratio:g}' for ratio in _RATIOS)}, or 1 with --method {KEEP_ALL}, or as each SPEC says.",
+    )
+    parser.add_argument(
+        "--ask",
+        metavar="QUESTION",
+        help="Ask the LLM service about the kept tokens, and write its answer under each panel. Default: no question.",
+    )
+    _add_comparison(parser)
+    options.add_connection(parser)
+    options.add_compression(parser, ratio=False)
+    parser.set_defaults(run=run)
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "comparison", f"SPEC is {METHOD_FORM}, such as globalcom2@0.25 or globalcom2:score=local,tau=5@0.25."
+    )
+    group.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="A compression to show; repeat the option for further panels. Default: --method at each ratio.",
+    )
+    group.add_argument(
+        "--equal",
+        action="store_true",
+        help="Adjust the ratios until about as many tokens enter the LLM as under the first SPEC.",
+    )
+    group.add_argument(
+        "--columns",
+        type=at_least(1),
+        default=2,
+        metavar="N",
+        help="The number of panels in a row. Default: %(default)s.",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    options.check_folder(args)
+    _check_type(args)
+    if args.ask is not None and not args.ask.strip():
+        options.usage_error(args, "--ask is empty; it takes a question about the image")
+    series = _comparisons(args) if args.compare else [_one_method(args)]
+    given.check_images(args, [args.image])
+    data = read_image(given.source_of(args.image), limits=DEFAULT_LIMITS, timeouts=DEFAULT_TIMEOUTS)
+    shown: list[Shown] = []
+    with options.client_from(args) as client:
+        for compressions in series:
+            shown += encode_all(
+                compressions,
+                lambda compression: client.encode(data, compression, data_type=args.data_type),
+                equal=args.equal,
+            )
+        if args.ask is not None:
+            shown = [_answered(client, one, args.ask) for one in shown]
+    panels = [one.panel(first_answer=shown[0].answer) for one in shown]
+    header = Header(_name(args.image), args.ask, any(panel.changed for panel in panels))
+    sizes = COMPACT if args.compare else LARGE
+    image = decode_image(data, UNLIMITED)
+    draw_panels(image, panels, header, columns=args.columns, sizes=sizes).save(args.output)
+    print(f"{args.output}: {counted(len(panels), 'panel')}")
+    print(summary_table(shown))
+    for one in shown:
+        if one.answer is not None:
+            print(visible(f"{one.title}: {one.answer}"))
+    return 0
+
+
+def _name(image: str) -> str:
+    """What the picture calls the image: a file by its name alone."""
+    return given.shown(image) if is_url(image) or image == given.STDIN else Path(image).name
+
+
+def _answered(client: Client, shown: Shown, question: str) -> Shown:
+    """With what the model says about the kept tokens, on one line."""
+    generation = client.generate_from_tokens(shown.image, question, sampling=Sampling(max_new_tokens=_ANSWER_TOKENS))
+    return replace(shown, answer=" ".join(generation.text.split()))
+
+
+def _one_method(args: argparse.Namespace) -> list[Compression]:
+    """The method of the compression options at each ratio."""
+    if args.equal:
+        options.usage_error(args, "--equal needs --compare, the methods whose token counts it makes equal")
+    ratios = args.ratios or (_UNCOMPRESSED if args.method == KEEP_ALL else _RATIOS)
+    compressions = (options.compression_from(args, ratio=ratio) for ratio in ratios)
+    return [compression for compression in compressions if compression is not None]
+
+
+def _comparisons(args: argparse.Namespace) -> list[list[Compression]]:
+    """All the compressions to compare, once for each of the ratios."""
+    parts = (args.method, args.score, args.budget, args.selection, args.merging, args.guidance)
+    if args.parameter or any(part is not None for part in parts):
+        options.usage_error(args, "with --compare, put method, parts, parameters and guidance into each SPEC")
+    try:
+        compressions = [parse_condition(text, args.layout or "spatial") for text in args.compare]
+    except ValueError as error:
+        options.usage_error(args, str(error))
+    first, *others = compressions
+    # Where counts are made equal, the search for a ratio has to begin somewhere.
+    start = DEFAULT_RATIO if args.equal else None
+    return [
+        [_filled(first, ratio), *(_filled(compression, ratio or start) for compression in others)]
+        for ratio in args.ratios or (None,)
+    ]
+
+
+def _filled(compression: Compression, ratio: float | None) -> Compression:
+    if compression.retention_ratio is not None or compression.method == KEEP_ALL:
+        return compression
+    return replace(compression, retention_ratio=ratio)
+
+
+def _check_type(args: argparse.Namespace) -> None:
+    """Pillow would refuse the output's type only once everything is encoded and drawn."""
+    types = Image.registered_extensions()  # loads all plugins
+    if types.get(args.output.suffix.lower()) not in Image.SAVE:
+        options.usage_error(args, f"cannot write {args.output}: use an ending that names an image format, such as .png")

@@ -1,0 +1,137 @@
+"""One batch of tiles through the device: vision tower, scores, selection, packing, and one copy to the host.
+
+Tiles of different images share the forward pass; from the scores on, each image goes its own way.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from visionsplit.errors import VisionSplitError
+
+from encoder_service.compression import Plan, TileFeatures, TowerOutput
+from encoder_service.device.jobs import EncodedTiles, ImageJob, SpanResult, TileSpan
+from encoder_service.device.packing import PackedTokens, pack, to_host, to_token_tensor
+from encoder_service.device.text_tower import TextTower
+from encoder_service.device.vision_tower import VisionTower
+
+_FROM_TEXT = frozenset({TowerOutput.TEXT_RELEVANCE})  # not the vision tower's: each image has a text of its own
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """One span's kept tokens, still on the device."""
+
+    span: TileSpan
+    plan: Plan
+    numbers: torch.Tensor  # [K] int64, cells counted through the image's tiles
+    packed: PackedTokens  # [K, Dv]
+    evidence: torch.Tensor | None  # [P]; see `EncodedTiles`
+    ranks: torch.Tensor | None  # [K]
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that the host must have."""
+        beside = [tensor for tensor in (self.evidence, self.ranks) if tensor is not None]
+        return [self.numbers, *self.packed.tensors, *beside]
+
+
+OnBatch = Callable[[int, float, float], None]  # tiles, seconds, and of these the seconds that choosing took the host
+
+
+def _ignore(tiles: int, seconds: float, choosing_seconds: float) -> None:
+    """Nobody counts."""
+
+
+class BatchEncoder:
+    """Runs batches of tiles. Used by one thread only."""
+
+    def __init__(self, tower: VisionTower, text_tower: TextTower | None = None, on_batch: OnBatch = _ignore) -> None:
+        self._tower = tower
+        self._text_tower = text_tower
+        self._on_batch = on_batch
+
+    @torch.inference_mode()
+    def encode(self, spans: list[TileSpan]) -> list[tuple[ImageJob, SpanResult]]:
+        """Encode one batch: for every span its tokens, or the error that concerns its image alone.
+
+        Raises:
+            Exception: the forward pass failed, for all of them.
+        """
+        started = time.monotonic()
+        wanted = frozenset[TowerOutput]().union(*(span.job.composition.needs for span in spans)) - _FROM_TEXT
+        encoded = self._tower(self._upload(spans), wanted)
+        chosen: list[_Chosen] = []
+        waiting: list[ImageJob] = []
+        results: list[tuple[ImageJob, SpanResult]] = []
+        slot = 0
+        choosing = time.monotonic()
+        for span in spans:
+            stop = slot + span.stop - span.first
+            try:
+                choice = self._choose(span, encoded.tiles(slot, stop))
+                if choice is None:
+                    waiting.append(span.job)
+                else:
+                    chosen.append(choice)
+            except VisionSplitError as error:
+                results.append((span.job, error))
+            slot = stop
+        choosing = time.monotonic() - choosing
+        results += self._collect(chosen, started)
+        for job in waiting:
+            job.held_since = started if job.held_since is None else job.held_since
+            job.held_seconds += time.monotonic() - started
+        self._on_batch(slot, time.monotonic() - started, choosing)
+        return results
+
+    def _upload(self, spans: list[TileSpan]) -> torch.Tensor:
+        """The batch's pixels on the device, [B, 3, H, W]."""
+        parts = [span.job.image.pixels[span.first : span.stop] for span in spans]
+        pixels = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self._tower.device.type != "cuda":
+            return pixels
+        return pixels.pin_memory().to(self._tower.device, non_blocking=True)
+
+    def _choose(self, span: TileSpan, encoded: TileFeatures) -> _Chosen | None:
+        """Score, select and pack one span; None while its image's tokens wait for the rest of the image."""
+        job = span.job
+        if job.plan is None:
+            job.plan = Plan(job.composition, job.image.grid, self._tower.device)
+        if job.text is not None:
+            assert self._text_tower is not None, "who embedded the text?"
+            relevance = self._text_tower.relevance(encoded.features, job.text)  # [t, P]
+            encoded = TileFeatures(encoded.features, {**encoded.outputs, TowerOutput.TEXT_RELEVANCE: relevance})
+        kept = job.plan.take(span.first, span.stop, encoded)
+        if kept is None:
+            return None
+        evidence = job.plan.evidence if span.first == 0 else None
+        packed = pack(kept.features, job.data_type, kept.sound)
+        return _Chosen(span, job.plan, kept.numbers, packed, evidence, kept.ranks)
+
+    def _collect(self, chosen: list[_Chosen], started: float) -> list[tuple[ImageJob, SpanResult]]:
+        """Bring all spans' tokens to the host at once."""
+        arrived = iter(to_host([tensor for choice in chosen for tensor in choice.tensors]))
+        seconds = time.monotonic() - started
+        results: list[tuple[ImageJob, SpanResult]] = []
+        for choice in chosen:
+            numbers = next(arrived)  # [K]
+            packed = choice.packed.with_tensors([next(arrived) for _ in choice.packed.tensors])
+            # Copies of their own: what arrived may be a view of the whole batch.
+            evidence = None if choice.evidence is None else next(arrived).numpy().astype(np.float32)
+            ranks = None if choice.ranks is None else next(arrived).numpy().astype(np.int32)
+            try:
+                features = to_token_tensor(packed)
+            except VisionSplitError as error:
+                results.append((choice.span.job, error))
+                continue
+            positions = choice.plan.positions(numbers).numpy().astype(np.int32)  # [K, 3]
+            job = choice.span.job
+            began = started if job.held_since is None else job.held_since
+            spent = seconds + job.held_seconds
+            budgets, quotas = choice.plan.budgets, choice.plan.quotas
+            tiles = EncodedTiles(choice.span.stop, budgets, quotas, features, positions, began, spent, evidence, ranks)
+            results.append((job, tiles))
+        return results

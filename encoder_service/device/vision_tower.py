@@ -1,0 +1,102 @@
+"""Tiles to features and scores: the part of a CLIP vision tower that LLaVA-NeXT uses, and nothing more.
+
+The features come from an earlier layer (usually the penultimate), so of the last layer only the input norm and the
+projections to queries and keys are held, for the scores; values, output, MLP and final norm are never allocated.
+"""
+
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig, LlavaNextConfig
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPVisionEmbeddings
+from visionsplit.model.checkpoint import Checkpoint, feature_layers
+
+from encoder_service.compression.features import TileFeatures, TowerOutput
+from encoder_service.device.cls_attention import ClsScoreHead, cls_attention, patch_keys
+
+
+class VisionTower(nn.Module):
+    """CLIP's vision transformer up to the layers that the features and the scores need."""
+
+    def __init__(self, config: LlavaNextConfig, *, dtype: torch.dtype, device: torch.device) -> None:
+        """Allocate the modules, uninitialised; `config` is one that `Checkpoint` accepts."""
+        super().__init__()
+        vision = _clip_config(config)
+        self.device, self.dtype = device, dtype
+        self.feature_layers = feature_layers(config)
+        self.feature_size = vision.hidden_size * len(self.feature_layers)
+        # The layer whose attention and keys methods ask for: the one that puts the features out. Where the features are
+        # of several layers it is the deepest, which has seen most of the tower. The order in which a checkpoint lists
+        # them says only how the projector reads them.
+        self._feature_layer = max(*self.feature_layers, 1)
+        self._score_layer = vision.num_hidden_layers - 1  # whose input the scores read: hidden state of this index
+        with torch.device("meta"):
+            self.embeddings = CLIPVisionEmbeddings(vision)
+            self.pre_layrnorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
+            depth = max(*self.feature_layers, self._score_layer)
+            self.layers = nn.ModuleList(CLIPEncoderLayer(vision) for _ in range(depth))
+            score_head = ClsScoreHead(vision)
+        self.to(dtype).to_empty(device=device)
+        # Not a weight, so no checkpoint has it; allocating without initialising has left it undefined.
+        positions = torch.arange(self.embeddings.num_positions, device=device)[None]
+        self.embeddings.position_ids = positions  # [1, 1 + P]
+        self.score_head = score_head.to_empty(device=device)  # stays float32: half precision would make ties
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> "VisionTower":
+        """Build the tower and read its weights, and no other tensor of the checkpoint.
+
+        Raises:
+            CheckpointError: a tensor is missing or has another shape.
+        """
+        tower = cls(checkpoint.config, dtype=dtype, device=device)
+        last_layer = f"vision_tower.encoder.layers.{tower._score_layer}."
+        checkpoint.load_into(tower, lambda name: _tensor_name(name, last_layer))
+        return tower.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def forward(self, tiles: torch.Tensor, wanted: frozenset[TowerOutput]) -> TileFeatures:
+        """Encode tiles [B, 3, H, W]; ``wanted` names what the compressions need beside the features."""
+        states = {0: self.pre_layrnorm(self.embeddings(tiles.to(self.dtype)))}  # [B, 1 + P, D]
+        depth = max(*self.feature_layers, self._score_layer if wanted else 0)
+        state = states[0]
+        for index, layer in enumerate(self.layers[:depth], start=1):
+            state = layer(state, None)
+            if index in self.feature_layers or index in (self._score_layer, self._feature_layer - 1):
+                states[index] = state
+        selected = [states[index][:, 1:] for index in self.feature_layers]  # each [B, P, D]
+        features = selected[0] if len(selected) == 1 else torch.cat(selected, dim=-1)
+        return TileFeatures(features, {output: self._output(output, states) for output in wanted})
+
+    def _output(self, output: TowerOutput, states: dict[int, torch.Tensor]) -> torch.Tensor:
+        """What a part of a compression method asked for, [B, P, ...] float32."""
+        last = states[self._score_layer]
+        match output:
+            case TowerOutput.CLS_LOGITS:
+                logits: torch.Tensor = self.score_head(last)
+                return logits
+            case TowerOutput.CLS_AFFINITY:
+                return self.score_head.affinity(last)
+            case TowerOutput.LAST_KEYS:
+                return self.score_head.keys(last)
+            case TowerOutput.CLS_ATTENTION:
+                return cls_attention(self.layers[self._feature_layer - 1], states[self._feature_layer - 1])
+            case TowerOutput.CLS_ATTENTION_FIRST:
+                return cls_attention(self.layers[0], states[0])
+            case TowerOutput.KEYS:
+                return patch_keys(self.layers[self._feature_layer - 1], states[self._feature_layer - 1])
+            case TowerOutput.TEXT_RELEVANCE:
+                raise ValueError("what is relevant to a text is for the text tower to say")
+
+
+def _tensor_name(name: str, last_layer: str) -> str:
+    """The checkpoint's name of a tensor of the tower; the score head's belong to the last layer."""
+    if name.startswith("score_head."):
+        part = name.removeprefix("score_head.")
+        return last_layer + (part if part.startswith("layer_norm1.") else f"self_attn.{part}")
+    return f"vision_tower.encoder.{name}" if name.startswith("layers.") else f"vision_tower.{name}"
+
+
+def _clip_config(config: LlavaNextConfig) -> CLIPVisionConfig:
+    own = CLIPVisionConfig.from_dict(config.vision_config.to_dict())
+    own._attn_implementation = "sdpa"
+    return own

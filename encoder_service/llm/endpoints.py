@@ -1,0 +1,164 @@
+"""Several LLM services behind one encoder: the one with the fewest calls is asked next, and a lost one is left alone.
+
+Each is asked for its health (grpc.health.v1, Check) twice a second, and has a second to answer. A Watch would hear of a
+change sooner, but of one that a half-open connection or a proxy swallows it would never hear. One that does not
+serve, does not answer, or failed a call with UNAVAILABLE is passed over until it serves again or a while has passed.
+
+A single LLM service is not asked for its health, because the encoder has no other one to choose.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from visionsplit.errors import IncompatibleServicesError, VisionSplitError
+
+from encoder_service.llm.client import Checkpoint, LlmCall, LlmClient
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 1.5
+# Together less than two seconds, the longest time for which an encoder may be wrong about an LLM service.
+_LOOK_EVERY_SECONDS = 0.5
+_ANSWER_SECONDS = 1.0
+
+
+class Pauses:
+    """How long to leave something alone that keeps failing: twice as long each time, give or take a half."""
+
+    def __init__(self) -> None:
+        self._next = _FIRST_PAUSE_SECONDS
+
+    def next(self) -> float:
+        pause, self._next = self._next, min(self._next * 2, _LONGEST_PAUSE_SECONDS)
+        return pause * random.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        self._next = _FIRST_PAUSE_SECONDS
+
+
+class LlmGateway:
+    """One LLM service, and what is known of it."""
+
+    def __init__(self, address: str, client: LlmClient) -> None:
+        self.address = address
+        self.client = client
+        self.in_flight = 0
+        self.serving = False
+        self.checkpoint: Checkpoint | None = None  # what it runs, while it serves
+        self.looked = asyncio.Event()  # it has been asked once
+        self._instance: str | None = None  # the start of the service that runs `checkpoint`
+        self._retry_at = 0.0  # time.monotonic
+        self._pauses = Pauses()
+
+    @property
+    def ready(self) -> bool:
+        return self.serving and time.monotonic() >= self._retry_at
+
+    @contextmanager
+    def call(self, begin: Callable[[LlmClient], LlmCall]) -> Iterator[LlmCall]:
+        """Begin a call; leaving cancels it if it has not ended."""
+        call = begin(self.client)
+        self.in_flight += 1
+        try:
+            yield call
+        finally:
+            call.cancel()
+            self.in_flight -= 1
+
+    def succeeded(self) -> None:
+        self._pauses.reset()
+        self._retry_at = 0.0
+
+    def failed(self) -> None:
+        """A call ended with UNAVAILABLE."""
+        self._retry_at = time.monotonic() + self._pauses.next()
+
+    async def follow(self) -> None:
+        """Ask for its health for good."""
+        while True:
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await self._look()
+            except TimeoutError:
+                self._note(False, f"no answer within {_ANSWER_SECONDS:g} s")
+            except VisionSplitError as error:
+                self._note(False, str(error))
+            except Exception:  # following that ended would leave the state as it was, for ever
+                if self.serving or not self.looked.is_set():
+                    _log.exception("the LLM service at %s cannot be asked for its health", self.address)
+                self._note(False, "see above")
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+
+    async def _look(self) -> None:
+        health = await self.client.health()
+        if not health.serving:
+            self._note(False, "it says so")
+            return
+        # A service may have been replaced by another one between two looks, behind the same address.
+        if self.checkpoint is None or health.instance is None or health.instance != self._instance:
+            self.checkpoint = await self.client.checkpoint()
+            self._instance = health.instance
+            self.succeeded()
+        self._note(True)
+
+    def _note(self, serving: bool, reason: str = "") -> None:
+        if serving is not self.serving or not self.looked.is_set():
+            state = "serving" if serving else f"not serving: {reason}"
+            _log.log(logging.INFO if serving else logging.WARNING, "LLM service %s: %s", self.address, state)
+        if not serving:
+            self.checkpoint = None
+        self.serving = serving
+        self.looked.set()
+
+
+class LlmGateways:
+    """All LLM services of this encoder. Used from one event loop."""
+
+    def __init__(self, gateways: Sequence[LlmGateway]) -> None:
+        self._gateways = list(gateways)
+        self._turn = 0
+        self._following = [asyncio.create_task(gateway.follow()) for gateway in gateways] if len(gateways) > 1 else []
+
+    def __len__(self) -> int:
+        return len(self._gateways)
+
+    async def close(self) -> None:
+        for following in self._following:
+            following.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
+        for gateway in self._gateways:
+            await gateway.client.close()
+
+    async def pick(self, *, but: LlmGateway | None = None) -> LlmGateway:
+        """The one to ask: the fewest calls in flight, in turns where they are equal.
+
+        If none is ready, one that is not: its failure then says why.
+
+        Args:
+            but: one that has failed this call; there must be another.
+
+        Raises:
+            IncompatibleServicesError: they run different checkpoints.
+        """
+        if self._following:
+            for gateway in self._gateways:  # asked at the start; what does not answer is known after a second
+                await gateway.looked.wait()
+            self._check_alike()
+        self._turn += 1
+        start = self._turn % len(self._gateways)
+        order = [gateway for gateway in self._gateways[start:] + self._gateways[:start] if gateway is not but]
+        return min(order, key=lambda gateway: (not gateway.ready, gateway.in_flight))
+
+    def _check_alike(self) -> None:
+        """An answer must not depend on who is asked."""
+        known = sorted({gateway.checkpoint for gateway in self._gateways if gateway.checkpoint is not None})
+        if len(known) > 1:
+            names = " and ".join(f"{one.name!r} (vision tower {one.encoder_fingerprint[:8]})" for one in known)
+            raise IncompatibleServicesError(
+                f"the LLM services behind this encoder were started from different checkpoints: {names}"
+            )

@@ -1,0 +1,148 @@
+"""From encoded images to the LLM service's text: the upload and the answer of one Generate call."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+
+from opentelemetry.trace import Tracer
+from visionsplit.errors import OverloadedError, UnavailableError, VisionSplitError
+from visionsplit.network.transport import MIB
+from visionsplit.telemetry.tracing import stage
+from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, vision_tokens_pb2
+from visionsplit.wire.vision_tokens import split_into_chunks
+
+from encoder_service.llm.client import LlmCall, LlmClient
+from encoder_service.llm.endpoints import LlmGateway, LlmGateways
+from encoder_service.llm.outbox import Outbox
+from encoder_service.llm.replay import Part, Upload
+from encoder_service.pipeline.events import BudgetsKnown, Event, ImageDone, TokensReady
+
+_log = logging.getLogger(__name__)
+
+_KEEP_BYTES = 16 * MIB  # of one call's tokens, until its answer begins: some images uncompressed, dozens compressed
+_Response = encoder_service_pb2.EncoderServiceGenerateResponse
+
+
+async def to_parts(events: AsyncIterator[Event], chunk_bytes: int) -> AsyncGenerator[Part, None]:
+    """The pipeline's events as the protocol's messages: tokens cut into chunks, numbered per image."""
+    next_chunk: dict[int, int] = {}
+    async for event in events:
+        if isinstance(event, BudgetsKnown):
+            next_chunk[event.image_index] = 0
+            yield vision_tokens_pb2.ImageTokensHeader(
+                image_index=event.image_index, budgets=event.budgets, quotas=event.quotas
+            )
+        elif isinstance(event, TokensReady):
+            chunks = split_into_chunks(
+                event.features,
+                event.positions,
+                image_index=event.image_index,
+                first_chunk=next_chunk[event.image_index],
+                chunk_bytes=chunk_bytes,
+            )
+            for chunk in chunks:
+                next_chunk[event.image_index] += 1
+                yield chunk
+        else:
+            yield event
+
+
+async def relay(
+    gateways: LlmGateways,
+    begin: Callable[[LlmClient], LlmCall],
+    header: llm_service_pb2.GenerateHeader,
+    parts: AsyncGenerator[Part, None],
+    outbox: Outbox[_Response],
+    summarise: Callable[[ImageDone], encoder_service_pb2.ImageSummary],
+    answered: Callable[[], None],
+    tracer: Tracer,
+) -> None:
+    """Upload the parts to an LLM service, then tell `answered` of its first text and pass the text on through `outbox`.
+
+    Where there are several services, and one is lost or refuses for the moment before anything of its answer was passed
+    on, another gets the upload from its beginning, once.
+
+    Raises:
+        VisionSplitError: of the encoder or, in its own class, of the LLM service.
+    """
+
+    def report(done: ImageDone) -> None:
+        # Not awaited: a caller that does not read must not hold up the upload, for which the LLM service waits.
+        outbox.put(_Response(image=summarise(done)))
+
+    upload = Upload(parts, report, keep_bytes=_KEEP_BYTES if len(gateways) > 1 else 0)
+    before: LlmGateway | None = None  # that was asked in vain
+    try:
+        while True:
+            gateway = await gateways.pick(but=before)
+            try:
+                with gateway.call(begin) as call:
+                    await _ask(call, header, upload, outbox, answered, tracer)
+                gateway.succeeded()
+                return
+            except VisionSplitError as error:
+                lost = isinstance(error, UnavailableError)
+                if upload.failed or not (lost or _is_momentary(error)):
+                    raise
+                if lost:
+                    gateway.failed()
+                if before is not None or not upload.repeatable:
+                    raise
+                _log.warning("LLM service %s did not serve a call, another is asked: %s", gateway.address, error)
+                before = gateway
+    finally:
+        await upload.close()
+
+
+def _is_momentary(error: VisionSplitError) -> bool:
+    """Whether another service may have room now. What exceeds a limit by itself would be refused there too."""
+    return isinstance(error, OverloadedError) and error.retry_after_seconds is not None
+
+
+async def _ask(
+    call: LlmCall,
+    header: llm_service_pb2.GenerateHeader,
+    upload: Upload,
+    outbox: Outbox[_Response],
+    answered: Callable[[], None],
+    tracer: Tracer,
+) -> None:
+    """One call, to its end."""
+    with stage(tracer, "upload"):
+        await _unless_ended(call, _send(call, header, upload))
+    with stage(tracer, "relay"):
+        async with aclosing(call.events()) as events:
+            async for event in events:
+                answered()
+                upload.forget()  # what the caller has seen of an answer cannot be taken back
+                if isinstance(event, generation_pb2.TextDelta):
+                    await outbox.send(_Response(delta=event))
+                else:
+                    await outbox.send(_Response(summary=event))
+
+
+async def _send(call: LlmCall, header: llm_service_pb2.GenerateHeader, upload: Upload) -> None:
+    await call.send_header(header)
+    async with aclosing(upload.messages()) as messages:
+        async for message in messages:
+            if isinstance(message, vision_tokens_pb2.ImageTokensHeader):
+                await call.send_image(message)
+            else:
+                await call.send_tokens(message)
+    await call.finish_upload()
+
+
+async def _unless_ended(call: LlmCall, upload: Awaitable[None]) -> None:
+    """Run the upload, but give it up, and with it the encoding, as soon as the LLM service has ended the call."""
+    uploading = asyncio.ensure_future(upload)
+    ended = asyncio.ensure_future(call.ended())
+    try:
+        await asyncio.wait({uploading, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not uploading.done():
+            raise await call.failure()
+        uploading.result()
+    finally:
+        uploading.cancel()
+        ended.cancel()
+        await asyncio.gather(uploading, ended, return_exceptions=True)

@@ -1,0 +1,133 @@
+"""What comes before the device: an image's header read, the image decoded and cut, a request's text embedded."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from PIL import Image
+from visionsplit.grid import Layout, UnpadRule
+from visionsplit.images import ApartDecoder, ImageHeader, ImageLimits, decode_image, read_header
+from visionsplit.serving.async_helpers import together
+from visionsplit.serving.fairness import Claim, FairGate
+
+from encoder_service.admission import Place
+from encoder_service.caching.key import image_digest
+from encoder_service.device.jobs import PreparedImage
+from encoder_service.device.text_tower import TextTower
+from encoder_service.images.tiles import Tiler
+from encoder_service.pipeline.decoding_turns import DecodingTurns
+from encoder_service.pipeline.fanout import in_thread, naming
+
+_HEADER_THREADS = 2
+_RULE = {Layout.SPATIAL: UnpadRule.HUGGING_FACE, Layout.REFERENCE: UnpadRule.REFERENCE}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before it is decoded."""
+
+    image: ImageHeader
+    most_tiles: int
+    digest: str | None  # of its bytes, where tokens are cached
+
+
+class Preparation:
+    """Threads that prepare images. Used from one event loop."""
+
+    def __init__(
+        self,
+        tiler: Tiler,
+        limits: ImageLimits,
+        *,
+        threads: int,
+        max_bytes: int,
+        digests: bool,
+        text_tower: TextTower | None,
+    ) -> None:
+        """
+        Args:
+            threads: that decode and cut. Images that are decoded in other processes have further ones.
+            max_bytes: of memory that they take together.
+            digests: whether headers come with the digest of the image's bytes.
+        """
+        self._tiler = tiler
+        self._limits = limits
+        self._digests = digests
+        self._text_tower = text_tower
+        # Headers have their own threads: a request that is refused must not wait for others' images.
+        self._headers = ThreadPoolExecutor(_HEADER_THREADS, thread_name_prefix="encoder-header")
+        self._header_turns = FairGate(_HEADER_THREADS)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
+        self._turns = DecodingTurns(threads, max_bytes)
+        self._apart = ThreadPoolExecutor(self._turns.apart_places, thread_name_prefix="encoder-apart")
+        self._decoders: set[ApartDecoder] = set()  # that are at work
+        self._texts = ThreadPoolExecutor(1, thread_name_prefix="encoder-text")
+        self._text_turns = FairGate()
+
+    def close(self) -> None:
+        """End the threads, and the processes that decode images."""
+        for decoder in self._decoders:
+            decoder.stop()
+        for pool in (self._headers, self._pool, self._apart, self._texts):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    async def headers(self, images: Sequence[bytes], caller: str) -> list[Header]:
+        """
+        Raises:
+            InvalidImageError: one of them is no image, or too large; names it by its index.
+        """
+        return await together([self._header(*image, caller) for image in enumerate(images)])
+
+    async def prepare(self, data: bytes, header: Header, place: Place, layout: Layout, claim: Claim) -> PreparedImage:
+        """Decode and cut an image once its turn has come.
+
+        A task that is cancelled meanwhile ends only with the work of its thread, and keeps the turn until then.
+
+        Args:
+            header: of this image.
+            place: that its tiles will hold.
+            claim: of the callers that want it.
+
+        Raises:
+            InvalidImageError: it cannot be decoded.
+            OverloadedError: of `ApartDecoder.decode`.
+        """
+        async with self._turns.turn(header.image, claim):
+            if header.image.apart:
+                return await self._prepare_apart(data, header.image.decoding_bytes, place, _RULE[layout])
+            decode = partial(decode_image, data, self._limits)
+            return await in_thread(self._pool, self._cut, decode, place, _RULE[layout])
+
+    async def embed(self, text: str, caller: str) -> torch.Tensor:
+        """The text tower's embedding; its shape is the tower's affair."""
+        assert self._text_tower is not None, "the service refuses such requests where there is none"
+        async with self._text_turns.place(caller):
+            return await in_thread(self._texts, self._text_tower.embed, text)
+
+    async def _prepare_apart(self, data: bytes, decoding_bytes: int, place: Place, rule: UnpadRule) -> PreparedImage:
+        decoder = ApartDecoder()
+        decode = partial(decoder.decode, data, self._limits, decoding_bytes)
+        self._decoders.add(decoder)
+        try:
+            return await in_thread(self._apart, self._cut, decode, place, rule, on_cancel=decoder.stop)
+        finally:
+            self._decoders.remove(decoder)
+
+    async def _header(self, index: int, data: bytes, caller: str) -> Header:
+        with naming(index):
+            async with self._header_turns.place(caller):
+                return await in_thread(self._headers, self._read, data)
+
+    def _read(self, data: bytes) -> Header:
+        image = read_header(data, self._limits)
+        self._turns.check(image)
+        tiles = self._tiler.most_tiles(image.width, image.height)
+        return Header(image, tiles, image_digest(data) if self._digests else None)
+
+    def _cut(self, decode: Callable[[], Image.Image], place: Place, rule: UnpadRule) -> PreparedImage:
+        started = time.monotonic()
+        tiles = self._tiler.cut(decode(), rule)
+        return PreparedImage(tiles.pixels, tiles.grid, time.monotonic() - started, place)

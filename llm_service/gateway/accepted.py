@@ -1,0 +1,50 @@
+"""What a service accepts of a request."""
+
+from dataclasses import dataclass
+
+from visionsplit.model.checkpoint import Checkpoint, feature_layers
+
+from llm_service.config import Limits
+from llm_service.engines.layerwise.weight_sharing import SUPPORTED
+from llm_service.generation_settings import GenerationSettings
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The checkpoint's facts and the configured limits."""
+
+    feature_size: int
+    encoder_fingerprint: str
+    side: int
+    crop_grids: frozenset[tuple[int, int]]  # rows, columns
+    context_length: int  # tokens of prompt and answer together that a replica can hold
+    max_places: int  # places of the language model's position encoding; a replica may hold fewer tokens
+    model_type: str  # of the language model, as the transformers library names it
+    num_layers: int  # of the language model
+    limits: Limits
+    default_repetition_penalty: float
+
+    @property
+    def takes_layers_apart(self) -> bool:
+        """Whether replicas can prune between layers and put tokens at places of their own."""
+        return self.model_type in SUPPORTED
+
+    @classmethod
+    def by_checkpoint(
+        cls, checkpoint: Checkpoint, settings: GenerationSettings, limits: Limits, *, context_length: int
+    ) -> "Accepted":
+        """Read the facts; hashes the vision tower's weights."""
+        config = checkpoint.config
+        tile = config.vision_config.image_size
+        return cls(
+            feature_size=config.vision_config.hidden_size * len(feature_layers(config)),
+            encoder_fingerprint=checkpoint.encoder_fingerprint(),
+            side=tile // config.vision_config.patch_size,
+            crop_grids=frozenset((height // tile, width // tile) for height, width in config.image_grid_pinpoints),
+            context_length=context_length,
+            max_places=config.text_config.max_position_embeddings,
+            model_type=config.text_config.model_type,
+            num_layers=config.text_config.num_hidden_layers,
+            limits=limits,
+            default_repetition_penalty=settings.repetition_penalty,
+        )

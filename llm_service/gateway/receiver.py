@@ -1,0 +1,229 @@
+"""Receives a request and checks all of it before anything reaches a replica."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from visionsplit.errors import (
+    IncompatibleServicesError,
+    InvalidRequestError,
+    InvalidTokensError,
+    PromptTooLongError,
+)
+from visionsplit.grid import Layout, TileGrid, UnpadRule
+from visionsplit.receiving.prompts import check_prompt_message
+from visionsplit.v1 import llm_service_pb2, vision_tokens_pb2
+from visionsplit.wire.request_tokens import RequestTokens
+from visionsplit.wire.vision_tokens import VisionTokens, grid_from_proto, layout_from_proto
+
+from llm_service.gateway.accepted import Accepted
+from llm_service.gateway.conversation import prompt_from_proto
+from llm_service.gateway.prefill import Prefill, prefill_from_proto
+from llm_service.gateway.sampling import Decoding, decoding_from_proto
+from llm_service.gateway.uploads import Reception
+from llm_service.job import PositionIds
+from llm_service.prompts.turns import PromptTurns
+from llm_service.replica.layout import num_newlines
+
+RequestStream = AsyncIterator[llm_service_pb2.LlmServiceGenerateRequest]
+_MOST_BYTES_OF_NUMBER = 4  # the tokens' format shows only in their first chunk
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens of a prompt by kind."""
+
+    text: int
+    vision: int
+    newlines: int
+
+    @property
+    def prompt(self) -> int:
+        return self.text + self.vision + self.newlines
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A whole, sound request."""
+
+    token_ids: tuple[int, ...]
+    images: tuple[VisionTokens, ...]
+    layout: Layout
+    prefill: Prefill
+    decoding: Decoding
+    counts: TokenCounts
+
+    @property
+    def vision_tokens_before(self) -> int:
+        """Vision tokens of the images without compression."""
+        return sum(sum(image.grid.valid_counts()) for image in self.images)
+
+    @property
+    def wire_bytes(self) -> int:
+        """Of features, scales and positions."""
+        return sum(image.num_bytes for image in self.images)
+
+
+@dataclass
+class _Receiving:
+    """A request of which the header has arrived."""
+
+    token_ids: tuple[int, ...]
+    grids: tuple[TileGrid, ...]
+    layout: Layout
+    prefill: Prefill
+    decoding: Decoding
+    tokens: RequestTokens
+    reserve: Callable[[int], None]
+
+    @property
+    def counts(self) -> TokenCounts:
+        return self._with(self.tokens.num_tokens)
+
+    @property
+    def uncompressed(self) -> TokenCounts:
+        """What the prompt would have if the encoder had kept every token."""
+        return self._with(sum(sum(grid.valid_counts()) for grid in self.grids))
+
+    def _with(self, vision_tokens: int) -> TokenCounts:
+        newlines = sum(num_newlines(grid, self.layout) for grid in self.grids)
+        return TokenCounts(len(self.token_ids) - len(self.grids), vision_tokens, newlines)
+
+
+class UploadReceiver:
+    """Reads request streams."""
+
+    def __init__(self, accepted: Accepted, prompts: PromptTurns) -> None:
+        self._accepted = accepted
+        self._prompts = prompts
+
+    async def receive(
+        self, stream: RequestStream, caller: str, reception: Reception, admit: Callable[[Prefill, int], None]
+    ) -> Upload:
+        """Read until the client closes its side. The images may arrive in any order; see `RequestTokens`.
+
+        Args:
+            stream: the request's messages.
+            caller: callers take turns.
+            reception: told when the header has arrived, of each further message, and how many bytes an image's tokens
+                will take, before they come; may refuse.
+            admit: told once, how the request is to be prefilled and of how many images it is; may refuse.
+
+        Raises:
+            OverloadedError: of `reception` and `admit`.
+            InvalidRequestError: the first thing that is wrong, by one of its subclasses.
+            IncompatibleServicesError: tokens of another encoder.
+        """
+        receiving: _Receiving | None = None
+        message: llm_service_pb2.LlmServiceGenerateRequest | None
+        while (message := await anext(stream, None)) is not None:
+            reception.note_progress()
+            part = message.WhichOneof("part")
+            if part == "header":
+                check_prompt_message(message.header.prompt, self._prompts.max_bytes)
+            if receiving is None:
+                if part != "header":
+                    raise InvalidTokensError("the first message of a request must be its header")
+                reception.begin()
+                receiving = await self._begin(message.header, caller, reception.reserve)
+                admit(receiving.prefill, len(receiving.grids))
+            elif part == "image":
+                self._add_image(receiving, message.image)
+            elif part == "tokens":
+                receiving.tokens.add_chunk(message.tokens)
+            else:
+                raise InvalidTokensError("a second header came" if part else "a message is empty")
+            message = None  # a header of some MiB must not stay in memory while the next message is awaited
+        if receiving is None:
+            raise InvalidTokensError("the request ended before its header")
+        return Upload(
+            receiving.token_ids,
+            receiving.tokens.finish(),
+            receiving.layout,
+            receiving.prefill,
+            receiving.decoding,
+            receiving.counts,
+        )
+
+    async def _begin(
+        self, header: llm_service_pb2.GenerateHeader, caller: str, reserve: Callable[[int], None]
+    ) -> _Receiving:
+        limits = self._accepted.limits
+        if len(header.grids) > limits.max_images:
+            raise InvalidRequestError(f"{len(header.grids)} images; at most {limits.max_images} are taken")
+        layout = layout_from_proto(header.layout)
+        if header.grids:
+            self._check_format(header.format if header.HasField("format") else None)
+        grids = tuple(self._check_grid(grid_from_proto(grid), index) for index, grid in enumerate(header.grids))
+        prefill = prefill_from_proto(header.prefill, self._accepted, layout=layout, num_images=len(grids))
+        decoding = decoding_from_proto(
+            header.sampling,
+            default_max_new_tokens=limits.default_max_new_tokens,
+            default_repetition_penalty=self._accepted.default_repetition_penalty,
+        )
+        token_ids = await self._prompts.encode(prompt_from_proto(header.prompt), len(grids), caller)
+        tokens = RequestTokens(grids, feature_size=self._accepted.feature_size)
+        receiving = _Receiving(token_ids, grids, layout, prefill, decoding, tokens, reserve)
+        self._check_length(receiving)
+        self._check_places(receiving)
+        return receiving
+
+    def _check_format(self, format_: vision_tokens_pb2.VisionFormat | None) -> None:
+        if format_ is None:
+            raise InvalidTokensError("the header has images but no format")
+        if format_.encoder_fingerprint != self._accepted.encoder_fingerprint:
+            raise IncompatibleServicesError(
+                f"the vision tokens come from encoder {format_.encoder_fingerprint[:64]!r}; this service was started "
+                f"from the checkpoint of encoder {self._accepted.encoder_fingerprint!r}"
+            )
+        if format_.feature_size != self._accepted.feature_size:
+            raise InvalidTokensError(f"tokens are {format_.feature_size} wide; {self._accepted.feature_size} is needed")
+
+    def _check_grid(self, grid: TileGrid, image: int) -> TileGrid:
+        if grid.side != self._accepted.side:
+            raise InvalidTokensError(f"image {image}: side is {grid.side} cells; {self._accepted.side} is needed")
+        if (grid.rows, grid.columns) not in self._accepted.crop_grids:
+            raise InvalidTokensError(f"image {image}: the checkpoint has no grid of {grid.rows} x {grid.columns} crops")
+        expected = [
+            TileGrid.for_image(
+                grid.image_height, grid.image_width, rows=grid.rows, columns=grid.columns, side=grid.side, rule=rule
+            )
+            for rule in UnpadRule
+        ]
+        if grid not in expected:
+            raise InvalidTokensError(
+                f"image {image}: valid region {grid.valid} does not follow from {grid.image_height} x "
+                f"{grid.image_width} pixels"
+            )
+        return grid
+
+    def _add_image(self, receiving: _Receiving, header: vision_tokens_pb2.ImageTokensHeader) -> None:
+        receiving.tokens.add_header(header)
+        receiving.prefill.check_quotas(receiving.tokens.quotas, num_layers=self._accepted.num_layers)
+        # Before the tokens themselves take memory.
+        self._check_length(receiving)
+        receiving.reserve(sum(header.budgets) * self._accepted.feature_size * _MOST_BYTES_OF_NUMBER)
+
+    def _check_length(self, receiving: _Receiving) -> None:
+        counts, new = receiving.counts, receiving.decoding.options.max_new_tokens
+        if counts.prompt + new > self._accepted.context_length:
+            missing = receiving.tokens.num_missing
+            vision = f", {counts.vision} vision" if receiving.tokens.num_announced else ""
+            to_come = (
+                f", without the vision tokens of {missing} image{'s' * (missing > 1)} yet to come" if missing else ""
+            )
+            raise PromptTooLongError(
+                f"prompt of {counts.prompt} tokens ({counts.text} text{vision}, {counts.newlines} newlines{to_come}) "
+                f"and {new} new tokens need {counts.prompt + new}; a replica holds {self._accepted.context_length}"
+            )
+
+    def _check_places(self, receiving: _Receiving) -> None:
+        """Original places leave gaps, so they may go beyond the position encoding though the tokens are few."""
+        counts, new = receiving.uncompressed, receiving.decoding.options.max_new_tokens
+        if receiving.prefill.position_ids is PositionIds.RENUMBERED:
+            return
+        if counts.prompt + new > self._accepted.max_places:
+            raise PromptTooLongError(
+                f"original position ids are those of the uncompressed prompt of {counts.prompt} tokens ({counts.text} "
+                f"text, {counts.vision} vision, {counts.newlines} newlines); with {new} new tokens it needs "
+                f"{counts.prompt + new} places; the checkpoint has {self._accepted.max_places}"
+            )

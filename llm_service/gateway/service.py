@@ -1,0 +1,238 @@
+"""The servicer: checked requests to a backend, its tokens back as text."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
+
+import grpc.aio
+import visionsplit
+from opentelemetry.trace import Tracer
+from visionsplit.errors import CancelledError, OverloadedError, VisionSplitError
+from visionsplit.serving.call_log import MAX_PROMPT_CHARACTERS, CallRecord, log_call
+from visionsplit.serving.caller import Callers
+from visionsplit.serving.sending import send
+from visionsplit.telemetry.tracing import carrier_of, describe_current, stage
+from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
+from visionsplit.wire.request_id import request_id_of
+
+from llm_service.backends.base import Backend
+from llm_service.gateway.accepted import Accepted
+from llm_service.gateway.admission import Admission
+from llm_service.gateway.call_clock import CallClock
+from llm_service.gateway.metrics import LlmMetrics
+from llm_service.gateway.prefill import Prefill, pruning_methods_to_proto
+from llm_service.gateway.receiver import Upload, UploadReceiver
+from llm_service.job import Job
+from llm_service.prompts.detokenizer import Detokenizer, StopStrings
+from llm_service.prompts.prompt import PromptEncoder
+from llm_service.prompts.turns import PromptTurns
+from llm_service.replica.replica import ReplicaInfo
+
+_log = logging.getLogger(__name__)
+
+_DISCARD_SECONDS = 1.0
+_OVERLOADED_IDLE_SECONDS = 0.05
+
+Request = llm_service_pb2.LlmServiceGenerateRequest
+Response = llm_service_pb2.LlmServiceGenerateResponse
+GenerateContext = grpc.aio.ServicerContext[Request, Response]
+
+
+class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
+    """Owns the protocol: upload, prompt, text, stop strings, usage and timings. Tokens come from the backend."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        backend: Backend,
+        replica: ReplicaInfo,
+        accepted: Accepted,
+        admission: Admission,
+        callers: Callers,
+        prompts: PromptEncoder,
+        prompt_turns: PromptTurns,
+        end_ids: tuple[int, ...],
+        metrics: LlmMetrics,
+        tracer: Tracer,
+        log_prompts: bool,
+    ) -> None:
+        self._model = model
+        self._backend = backend
+        self._replica = replica
+        self._accepted = accepted
+        self._admission = admission
+        self._callers = callers
+        self._prompts = prompts
+        self._end_ids = frozenset(end_ids)
+        self._limits = accepted.limits
+        self._metrics = metrics
+        self._tracer = tracer
+        self._log_prompts = log_prompts
+        self._receiver = UploadReceiver(accepted, prompt_turns)
+
+    # Not a generator, as the stub would have it: with the write API a cancel always reaches the backend.
+    async def Generate(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[Request], context: GenerateContext
+    ) -> None:
+        clock = CallClock(time.monotonic(), self._metrics)
+        request_id, caller = request_id_of(context), self._callers.of(context)
+        with (
+            log_call(_log, request_id, "Generate") as record,
+            self._admission.door.inside(),
+            ExitStack() as held,
+        ):
+            describe_current(request_id=request_id)
+            with stage(self._tracer, "receive"):
+                upload = await self._receive(request_iterator, caller, context, held)
+            clock.upload_done(upload)
+            self._describe(upload, record)
+            job = Job(
+                request_id,
+                upload.token_ids,
+                upload.images,
+                upload.layout,
+                upload.decoding.options,
+                pruning=upload.prefill.pruning,
+                position_ids=upload.prefill.position_ids,
+                caller=str(caller),
+                trace_context=carrier_of(),
+            )
+            generated = await self._answer(job, upload, clock, context)
+            record.fields["generated_tokens"] = generated
+            describe_current(generated_tokens=generated, seconds_to_first_token=clock.first_token - clock.started)
+            record.outcome = f"done, {upload.counts.prompt} prompt tokens, {generated} generated"
+
+    async def GetLlmInfo(  # noqa: N802
+        self,
+        request: llm_service_pb2.GetLlmInfoRequest,
+        context: grpc.aio.ServicerContext[llm_service_pb2.GetLlmInfoRequest, llm_service_pb2.GetLlmInfoResponse],
+    ) -> llm_service_pb2.GetLlmInfoResponse:
+        accepted = self._accepted
+        return llm_service_pb2.GetLlmInfoResponse(
+            model=self._model,
+            format=vision_tokens_pb2.VisionFormat(
+                feature_size=accepted.feature_size, encoder_fingerprint=accepted.encoder_fingerprint
+            ),
+            context_length=accepted.context_length,
+            image_placeholder=self._prompts.placeholder,
+            default_max_new_tokens=self._limits.default_max_new_tokens,
+            max_new_tokens=accepted.context_length - 1,
+            max_images=self._limits.max_images,
+            backend=self._backend.name,
+            replicas=await self._backend.num_replicas(),
+            engine=self._replica.engine,
+            device=self._replica.device,
+            version=visionsplit.__version__,
+            pruning_methods=pruning_methods_to_proto(accepted),
+        )
+
+    async def _receive(
+        self, stream: AsyncIterator[Request], caller: str, context: GenerateContext, held: ExitStack
+    ) -> Upload:
+        """The whole upload; `held` keeps the room of its tokens, and from its end on the call's place."""
+        admission = self._admission
+
+        def admit(prefill: Prefill, num_images: int) -> None:
+            admission.check(admission.line(prefill, num_images), caller, context.time_remaining())
+
+        try:
+            reception = held.enter_context(admission.uploads.call(caller))
+            async with reception.receiving():
+                upload = await self._receiver.receive(stream, caller, reception, admit)
+            # Again: calls that came meanwhile may be whole already.
+            admit(upload.prefill, len(upload.images))
+            held.enter_context(admission.places.call(caller))
+            return upload
+        except OverloadedError:
+            # An encoder goes on encoding for this call until it hears of it.
+            await _discard(stream, idle_seconds=_OVERLOADED_IDLE_SECONDS)
+            raise
+        except VisionSplitError:
+            await _discard(stream)
+            raise
+
+    async def _answer(self, job: Job, upload: Upload, clock: CallClock, context: GenerateContext) -> int:
+        """Send the answer; returns the number of its tokens."""
+        detokenizer = Detokenizer(self._prompts.tokenizer)
+        stop = StopStrings(upload.decoding.stop)
+        generated, ended = 0, False
+        layer_tokens: tuple[int, ...] = ()
+        async with AsyncExitStack() as waiting, aclosing(self._backend.generate(job)) as events:
+            line = self._admission.line(upload.prefill, len(upload.images))
+            await waiting.enter_async_context(line.turn(job.caller))
+            clock.passed_on()
+            async for event in events:
+                await waiting.aclose()  # with its first token the call leaves the line
+                clock.note(event)
+                generated += len(event.token_ids)
+                layer_tokens = layer_tokens or event.layer_tokens or ()
+                ended = not self._end_ids.isdisjoint(event.token_ids)
+                text = stop.add(detokenizer.add(event.token_ids))
+                if event.finished and not stop.reached:
+                    text += stop.add(detokenizer.finish())
+                    text += stop.finish()
+                delta = generation_pb2.TextDelta(text=text, token_ids=event.token_ids)
+                await _send(context, Response(delta=delta))
+                if stop.reached:
+                    break
+        clock.answered()
+        stopped = ended or stop.reached
+        summary = generation_pb2.GenerationSummary(
+            finish_reason=(generation_pb2.FINISH_REASON_STOP if stopped else generation_pb2.FINISH_REASON_LENGTH),
+            usage=_usage(upload, generated),
+            timings=clock.timings(),
+            layer_tokens=layer_tokens,
+        )
+        await _send(context, Response(summary=summary))
+        return generated
+
+    def _describe(self, upload: Upload, record: CallRecord) -> None:
+        """What has come, for the call's trace and its line in the log."""
+        counts = upload.counts
+        numbers: dict[str, str | int | float] = {
+            "images": len(upload.images),
+            "prompt_tokens": counts.prompt,
+            "tokens_before": upload.vision_tokens_before,
+            "tokens_after": counts.vision,
+            "wire_bytes": upload.wire_bytes,
+        }
+        record.fields.update(numbers)
+        describe_current(**numbers)
+        if self._log_prompts:
+            # The line shows its beginning only.
+            record.prompt = self._prompts.tokenizer.decode(list(upload.token_ids[:MAX_PROMPT_CHARACTERS]))
+
+
+async def _send(context: GenerateContext, response: Response) -> None:
+    try:
+        await send(context, response)
+    except grpc.aio.InternalError as error:
+        # All that grpc says when the call has ended in the middle of a write.
+        raise CancelledError("the caller went away") from error
+
+
+async def _discard(stream: AsyncIterator[Request], *, idle_seconds: float = _DISCARD_SECONDS) -> None:
+    """Read what is still on its way: a client in the middle of a write may see its failure instead of our status."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            arrived = True
+            while arrived:
+                async with asyncio.timeout(idle_seconds):
+                    with suppress(VisionSplitError):  # the call has its error already
+                        arrived = await anext(stream, None) is not None
+
+
+def _usage(upload: Upload, generated: int) -> generation_pb2.Usage:
+    counts = upload.counts
+    return generation_pb2.Usage(
+        prompt_tokens=counts.prompt,
+        text_tokens=counts.text,
+        vision_tokens=counts.vision,
+        newline_tokens=counts.newlines,
+        vision_tokens_before=upload.vision_tokens_before,
+        generated_tokens=generated,
+        wire_bytes=upload.wire_bytes,
+    )

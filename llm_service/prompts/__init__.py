@@ -1,0 +1,1 @@
+"""Prompts to token ids, within bounds and by turns, and generated token ids to text."""

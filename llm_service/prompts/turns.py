@@ -1,0 +1,39 @@
+"""Prompts are turned into token ids on threads, and callers take turns at these."""
+
+import asyncio
+from functools import partial
+
+from visionsplit.serving.async_helpers import to_its_end
+from visionsplit.serving.fairness import FairGate
+
+from llm_service.prompts.prompt import Prompt, PromptEncoder
+from llm_service.prompts.size import PromptSize
+
+
+class PromptTurns:
+    """One thread for short prompts and one for long ones, so that a short prompt never waits behind a long one.
+
+    Used from one event loop.
+    """
+
+    def __init__(self, prompts: PromptEncoder, size: PromptSize) -> None:
+        self._prompts = prompts
+        self._size = size
+        self._short, self._long = FairGate(), FairGate()
+
+    @property
+    def max_bytes(self) -> int:
+        """Of a prompt's message; larger ones cannot fit."""
+        return self._size.max_bytes
+
+    async def encode(self, prompt: Prompt, num_images: int, caller: str) -> tuple[int, ...]:
+        """Token ids; see `PromptEncoder.encode`. What cannot fit is refused without a turn.
+
+        Raises:
+            InvalidPromptError: of `PromptSize.check` and `PromptEncoder.encode`.
+        """
+        gate = self._short if self._size.check(prompt) else self._long
+        encode = partial(self._prompts.encode, prompt, num_images, max_tokens=self._size.context_length)
+        async with gate.place(caller):
+            # A thread cannot be stopped: the turn of a call that was given up lasts until its thread is free.
+            return await to_its_end(asyncio.to_thread(encode))

@@ -1,0 +1,1 @@
+"""One copy of the language model, which knows neither gRPC nor Ray."""

@@ -1,0 +1,146 @@
+"""One copy of the language model: tokens in, tokens out. Knows neither grpc nor Ray."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+
+from visionsplit.errors import InvalidRequestError
+from visionsplit.grid import Layout
+from visionsplit.model.checkpoint import DTYPES, Checkpoint
+from visionsplit.telemetry.tracing import Tracing
+from visionsplit.wire.vision_tokens import VisionTokens
+
+from llm_service.config import ReplicaConfig
+from llm_service.engines.base import Engine, EngineRequest, EngineUse, ImageInput, Places
+from llm_service.engines.continuous.engine import ContinuousBatchingEngine
+from llm_service.engines.layerwise.engine import LayerwiseEngine
+from llm_service.engines.layerwise.model import LayerwiseModel
+from llm_service.engines.layerwise.weight_sharing import SUPPORTED
+from llm_service.generation_settings import GenerationSettings
+from llm_service.job import Job, PositionIds, TokenEvent
+from llm_service.pruning import compose
+from llm_service.replica.layout import original_places, original_span, sequence_order, tiles_of
+from llm_service.replica.projector import Projector
+from llm_service.replica.text_model import load_text_model
+from llm_service.replica.trace import ReplicaTrace
+
+
+@dataclass(frozen=True)
+class ReplicaInfo:
+    """What a replica runs."""
+
+    engine: str
+    device: str
+    context_length: int  # most tokens of prompt and answer together
+
+
+class Replica:
+    """The language half of a checkpoint, loaded and decoding."""
+
+    def __init__(self, config: ReplicaConfig) -> None:
+        """Load the weights and start the engine. Blocks.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read.
+        """
+        checkpoint = Checkpoint(config.model, revision=config.revision)
+        device = config.torch_device()
+        dtype = DTYPES[config.dtype] if config.dtype is not None else checkpoint.dtype_on(device)
+        self._projector = Projector(checkpoint, device=device, dtype=dtype)
+        model = load_text_model(checkpoint, device=device, dtype=dtype)
+        self._model_type: str = model.config.model_type
+        self._num_layers: int = model.config.num_hidden_layers
+        image_token_id, end_ids = checkpoint.config.image_token_id, GenerationSettings.of(checkpoint).end_ids
+        self._layerwise: LayerwiseEngine | None = None
+        if self._model_type in SUPPORTED:
+            self._layerwise = LayerwiseEngine(
+                LayerwiseModel(model),
+                image_token_id=image_token_id,
+                end_ids=end_ids,
+                max_waiting=config.engine.max_waiting,
+            )
+        self._engine = ContinuousBatchingEngine(model, config.engine, image_token_id=image_token_id, end_ids=end_ids)
+        self._engine.start()
+        if self._layerwise is not None:
+            self._layerwise.start()  # after the other, which takes a share of the memory that it finds free
+        self._tracing = Tracing("visionsplit-llm-replica", config.otlp_endpoint)
+        self.info = ReplicaInfo(self._engine.name, str(device), self._engine.context_length)
+
+    def stop(self) -> None:
+        """End what runs with UnavailableError and release everything. Blocks."""
+        self._engine.stop()
+        if self._layerwise is not None:
+            self._layerwise.stop()
+        self._tracing.close()
+
+    @property
+    def use(self) -> EngineUse:
+        """What of the engine's memory is taken."""
+        return self._engine.use
+
+    @property
+    def healthy(self) -> bool:
+        return self._engine.healthy and (self._layerwise is None or self._layerwise.healthy)
+
+    async def generate(self, job: Job) -> AsyncGenerator[TokenEvent, None]:
+        """Tokens as they come; see `Engine.generate` for the errors. Closing the generator cancels the job.
+
+        Raises:
+            InvalidRequestError: also for pruning or original places where the model or the layout has none.
+        """
+        with ReplicaTrace(self._tracing.tracer, job) as trace:
+            engine = self._engine_for(job)
+            request = await asyncio.to_thread(self._prepare, job)
+            trace.prepared(request.num_prompt_tokens)
+            async with aclosing(engine.generate(request)) as events:
+                async for event in events:
+                    trace.note(event)
+                    yield event
+
+    def _engine_for(self, job: Job) -> Engine:
+        if job.pruning is None and job.position_ids is PositionIds.RENUMBERED:
+            return self._engine
+        if self._layerwise is None:
+            raise InvalidRequestError(
+                f"pruning and original position ids need a model of {', '.join(SUPPORTED)}; "
+                f"this one is {self._model_type}"
+            )
+        if job.position_ids is PositionIds.ORIGINAL and job.layout is not Layout.SPATIAL:
+            raise InvalidRequestError("original position ids belong to the spatial layout")
+        return self._layerwise
+
+    def _prepare(self, job: Job) -> EngineRequest:
+        pruning = None
+        if job.pruning is not None:
+            quotas = any(tokens.quotas is not None for tokens in job.images)
+            pruning = compose(job.pruning, self._num_layers, quotas=quotas)
+        images = tuple(self._image(tokens, job) for tokens in job.images)
+        return EngineRequest(job.request_id, job.token_ids, images, job.sampling, pruning, job.caller)
+
+    def _image(self, tokens: VisionTokens, job: Job) -> ImageInput:
+        order = sequence_order(tokens.grid, tokens.positions, job.layout)
+        places = None
+        if job.position_ids is PositionIds.ORIGINAL:
+            places = Places(original_places(tokens.grid, tokens.positions, order), original_span(tokens.grid))
+        return ImageInput(
+            _content_key(tokens, job.layout),
+            len(order),
+            partial(self._projector, tokens.features, order),
+            tiles_of(tokens.positions, order),
+            tokens.quotas,
+            places,
+        )
+
+
+def _content_key(tokens: VisionTokens, layout: Layout) -> bytes:
+    """Hash of everything that decides an image's embeddings and their order."""
+    features = tokens.features
+    digest = hashlib.blake2b(digest_size=32)
+    digest.update(f"{tokens.grid} {layout} {features.data_type} {features.rows} {features.columns} ".encode())
+    digest.update(features.data)
+    digest.update(features.scales)
+    digest.update(tokens.positions.tobytes())
+    return digest.digest()

@@ -1,0 +1,27 @@
+"""Loads a checkpoint's language model, and nothing of its vision half."""
+
+import copy
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.initialization import no_init_weights
+from visionsplit.model.checkpoint import Checkpoint
+
+
+def load_text_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """The text model that the checkpoint's configuration names, on its device and without a copy beside it.
+
+    Raises:
+        CheckpointError: a weight is missing or has another shape.
+    """
+    config = copy.deepcopy(checkpoint.config.text_config)
+    # The whole model's setting decides, as it does in Hugging Face's own class.
+    config.tie_word_embeddings = checkpoint.config.tie_word_embeddings
+    with no_init_weights(), torch.device(device):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.tie_weights()
+    tied = config.tie_word_embeddings
+    checkpoint.load_into(
+        model, lambda name: f"language_model.{name}", unused=lambda name: tied and name == "lm_head.weight"
+    )
+    return model.requires_grad_(False).eval()

@@ -1,0 +1,1 @@
+"""What all command lines share: the parser, the types of options, and the options of security."""

@@ -1,0 +1,213 @@
+"""How the requests of every method are received: within bounds, and checked before they are parsed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, nullcontext
+from dataclasses import dataclass
+from inspect import isasyncgen
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.message import Message
+
+from visionsplit.errors import InvalidRequestError, OverloadedError
+from visionsplit.network.transport import KIB
+from visionsplit.receiving.messages import has_bytes, parse
+from visionsplit.receiving.receipts import MAX_UNFINISHED_BYTES, Receipts
+from visionsplit.serving.caller import Callers
+from visionsplit.serving.fairness import Shares, address_behind
+from visionsplit.wire.status import behavior_of
+
+# Of methods whose requests hold names and numbers only, such as the health check: the largest request, and how long the
+# first of a call may take to arrive. Clients send such a request together with the call's headers.
+SMALL_REQUEST_BYTES = 64 * KIB
+SMALL_REQUEST_SECONDS = 10.0
+_HELD_REQUESTS = 16  # of the largest size: what the requests of all running calls may take together
+_RETRY_SECONDS = 1.0
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiveLimits:
+    """What requests may take."""
+
+    max_bytes: int  # of the largest request
+    seconds: float = 120.0  # for a request to arrive completely; streams have time limits of their services' making
+    max_unfinished_bytes: int = MAX_UNFINISHED_BYTES  # of all requests together that have not arrived completely
+    caller_share: float = 0.75  # of the memory for requests that one caller may take
+
+
+@dataclass(frozen=True)
+class _Method:
+    """What is known of a method."""
+
+    request: type[Message]
+    small: bool
+    max_bytes: int
+    seconds: float | None  # for the first message to arrive; further ones of a stream have pauses
+
+
+class Receiver:
+    """Receives the requests of one server. Used from one event loop."""
+
+    def __init__(self, limits: ReceiveLimits, callers: Callers) -> None:
+        self._limits = limits
+        self.callers = callers
+        self.receipts = Receipts(max_unfinished_bytes=limits.max_unfinished_bytes)
+        self._held = Shares(_HELD_REQUESTS * limits.max_bytes, limits.caller_share)
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def interceptor(self) -> grpc.aio.ServerInterceptor:
+        """Belongs inside all others: behind it a method gets its parsed request, before it only gRPC's streams."""
+        return _ReceiveInterceptor(self)
+
+    def start(self) -> None:
+        self._watch = asyncio.create_task(self.receipts.watch())
+
+    async def close(self) -> None:
+        """Nothing happens the second time, or before the start."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    def method(self, name: str, *, streaming: bool) -> _Method:
+        """A method by its path, such as `/grpc.health.v1.Health/Check`."""
+        found = descriptor_pool.Default().FindMethodByName(name.strip("/").replace("/", "."))
+        request = message_factory.GetMessageClass(found.input_type)
+        small = not has_bytes(found.input_type)
+        max_bytes = min(SMALL_REQUEST_BYTES, self._limits.max_bytes) if small else self._limits.max_bytes
+        seconds = SMALL_REQUEST_SECONDS if small else self._limits.seconds
+        # A stream of large messages has pauses that only its service can judge.
+        return _Method(request, small, max_bytes, seconds if small or not streaming else None)
+
+    @contextmanager
+    def held(self, caller: str, num_bytes: int) -> Iterator[None]:
+        """Room for a request while its call runs.
+
+        Raises:
+            OverloadedError: there is none.
+        """
+        if not self._held.fits(caller, num_bytes):
+            raise OverloadedError(
+                f"the requests of running calls have {self._held.taken} bytes, {self._held.held_by(caller)} of them "
+                f"of this caller; {num_bytes} more are too many",
+                _RETRY_SECONDS,
+            )
+        self._held.take(caller, num_bytes)
+        try:
+            yield
+        finally:
+            self._held.give_back(caller, num_bytes)
+
+
+class _ReceiveInterceptor(grpc.aio.ServerInterceptor):
+    """Makes every method one that takes a stream of bytes.
+
+    gRPC begins the handler of a method with a single request only once the request has arrived completely. Until then
+    it could be neither refused nor ended. Of a stream gRPC lets in a small window until the handler reads.
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._handlers: dict[str, Any] = {}  # of existing methods only, so they are few
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:  # noqa: ANN401 - a grpc.RpcMethodHandler, whose kinds grpc does not type
+        name = handler_call_details.method
+        if name not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._handlers[name] = self._receiving(name, handler)
+        return self._handlers[name]
+
+    def _receiving(self, name: str, handler: Any) -> Any:  # noqa: ANN401 - as above
+        """A method's handler that takes a stream of bytes, in place of one that takes what the method takes."""
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        method = self._receiver.method(name, streaming=handler.request_streaming)
+        _, behavior = behavior_of(handler)
+        received = self._received(method, behavior, streaming=handler.request_streaming)
+        return make(received, None, handler.response_serializer)
+
+    def _received(self, method: _Method, behavior: Callable[..., Any], *, streaming: bool) -> Callable[..., Any]:
+        receiver = self._receiver
+
+        async def received(messages: AsyncIterator[bytes], context: Context) -> object:
+            caller = receiver.callers.of(context)
+            # By address: one that invents names would otherwise have its requests given up last.
+            sender = address_behind(caller)
+            requests = _Requests(receiver.receipts, messages, method, sender, str(context.peer()))
+            if streaming:
+                return await _respond(behavior(requests, context), context)
+            data = await requests.next_bytes()
+            if data is None:
+                raise InvalidRequestError("the call ended before its request came")
+            with receiver.held(caller, len(data)) if not method.small else nullcontext():
+                request = parse(method.request, data)
+                del data  # the request has its own copy
+                return await _respond(behavior(request, context), context)
+
+        return received
+
+
+async def _respond(behavior: Any, context: Context) -> object:  # noqa: ANN401 - what a servicer's method returns
+    """Run a method to its end."""
+    if not isasyncgen(behavior):
+        return await behavior
+    async with aclosing(behavior) as responses:
+        async for response in responses:
+            await context.write(response)
+    return None
+
+
+class _Requests:
+    """The requests of a call, parsed. One that cannot be parsed does not end them, so that the rest can be read and
+    dropped; one that did not arrive does, since gRPC still waits for it and can take no other read."""
+
+    def __init__(
+        self, receipts: Receipts, messages: AsyncIterator[bytes], method: _Method, caller: str, peer: str
+    ) -> None:
+        self._receipts = receipts
+        self._messages = messages
+        self._method = method
+        self._caller = caller
+        self._peer = peer
+        self._seconds = method.seconds
+        self._cut_off = False
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self
+
+    async def __anext__(self) -> Message:
+        data = await self.next_bytes()
+        if data is None:
+            raise StopAsyncIteration
+        return parse(self._method.request, data)
+
+    async def next_bytes(self) -> bytes | None:
+        """The next request as it was sent; None at the end."""
+        if self._cut_off:
+            return None
+        self._cut_off = True
+        data = await self._receipts.receive(
+            self._messages,
+            caller=self._caller,
+            peer=self._peer,
+            max_bytes=self._method.max_bytes,
+            small=self._method.small,
+            seconds=self._seconds,
+        )
+        self._cut_off, self._seconds = data is None, None
+        return data

@@ -1,0 +1,1 @@
+"""What both servers share: turns among callers, refusal under overload, health, the log of calls, process limits."""
