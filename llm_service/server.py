@@ -74,7 +74,7 @@ class LlmServer:
         )
         self._backend = make_backend(self._config)
         try:
-            gateway = await self._make_gateway(self._backend, receiver.callers)
+            gateway = await self._make_gateway(self._backend, receiver)
             self._telemetry.serve_metrics()
             receiver.start()
             max_calls = limits.max_calls or self._backend.max_calls
@@ -109,7 +109,7 @@ class LlmServer:
             self._backend = None
         await asyncio.to_thread(self._telemetry.close)
 
-    async def _make_gateway(self, backend: Backend, callers: Callers) -> LlmGateway:
+    async def _make_gateway(self, backend: Backend, receiver: Receiver) -> LlmGateway:
         config = self._config
         checkpoint = await asyncio.to_thread(Checkpoint, config.model, revision=config.revision)
         prompts = await asyncio.to_thread(PromptEncoder, checkpoint)
@@ -122,6 +122,7 @@ class LlmServer:
         size = PromptSize(
             fewest, context_length=replica.context_length, max_characters=config.limits.max_prompt_characters
         )
+        receiver.max_prompt_bytes = size.max_bytes
         self._admission = Admission(
             config.limits,
             max_running=config.engine.max_running,
@@ -134,7 +135,7 @@ class LlmServer:
             replica=replica,
             accepted=accepted,
             admission=self._admission,
-            callers=callers,
+            callers=receiver.callers,
             prompts=prompts,
             prompt_turns=PromptTurns(prompts, size),
             end_ids=settings.end_ids,

@@ -119,7 +119,7 @@ class UploadReceiver:
             reception.note_progress()
             part = message.WhichOneof("part")
             if part == "header":
-                check_prompt_message(message.header.prompt, self._prompts.max_bytes)
+                check_prompt_message(message.header.prompt)
             if receiving is None:
                 if part != "header":
                     raise InvalidTokensError("the first message of a request must be its header")

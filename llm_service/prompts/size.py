@@ -25,7 +25,7 @@ class PromptSize:
         self.context_length = context_length
         most = context_length * fewest.longest_token
         self._max_characters = min(max_characters, most)
-        # Known before any text is decoded.
+        # Of a prompt's message: larger ones are refused before they are parsed.
         self.max_bytes = min(most, max_characters * _MAX_BYTES_OF_CHARACTER) + (MAX_TURNS + MAX_PARTS) * _BYTES_OF_PART
 
     def check(self, prompt: Prompt) -> bool:

@@ -21,11 +21,6 @@ class PromptTurns:
         self._size = size
         self._short, self._long = FairGate(), FairGate()
 
-    @property
-    def max_bytes(self) -> int:
-        """Of a prompt's message; larger ones cannot fit."""
-        return self._size.max_bytes
-
     async def encode(self, prompt: Prompt, num_images: int, caller: str) -> tuple[int, ...]:
         """Token ids; see `PromptEncoder.encode`. What cannot fit is refused without a turn.
 

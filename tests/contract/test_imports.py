@@ -64,7 +64,7 @@ FORBIDDEN = {
         "visionsplit.model",
     ),
     "client/visionsplit_batch": ("visionsplit_cli", "training"),
-    "client/visionsplit_cli": ("llm_service", "training", *_HEAVY, "visionsplit.model"),
+    "client/visionsplit_cli": ("training", *_HEAVY, "visionsplit.model"),
     "client/visionsplit_batch/sources": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
     "client/visionsplit_batch/sinks": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
     **{

@@ -41,7 +41,10 @@ class Request:
 async def main():
     async with process_watched():
         await asyncio.sleep(0.1)
-        request = weakref.ref(Request())
+        running = Request()
+        request = weakref.ref(running)
+        await asyncio.sleep(2.5)  # while the process is looked at for the first time
+        del running
         async with asyncio.timeout(10):
             while request() is not None:
                 await asyncio.sleep(0.1)
@@ -63,7 +66,7 @@ def test_freed_memory_goes_back_to_the_system() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="watched on Linux only")
-def test_a_large_object_in_a_cycle_is_found_soon() -> None:
+def test_a_large_object_that_becomes_a_cycle_is_found_soon() -> None:
     printed = subprocess.run([sys.executable, "-c", CYCLE], check=True, capture_output=True, text=True).stdout
     assert printed == "found True False\n"
 

@@ -7,12 +7,15 @@ from typing import TypeVar, cast
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from visionsplit.errors import InvalidRequestError, UnknownFieldError
+from visionsplit.errors import InvalidPromptError, InvalidRequestError, UnknownFieldError
+from visionsplit.receiving.prompts import MAX_PROMPT_BYTES
+from visionsplit.v1 import generation_pb2
 
 # Fields and list entries of one message, those of the messages inside it included. A conversation of a thousand turns
 # has about five thousand.
 MAX_ENTRIES = 10_000
 
+_PROMPT: Descriptor = generation_pb2.Prompt.DESCRIPTOR
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
 _MAX_VARINT_BYTES = 10
@@ -31,19 +34,21 @@ _WIRE_TYPE_OF = {
 MessageT = TypeVar("MessageT", bound=Message)
 
 
-def parse(kind: type[MessageT], data: bytes) -> MessageT:
+def parse(kind: type[MessageT], data: bytes, *, max_prompt_bytes: int = MAX_PROMPT_BYTES) -> MessageT:
     """The message that `data` encodes.
 
     protobuf would drop fields that it does not know in silence, and the caller would get an answer to another question.
     It would also build an object for each of the millions of empty messages that fit into a few megabytes. So the
-    fields are counted and looked up first, which takes at most a few milliseconds whatever the bytes are.
+    fields are counted and looked up first, which takes at most a few milliseconds whatever the bytes are. A prompt that
+    is too long is refused here as well: protobuf checks that its text is UTF-8, which takes up to 10 ms for 4 MiB.
 
     Raises:
+        InvalidPromptError: a prompt has more than `max_prompt_bytes`.
         UnknownFieldError: a field that this version does not know, at any depth; names the first one found.
         InvalidRequestError: there are more than `MAX_ENTRIES` fields and list entries, or the bytes are not such a
             message.
     """
-    _check(data, cast(Descriptor, kind.DESCRIPTOR))
+    _check(data, cast(Descriptor, kind.DESCRIPTOR), max_prompt_bytes)
     try:
         return kind.FromString(data)
     except DecodeError:
@@ -84,9 +89,9 @@ def _field_of(field: FieldDescriptor) -> _Field:
     return _Field((wire_type,), 0, field.message_type)
 
 
-def _check(data: bytes, descriptor: Descriptor) -> None:
+def _check(data: bytes, descriptor: Descriptor, max_prompt_bytes: int) -> None:
     """Walk over the fields of a message and of the messages inside it without copying anything."""
-    left = MAX_ENTRIES
+    left, prompt_bytes = MAX_ENTRIES, 0
     waiting = [(0, len(data), descriptor)]
     while waiting:
         at, end, descriptor = waiting.pop()
@@ -107,6 +112,12 @@ def _check(data: bytes, descriptor: Descriptor) -> None:
                     f"the request has more than {MAX_ENTRIES} fields and list entries, which is the most it may have"
                 )
             if field.message is not None:
+                if field.message is _PROMPT:
+                    prompt_bytes += at - begin  # a sum, as protobuf merges a field that comes again
+                    if prompt_bytes > max_prompt_bytes:
+                        raise InvalidPromptError(
+                            f"the prompt has {prompt_bytes} bytes; at most {max_prompt_bytes} are accepted"
+                        )
                 waiting.append((begin, at, field.message))
 
 

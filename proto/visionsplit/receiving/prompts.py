@@ -1,4 +1,4 @@
-"""How much a prompt's message may hold, checked by counting, before its text is read."""
+"""How much a prompt's message may hold. Its bytes are checked before it is parsed (see `messages.parse`)."""
 
 from visionsplit.errors import InvalidPromptError
 from visionsplit.network.transport import MIB
@@ -13,8 +13,8 @@ MAX_ROLE_CHARACTERS = 64
 MAX_PROMPT_BYTES = 3 * MIB
 
 
-def check_prompt_message(prompt: generation_pb2.Prompt, max_bytes: int = MAX_PROMPT_BYTES) -> None:
-    """Refuse a prompt of too many turns, parts or bytes.
+def check_prompt_message(prompt: generation_pb2.Prompt) -> None:
+    """Refuse a prompt of too many turns or parts, by counting and before any text is read.
 
     Raises:
         InvalidPromptError: says how many there are and how many are accepted.
@@ -25,8 +25,6 @@ def check_prompt_message(prompt: generation_pb2.Prompt, max_bytes: int = MAX_PRO
     num_parts = sum(len(turn.parts) for turn in turns)
     if num_parts > MAX_PARTS:
         raise InvalidPromptError(f"the conversation has {num_parts} parts; at most {MAX_PARTS} are accepted")
-    if (num_bytes := prompt.ByteSize()) > max_bytes:
-        raise InvalidPromptError(f"the prompt has {num_bytes} bytes; at most {max_bytes} are accepted")
     for turn in turns:
         if len(role := turn.role) > MAX_ROLE_CHARACTERS:
             raise InvalidPromptError(

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from visionsplit.errors import InvalidRequestError, OverloadedError
 from visionsplit.network.transport import KIB
 from visionsplit.receiving.messages import has_bytes, parse
+from visionsplit.receiving.prompts import MAX_PROMPT_BYTES
 from visionsplit.receiving.receipts import MAX_UNFINISHED_BYTES, Receipts
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.fairness import Shares, address_behind
@@ -56,6 +57,7 @@ class Receiver:
     def __init__(self, limits: ReceiveLimits, callers: Callers) -> None:
         self._limits = limits
         self.callers = callers
+        self.max_prompt_bytes = MAX_PROMPT_BYTES  # a service that knows its context lowers the limit
         self.receipts = Receipts(max_unfinished_bytes=limits.max_unfinished_bytes)
         self._held = Shares(_HELD_REQUESTS * limits.max_bytes, limits.caller_share)
         self._watch: asyncio.Task[None] | None = None
@@ -84,6 +86,10 @@ class Receiver:
         seconds = SMALL_REQUEST_SECONDS if small else self._limits.seconds
         # A stream of large messages has pauses that only its service can judge.
         return _Method(request, small, max_bytes, seconds if small or not streaming else None)
+
+    def parsed(self, method: _Method, data: bytes) -> Message:
+        """A request from its bytes; see `parse`."""
+        return parse(method.request, data, max_prompt_bytes=self.max_prompt_bytes)
 
     @contextmanager
     def held(self, caller: str, num_bytes: int) -> Iterator[None]:
@@ -148,14 +154,14 @@ class _ReceiveInterceptor(grpc.aio.ServerInterceptor):
             caller = receiver.callers.of(context)
             # By address: one that invents names would otherwise have its requests given up last.
             sender = address_behind(caller)
-            requests = _Requests(receiver.receipts, messages, method, sender, str(context.peer()))
+            requests = _Requests(receiver, messages, method, sender, str(context.peer()))
             if streaming:
                 return await _respond(behavior(requests, context), context)
             data = await requests.next_bytes()
             if data is None:
                 raise InvalidRequestError("the call ended before its request came")
             with receiver.held(caller, len(data)) if not method.small else nullcontext():
-                request = parse(method.request, data)
+                request = receiver.parsed(method, data)
                 del data  # the request has its own copy
                 return await _respond(behavior(request, context), context)
 
@@ -177,9 +183,9 @@ class _Requests:
     dropped; one that did not arrive does, since gRPC still waits for it and can take no other read."""
 
     def __init__(
-        self, receipts: Receipts, messages: AsyncIterator[bytes], method: _Method, caller: str, peer: str
+        self, receiver: Receiver, messages: AsyncIterator[bytes], method: _Method, caller: str, peer: str
     ) -> None:
-        self._receipts = receipts
+        self._receiver = receiver
         self._messages = messages
         self._method = method
         self._caller = caller
@@ -194,14 +200,14 @@ class _Requests:
         data = await self.next_bytes()
         if data is None:
             raise StopAsyncIteration
-        return parse(self._method.request, data)
+        return self._receiver.parsed(self._method, data)
 
     async def next_bytes(self) -> bytes | None:
         """The next request as it was sent; None at the end."""
         if self._cut_off:
             return None
         self._cut_off = True
-        data = await self._receipts.receive(
+        data = await self._receiver.receipts.receive(
             self._messages,
             caller=self._caller,
             peer=self._peer,

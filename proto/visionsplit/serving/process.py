@@ -21,6 +21,7 @@ _FEW_LEFT = 0.1  # of the open files that are allowed
 # Memory is given back once the unused part has grown by so much of the whole, and at least by so many bytes.
 _GROWN = 0.1
 _GROWN_BYTES = 32 * 2**20
+_LONGEST_PAUSE = 64  # looks between two collections of a process that stays large
 _PAGE_BYTES = resource.getpagesize()
 _OPEN_FILES, _MEMORY = Path("/proc/self/fd"), Path("/proc/self/statm")
 
@@ -100,23 +101,33 @@ class _OpenFiles:
 
 
 class _FreeMemory:
-    """Gives back what the C library keeps of freed memory: after a burst of requests it can be gigabytes."""
+    """Gives back what the C library keeps of freed memory: after a burst of requests it can be gigabytes.
+
+    Images of many megabytes are few objects, of which Python's collector takes no notice. So it is called here whenever
+    the process has grown, and again after 2, 4, 8 ... seconds while the process stays larger than it once was: a
+    request that was still running the first time may have become a cycle of garbage since.
+    """
 
     def __init__(self) -> None:
         self._allocator = _Allocator.of_this_process()
         self._left = 0  # unused bytes after the last time
-        self._resident = _resident_bytes()  # after the last collection, or less
+        self._least = self._collected = _resident_bytes()  # ever; after the last collection
+        self._pause = self._looks = 1  # between collections; until the next one
 
     async def look(self) -> None:
-        # Images of many megabytes are few objects, of which the collector does not take notice by itself.
         resident = _resident_bytes()
-        if resident > self._resident + _GROWN_BYTES:
-            gc.collect()
-            resident = _resident_bytes()
-            self._resident = resident
-        self._resident = min(self._resident, resident)
+        self._least = min(self._least, resident)
+        self._collected = min(self._collected, resident)
+        if resident > self._collected + _GROWN_BYTES:
+            self._pause = self._looks = 1
+        if resident > self._least + _GROWN_BYTES:
+            self._looks -= 1
+            if not self._looks:
+                gc.collect()
+                self._collected = _resident_bytes()
+                self._pause = self._looks = min(2 * self._pause, _LONGEST_PAUSE)
+        # In a thread: both calls walk through the allocator's lists, without Python's lock.
         if self._allocator is not None:
-            # In a thread: both calls walk through the allocator's lists, without Python's lock.
             self._left = await asyncio.to_thread(self._allocator.give_back, self._left)
 
 

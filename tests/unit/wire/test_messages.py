@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from visionsplit.errors import InvalidRequestError, UnknownFieldError
+from visionsplit.errors import InvalidPromptError, InvalidRequestError, UnknownFieldError
 from visionsplit.receiving.messages import MAX_ENTRIES, has_bytes, parse
 from visionsplit.v1 import encoder_service_pb2 as pb
 from visionsplit.v1 import generation_pb2, llm_service_pb2, tensor_pb2, vision_tokens_pb2
@@ -128,11 +128,18 @@ def test_any_number_of_entries_is_refused_at_once_and_without_memory(kind: type[
     tracemalloc.start()
     started = time.process_time()
     with pytest.raises(InvalidRequestError, match=f"more than {MAX_ENTRIES}"):
-        parse(kind, data)
+        parse(kind, data, max_prompt_bytes=len(data))
     seconds, memory = time.process_time() - started, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 0.5  # tracing included
     assert memory < 4_000_000
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_long_prompt_is_refused_before_it_is_parsed(times: int) -> None:
+    not_utf8 = b"\x0a\xc8\x01" + b"\xff" * 200  # protobuf would refuse this text
+    with pytest.raises(InvalidPromptError, match=f"the prompt has {times * 203} bytes; at most {times * 203 - 1} are"):
+        parse(GENERATE, inside(2, body=not_utf8) * times, max_prompt_bytes=times * 203 - 1)
 
 
 def test_as_many_entries_as_are_allowed_pass() -> None:
