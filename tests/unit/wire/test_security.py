@@ -2,6 +2,11 @@
 
 import logging
 import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, closing
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -11,6 +16,7 @@ from visionsplit.security.files import CredentialsError, Watched
 from visionsplit.security.server import Guard, ServerSecurity
 from visionsplit.security.tls import ClientTls, ServerTls
 from visionsplit.security.tokens import AUTHORIZATION_KEY, AcceptedTokens, BearerToken, TokenHolder, read_tokens
+from visionsplit.serving.process import raise_open_files_limit
 
 from tests.certificates import Authority, Pair, pem_of_key
 
@@ -98,6 +104,47 @@ def test_a_change_that_cannot_be_used_leaves_what_was_before(tmp_path, caplog):
 
 def bearer(token, key=AUTHORIZATION_KEY, scheme="Bearer"):
     return (key, f"{scheme} {token}")
+
+
+# Serves with TLS, prints its port, and ends with its standard input.
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+import grpc.aio
+from visionsplit.security.server import Guard, ServerSecurity
+from visionsplit.security.tls import ServerTls
+from visionsplit.serving.process import raise_open_files_limit
+
+async def main():
+    raise_open_files_limit()
+    server = grpc.aio.server(options=[("grpc.server_handshake_timeout_ms", 1500)])
+    guard = Guard(ServerSecurity(ServerTls(Path(sys.argv[1]), Path(sys.argv[2]))))
+    print(guard.bind(server, "127.0.0.1:0"), flush=True)
+    await server.start()
+    await asyncio.to_thread(sys.stdin.read)
+    await server.stop(None)
+
+asyncio.run(main())
+"""
+
+
+def test_a_thousand_handshakes_that_never_end_do_not_end_the_server(authority):
+    pair = authority.issue("server")
+    raise_open_files_limit()
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(pair.certificate), str(pair.key)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as server,
+        ExitStack() as connections,
+    ):
+        port = int(server.stdout.readline())
+        for _ in range(1100):
+            connections.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
+        time.sleep(3)  # until the server has given them up
+        server.stdin.close()
+        assert server.wait(timeout=30) == 0
 
 
 def test_tokens_are_accepted_by_the_file_as_it_is(tmp_path):
