@@ -102,7 +102,13 @@ class Http2Client:
         await self._flush()
 
     async def raw(self, data: bytes) -> None:
-        """Bytes as they are, behind what has been sent."""
+        """Bytes as they are, behind what has been sent.
+
+        Raises:
+            ConnectionError: the server has ended the connection, which asyncio only writes to its log.
+        """
+        if self._writer.is_closing():
+            raise ConnectionResetError("the server has ended the connection")
         self._writer.write(data)
         await self._writer.drain()
 
