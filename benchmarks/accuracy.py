@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from visionsplit.options.compression_defaults import KEEP_ALL
+from visionsplit.options.compression import KEEP_ALL
 
 from encoder_service.compression import listed_methods
 from training.evaluation.conditions import parse_condition

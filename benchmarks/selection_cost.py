@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from transformers import CLIPVisionConfig, LlavaNextConfig
 from visionsplit.grid import TileGrid
+from visionsplit.options.compression import Compression
 
-from encoder_service.compression import CompressionSpec, Plan, TowerOutput, compose
+from encoder_service.compression import Plan, TowerOutput, compose
 from encoder_service.device.vision_tower import VisionTower
 
 CLIP_L = CLIPVisionConfig(
@@ -31,7 +32,7 @@ CLIP_L = CLIPVisionConfig(
     hidden_act="quick_gelu",
 )
 SHIPPED = Path(__file__).parent.parent / "models" / "visionsplit-mini"
-_METHOD = compose(CompressionSpec("globalcom2", 0.1))
+_METHOD = compose(Compression("globalcom2", 0.1))
 
 
 def main() -> None:

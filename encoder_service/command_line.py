@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visionsplit.cli.command_line import (
-    DTYPE_NAMES,
     LOG_LEVELS,
     OneLineParser,
     addresses,
@@ -20,9 +19,9 @@ from visionsplit.cli.command_line import (
 from visionsplit.cli.security_options import add_client_options, add_server_options
 from visionsplit.images import ImageLimits
 from visionsplit.network.transport import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_IMAGE_REQUEST_BYTES, MIN_CHUNK_BYTES
-from visionsplit.options.compression_defaults import DEFAULT_METHOD, DEFAULT_RATIO, KEEP_ALL, chosen_method
+from visionsplit.options.compression import DEFAULT_METHOD, DEFAULT_RATIO, KEEP_ALL, chosen_method
+from visionsplit.options.data_types import DATA_TYPES, DTYPE_NAMES
 from visionsplit.telemetry.config import add_telemetry_options
-from visionsplit.wire.tensors import DataType
 
 from encoder_service import defaults
 
@@ -151,7 +150,7 @@ def _add_compression(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--data-type",
-        choices=[kind.name.lower() for kind in DataType],
+        choices=DATA_TYPES,
         help="The number format in which vision tokens are sent. Default: the vision tower's own.",
     )
 

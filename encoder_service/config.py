@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from visionsplit.images import ImageLimits
+from visionsplit.model.dtypes import DATA_TYPES_OF
 from visionsplit.network.addresses import check_address, split_host_port
 from visionsplit.network.transport import (
     DEFAULT_CHUNK_BYTES,
@@ -12,22 +13,17 @@ from visionsplit.network.transport import (
     MAX_IMAGE_REQUEST_BYTES,
     MIN_CHUNK_BYTES,
 )
-from visionsplit.options.compression_defaults import KEEP_ALL
+from visionsplit.options.compression import KEEP_ALL, Compression
+from visionsplit.options.data_types import DataType
 from visionsplit.security.client import ClientSecurity
 from visionsplit.security.server import ServerSecurity
 from visionsplit.telemetry.config import TelemetryConfig
-from visionsplit.wire.tensors import DataType
 
 from encoder_service import defaults
 from encoder_service.caching.tokens import CacheLimits
-from encoder_service.compression import CompressionSpec, compose
+from encoder_service.compression import compose
 from encoder_service.device.queue import BatchLimits
 
-_DATA_TYPE_OF = {
-    torch.float32: DataType.FLOAT32,
-    torch.float16: DataType.FLOAT16,
-    torch.bfloat16: DataType.BFLOAT16,
-}
 _DEVICE_TYPES = ("cpu", "cuda")
 
 
@@ -69,7 +65,7 @@ class EncoderConfig:
         defaults.CALLER_SHARE
     )  # of the calls and of the tiles that one caller may have, so that others find room
     chunk_bytes: int = DEFAULT_CHUNK_BYTES  # most payload of one message of tokens
-    default_compression: CompressionSpec = field(default_factory=lambda: CompressionSpec(KEEP_ALL))
+    default_compression: Compression = field(default_factory=lambda: Compression(KEEP_ALL))
     default_data_type: DataType | None = None  # None: the vision tower's own
     grace_seconds: float = defaults.GRACE_SECONDS  # how long calls may go on after the service was told to stop
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
@@ -153,4 +149,4 @@ class EncoderConfig:
 
     def resolve_data_type(self, dtype: torch.dtype) -> DataType:
         """The wire format for requests that name none."""
-        return self.default_data_type or _DATA_TYPE_OF[dtype]
+        return self.default_data_type or DATA_TYPES_OF[dtype]

@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from visionsplit.errors import UnavailableError
 from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.options.messages import data_type_from_proto
 from visionsplit.receiving.receiver import ReceiveLimits, Receiver
 from visionsplit.security.server import Guard
 from visionsplit.serving.caller import Callers
@@ -17,7 +18,6 @@ from visionsplit.serving.server_options import server_options
 from visionsplit.telemetry.setup import Telemetry
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc
 from visionsplit.wire.status import ErrorInterceptor
-from visionsplit.wire.tensors import DataType
 
 from encoder_service.admission import Admission
 from encoder_service.api.info import encoder_info
@@ -140,7 +140,7 @@ class EncoderServer:
             RequestChecker(
                 max_images=self._config.max_images,
                 default_compression=self._config.default_compression,
-                default_data_type=DataType(loaded.info.default_data_type),
+                default_data_type=data_type_from_proto(loaded.info.default_data_type),
                 placeholder=loaded.placeholder,
             ),
         )

@@ -10,14 +10,14 @@ import torch
 from visionsplit.cli.security_options import client_security_from, server_security_from
 from visionsplit.errors import VisionSplitError
 from visionsplit.images import ImageLimits
-from visionsplit.model.checkpoint import DTYPES
+from visionsplit.model.dtypes import DTYPES
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataType
 from visionsplit.serving.process import process_watched, raise_open_files_limit
 from visionsplit.telemetry.config import TelemetryConfig, telemetry_from
 from visionsplit.telemetry.logs import configure_logging
-from visionsplit.wire.tensors import DataType
 
 from encoder_service.caching.tokens import CacheLimits
-from encoder_service.compression import CompressionSpec
 from encoder_service.config import ConfigError, EncoderConfig
 from encoder_service.device.queue import BatchLimits
 from encoder_service.server import EncoderServer
@@ -51,8 +51,8 @@ def config_from(options: argparse.Namespace) -> EncoderConfig:
         max_calls=options.max_calls,
         caller_share=options.caller_share,
         chunk_bytes=options.chunk_bytes,
-        default_compression=CompressionSpec(options.method, options.retention_ratio),
-        default_data_type=DataType[options.data_type.upper()] if options.data_type else None,
+        default_compression=Compression(options.method, options.retention_ratio),
+        default_data_type=DataType(options.data_type) if options.data_type else None,
         grace_seconds=options.grace,
         telemetry=_telemetry(options),
         security=server_security_from(options),

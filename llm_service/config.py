@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from visionsplit.cli import command_line
 from visionsplit.errors import UnavailableError
 from visionsplit.network.addresses import split_host_port
+from visionsplit.options.data_types import DTYPE_NAMES
 from visionsplit.security.server import ServerSecurity
 from visionsplit.telemetry.config import TelemetryConfig
 
@@ -227,8 +228,8 @@ class LlmConfig:
             raise ValueError(f"listen: {error}") from None
         if self.device is not None:
             _check_device(self.device)
-        if self.dtype is not None and self.dtype not in command_line.DTYPE_NAMES:
-            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(command_line.DTYPE_NAMES)}")
+        if self.dtype is not None and self.dtype not in DTYPE_NAMES:
+            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPE_NAMES)}")
         _at_least("replicas", self.replicas, 1)
         if self.backend is BackendKind.LOCAL and (self.replicas > 1 or self.ray.min_replicas is not None):
             raise ValueError("the local backend has one replica; several need the ray backend")

@@ -3,7 +3,6 @@
 import argparse
 
 from visionsplit.cli.command_line import (
-    DTYPE_NAMES,
     LOG_LEVELS,
     OneLineParser,
     at_least,
@@ -14,6 +13,7 @@ from visionsplit.cli.command_line import (
     share,
 )
 from visionsplit.cli.security_options import add_server_options
+from visionsplit.options.data_types import DTYPE_NAMES
 from visionsplit.telemetry.config import add_telemetry_options
 
 from llm_service.config import BackendKind, EngineConfig, Limits, LlmConfig, RayConfig

@@ -117,7 +117,11 @@ class LlmServer:
         settings = await asyncio.to_thread(GenerationSettings.of, checkpoint)
         replica = await backend.start()
         accepted = await asyncio.to_thread(
-            Accepted.by_checkpoint, checkpoint, settings, config.limits, context_length=replica.context_length
+            Accepted.by_checkpoint,
+            checkpoint,
+            config.limits,
+            context_length=replica.context_length,
+            repetition_penalty=settings.repetition_penalty,
         )
         size = PromptSize(
             fewest, context_length=replica.context_length, max_characters=config.limits.max_prompt_characters

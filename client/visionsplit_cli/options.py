@@ -2,20 +2,45 @@
 
 import argparse
 import os
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any, NoReturn
 
 from visionsplit.cli import command_line
 from visionsplit.cli.security_options import add_client_options, client_security_from
-from visionsplit.options.compression_defaults import DEFAULT_METHOD, DEFAULT_RATIO, chosen_method
+from visionsplit.errors import (
+    InvalidCompressionError,
+    InvalidPromptError,
+    InvalidPruningError,
+    InvalidSamplingError,
+    VisionSplitError,
+)
+from visionsplit.options.compression import DEFAULT_METHOD, DEFAULT_RATIO, chosen_method
+from visionsplit.options.data_types import DATA_TYPES
+from visionsplit.options.layout import LAYOUTS
+from visionsplit.options.prefill import POSITION_IDS
 from visionsplit.security.client import ClientSecurity
 from visionsplit.security.tokens import TOKEN_VARIABLE, BearerToken
 from visionsplit_client import Client, Compression, Pruning, Sampling
 from visionsplit_client._base import DEFAULT_ENCODER
-from visionsplit_client._options import DATA_TYPES, LAYOUTS, POSITION_IDS
 
 DEFAULT_LLM = "127.0.0.1:50052"
 DEFAULT_TIMEOUT = 120.0
+_COMPRESSION = frozenset(field.name for field in fields(Compression))
+# The option that sets each field of a request, by the error that says what is wrong with the field.
+FIELD_OPTIONS: Mapping[type[VisionSplitError], Mapping[str, str]] = {
+    InvalidCompressionError: {
+        "retention_ratio": "--ratio",
+        "quotas_only": "--quotas-only",
+        "guidance": "--guidance",
+    },
+    InvalidPromptError: {"guidance": "--guidance"},
+    InvalidPruningError: {"retention_ratio": "--prune-ratio"},
+    InvalidSamplingError: {
+        field.name: f"--{field.name.replace('_', '-')}" for field in fields(Sampling) if field.name != "stop"
+    },
+}
 METRICS = {"encoder": "127.0.0.1:9051", "llm": "127.0.0.1:9052"}  # where services of `up --metrics` serve them
 
 Subparsers = Any  # argparse keeps this type private
@@ -115,8 +140,6 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
             action="store_true",
             help="Send every token; --prune then keeps as many of each tile as the method would.",
         )
-    else:  # such a command shows what the encoder keeps
-        parser.set_defaults(quotas_only=False)
 
 
 def add_prefill(parser: argparse.ArgumentParser) -> None:
@@ -235,23 +258,14 @@ def compression_from(args: argparse.Namespace, *, ratio: float | None = None) ->
         method = chosen_method(args.method, ratio)
     except ValueError as error:
         usage_error(args, str(error))
-    parts = (method, args.layout, args.score, args.budget, args.selection, args.merging, args.guidance)
-    if all(part is None for part in parts) and not args.parameter and not args.quotas_only:
+    # Most options of the command line have the names of a compression's.
+    asked = {name: value for name, value in vars(args).items() if name in _COMPRESSION and value not in (None, False)}
+    if method is None and not asked and not args.parameter:
         return None
     if method is None and args.budget is None:
         usage_error(args, "the compression options need --ratio, the share of the vision tokens to keep, or --method")
-    return Compression(
-        method=method or DEFAULT_METHOD,
-        retention_ratio=ratio,
-        layout=args.layout or "spatial",
-        score=args.score,
-        budget=args.budget,
-        selection=args.selection,
-        merging=args.merging,
-        parameters=dict(args.parameter),
-        quotas_only=args.quotas_only,
-        guidance=args.guidance,
-    )
+    named = {"method": method or DEFAULT_METHOD, "retention_ratio": ratio, "parameters": dict(args.parameter)}
+    return Compression(**{**asked, **named})
 
 
 def pruning_from(args: argparse.Namespace) -> Pruning | None:
@@ -260,22 +274,14 @@ def pruning_from(args: argparse.Namespace) -> Pruning | None:
         for option, given in (("--prune-ratio", args.prune_ratio is not None), ("--prune-set", args.prune_set)):
             if given:
                 usage_error(args, f"{option} needs --prune, the method that it is for")
-        if args.quotas_only:
+        if getattr(args, "quotas_only", False):
             usage_error(args, "--quotas-only needs --prune: pruning in the language model keeps to the quotas")
         return None
     return Pruning(args.prune, args.prune_ratio, dict(args.prune_set))
 
 
 def sampling_from(args: argparse.Namespace) -> Sampling:
-    return Sampling(
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        seed=args.seed,
-        stop=args.stop,
-        repetition_penalty=args.repetition_penalty,
-    )
+    return Sampling(**{field.name: getattr(args, field.name) for field in fields(Sampling)})
 
 
 def _parameter(text: str) -> tuple[str, float]:

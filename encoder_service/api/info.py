@@ -7,15 +7,15 @@ import torch
 from visionsplit import __version__
 from visionsplit.images import available_formats
 from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.options.compression import Compression
+from visionsplit.options.messages import compression_to_proto, data_type_to_proto
 from visionsplit.v1 import choice_pb2, encoder_service_pb2, vision_tokens_pb2
 
-from encoder_service.api.messages import compression_to_proto
 from encoder_service.compression import (
     BUDGETS,
     MERGINGS,
     SELECTIONS,
     Choice,
-    CompressionSpec,
     compose,
     listed_methods,
     listed_scores,
@@ -48,7 +48,7 @@ def encoder_info(
         selections=_choices(SELECTIONS.values()),
         mergings=_choices(MERGINGS.values()),
         default_compression=compression_to_proto(_resolved(config.default_compression)),
-        default_data_type=config.resolve_data_type(tower.dtype).value,
+        default_data_type=data_type_to_proto(config.resolve_data_type(tower.dtype)),
         image_formats=available_formats(),
         max_image_pixels=config.image.max_pixels,
         max_request_bytes=config.max_request_bytes,
@@ -58,10 +58,10 @@ def encoder_info(
     )
 
 
-def _resolved(spec: CompressionSpec) -> CompressionSpec:
+def _resolved(asked: Compression) -> Compression:
     """With the ratio that holds where a pruning method was named without one."""
-    composition = compose(spec)
-    return replace(spec, retention_ratio=composition.retention_ratio) if composition.prunes else spec
+    composition = compose(asked)
+    return replace(asked, retention_ratio=composition.retention_ratio) if composition.prunes else asked
 
 
 def _choices(choices: Iterable[Choice]) -> list[choice_pb2.NamedChoice]:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import grpc.aio
 from opentelemetry.trace import SpanKind
 from visionsplit.errors import IncompatibleServicesError
+from visionsplit.options.messages import layout_to_proto
 from visionsplit.serving.call_log import MAX_PROMPT_CHARACTERS, log_call
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.sending import send
@@ -22,7 +23,7 @@ from visionsplit.v1 import (
     vision_tokens_pb2,
 )
 from visionsplit.wire.request_id import request_id_of
-from visionsplit.wire.vision_tokens import grid_to_proto, layout_to_proto
+from visionsplit.wire.vision_tokens import grid_to_proto
 
 from encoder_service.admission import Admission
 from encoder_service.api.messages import (

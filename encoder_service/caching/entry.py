@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from visionsplit.grid import Layout, TileGrid
+from visionsplit.grid import TileGrid
 from visionsplit.wire.tensors import TokenTensor, concatenate
 from visionsplit.wire.vision_tokens import Positions
 
@@ -76,7 +76,7 @@ class CachedTokens:
             return self._tiles(None, list(self.budgets), list(self.budgets) if composition.quotas_only else None)
         if not serves_smaller(composition):
             return self._tiles(None, list(self.budgets), None if self.quotas is None else list(self.quotas))
-        reference = composition.layout is Layout.REFERENCE
+        reference = composition.layout == "reference"
         geometry = geometry_of(canonical(self.grid), reference_layout=reference, device=device)
         source = None if self.evidence is None else torch.from_numpy(self.evidence).to(device)
         shares = share_out(composition, geometry, source)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from visionsplit.grid import TileGrid
-from visionsplit.wire.tensors import DataType
+from visionsplit.options.data_types import DataType
 
 from encoder_service.caching.disk import DiskTier
 from encoder_service.caching.entry import CachedTokens

@@ -10,11 +10,11 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from visionsplit.grid import Layout
+from visionsplit.options.layout import Layout
 from visionsplit.options.parameters import Declared, Parameters
 
 from encoder_service.compression.candidates import Candidates
@@ -110,22 +110,6 @@ class Merging(Protocol):
     def merge(self, candidates: Candidates, picks: Picks, parameters: Parameters) -> torch.Tensor:
         """Features of the kept tokens, row after row in picking order, [K, Dv]; the picks hold the extra ones."""
         ...
-
-
-@dataclass(frozen=True)
-class CompressionSpec:
-    """A request for compression, by names. `compose` in methods.py resolves and checks it."""
-
-    method: str
-    retention_ratio: float | None = None  # (0, 1]; None only where the method finds it itself
-    layout: Layout = Layout.SPATIAL
-    score: str | None = None
-    budget: str | None = None
-    selection: str | None = None
-    merging: str | None = None
-    parameters: Parameters = field(default_factory=dict)
-    quotas_only: bool = False  # keep every token and only say how many of each tile the method would keep
-    guidance: str | None = None  # text by which a score that reads one goes; None where the request has a prompt
 
 
 @dataclass(frozen=True)

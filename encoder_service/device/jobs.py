@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from visionsplit.errors import VisionSplitError
 from visionsplit.grid import TileGrid
-from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.options.data_types import DataType
+from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import Positions
 
 from encoder_service.admission import Place

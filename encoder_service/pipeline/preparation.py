@@ -8,8 +8,9 @@ from functools import partial
 
 import torch
 from PIL import Image
-from visionsplit.grid import Layout, UnpadRule
+from visionsplit.grid import UnpadRule
 from visionsplit.images import ApartDecoder, ImageHeader, ImageLimits, decode_image, read_header
+from visionsplit.options.layout import UNPAD_RULES, Layout
 from visionsplit.serving.async_helpers import together
 from visionsplit.serving.fairness import Claim, FairGate
 
@@ -22,7 +23,6 @@ from encoder_service.pipeline.decoding_turns import DecodingTurns
 from encoder_service.pipeline.fanout import in_thread, naming
 
 _HEADER_THREADS = 2
-_RULE = {Layout.SPATIAL: UnpadRule.HUGGING_FACE, Layout.REFERENCE: UnpadRule.REFERENCE}
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ class Preparation:
         """
         async with self._turns.turn(header.image, claim):
             if header.image.apart:
-                return await self._prepare_apart(data, header.image.decoding_bytes, place, _RULE[layout])
+                return await self._prepare_apart(data, header.image.decoding_bytes, place, UNPAD_RULES[layout])
             decode = partial(decode_image, data, self._limits)
-            return await in_thread(self._pool, self._cut, decode, place, _RULE[layout])
+            return await in_thread(self._pool, self._cut, decode, place, UNPAD_RULES[layout])
 
     async def embed(self, text: str, caller: str) -> torch.Tensor:
         """The text tower's embedding; its shape is the tower's affair."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from visionsplit.errors import VisionSplitError
 from visionsplit.grid import TileGrid
+from visionsplit.options.data_types import DataType
 from visionsplit.serving.fairness import Claim
-from visionsplit.wire.tensors import DataType
 
 from encoder_service.admission import Place
 from encoder_service.caching.tokens import CacheUse, Hit

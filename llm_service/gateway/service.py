@@ -21,14 +21,14 @@ from llm_service.backends.base import Backend
 from llm_service.gateway.accepted import Accepted
 from llm_service.gateway.admission import Admission
 from llm_service.gateway.call_clock import CallClock
+from llm_service.gateway.messages import pruning_methods_to_proto
 from llm_service.gateway.metrics import LlmMetrics
-from llm_service.gateway.prefill import Prefill, pruning_methods_to_proto
+from llm_service.gateway.prefill import CheckedPrefill
 from llm_service.gateway.receiver import Upload, UploadReceiver
-from llm_service.job import Job
+from llm_service.job import Job, ReplicaInfo
 from llm_service.prompts.detokenizer import Detokenizer, StopStrings
 from llm_service.prompts.prompt import PromptEncoder
 from llm_service.prompts.turns import PromptTurns
-from llm_service.replica.replica import ReplicaInfo
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
                 upload.token_ids,
                 upload.images,
                 upload.layout,
-                upload.decoding.options,
+                upload.sampling,
                 pruning=upload.prefill.pruning,
                 position_ids=upload.prefill.position_ids,
                 caller=str(caller),
@@ -126,7 +126,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
             engine=self._replica.engine,
             device=self._replica.device,
             version=visionsplit.__version__,
-            pruning_methods=pruning_methods_to_proto(accepted),
+            pruning_methods=pruning_methods_to_proto(supported=accepted.takes_layers_apart),
         )
 
     async def _receive(
@@ -135,7 +135,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         """The whole upload; `held` keeps the room of its tokens, and from its end on the call's place."""
         admission = self._admission
 
-        def admit(prefill: Prefill, num_images: int) -> None:
+        def admit(prefill: CheckedPrefill, num_images: int) -> None:
             admission.check(admission.line(prefill, num_images), caller, context.time_remaining())
 
         try:
@@ -157,7 +157,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
     async def _answer(self, job: Job, upload: Upload, clock: CallClock, context: GenerateContext) -> int:
         """Send the answer; returns the number of its tokens."""
         detokenizer = Detokenizer(self._prompts.tokenizer)
-        stop = StopStrings(upload.decoding.stop)
+        stop = StopStrings(upload.sampling.stop)
         generated, ended = 0, False
         layer_tokens: tuple[int, ...] = ()
         async with AsyncExitStack() as waiting, aclosing(self._backend.generate(job)) as events:

@@ -26,7 +26,7 @@ ORDER = {
     "llm_service": """
         __main__ serving command_line options server
         gateway backends replica engines
-        generation_settings prompts pruning job config
+        generation_settings prompts job pruning config
     """,
     "visionsplit": """
         telemetry receiving serving model cli security
@@ -35,7 +35,7 @@ ORDER = {
 }
 _PACKAGES = ("visionsplit_client", "visionsplit_batch", "visionsplit_cli", "encoder_service", "llm_service", "training")
 _HEAVY = ("torch", "transformers", "tokenizers", "ray")
-_PROTOCOL = ("visionsplit.wire", "visionsplit.v1", "grpc")
+_PROTOCOL = ("visionsplit.wire", "visionsplit.v1", "visionsplit.options.messages", "grpc")
 # What works on rows in this process; the rest of a batch job needs the client and pyarrow only.
 _WORKING = ("encoder_service", "llm_service", *_HEAVY, "visionsplit_batch.runners.ray_data")
 _LEARNING = ("training.model", "training.learning", "training.evaluation")
@@ -51,7 +51,12 @@ FORBIDDEN = {
         )
     },
     "proto/visionsplit/images/": _PROTOCOL,
-    "proto/visionsplit/options/": (*_PROTOCOL, "numpy"),
+    "proto/visionsplit/options/": ("visionsplit.wire", "grpc", "numpy"),
+    # Of the options only `messages.py` sees the protocol: what merely works with options needs no protobuf.
+    **{
+        f"proto/visionsplit/options/{name}.py": (*_PROTOCOL, "google")
+        for name in ("compression", "conditions", "data_types", "layout", "parameters", "prefill", "sampling")
+    },
     "proto/visionsplit/model": (*_PROTOCOL, "ray"),
     "proto/visionsplit/telemetry/tracing.py": ("grpc",),
     **{f"proto/visionsplit/{name}.py/": (*_PROTOCOL, "numpy") for name in ("grid", "errors", "visible")},
@@ -72,11 +77,10 @@ FORBIDDEN = {
         for module in ("rows", "parts", "records", "run_folder", "assembly", "job", "settings", "progress")
     },
     "encoder_service/compression": (
-        "visionsplit.wire",
-        "visionsplit.v1",
+        *_PROTOCOL,
+        "google",
         "visionsplit.model",
         "transformers",
-        "grpc",
         "PIL",
     ),
     "llm_service/pruning": (*_PROTOCOL, "transformers"),

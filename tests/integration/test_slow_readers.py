@@ -12,6 +12,7 @@ import grpc.aio
 import psutil
 import pytest
 from visionsplit.network.transport import channel_options
+from visionsplit.options.data_types import DataType
 from visionsplit.serving import sending
 from visionsplit.v1 import (
     encoder_service_pb2,
@@ -20,7 +21,6 @@ from visionsplit.v1 import (
     llm_service_pb2,
     llm_service_pb2_grpc,
 )
-from visionsplit.wire.tensors import DataType
 from visionsplit_cli.top.samples import Samples, read_samples
 
 from benchmarks.load.system import Service, free_port

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import torch
 from visionsplit_client import AsyncClient, Compression, InvalidCompressionError, Retries
 
-from encoder_service.api.messages import compression_from_proto, compression_to_proto
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import compose
 from encoder_service.config import EncoderConfig
@@ -121,14 +120,14 @@ def compression_of(config: EncoderConfig, work: Work) -> Compression:
     Raises:
         InvalidCompressionError: there is no such compression, or it needs a text tower that the encoder does not have.
     """
-    compression = work.compression or Compression.from_proto(compression_to_proto(config.default_compression))
+    compression = work.compression or config.default_compression
     if _reads_text(compression) and config.text_tower is None:
         raise InvalidCompressionError(f"method {compression.method!r} looks at the prompt; it needs a text tower")
     return compression
 
 
 def _reads_text(compression: Compression) -> bool:
-    return compose(compression_from_proto(compression.to_proto())).reads_text
+    return compose(compression).reads_text
 
 
 async def _each(rows: list[Coroutine[Any, Any, _T]]) -> list[_T]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from visionsplit.errors import VisionSplitError
-from visionsplit_client import Sampling
+from visionsplit_client import Compression, Sampling
 
 from visionsplit_cli import options as shared
 from visionsplit_cli import output
@@ -88,8 +88,7 @@ def _services(args: argparse.Namespace) -> Services:
 def _wanted(args: argparse.Namespace) -> Wanted:
     return Wanted(
         ratios=args.ratios,
-        method=args.method,
-        guidance=args.guidance,
+        compression=Compression(args.method, guidance=args.guidance),
         prompt=args.prompt,
         sampling=Sampling(max_new_tokens=args.max_new_tokens),
         effort=Effort(args.seconds, args.in_flight),

@@ -4,7 +4,7 @@ import argparse
 import shlex
 
 from visionsplit.cli.command_line import at_least, positive, shares
-from visionsplit.options.compression_defaults import DEFAULT_METHOD
+from visionsplit.options.compression import DEFAULT_METHOD
 
 from visionsplit_cli import options as shared
 from visionsplit_cli.caption import DEFAULT_PROMPT

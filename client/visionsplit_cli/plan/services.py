@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from visionsplit.options.compression_defaults import DEFAULT_METHOD
+from visionsplit.options.compression import Compression
 from visionsplit_batch.runners.base import Work
 from visionsplit_batch.runners.services_identity import identify
 from visionsplit_client import ClientSecurity, Retries, UnavailableError
@@ -80,13 +80,12 @@ class OwnServices:
         for package in ("encoder_service", "llm_service", "torch"):
             if find_spec(package) is None:
                 raise UnavailableError(f"services of its own need visionsplit[encoder,llm]: there is no {package}")
-        if wanted.method == DEFAULT_METHOD and wanted.guidance is None:
+        if wanted.compression == Compression():
             return  # nothing to be wrong; others cost the seconds that PyTorch takes to be imported
-        from encoder_service.api.messages import compression_from_proto
         from encoder_service.compression import compose
 
         for ratio in wanted.ratios:
-            compose(compression_from_proto(wanted.compression(ratio).to_proto()))
+            compose(wanted.compression_at(ratio))
 
     @contextmanager
     def encoders(self) -> Iterator[Sequence[str]]:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from visionsplit_client import AsyncClient, ClientSecurity, Compression, EncoderInfo, LlmInfo, Sampling
@@ -18,16 +18,15 @@ class Wanted:
     """What is to be measured."""
 
     ratios: tuple[float, ...]  # the largest first
-    method: str  # below 1
-    guidance: str | None  # for a method that looks at a text
+    compression: Compression  # at ratios below 1, without the ratio
     prompt: str
     sampling: Sampling
     effort: Effort
     timeout: float  # seconds, of a call
 
-    def compression(self, ratio: float) -> Compression:
-        """At 1 there is nothing to choose, and nobody would pay for choosing."""
-        return Compression.none() if ratio == 1 else Compression(self.method, ratio, guidance=self.guidance)
+    def compression_at(self, ratio: float) -> Compression:
+        """What is asked for at a ratio; at 1 there is nothing to choose, so no method is measured."""
+        return Compression.none() if ratio == 1 else replace(self.compression, retention_ratio=ratio)
 
 
 class Services(Protocol):
@@ -78,7 +77,7 @@ def sweep(services: Services, wanted: Wanted, pictures: Pictures, prices: Prices
 def _plan(wanted: Wanted, ratio: float, encoding: Encoding, answering: Answering, prices: Prices) -> RatioPlan:
     return RatioPlan(
         ratio,
-        wanted.compression(ratio).method,
+        wanted.compression_at(ratio).method,
         encoding.rate,
         answering.rate,
         answering.vision_tokens,
@@ -98,11 +97,11 @@ async def _encode(
     async with AsyncClient(addresses, retries=RETRIES, timeout=wanted.timeout, security=security) as client:
         meter = EncoderMeter(client, pictures, wanted.effort, services=len(addresses))
         for ratio in wanted.ratios:
-            await meter.check(wanted.compression(ratio))  # a wrong last one would be found late
+            await meter.check(wanted.compression_at(ratio))  # a wrong last one would be found late
         found = {}
         for ratio in wanted.ratios:
             note(f"measuring the encoder with {percent(ratio)} of the tokens")
-            found[ratio] = await meter.measure(wanted.compression(ratio))
+            found[ratio] = await meter.measure(wanted.compression_at(ratio))
         return found, await client.encoder_info()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from visionsplit.cli.command_line import at_least, shares
 from visionsplit.images import UNLIMITED, decode_image
-from visionsplit.options.compression_defaults import DEFAULT_RATIO, KEEP_ALL
+from visionsplit.options.compression import DEFAULT_RATIO, KEEP_ALL
 from visionsplit.options.conditions import METHOD_FORM
 from visionsplit.visible import counted, visible
 from visionsplit_client import Client, Compression, Sampling

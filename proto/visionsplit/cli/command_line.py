@@ -10,7 +10,6 @@ from visionsplit.network.addresses import check_address, split_host_port
 
 ValueT = TypeVar("ValueT")
 
-DTYPE_NAMES = ("float32", "float16", "bfloat16")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,4})?")

@@ -17,11 +17,12 @@ from visionsplit.errors import (
 from visionsplit.grid import TileGrid
 from visionsplit.images import ImageLimits, decode_image
 from visionsplit.model.checkpoint import Checkpoint
-from visionsplit.wire.tensors import DataType
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataType
 
 from encoder_service.admission import TileRoom
 from encoder_service.caching.tokens import CacheLimits, TokenCache
-from encoder_service.compression import CompressionSpec, compose
+from encoder_service.compression import compose
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.jobs import ImageJob, PreparedImage
 from encoder_service.device.queue import BatchLimits, TileBatcher, TileQueue
@@ -33,7 +34,7 @@ from encoder_service.pipeline.shared_encoding import TokensWanted
 from tests.unit.encoder.helpers import png
 
 ROOM = 12  # tiles
-GLOBALCOM2 = compose(CompressionSpec("globalcom2", 0.5))
+GLOBALCOM2 = compose(Compression("globalcom2", 0.5))
 WANTED = TokensWanted(GLOBALCOM2, DataType.FLOAT32)
 
 
@@ -181,7 +182,7 @@ async def test_a_failed_forward_pass_costs_only_its_own_images(device):
 async def test_an_image_that_keeps_nothing_fails_alone(device):
     encoder, pipeline = device
     encoder.permits.release(50)
-    nothing = events_of(pipeline, [png(200, 200)], compose(CompressionSpec("globalcom2", 0.001)))
+    nothing = events_of(pipeline, [png(200, 200)], compose(Compression("globalcom2", 0.001)))
     other = events_of(pipeline, [png(200, 200)])
 
     async def run(events):

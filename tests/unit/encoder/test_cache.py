@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from visionsplit.errors import VisionSplitError
 from visionsplit.grid import TileGrid
 from visionsplit.images import decode_image
+from visionsplit.options.data_types import DataType
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2
-from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.wire.tensors import TokenTensor
 from visionsplit_client import Client, Compression
 
 from encoder_service.caching.disk import DiskTier

@@ -11,14 +11,15 @@ import torch
 from transformers import CLIPModel, PreTrainedTokenizerFast
 from visionsplit.grid import UnpadRule
 from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataType
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
-from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from encoder_service.admission import TileRoom
 from encoder_service.caching.tokens import CacheLimits
 from encoder_service.command_line import parse
-from encoder_service.compression import METHODS, SCORES, CompressionSpec, TileFeatures, TowerOutput, compose, select
+from encoder_service.compression import METHODS, SCORES, TileFeatures, TowerOutput, compose, select
 from encoder_service.config import ConfigError, EncoderConfig
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.jobs import ImageJob, PreparedImage, TileSpan
@@ -62,7 +63,7 @@ def expected(checkpoints):
         patches = clip.visual_projection(clip.vision_model.post_layernorm(features))  # [T, P, E]
         cosines = torch.cosine_similarity(patches[:, :, None], pieces[None, None], dim=-1)  # [T, P, pieces]
         outputs = {TowerOutput.TEXT_RELEVANCE: -cosines.mean(dim=-1)}
-        kept = select(TileFeatures(features, outputs), tiles.grid, CompressionSpec(method, RATIO))
+        kept = select(TileFeatures(features, outputs), tiles.grid, Compression(method, RATIO))
         return kept.budgets, torch.cat(kept.positions).numpy(), kept.features.numpy()
 
     return of
@@ -157,7 +158,7 @@ def test_texts_do_not_mix_in_one_pass(checkpoints, expected):
     jobs = {
         text: ImageJob(
             PreparedImage(tiles.pixels, tiles.grid, 0.0, place),
-            compose(CompressionSpec("globalcom2" if text is None else "cdpruner", RATIO)),
+            compose(Compression("globalcom2" if text is None else "cdpruner", RATIO)),
             DataType.FLOAT32,
             lambda _result: None,
             text=None if text is None else reader.embed(text),
@@ -218,7 +219,7 @@ async def test_generate_reads_guidance_or_the_prompt(checkpoints, prompt, guidan
 
 async def test_a_default_method_that_reads_the_prompt(checkpoints, expected):
     llava, clip = checkpoints
-    default = CompressionSpec("cdpruner", RATIO)
+    default = Compression("cdpruner", RATIO)
     async with running_encoder(llava, text_tower=str(clip), default_compression=default) as (_, stub):
         call = stub.Encode(encoder_service_pb2.EncodeRequest(image=image_of(SIZES[0])))
         assert "needs guidance" in (await status_of_call(call))[1]
@@ -333,7 +334,7 @@ async def test_info_names_what_reads_a_text_only_where_it_can_be_read(checkpoint
 
 def test_settings(checkpoints):
     with pytest.raises(ConfigError, match="'cdpruner' looks at the prompt; it needs a text_tower"):
-        EncoderConfig("m", default_compression=CompressionSpec("cdpruner", 0.5))
+        EncoderConfig("m", default_compression=Compression("cdpruner", 0.5))
     with pytest.raises(ConfigError, match=re.escape("text_tower_revision is given without text_tower")):
         EncoderConfig("m", text_tower_revision="main")
     arguments = ["--model", "m", "--text-tower", "clip", "--text-tower-revision", "r", "--method", "cdpruner"]

@@ -14,12 +14,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from visionsplit.errors import InvalidCompressionError
-from visionsplit.options.compression_defaults import DEFAULT_RATIO
-from visionsplit.wire.tensors import DataType
+from visionsplit.options.compression import DEFAULT_RATIO, Compression
+from visionsplit.options.data_types import DataType
 
 from encoder_service.__main__ import main
 from encoder_service.command_line import parse
-from encoder_service.compression import METHODS, CompressionSpec, compose
+from encoder_service.compression import METHODS, compose
 from encoder_service.config import EncoderConfig
 from encoder_service.server import SERVICE_NAME
 from encoder_service.serving import config_from
@@ -77,13 +77,13 @@ def test_settings_out_of_range_are_refused_by_the_options_name(arguments, capsys
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], CompressionSpec("none")),
-        (["--method=", "--retention-ratio="], CompressionSpec("none")),  # a deployment's variables that are not set
-        (["--retention-ratio", "0.1"], CompressionSpec("globalcom2-diverse", 0.1)),
-        (["--ratio", "0.1"], CompressionSpec("globalcom2-diverse", 0.1)),
-        (["--method=", "--retention-ratio=0.1"], CompressionSpec("globalcom2-diverse", 0.1)),
-        (["--method=hired", "--retention-ratio=0.1"], CompressionSpec("hired", 0.1)),
-        (["--method=none", "--retention-ratio=1"], CompressionSpec("none", 1.0)),
+        ([], Compression("none")),
+        (["--method=", "--retention-ratio="], Compression("none")),  # a deployment's variables that are not set
+        (["--retention-ratio", "0.1"], Compression("globalcom2-diverse", 0.1)),
+        (["--ratio", "0.1"], Compression("globalcom2-diverse", 0.1)),
+        (["--method=", "--retention-ratio=0.1"], Compression("globalcom2-diverse", 0.1)),
+        (["--method=hired", "--retention-ratio=0.1"], Compression("hired", 0.1)),
+        (["--method=none", "--retention-ratio=1"], Compression("none", 1.0)),
     ],
     ids=str,
 )
