@@ -124,11 +124,7 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
         metavar="NAME=NUMBER",
         help="A parameter of the method, such as tau=10; may be repeated. Default: the values in `visionsplit info`.",
     )
-    group.add_argument(
-        "--guidance",
-        metavar="TEXT",
-        help="The text by which a method such as cdpruner chooses tokens. Default: the question.",
-    )
+    add_guidance(group, default="the question")
     group.add_argument(
         "--data-type",
         choices=DATA_TYPES,
@@ -140,6 +136,11 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
             action="store_true",
             help="Send every token; --prune then keeps as many of each tile as the method would.",
         )
+
+
+def add_guidance(group: argparse._ActionsContainer, *, default: str) -> None:
+    text = f"The text by which a method such as cdpruner chooses tokens. Default: {default}."
+    group.add_argument("--guidance", metavar="TEXT", help=text)
 
 
 def add_prefill(parser: argparse.ArgumentParser) -> None:
@@ -251,6 +252,13 @@ def usage_error(args: argparse.Namespace, message: str) -> NoReturn:
     parser.error(message)
 
 
+def asked_compression(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a compression that the command line sets by options of the same name, and its parameters."""
+    asked = {name: value for name, value in vars(args).items() if name in _COMPRESSION and value not in (None, False)}
+    parameters = dict(getattr(args, "parameter", ()))
+    return {**asked, "parameters": parameters} if parameters else asked
+
+
 def compression_from(args: argparse.Namespace, *, ratio: float | None = None) -> Compression | None:
     """None if no option asks for anything. `ratio` stands in for the option where a command has its own."""
     ratio = args.ratio if ratio is None else ratio
@@ -258,14 +266,12 @@ def compression_from(args: argparse.Namespace, *, ratio: float | None = None) ->
         method = chosen_method(args.method, ratio)
     except ValueError as error:
         usage_error(args, str(error))
-    # Most options of the command line have the names of a compression's.
-    asked = {name: value for name, value in vars(args).items() if name in _COMPRESSION and value not in (None, False)}
-    if method is None and not asked and not args.parameter:
+    asked = asked_compression(args)
+    if method is None and not asked:
         return None
     if method is None and args.budget is None:
         usage_error(args, "the compression options need --ratio, the share of the vision tokens to keep, or --method")
-    named = {"method": method or DEFAULT_METHOD, "retention_ratio": ratio, "parameters": dict(args.parameter)}
-    return Compression(**{**asked, **named})
+    return Compression(**{**asked, "method": method or DEFAULT_METHOD, "retention_ratio": ratio})
 
 
 def pruning_from(args: argparse.Namespace) -> Pruning | None:

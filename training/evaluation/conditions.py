@@ -1,7 +1,7 @@
 """What is done to the vision tokens before and inside the language model, as one word of a command line."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from visionsplit.options.compression import Compression
 from visionsplit.options.conditions import split_condition
@@ -63,7 +63,7 @@ def parse_condition(text: str) -> Condition:
     if quotas not in (None, "only") or (quotas and inside is None):
         raise ValueError(f"condition {text!r}: quotas=only goes with a pruning, and is all there is")
     positions = word.setting("positions", POSITION_IDS) or "renumbered"
-    spec = word.compression(besides=("positions", "quotas"), quotas_only=quotas is not None)
+    spec = replace(word.compression(besides=("positions", "quotas")), quotas_only=quotas is not None)
     return Condition(text, spec, None if inside is None else inside.pruning(), positions)
 
 

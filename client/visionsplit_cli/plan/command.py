@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prompt=args.prompt,
         max_new_tokens=args.max_new_tokens,
         seconds=args.seconds,
-        guidance=args.guidance,
+        compression=_wanted(args).compression,
         load=load if own else None,
     )
     if args.json:
@@ -88,7 +88,7 @@ def _services(args: argparse.Namespace) -> Services:
 def _wanted(args: argparse.Namespace) -> Wanted:
     return Wanted(
         ratios=args.ratios,
-        compression=Compression(args.method, guidance=args.guidance),
+        compression=Compression(**shared.asked_compression(args)),
         prompt=args.prompt,
         sampling=Sampling(max_new_tokens=args.max_new_tokens),
         effort=Effort(args.seconds, args.in_flight),

@@ -137,8 +137,7 @@ def _one_method(args: argparse.Namespace) -> list[Compression]:
 
 def _comparisons(args: argparse.Namespace) -> list[list[Compression]]:
     """All the compressions to compare, once for each of the ratios."""
-    parts = (args.method, args.score, args.budget, args.selection, args.merging, args.guidance)
-    if args.parameter or any(part is not None for part in parts):
+    if options.asked_compression(args).keys() - {"layout"}:
         options.usage_error(args, "with --compare, put method, parts, parameters and guidance into each SPEC")
     try:
         compressions = [parse_condition(text, args.layout or "spatial") for text in args.compare]

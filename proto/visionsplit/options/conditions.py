@@ -3,14 +3,14 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from visionsplit.options.compression import Compression
 from visionsplit.options.layout import LAYOUTS, Layout
 from visionsplit.options.prefill import Pruning
 
 ValueT = TypeVar("ValueT", bound=str)
-# The options of a compression that are words: score, budget, selection, merging, guidance.
+# The options of a compression that are words, such as score and budget.
 _WORDS = tuple(field.name for field in fields(Compression) if field.type == str | None)
 
 METHOD_FORM = "METHOD[:NAME=VALUE[,NAME=VALUE...]][@RATIO]"
@@ -53,26 +53,23 @@ class MethodWord:
             name: _number(self.condition, name, value) for name, value in self.settings.items() if name not in besides
         }
 
-    def compression(
-        self, layout: Layout = "spatial", *, besides: Collection[str] = (), quotas_only: bool = False
-    ) -> Compression:
+    def compression(self, layout: Layout = "spatial", *, besides: Collection[str] = ()) -> Compression:
         """The compression of this word: its words and the layout by their names, every other setting a parameter.
 
         Args:
             layout: where the word names none.
             besides: settings that mean something else to the caller.
-            quotas_only: as in `Compression`.
 
         Raises:
             ValueError: the layout is unknown, or a parameter is not a number.
         """
+        words: dict[str, Any] = {name: self.settings[name] for name in _WORDS if name in self.settings}
         return Compression(
             self.method,
             self.ratio,
             self.setting("layout", LAYOUTS) or layout,
             parameters=self.numbers(besides=(*_WORDS, "layout", *besides)),
-            quotas_only=quotas_only,
-            **{name: self.settings[name] for name in _WORDS if name in self.settings},
+            **words,
         )
 
     def pruning(self) -> Pruning:
