@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from visionsplit.errors import InvalidPruningError, InvalidRequestError, PromptTooLongError
+from visionsplit.errors import InvalidPruningError, PromptTooLongError
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.options.prefill import POSITION_IDS, Pruning
 
@@ -162,11 +162,6 @@ async def test_pruning_after_compression_with_original_places(llama: Served):
     [
         ({"pruning": Pruning("best")}, InvalidPruningError, "unknown pruning method 'best'"),
         ({"pruning": Pruning("fastv", 0.5, {"layer": 6})}, InvalidPruningError, "below the model's 6 layers"),
-        (
-            {"position_ids": "original", "layout": "reference"},
-            InvalidRequestError,
-            "belong to the spatial layout",
-        ),
         (
             {"pruning": FASTV, "sampling": {"max_new_tokens": 1024}},
             PromptTooLongError,
