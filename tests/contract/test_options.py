@@ -2,8 +2,10 @@
 
 import ast
 import dataclasses
+import math
 
 import pytest
+from visionsplit.errors import InvalidSamplingError
 from visionsplit.options.compression import Compression
 from visionsplit.options.data_types import DATA_TYPES, DataType
 from visionsplit.options.layout import LAYOUTS
@@ -69,6 +71,23 @@ def test_every_choice_of_a_sampling_is_made_when_it_is_resolved() -> None:
 def test_options_survive_the_wire(asked, to_proto, from_proto) -> None:
     message = to_proto(asked)
     assert from_proto(type(message).FromString(message.SerializeToString())) == asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (Sampling(temperature=-0.1), "temperature -0.1 is not 0 or more"),
+        (Sampling(temperature=math.nan), "temperature nan"),
+        (Sampling(top_p=0), r"top_p 0 is not in \(0, 1\]"),
+        (Sampling(repetition_penalty=1000), r"repetition_penalty 1000 is not in \[0.01, 100\]"),
+        (Sampling(stop=[""]), "stop string of 0 characters"),
+        (Sampling(stop=["x"] * 17), "17 stop strings"),
+    ],
+    ids=repr,
+)
+def test_a_sampling_out_of_range_is_not_resolved(asked, says) -> None:
+    with pytest.raises(InvalidSamplingError, match=says):
+        asked.resolve(max_new_tokens=1, repetition_penalty=1.0)
 
 
 def test_names_are_those_of_the_protocols_enumerations() -> None:

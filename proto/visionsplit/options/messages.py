@@ -75,11 +75,7 @@ def sampling_to_proto(sampling: Sampling) -> generation_pb2.Sampling:
 
 
 def sampling_from_proto(message: generation_pb2.Sampling) -> Sampling:
-    """A request's sampling, with its ranges checked.
-
-    Raises:
-        InvalidSamplingError: names the option, its value and its range.
-    """
+    """A request's sampling; `Sampling.resolve` checks its ranges."""
     values = _values(message, Sampling)
     return Sampling(**{**values, "max_new_tokens": message.max_new_tokens or None})
 

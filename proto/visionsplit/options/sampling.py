@@ -18,7 +18,8 @@ class Sampling:
     """How the answer is decoded. None leaves the choice to the LLM service, which decodes greedily.
 
     Raises:
-        InvalidSamplingError: a value is out of its range. The text names the option, its value and its range.
+        InvalidSamplingError: a count or seed is too small or too large for the protocol. Other ranges are the LLM
+            service's to check; it refuses with the same class.
         TypeError: `stop` is a single string.
     """
 
@@ -40,6 +41,13 @@ class Sampling:
             object.__setattr__(self, "top_k", 0)
         if self.seed == _OFF:
             object.__setattr__(self, "seed", None)
+
+    def check(self) -> None:
+        """The LLM service's check of the ranges.
+
+        Raises:
+            InvalidSamplingError: names the option, its value and its range.
+        """
         temperature, top_p, penalty = self.temperature, self.top_p, self.repetition_penalty
         if temperature is not None and not (math.isfinite(temperature) and temperature >= 0):
             raise InvalidSamplingError(f"temperature {temperature} is not 0 or more")
@@ -51,7 +59,12 @@ class Sampling:
         _check_stop(self.stop)
 
     def resolve(self, *, max_new_tokens: int, repetition_penalty: float) -> "ResolvedSampling":
-        """Every choice made: what is asked for, else these defaults; a random seed where none is given."""
+        """Every choice made: what is asked for, else these defaults; a random seed where none is given.
+
+        Raises:
+            InvalidSamplingError: as by `check`.
+        """
+        self.check()
         defaults = {
             "max_new_tokens": max_new_tokens,
             "repetition_penalty": repetition_penalty,

@@ -83,12 +83,6 @@ def test_minus_one_is_off():
         (lambda: Sampling(max_new_tokens=0), errors.InvalidSamplingError),
         (lambda: Sampling(seed=-2), errors.InvalidSamplingError),
         (lambda: Sampling(top_k=2**32), errors.InvalidSamplingError),
-        (lambda: Sampling(temperature=-0.1), errors.InvalidSamplingError),
-        (lambda: Sampling(temperature=float("nan")), errors.InvalidSamplingError),
-        (lambda: Sampling(top_p=0), errors.InvalidSamplingError),
-        (lambda: Sampling(repetition_penalty=1000), errors.InvalidSamplingError),
-        (lambda: Sampling(stop=[""]), errors.InvalidSamplingError),
-        (lambda: Sampling(stop=["x"] * 17), errors.InvalidSamplingError),
         (lambda: Sampling(stop="end"), TypeError),
     ],
 )
