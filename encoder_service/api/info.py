@@ -21,12 +21,17 @@ from encoder_service.compression import (
     listed_scores,
 )
 from encoder_service.config import EncoderConfig
+from encoder_service.device.packing import data_type_of
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 
 
 def encoder_info(
-    config: EncoderConfig, checkpoint: Checkpoint, tiler: Tiler, tower: VisionTower
+    config: EncoderConfig,
+    default_compression: CompressionSpec,
+    checkpoint: Checkpoint,
+    tiler: Tiler,
+    tower: VisionTower,
 ) -> encoder_service_pb2.GetEncoderInfoResponse:
     """Everything a caller may want to know. Reads the whole vision tower once, for its fingerprint.
 
@@ -47,8 +52,8 @@ def encoder_info(
         budgets=_choices(BUDGETS.values()),
         selections=_choices(SELECTIONS.values()),
         mergings=_choices(MERGINGS.values()),
-        default_compression=compression_to_proto(_resolved(config.default_compression)),
-        default_data_type=config.resolve_data_type(tower.dtype).value,
+        default_compression=compression_to_proto(_resolved(default_compression)),
+        default_data_type=(config.data_type or data_type_of(tower.dtype)).value,
         image_formats=available_formats(),
         max_image_pixels=config.image.max_pixels,
         max_request_bytes=config.max_request_bytes,

@@ -35,6 +35,11 @@ class PackedTokens:
         return PackedTokens(self.data_type, *tensors)
 
 
+def data_type_of(dtype: torch.dtype) -> DataType:
+    """The wire format that holds features of a data type of PyTorch without conversion."""
+    return next(data_type for data_type, held in _TORCH_TYPE.items() if held == dtype)
+
+
 def pack(features: torch.Tensor, data_type: DataType, sound: torch.Tensor | None = None) -> PackedTokens:
     """Convert features [K, Dv] on their device; `sound` [] bool is whether what they were chosen by is finite.
 

@@ -8,19 +8,11 @@ from dataclasses import dataclass, field
 
 from visionsplit.errors import InternalError, UnavailableError, VisionSplitError
 
+from encoder_service.config import BatchLimits
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.jobs import ImageJob, SpanResult, TileSpan
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BatchLimits:
-    """How tiles are gathered."""
-
-    max_batch_tiles: int
-    max_wait_seconds: float  # how long an incomplete batch waits for more tiles
-    max_queued_tiles: int  # of all images between decoding and the device; `TileRoom` keeps to it
 
 
 @dataclass

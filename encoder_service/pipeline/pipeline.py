@@ -12,11 +12,11 @@ from visionsplit.images import ImageLimits
 from visionsplit.serving.async_helpers import together
 from visionsplit.serving.fairness import Claim, FairGate
 
-from encoder_service import defaults
 from encoder_service.admission import Place, TileRoom
 from encoder_service.caching.entry import CachedTokens
 from encoder_service.caching.key import TokensKey
 from encoder_service.caching.tokens import CacheCounts, CacheUse, Hit, TokenCache
+from encoder_service.config import EncoderConfig
 from encoder_service.device.jobs import SpanResult
 from encoder_service.device.queue import TileBatcher
 from encoder_service.device.text_tower import TextTower
@@ -39,7 +39,7 @@ class EncoderPipeline:
         threads: int,
         max_tiles: int,
         batch_tiles: int,
-        max_decoding_bytes: int = defaults.MAX_DECODING_BYTES,
+        max_decoding_bytes: int = EncoderConfig.max_decoding_bytes,
         caller_share: float = 1.0,
         cache: TokenCache | None = None,
         text_tower: TextTower | None = None,

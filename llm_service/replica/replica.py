@@ -10,6 +10,7 @@ from functools import partial
 from visionsplit.errors import InvalidRequestError
 from visionsplit.grid import Layout
 from visionsplit.model.checkpoint import DTYPES, Checkpoint
+from visionsplit.model.device import resolve_device
 from visionsplit.telemetry.tracing import Tracing
 from visionsplit.wire.vision_tokens import VisionTokens
 
@@ -47,7 +48,7 @@ class Replica:
             CheckpointError: the checkpoint cannot be read.
         """
         checkpoint = Checkpoint(config.model, revision=config.revision)
-        device = config.torch_device()
+        device = resolve_device(config.device)
         dtype = DTYPES[config.dtype] if config.dtype is not None else checkpoint.dtype_on(device)
         self._projector = Projector(checkpoint, device=device, dtype=dtype)
         model = load_text_model(checkpoint, device=device, dtype=dtype)

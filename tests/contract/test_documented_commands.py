@@ -8,15 +8,15 @@ import visionsplit_cli
 from visionsplit_cli import batch as batch
 from visionsplit_cli.plan.options import parser as plan_parser
 
-from encoder_service.command_line import parse as parse_encoder
-from llm_service.command_line import parse_options as parse_llm
+from encoder_service.config import PROGRAM as ENCODER
+from llm_service.config import PROGRAM as LLM
 from tests.conftest import ROOT
 
 _PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _PARSERS = {
     "visionsplit": lambda words: visionsplit_cli._parser().parse_args(words),
-    "visionsplit-encoder": parse_encoder,
-    "visionsplit-llm": parse_llm,
+    "visionsplit-encoder": ENCODER.read,
+    "visionsplit-llm": LLM.read,
 }
 _MODULES = {"encoder_service": "visionsplit-encoder", "llm_service": "visionsplit-llm"}
 

@@ -19,17 +19,17 @@ _PLACE = {
 # Each package's folders and modules from the top down: each imports only what stands below it.
 ORDER = {
     "encoder_service": """
-        __main__ serving command_line server
+        __main__ server
         api observation metrics llm pipeline
-        config caching device images admission compression defaults
+        caching device images admission compression config
     """,
     "llm_service": """
-        __main__ serving command_line options server
+        __main__ server
         gateway backends replica engines
         generation_settings prompts pruning job config
     """,
     "visionsplit": """
-        telemetry receiving serving model cli security
+        service telemetry receiving serving model cli security
         wire images options network v1 grid errors visible
     """,
 }
@@ -47,7 +47,7 @@ FORBIDDEN = {
         f"proto/visionsplit/{folder}": _HEAVY
         for folder in (
             *("wire", "network", "options", "images", "security", "receiving", "serving", "telemetry", "cli"),
-            *("grid.py", "errors.py", "visible.py"),
+            *("service", "grid.py", "errors.py", "visible.py"),
         )
     },
     "proto/visionsplit/images/": _PROTOCOL,

@@ -20,11 +20,12 @@ from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.wire.tensors import DataType
 
 from encoder_service.admission import TileRoom
-from encoder_service.caching.tokens import CacheLimits, TokenCache
+from encoder_service.caching.tokens import TokenCache
 from encoder_service.compression import CompressionSpec, compose
+from encoder_service.config import BatchLimits, CacheLimits
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.jobs import ImageJob, PreparedImage
-from encoder_service.device.queue import BatchLimits, TileBatcher, TileQueue
+from encoder_service.device.queue import TileBatcher, TileQueue
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from encoder_service.pipeline.events import BudgetsKnown, ImageDone, TokensReady

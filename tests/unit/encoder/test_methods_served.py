@@ -14,9 +14,9 @@ from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from encoder_service.admission import TileRoom
 from encoder_service.compression import METHODS, CompressionSpec, compose, select
+from encoder_service.config import BatchLimits
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.jobs import ImageJob, PreparedImage, TileSpan
-from encoder_service.device.queue import BatchLimits
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from tests.unit.encoder.helpers import file_of, picture, running_encoder
@@ -100,7 +100,7 @@ async def test_every_method_gives_each_caller_what_it_gives_a_whole_image(
 
 async def test_a_method_without_a_ratio_keeps_a_quarter_by_request_and_by_default(random_checkpoints, expected):
     size, alone, quarter = SIZES[0], CompressionSpec("globalcom2"), CompressionSpec("globalcom2", 0.25)
-    async with running_encoder(random_checkpoints["llama"], default_compression=alone) as (_, stub):
+    async with running_encoder(random_checkpoints["llama"], method=alone.method) as (_, stub):
         tokens, _ = await encoded(stub, size, alone)
         request = request_for(size, alone)
         request.ClearField("compression")

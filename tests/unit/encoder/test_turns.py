@@ -11,8 +11,8 @@ from visionsplit.v1 import encoder_service_pb2
 from visionsplit.wire.status import error_from_rpc
 
 from encoder_service.admission import AnswerQueue, TileRoom
+from encoder_service.config import BatchLimits
 from encoder_service.device.batch_encoder import BatchEncoder
-from encoder_service.device.queue import BatchLimits
 from tests.unit.encoder.helpers import png, running_encoder
 from tests.unit.encoder.test_batching import job, queue, taken
 
