@@ -1,20 +1,15 @@
 """The encoder service's settings, read without PyTorch so that a mistake is reported at once."""
 
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from visionsplit.cli.command_line import (
-    DTYPE_NAMES,
     Kind,
     address,
     at_least,
-    device,
-    host_port,
     member_of,
     milliseconds,
-    not_negative,
-    one_of,
     path,
     positive,
     share,
@@ -22,14 +17,13 @@ from visionsplit.cli.command_line import (
     word,
 )
 from visionsplit.cli.configuration import Program
-from visionsplit.cli.security_options import ClientSecuritySettings, ServerSecuritySettings
+from visionsplit.cli.security_options import ClientSecuritySettings
 from visionsplit.cli.settings import ConfigError, check, group, setting
 from visionsplit.images import ImageLimits
 from visionsplit.network.transport import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_IMAGE_REQUEST_BYTES, MIN_CHUNK_BYTES
 from visionsplit.options.compression_defaults import DEFAULT_METHOD, DEFAULT_RATIO, KEEP_ALL, chosen_method
 from visionsplit.security.client import ClientSecurity
-from visionsplit.security.server import ServerSecurity
-from visionsplit.telemetry.config import TelemetryConfig
+from visionsplit.service.config import ServiceConfig, listening
 from visionsplit.wire.tensors import DataType
 
 _model = partial(setting, "model")
@@ -53,10 +47,7 @@ class BatchLimits:
 
     max_batch_tiles: int = _limits(16, _one_or_more, "The most tiles in one forward pass of the vision tower.")
     max_wait_seconds: float = _limits(
-        0.002,
-        milliseconds,
-        "The milliseconds that an incomplete batch waits for more tiles.",
-        name="max_batch_wait_ms",
+        0.002, milliseconds, "The milliseconds that an incomplete batch waits for more tiles.", name="max_batch_wait_ms"
     )
     # Of all images, from before their decoding until they are encoded.
     max_queued_tiles: int = _limits(1024, _one_or_more, "The most tiles that wait for the device.")
@@ -96,17 +87,10 @@ class CacheLimits:
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
-    """Settings of one encoder service. Whether the checkpoint, this machine and the table of compression methods can
-    honour them is checked when the service starts.
+class EncoderConfig(ServiceConfig):
+    """Settings of one encoder service."""
 
-    Raises:
-        ConfigError: a setting is out of its range, or contradicts another.
-        CredentialsError: the same of a setting of security.
-    """
-
-    model: str = _model(MISSING, word, "The LLaVA-NeXT checkpoint, as a folder or a Hugging Face hub id.")
-    revision: str | None = _model(None, word, "The revision of a hub id.", absent="the hub's main revision")
+    listen: str = listening("127.0.0.1:50051")
     text_tower: str | None = _model(
         None,
         word,
@@ -115,37 +99,14 @@ class EncoderConfig:
         absent="none, and such methods are refused",
     )
     text_tower_revision: str | None = _model(
-        None,
-        word,
-        "The revision of the text tower's hub id.",
-        metavar="REVISION",
-        absent="the hub's main revision",
+        None, word, "The revision of the text tower's hub id.", metavar="REVISION", absent="the hub's main revision"
     )
-    device: str | None = _model(
-        None,
-        device,
-        "The device to compute on: cpu, cuda or cuda:N.",
-        absent="the first GPU, or the CPU where there is none",
-    )
-    dtype: str | None = _model(
-        None,
-        one_of(DTYPE_NAMES),
-        "The number format of weights.",
-        absent="float32 on the CPU, the checkpoint's own on a GPU",
-    )
-    listen: str = _serving("127.0.0.1:50051", host_port, "The address to listen on; port 0 takes a free one.")
     llm: tuple[str, ...] = _serving(
         (),
         address,
         "The LLM services' addresses, with commas between them, or one for each --llm.",
         many=True,
         absent="none, and the encoder only encodes",
-    )
-    grace_seconds: float = _serving(
-        30.0,
-        not_negative,
-        "The seconds that running calls may go on after the service was told to stop.",
-        name="grace",
     )
     method: str | None = _compression(
         None,
@@ -163,10 +124,7 @@ class EncoderConfig:
         absent=f"{DEFAULT_RATIO:g} for methods that need a ratio",
     )
     data_type: DataType | None = _compression(
-        None,
-        member_of(DataType),
-        "The number format in which vision tokens are sent.",
-        absent="the vision tower's own",
+        None, member_of(DataType), "The number format in which vision tokens are sent.", absent="the vision tower's own"
     )
     batch: BatchLimits = group(BatchLimits)
     image: ImageLimits = _limits(ImageLimits(), _image_pixels, "The most pixels of one image.", name="max_image_pixels")
@@ -196,12 +154,10 @@ class EncoderConfig:
         "The most bytes of vision tokens in one message.",
     )
     cache: CacheLimits = group(CacheLimits)
-    telemetry: TelemetryConfig = group(TelemetryConfig)
-    security: ServerSecurity = group(ServerSecuritySettings)
     llm_security: ClientSecurity = group(ClientSecuritySettings, prefix="llm_")
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if len(set(self.llm)) < len(self.llm):
             raise ConfigError(f"llm is {','.join(self.llm)}; each address may be given once")
         if self.text_tower_revision is not None and self.text_tower is None:

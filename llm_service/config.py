@@ -2,34 +2,27 @@
 
 import enum
 import math
-from dataclasses import MISSING, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from visionsplit.cli.command_line import (
-    DTYPE_NAMES,
     at_least,
-    device,
-    host_port,
     member_of,
     not_negative,
-    one_of,
     positive,
     share,
     word,
 )
 from visionsplit.cli.configuration import Program
-from visionsplit.cli.security_options import ServerSecuritySettings
 from visionsplit.cli.settings import ConfigError, check, group, setting
-from visionsplit.security.server import ServerSecurity
-from visionsplit.telemetry.config import TelemetryConfig
+from visionsplit.service.config import ServiceConfig, listening
 
 if TYPE_CHECKING:  # reading the settings must not wait for PyTorch
     import torch
 
 _FEWEST_SHARED = 4  # requests of one step
 
-_model = partial(setting, "model")
 _serving = partial(setting, "serving")
 _limits = partial(setting, "limits")
 _engine = partial(setting, "engine of each replica")
@@ -158,11 +151,7 @@ class RayConfig:
     max_ongoing_requests: int = _ray(128, _one_or_more, "The most requests that one replica runs and queues.")
     max_queued_requests: int = _ray(256, _one_or_more, "The most requests that wait for a replica.")
     num_cpus: float = _ray(
-        1.0,
-        not_negative,
-        "The CPU cores that Ray reserves for a replica.",
-        name="cpus_per_replica",
-        metavar="N",
+        1.0, not_negative, "The CPU cores that Ray reserves for a replica.", name="cpus_per_replica", metavar="N"
     )
     num_gpus: float | None = _ray(
         None,
@@ -261,50 +250,22 @@ class ReplicaConfig:
 
 
 @dataclass(frozen=True)
-class LlmConfig:
-    """Settings of one LLM service. Whether the checkpoint and this machine can honour them is checked when the service
-    starts.
+class LlmConfig(ServiceConfig):
+    """Settings of one LLM service."""
 
-    Raises:
-        ConfigError: a setting is out of its range, or contradicts another.
-        CredentialsError: the same of a setting of security.
-    """
-
-    model: str = _model(MISSING, word, "The LLaVA-NeXT checkpoint, as a folder or a Hugging Face hub id.")
-    listen: str = _serving("127.0.0.1:50052", host_port, "The address to listen on; port 0 takes a free one.")
-    revision: str | None = _model(None, word, "The revision of a hub id.", absent="the hub's main revision")
-    device: str | None = _model(
-        None,
-        device,
-        "The device of each replica: cpu, cuda or cuda:N.",
-        absent="a GPU, or the CPU where there is none",
-    )
-    dtype: str | None = _model(
-        None,
-        one_of(DTYPE_NAMES),
-        "The number format of weights.",
-        absent="float32 on the CPU, the checkpoint's own on a GPU",
-    )
+    listen: str = listening("127.0.0.1:50052")
     backend: BackendKind = _serving(
         BackendKind.LOCAL,
         member_of(BackendKind),
         "Where replicas of the language model run: local is one in this process, ray is any number on Ray Serve.",
     )
     replicas: int = _serving(1, _one_or_more, "The fixed number of replicas, with --backend ray.")
-    grace_seconds: float = _serving(
-        30.0,
-        not_negative,
-        "The seconds that running calls may go on after the service was told to stop.",
-        name="grace",
-    )
     limits: Limits = group(Limits)
     engine: EngineConfig = group(EngineConfig)
     ray: RayConfig = group(RayConfig)
-    telemetry: TelemetryConfig = group(TelemetryConfig)
-    security: ServerSecurity = group(ServerSecuritySettings)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         scales = self.ray.min_replicas is not None
         if self.backend is BackendKind.LOCAL and (self.replicas > 1 or scales):
             raise ConfigError(

@@ -121,14 +121,14 @@ not_negative = Kind(lambda text: _finite(text, above=False), "a finite number of
 positive = Kind(lambda text: _finite(text, above=True), "a finite number above 0", "SECONDS", "{:g}".format)
 milliseconds = Kind(  # the value is in seconds
     lambda text: _finite(text, above=False) / 1000,
-    "a finite number of at least 0 seconds",
+    "a finite number of at least 0",
     "MS",
     lambda seconds: f"{seconds * 1000:g}",
 )
 host_port = Kind(_host_port, "an address HOST:PORT", "HOST:PORT")  # to listen on
 address = Kind(_address, "an address HOST:PORT", "HOST:PORT")  # to connect to
 device = Kind(_device, "one of cpu, cuda and cuda:N", "DEVICE")  # whether this machine has it is not checked
-word = Kind(_not_empty, "a text that is not empty", "TEXT")
+word = Kind(_not_empty, "a text", "TEXT")
 path = Kind(lambda text: Path(_not_empty(text)), "a path", "FILE")
 flag = Kind(_flag, "true or false", "BOOL", lambda value: "true" if value else "false")
 

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass
 from difflib import get_close_matches
@@ -55,7 +55,7 @@ class Program(Generic[ConfigT]):
             type=path,
             metavar="FILE",
             help="The file from which settings are read that are neither options nor environment variables. Its name "
-            f"ends in .yaml, .yml, .toml or .json. Default: what {self.variable(_CONFIG)} names, else none.",
+            f"ends in {', '.join(_FORMATS)}. Default: what {self.variable(_CONFIG)} names, else none.",
         )
         add("--print-config", action="store_true", help="Print all settings as a configuration file in YAML, and exit.")
         groups = {}
@@ -205,28 +205,35 @@ def _read_file(file: Path, settings: Mapping[str, Setting]) -> _Values:
 
 
 def _parsed(file: Path) -> Mapping[str, object]:
+    parse = _FORMATS.get(file.suffix)
+    if parse is None:
+        raise ConfigError(f"the name must end in {', '.join(_FORMATS)}")
     try:
-        text = file.read_text()
-        if file.suffix == ".toml":
-            return tomllib.loads(text)
-        if file.suffix == ".json":
-            given = json.loads(text)
-        elif file.suffix in (".yaml", ".yml"):
-            import yaml  # where it is needed; the other formats come with Python
-
-            try:
-                given = yaml.safe_load(text) or {}
-            except yaml.YAMLError as error:
-                raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}") from None
-        else:
-            raise ConfigError("the name must end in .yaml, .yml, .toml or .json")
+        given = parse(file.read_text())
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}") from None
-    except ValueError as error:  # ConfigError is one
-        raise ConfigError(str(error)) from None
+    except ValueError as error:
+        raise ConfigError(f"cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise ConfigError("the file holds no settings; lines such as `max_images: 4` are expected")
     return given
+
+
+def _yaml(text: str) -> object:
+    import yaml  # only where it is needed; the other formats come with Python
+
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+_FORMATS: dict[str, Callable[[str], object]] = {
+    ".yaml": _yaml,
+    ".yml": _yaml,
+    ".toml": tomllib.loads,
+    ".json": json.loads,
+}
 
 
 def _fallbacks(settings: Mapping[str, Setting], environment: Mapping[str, str]) -> _Values:

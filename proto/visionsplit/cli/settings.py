@@ -86,13 +86,11 @@ class Declared:
         return f"--{self.name.replace('_', '-')}"
 
 
-def declared(config: type, prefix: str = "") -> Iterator[Declared]:
-    """The settings of a configuration, those of its groups included. One that two groups share comes once."""
-    seen = set()
-    for one in _declared(config, prefix):
-        if one.name not in seen:
-            seen.add(one.name)
-            yield one
+def declared(config: type, prefix: str = "") -> list[Declared]:
+    """The settings of a configuration and of its groups, section by section. One that two groups share comes once."""
+    found = {one.name: one for one in _declared(config, prefix)}
+    sections = list(dict.fromkeys(one.setting.section for one in found.values()))
+    return sorted(found.values(), key=lambda one: sections.index(one.setting.section))
 
 
 def _declared(config: type, prefix: str) -> Iterator[Declared]:

@@ -5,38 +5,20 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from visionsplit.receiving.receiver import ReceiveLimits, Receiver
-from visionsplit.security.server import ServerSecurity
+from visionsplit.service.config import ServiceConfig
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.guard import Guard
 from visionsplit.serving.health import HEALTH_SERVICE_NAME, HealthService
 from visionsplit.serving.interceptors import ErrorInterceptor
 from visionsplit.serving.overload import OpenDoor
 from visionsplit.serving.server_options import server_options
-from visionsplit.telemetry.config import TelemetryConfig
 from visionsplit.telemetry.setup import Telemetry
-
-
-class ServiceConfig(Protocol):
-    """The settings that every service has."""
-
-    @property
-    def listen(self) -> str: ...
-
-    @property
-    def grace_seconds(self) -> float: ...
-
-    @property
-    def telemetry(self) -> TelemetryConfig: ...
-
-    @property
-    def security(self) -> ServerSecurity: ...
 
 
 @dataclass(frozen=True)
