@@ -1,4 +1,4 @@
-"""What a service puts before its calls: encryption, and proof of who calls."""
+"""How a service is protected."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from visionsplit.security.tls import ServerTls
 
 @dataclass(frozen=True)
 class ServerSecurity:
-    """How a service is protected. Everything off is a plain connection on which everybody may call."""
+    """Everything off is a plain connection on which everybody may call."""
 
     tls: ServerTls | None = None
     token_files: tuple[Path, ...] = ()  # the tokens of all of them are accepted; none: no token is needed
