@@ -1,1 +1,1 @@
-"""What a server puts around its calls: turns, refusal under overload, tokens, errors, health, the log, process limits."""
+"""What a server puts around its calls: turns, refusal under overload, tokens, errors, health, log, process limits."""
