@@ -94,7 +94,8 @@ class Program(Generic[ConfigT]):
         """What each source gives and what it is called, the one that counts most last."""
         settings = {one.name: one.setting for one in declared(self.config)}
         variables = self._variables(environment, settings)
-        file = options.pop(_CONFIG, None) or variables.pop(_CONFIG, None)
+        named = [options.pop(_CONFIG, None), variables.pop(_CONFIG, None)]
+        file = named[0] or named[1]
         sources = [
             ("other variables", _fallbacks(settings, environment)),
             (str(file), {} if file is None else _read_file(file, settings)),
