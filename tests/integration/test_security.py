@@ -253,7 +253,7 @@ async def test_what_cannot_be_protected_does_not_start(
     with pytest.raises(CredentialsError, match="not encrypted"):
         Client("10.0.0.1:1", security=ClientSecurity(token=token))
     with pytest.raises(CredentialsError, match="not encrypted"):
-        AsyncClient("127.0.0.1:1", llm=("10.0.0.1:1",), security=ClientSecurity(token=token))
+        AsyncClient("127.0.0.1:1", llm="10.0.0.1:1", security=ClientSecurity(token=token))
 
 
 async def test_the_command_line_tool_proves_itself(

@@ -112,8 +112,9 @@ SERVER = """
 import asyncio, sys
 from pathlib import Path
 import grpc.aio
-from visionsplit.security.server import Guard, ServerSecurity
+from visionsplit.security.server import ServerSecurity
 from visionsplit.security.tls import ServerTls
+from visionsplit.serving.guard import Guard
 from visionsplit.serving.process import raise_open_files_limit
 
 async def main():
