@@ -15,6 +15,7 @@ from llm_service.config import LlmConfig
 from llm_service.gateway.accepted import Accepted
 from llm_service.gateway.admission import Admission
 from llm_service.gateway.metrics import LlmMetrics
+from llm_service.gateway.receiver import UploadReceiver
 from llm_service.gateway.replica_watch import ReplicaWatch
 from llm_service.gateway.service import LlmGateway
 from llm_service.generation_settings import GenerationSettings
@@ -68,8 +69,8 @@ class LlmServer(ServiceServer):
             admission=admission,
             callers=receiver.callers,
             prompts=prompts,
-            prompt_turns=PromptTurns(prompts, size),
-            end_ids=settings.end_ids,
+            receiver=UploadReceiver(accepted, PromptTurns(prompts, size)),
+            end_ids=frozenset(settings.end_ids),
             metrics=self._metrics,
             tracer=self.telemetry.tracer,
             log_prompts=config.telemetry.log_prompts,
