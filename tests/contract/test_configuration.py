@@ -25,7 +25,9 @@ def table(program: Program) -> str:
             section = one.setting.section
             lines.append(f"| **{section}** | | | |")
         setting = one.setting
-        shown = "required" if one.default is MISSING else setting.absent or f"`{setting.show(one.default)}`"
+        shown = "required" if one.default is MISSING else one.default_text
+        if not setting.absent and one.default not in (MISSING, None, ()):
+            shown = f"`{shown}`"
         several = ", or several" if setting.many else ""
         lines.append(f"| `{one.name}` | {setting.kind.accepted}{several} | {shown} | {setting.help} |")
     return "\n".join(lines)

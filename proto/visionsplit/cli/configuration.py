@@ -150,7 +150,7 @@ def add_option(
     if setting.kind is flag:
         group.add_argument(*names, action="store_true", default=default, help=setting.help)
         return
-    end = "Required." if one.default is MISSING else f"Default: {setting.absent or setting.show(one.default)}."
+    end = "Required." if one.default is MISSING else f"Default: {one.default_text}."
     group.add_argument(
         *names,
         type=setting.read,

@@ -17,6 +17,7 @@ from visionsplit.security.tokens import TOKEN_VARIABLE, BearerToken
 
 T = TypeVar("T")
 
+_pem = replace(path, metavar="PEM")
 _server = partial(setting, "security of this service")
 _client = partial(setting, "security of the connection to the LLM service")
 
@@ -26,18 +27,13 @@ class ServerSecuritySettings:
     """What protects a service."""
 
     tls_cert: Path | None = _server(
-        None,
-        path,
-        "The file with the service's certificate and its chain.",
-        metavar="PEM",
-        absent="none, and nothing is encrypted",
+        None, _pem, "The file with the service's certificate and its chain.", absent="none, and nothing is encrypted"
     )
-    tls_key: Path | None = _server(None, path, "The private key of --tls-cert.", metavar="PEM", absent="none")
+    tls_key: Path | None = _server(None, _pem, "The private key of --tls-cert.")
     tls_client_ca: Path | None = _server(
         None,
-        path,
+        _pem,
         "The authorities of whom clients must show a certificate.",
-        metavar="PEM",
         absent="none, and no certificate is asked for",
     )
     token_file: tuple[Path, ...] = _server(
@@ -68,22 +64,14 @@ class ClientSecuritySettings:
 
     tls: bool = _client(False, flag, "Encrypt, and trust the authorities that come with gRPC.")
     tls_ca: Path | None = _client(
-        None,
-        path,
-        "Encrypt, and trust the authorities in this file.",
-        metavar="PEM",
-        absent="those that come with gRPC",
+        None, _pem, "Encrypt, and trust the authorities in this file.", absent="those that come with gRPC"
     )
-    tls_cert: Path | None = _client(
-        None, path, "The certificate to show if a service asks for one.", metavar="PEM", absent="none"
-    )
-    tls_key: Path | None = _client(
-        None, path, "The private key of the certificate to show.", metavar="PEM", absent="none"
-    )
+    tls_cert: Path | None = _client(None, _pem, "The certificate to show if a service asks for one.")
+    tls_key: Path | None = _client(None, _pem, "The private key of the certificate to show.")
     tls_server_name: str | None = _client(
         None, word, "The name in the service's certificate.", metavar="NAME", absent="the host of the address"
     )
-    token_file: Path | None = _client(None, path, "The file whose first token is sent with every call.", absent="none")
+    token_file: Path | None = _client(None, path, "The file whose first token is sent with every call.")
     allow_unencrypted_token: bool = _client(False, flag, "Send the token to other machines even without TLS.")
 
     def make(self, fallback: BearerToken | None = None) -> ClientSecurity:

@@ -30,7 +30,7 @@ class Setting:
     kind: Kind[Any]
     help: str  # a sentence; the default is added to it
     name: str = ""  # as in the configuration file; empty: the field's
-    absent: str = ""  # what happens without a value, as it follows "Default: "; empty: the default is shown
+    absent: str = ""  # what the default means, as it follows "Default: "; empty: the default is shown
     metavar: str = ""  # empty: the kind's
     alias: str | None = None  # another name of the option
     many: bool = False  # the value is a tuple
@@ -84,6 +84,12 @@ class Declared:
     @property
     def option(self) -> str:
         return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def default_text(self) -> str:
+        """The default as a help text says it."""
+        shown = "none" if self.default in (None, ()) else self.setting.show(self.default)
+        return self.setting.absent or shown
 
 
 def declared(config: type, prefix: str = "") -> list[Declared]:

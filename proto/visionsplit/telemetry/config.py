@@ -69,7 +69,6 @@ class TelemetryConfig:
         None,
         Kind(_metrics, "HOST:PORT", "HOST:PORT"),
         "The address at which Prometheus metrics are served; a port alone means loopback. Port 0 takes a free one.",
-        absent="none",
     )
     otlp_endpoint: str | None = _telemetry(
         None,
