@@ -41,7 +41,7 @@ def example(name: str) -> str:
 
 @PROGRAMS
 def test_the_page_lists_all_settings(program):
-    assert table(program) in PAGE
+    assert table(program) in PAGE, f"the page must have this table:\n{table(program)}"
 
 
 @pytest.mark.parametrize(
