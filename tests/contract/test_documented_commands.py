@@ -15,10 +15,18 @@ from tests.conftest import ROOT
 _PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _PARSERS = {
     "visionsplit": lambda words: visionsplit_cli._parser().parse_args(words),
-    "visionsplit-encoder": ENCODER.read,
-    "visionsplit-llm": LLM.read,
+    "visionsplit-encoder": lambda words: read(ENCODER, words),
+    "visionsplit-llm": lambda words: read(LLM, words),
 }
 _MODULES = {"encoder_service": "visionsplit-encoder", "llm_service": "visionsplit-llm"}
+
+
+def read(program, words):
+    """As the program does; a configuration file that is not there is not read."""
+    if "--config" in words:
+        program.parser(required=False).parse_args(words)
+    else:
+        program.read(words)
 
 
 def commands(text):
