@@ -12,7 +12,7 @@ from visionsplit.service.server import Opened, Service, ServiceServer
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc
 from visionsplit.wire.tensors import DataType
 
-from encoder_service.admission import Admission
+from encoder_service.api.admission import Admission
 from encoder_service.api.info import encoder_info
 from encoder_service.api.request import RequestChecker
 from encoder_service.api.service import EncoderService
@@ -97,7 +97,7 @@ class EncoderServer(ServiceServer):
             cache=loaded.cache,
             text_tower=loaded.text_tower,
         )
-        metrics.watch(self._batcher, self._pipeline)
+        metrics.watch(self._pipeline)
         service = EncoderService(
             config,
             self._pipeline,

@@ -17,7 +17,7 @@ from encoder_service.caching.key import TokensKey, tokens_key
 from encoder_service.caching.memory import MemoryTier
 from encoder_service.compression import Composition
 from encoder_service.config import CacheLimits
-from encoder_service.device.jobs import EncodedTiles
+from encoder_service.device.encoding import EncodedTiles
 
 _log = logging.getLogger(__name__)
 _MAX_WAITING_WRITES = 32  # entries; a disk that is slower than the device must not fill the memory

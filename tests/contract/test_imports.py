@@ -20,8 +20,8 @@ _PLACE = {
 ORDER = {
     "encoder_service": """
         __main__ server
-        api observation metrics llm pipeline
-        caching device images admission compression config
+        api metrics llm pipeline
+        caching device images compression config
     """,
     "llm_service": """
         __main__ server

@@ -16,11 +16,10 @@ from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, visi
 from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
-from encoder_service.admission import TileRoom
 from encoder_service.compression import METHODS, SCORES, CompressionSpec, TileFeatures, TowerOutput, compose, select
 from encoder_service.config import PROGRAM, BatchLimits, CacheLimits, EncoderConfig
 from encoder_service.device.batch_encoder import BatchEncoder
-from encoder_service.device.jobs import ImageJob, PreparedImage, TileSpan
+from encoder_service.device.encoding import EncodeRequest, ImageEncoding, PreparedImage, TileSpan
 from encoder_service.device.text_tower import TextTower
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
@@ -151,20 +150,22 @@ def test_texts_do_not_mix_in_one_pass(checkpoints, expected):
     encoder = BatchEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=device), reader)
     size, found = SIZES[0], {}
     tiles = Tiler(checkpoint).cut(picture(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
-    places = TileRoom(64).reserve([tiles.grid.num_tiles] * 3)
-    jobs = {
-        text: ImageJob(
-            PreparedImage(tiles.pixels, tiles.grid, 0.0, place),
-            compose(CompressionSpec("globalcom2" if text is None else "cdpruner", RATIO)),
-            DataType.FLOAT32,
-            lambda _result: None,
-            text=None if text is None else reader.embed(text),
+    encodings = {
+        text: ImageEncoding(
+            EncodeRequest(
+                PreparedImage(tiles.pixels, tiles.grid),
+                compose(CompressionSpec("globalcom2" if text is None else "cdpruner", RATIO)),
+                DataType.FLOAT32,
+                None if text is None else reader.embed(text),
+            )
         )
-        for text, place in zip([TEXTS[0], None, TEXTS[2]], places, strict=True)
+        for text in (TEXTS[0], None, TEXTS[2])
     }
     for first, stop in ((0, 2), (2, tiles.grid.num_tiles)):
-        for owner, result in encoder.encode([TileSpan(job, first, stop) for job in jobs.values()]):
-            found.setdefault(next(text for text, job in jobs.items() if job is owner), []).append(result)
+        results = encoder.encode([TileSpan(encoding, first, stop) for encoding in encodings.values()])
+        for text, result in zip(encodings, results, strict=True):
+            if result is not None:
+                found.setdefault(text, []).append(result)
     assert len(found[None]) == 2
     for text in (TEXTS[0], TEXTS[2]):
         (result,) = found[text]  # once, when the image was whole

@@ -177,7 +177,7 @@ def test_an_image_in_the_queue_that_a_second_caller_wants_comes_in_its_turn():
     waiting.hasten(heavy[7], "third")
     assert heavy[7].caller == "light"
     tiles = 0
-    while heavy[7].next_tile < heavy[7].image.grid.num_tiles:
+    while heavy[7].next_tile < heavy[7].num_tiles:
         tiles += sum(stop - first for _, first, stop in taken(waiting.take()))
     assert tiles <= 12
     waiting.hasten(heavy[7], "third")  # it is on the device

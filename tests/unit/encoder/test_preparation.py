@@ -10,7 +10,6 @@ from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.serving.fairness import Claim
 
 from encoder_service import defaults
-from encoder_service.admission import TileRoom
 from encoder_service.images.tiles import Tiler
 from encoder_service.pipeline.pipeline import EncoderPipeline
 from encoder_service.pipeline.preparation import Preparation
@@ -66,8 +65,7 @@ def preparation(tiler):
 
 async def prepare(preparation, data, caller="caller"):
     (header,) = await preparation.headers([data], caller)
-    (place,) = TileRoom(100).reserve([header.most_tiles])
-    return await preparation.prepare(data, header, place, GLOBALCOM2.layout, Claim(caller))
+    return await preparation.prepare(data, header, GLOBALCOM2.layout, Claim(caller))
 
 
 async def test_images_of_calls_that_were_given_up_keep_their_turn_until_they_are_decoded(preparation, decoder):
