@@ -25,6 +25,7 @@ from encoder_service.device.queue import TileBatcher
 from encoder_service.device.text_tower import TextTower, image_placeholder
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
+from encoder_service.llm.channel import LlmChannel
 from encoder_service.llm.client import LlmClient
 from encoder_service.llm.endpoints import LlmGateway, LlmGateways
 from encoder_service.metrics import EncoderMetrics
@@ -48,8 +49,12 @@ class _Loaded:
 class EncoderServer(ServiceServer):
     """One encoder service in this process. Started and stopped once, from one event loop."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, llm: LlmGateways | None = None) -> None:
         """
+        Args:
+            config: its settings.
+            llm: the LLM services to use in place of those at the settings' addresses.
+
         Raises:
             ConfigError: the default compression reads the prompt, and there is no text tower.
             InvalidCompressionError: the default compression names something that does not exist.
@@ -63,7 +68,7 @@ class EncoderServer(ServiceServer):
         self._admission = Admission(config.max_calls, caller_share=config.caller_share)
         self._batcher: TileBatcher | None = None
         self._pipeline: EncoderPipeline | None = None
-        self._llm: LlmGateways | None = None
+        self._llm = llm
 
     @property
     def cache_counts(self) -> CacheCounts | None:
@@ -77,10 +82,9 @@ class EncoderServer(ServiceServer):
 
     async def open(self, receiver: Receiver) -> Opened:
         config = self._config
-        if config.llm:
-            self._llm = LlmGateways(
-                [LlmGateway(address, LlmClient(address, config.llm_security)) for address in config.llm]
-            )
+        if self._llm is None and config.llm:
+            channels = [(address, LlmChannel(address, config.llm_security)) for address in config.llm]
+            self._llm = LlmGateways([LlmGateway(address, LlmClient(channel)) for address, channel in channels])
         loaded = await asyncio.to_thread(self._load)
         metrics = EncoderMetrics(self.telemetry.registry)
         encoder = BatchEncoder(loaded.tower, loaded.text_tower, metrics.batch_done)

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from visionsplit.security.client import ClientSecurity
 from visionsplit.serving.health import HealthService
 
+from encoder_service.llm.channel import LlmChannel
 from encoder_service.llm.client import LlmClient
 from encoder_service.llm.endpoints import LlmGateway, LlmGateways
 from tests.relays import Relay
@@ -101,7 +102,9 @@ class Campaign:
 
     def _encoder(self) -> LlmGateways:
         addresses = (f"127.0.0.1:{self._relay.port}", self._steady)
-        return LlmGateways([LlmGateway(address, LlmClient(address, ClientSecurity())) for address in addresses])
+        return LlmGateways(
+            [LlmGateway(address, LlmClient(LlmChannel(address, ClientSecurity()))) for address in addresses]
+        )
 
     async def _compare(self, encoder: LlmGateways) -> None:
         """For how long what an encoder believes has differed from what is so, without a break on either side."""

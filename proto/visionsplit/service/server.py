@@ -100,6 +100,24 @@ class ServiceServer(ABC):
             raise
         return self.port
 
+    async def start_in_process(self, methods: grpc.aio.Server) -> None:
+        """Load, and add the methods to what calls them in this process. No address is bound, and there is neither
+        security nor a bound on what a request takes while it arrives. What was begun is given back if that fails.
+
+        Raises:
+            VisionSplitError: see `open`.
+        """
+        try:
+            opened = await self.open(Callers(None, relayed=self._service.relayed))
+            self._door = opened.door
+            opened.add_to(methods)
+            health_pb2_grpc.add_HealthServicer_to_server(self.health, methods)
+            self.health.set(serving=True)
+            await self.serving()
+        except BaseException:
+            await self.stop(None)
+            raise
+
     async def stop(self, grace: float | None) -> None:
         """Report NOT_SERVING, refuse new calls, give those inside `grace` seconds to end, release everything."""
         await self.ending()

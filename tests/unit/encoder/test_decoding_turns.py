@@ -7,13 +7,13 @@ from visionsplit.errors import InvalidImageError
 from visionsplit.images import ImageHeader
 from visionsplit.serving.fairness import Claim, FairGate
 
-from encoder_service import defaults
+from encoder_service.config import EncoderConfig
 from encoder_service.pipeline.decoding_turns import DecodingTurns
 from tests.unit.encoder.test_batching import queue, taken
 from tests.unit.encoder.test_turns import of
 
 MEBIBYTE = 2**20
-DEFAULT = defaults.MAX_DECODING_BYTES
+DEFAULT = EncoderConfig.max_decoding_bytes
 
 
 def header(mebibytes, *, apart=False):

@@ -1,0 +1,77 @@
+"""Both services of one checkpoint on an event loop of this process, without a network."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar, cast
+
+import grpc
+import grpc.aio
+from visionsplit.service.server import ServiceServer
+
+from encoder_service.config import EncoderConfig
+from encoder_service.llm.client import LlmClient
+from encoder_service.llm.endpoints import LlmGateway, LlmGateways
+from encoder_service.server import EncoderServer
+from llm_service.config import LlmConfig
+from llm_service.server import LlmServer
+from visionsplit_local._in_process import InProcessChannel, InProcessConnection, Methods
+
+_T = TypeVar("_T")
+ENCODER, LLM = "unix:in-process-encoder", "unix:in-process-llm"  # what calls name in place of addresses
+
+
+class Services:
+    """Loads both services, and is the transport of a client that calls them. Any thread may use it.
+
+    The loop has a thread of its own, so callers may be synchronous code, threads or a notebook whose own loop runs.
+    """
+
+    encrypted = True  # as good as that: nothing leaves the process
+
+    def __init__(self, encoder: EncoderConfig, llm: LlmConfig) -> None:
+        """Load the weights. Blocks.
+
+        Raises:
+            CheckpointError: a checkpoint cannot be read or used.
+            ConfigError: this machine or the checkpoint cannot honour a setting.
+        """
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="visionsplit-local", daemon=True)
+        self._thread.start()
+        self._servers: list[ServiceServer] = []
+        self._methods: dict[str, Methods] = {}
+        try:
+            self._wait_for(self._start(encoder, llm))
+        except BaseException:
+            self.close()
+            raise
+
+    def connect(self, address: str) -> grpc.Channel:
+        """A channel to `ENCODER` or `LLM`."""
+        return InProcessChannel(self._methods[address], self._loop)
+
+    def close(self) -> None:
+        """End calls that still run, and release the weights. Blocks. Nothing happens the second time."""
+        if self._loop.is_closed():
+            return
+        self._wait_for(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self, encoder: EncoderConfig, llm: LlmConfig) -> None:
+        connection = InProcessConnection(methods := Methods())
+        gateways = LlmGateways([LlmGateway(LLM, LlmClient(connection))])
+        # The encoder first: the LLM service takes a share of the memory that it finds free on a GPU.
+        for address, server in ((ENCODER, EncoderServer(encoder, gateways)), (LLM, LlmServer(llm))):
+            self._servers.append(server)
+            own = self._methods[address] = methods if address == LLM else Methods()
+            await server.start_in_process(cast(grpc.aio.Server, own))
+
+    async def _stop(self) -> None:
+        for server in self._servers:
+            await server.stop(None)
+
+    def _wait_for(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
