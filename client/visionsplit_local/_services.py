@@ -72,6 +72,8 @@ class Services:
     async def _stop(self) -> None:
         for server in self._servers:
             await server.stop(None)
+        await self._loop.shutdown_asyncgens()
+        await self._loop.shutdown_default_executor()
 
     def _wait_for(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -9,7 +9,7 @@ from visionsplit.images import ImageLimits, decode_image
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.serving.fairness import Claim
 
-from encoder_service import defaults
+from encoder_service.config import EncoderConfig
 from encoder_service.images.tiles import Tiler
 from encoder_service.pipeline.pipeline import EncoderPipeline
 from encoder_service.pipeline.preparation import Preparation
@@ -57,7 +57,7 @@ def tiler(random_checkpoints):
 @pytest.fixture
 def preparation(tiler):
     limits = ImageLimits()
-    memory = defaults.MAX_DECODING_BYTES
+    memory = EncoderConfig.max_decoding_bytes
     preparation = Preparation(tiler, limits, threads=2, max_bytes=memory, digests=False, text_tower=None)
     yield preparation
     preparation.close()
