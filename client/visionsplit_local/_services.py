@@ -76,4 +76,9 @@ class Services:
         await self._loop.shutdown_default_executor()
 
     def _wait_for(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # also where the user interrupts: the work must not go on beside what comes next
+            future.cancel()
+            raise

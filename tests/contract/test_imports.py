@@ -13,6 +13,7 @@ _PLACE = {
     "visionsplit_client": "client/visionsplit_client",
     "visionsplit_batch": "client/visionsplit_batch",
     "visionsplit_cli": "client/visionsplit_cli",
+    "visionsplit_local": "client/visionsplit_local",
     "encoder_service": "encoder_service",
     "llm_service": "llm_service",
 }
@@ -33,7 +34,12 @@ ORDER = {
         wire images options network v1 grid errors visible
     """,
 }
-_PACKAGES = ("visionsplit_client", "visionsplit_batch", "visionsplit_cli", "encoder_service", "llm_service", "training")
+# What is in the user's process altogether: only tests, benchmarks and training may use it.
+_LOCAL = "visionsplit_local"
+_PACKAGES = (
+    *("visionsplit_client", "visionsplit_batch", "visionsplit_cli", "encoder_service", "llm_service", _LOCAL),
+    "training",
+)
 _HEAVY = ("torch", "transformers", "tokenizers", "ray")
 _PROTOCOL = ("visionsplit.wire", "visionsplit.v1", "grpc")
 # What works on rows in this process; the rest of a batch job needs the client and pyarrow only.
@@ -56,15 +62,26 @@ FORBIDDEN = {
     "proto/visionsplit/telemetry/tracing.py": ("grpc",),
     **{f"proto/visionsplit/{name}.py/": (*_PROTOCOL, "numpy") for name in ("grid", "errors", "visible")},
     **{f"proto/visionsplit/serving/{name}.py": (*_PROTOCOL, "numpy") for name in ("fairness", "overload")},
-    "encoder_service": ("llm_service", "visionsplit_client", "visionsplit_batch", "visionsplit_cli", "training", "ray"),
-    "llm_service": ("encoder_service", "visionsplit_client", "visionsplit_batch", "visionsplit_cli", "training"),
+    "encoder_service": (
+        *("llm_service", "visionsplit_client", "visionsplit_batch", "visionsplit_cli", _LOCAL, "training"),
+        "ray",
+    ),
+    "llm_service": (
+        "encoder_service",
+        "visionsplit_client",
+        "visionsplit_batch",
+        "visionsplit_cli",
+        _LOCAL,
+        "training",
+    ),
     "client/visionsplit_client": (
-        *("encoder_service", "llm_service", "visionsplit_batch", "visionsplit_cli", "training"),
+        *("encoder_service", "llm_service", "visionsplit_batch", "visionsplit_cli", _LOCAL, "training"),
         *_HEAVY,
         "visionsplit.model",
     ),
-    "client/visionsplit_batch": ("visionsplit_cli", "training"),
-    "client/visionsplit_cli": ("training", *_HEAVY, "visionsplit.model"),
+    "client/visionsplit_batch": ("visionsplit_cli", _LOCAL, "training"),
+    "client/visionsplit_cli": (_LOCAL, "training", *_HEAVY, "visionsplit.model"),
+    "client/visionsplit_local": ("visionsplit_batch", "visionsplit_cli", "training", *_HEAVY),
     "client/visionsplit_batch/sources": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
     "client/visionsplit_batch/sinks": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
     **{
@@ -80,11 +97,11 @@ FORBIDDEN = {
         "PIL",
     ),
     "llm_service/pruning": (*_PROTOCOL, "transformers"),
-    "training/scenes": (*_HEAVY, *_PACKAGES[:5], "visionsplit", "training.dialogue", "training.data", *_LEARNING),
-    "training/dialogue": (*_HEAVY, *_PACKAGES[:5], "visionsplit", "training.data", *_LEARNING),
-    "training/data": (*_PACKAGES[:5], "training.learning", "training.evaluation"),
-    "training/model": (*_PACKAGES[:5], "training.data", "training.learning", "training.evaluation"),
-    "training/learning": (*_PACKAGES[:5], "training.evaluation"),
+    "training/scenes": (*_HEAVY, *_PACKAGES[:6], "visionsplit", "training.dialogue", "training.data", *_LEARNING),
+    "training/dialogue": (*_HEAVY, *_PACKAGES[:6], "visionsplit", "training.data", *_LEARNING),
+    "training/data": (*_PACKAGES[:6], "training.learning", "training.evaluation"),
+    "training/model": (*_PACKAGES[:6], "training.data", "training.learning", "training.evaluation"),
+    "training/learning": (*_PACKAGES[:6], "training.evaluation"),
 }
 # Only these may see grpc or the generated messages.
 SEEING_GRPC = {

@@ -1,6 +1,7 @@
 """The model in this process: the answers of the services, from synchronous code, threads and a running event loop."""
 
 import dataclasses
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from visionsplit_client import (
 from visionsplit_client import ImagePart as Image
 from visionsplit_local import Request, VisionSplit
 
+from tests.conftest import ROOT
 from tests.integration.system import noise_image, running_system
 
 IMAGES = [noise_image(*size, seed=index) for index, size in enumerate([(112, 112), (300, 90), (60, 200)])]
@@ -211,3 +213,13 @@ def test_a_model_that_cannot_be_loaded_leaves_no_thread(tmp_path: Path) -> None:
     with pytest.raises(VisionSplitError, match=r"config\.json"):
         VisionSplit(str(tmp_path), device="cpu")
     assert threading.active_count() == before
+
+
+def test_the_documented_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "in-process.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "docs/in-process.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8
+    assert "tokens" in lines[0]
+    assert [line.split()[0] for line in lines[2:6]] == ["office", "prices", "shapes", "signs"]
