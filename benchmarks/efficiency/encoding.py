@@ -4,16 +4,14 @@ import torch
 from torch.utils.hooks import RemovableHandle
 from visionsplit.grid import TileGrid
 from visionsplit.model.checkpoint import Checkpoint
-from visionsplit.wire.tensors import DataType
 
 from benchmarks.efficiency.clock import Clock
 from benchmarks.efficiency.flops import flop_counter
 from encoder_service.compression import CompressionSpec, compose
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.encoding import EncodedTiles, EncodeRequest, PreparedImage
+from encoder_service.device.packing import data_type_of
 from encoder_service.device.vision_tower import VisionTower
-
-_DATA_TYPES = {torch.float32: DataType.FLOAT32, torch.float16: DataType.FLOAT16, torch.bfloat16: DataType.BFLOAT16}
 
 
 class EncoderHalf:
@@ -27,7 +25,7 @@ class EncoderHalf:
         """
         self.tower = VisionTower.load(checkpoint, dtype=dtype, device=device)
         self._encoder = BatchEncoder(self.tower)
-        self._data_type = _DATA_TYPES[dtype]
+        self._data_type = data_type_of(dtype)
         vision = checkpoint.config.vision_config
         side, edge = vision.image_size // vision.patch_size, 2 * vision.image_size
         self.grid = TileGrid.for_image(edge, edge, rows=2, columns=2, side=side)
