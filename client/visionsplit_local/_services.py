@@ -3,10 +3,10 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import grpc
-import grpc.aio
+from visionsplit.service.in_process import InProcessMethods
 from visionsplit.service.server import ServiceServer
 
 from encoder_service.config import EncoderConfig
@@ -15,7 +15,7 @@ from encoder_service.llm.endpoints import LlmGateway, LlmGateways
 from encoder_service.server import EncoderServer
 from llm_service.config import LlmConfig
 from llm_service.server import LlmServer
-from visionsplit_local._in_process import InProcessChannel, InProcessConnection, Methods
+from visionsplit_local._channels import InProcessChannel, InProcessConnection
 
 _T = TypeVar("_T")
 ENCODER, LLM = "unix:in-process-encoder", "unix:in-process-llm"  # what calls name in place of addresses
@@ -40,7 +40,7 @@ class Services:
         self._thread = threading.Thread(target=self._loop.run_forever, name="visionsplit-local", daemon=True)
         self._thread.start()
         self._servers: list[ServiceServer] = []
-        self._methods: dict[str, Methods] = {}
+        self._methods: dict[str, InProcessMethods] = {}
         try:
             self._wait_for(self._start(encoder, llm))
         except BaseException:
@@ -61,13 +61,15 @@ class Services:
         self._loop.close()
 
     async def _start(self, encoder: EncoderConfig, llm: LlmConfig) -> None:
-        connection = InProcessConnection(methods := Methods())
+        connection = InProcessConnection()
         gateways = LlmGateways([LlmGateway(LLM, LlmClient(connection))])
-        # The encoder first: the LLM service takes a share of the memory that it finds free on a GPU.
-        for address, server in ((ENCODER, EncoderServer(encoder, gateways)), (LLM, LlmServer(llm))):
-            self._servers.append(server)
-            own = self._methods[address] = methods if address == LLM else Methods()
-            await server.start_in_process(cast(grpc.aio.Server, own))
+        # The encoder first: the LLM service takes a share of the GPU memory that it finds free.
+        self._methods[ENCODER] = await self._serve(EncoderServer(encoder, gateways))
+        self._methods[LLM] = connection.methods = await self._serve(LlmServer(llm))
+
+    async def _serve(self, server: ServiceServer) -> InProcessMethods:
+        self._servers.append(server)
+        return await server.start_in_process()
 
     async def _stop(self) -> None:
         for server in self._servers:

@@ -3,11 +3,12 @@
 import dataclasses
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from visionsplit_client import (
     CancelledError,
     Compression,
@@ -17,7 +18,9 @@ from visionsplit_client import (
     ImageEncoded,
     InvalidCompressionError,
     InvalidImageError,
+    InvalidPromptError,
     InvalidPruningError,
+    InvalidRequestError,
     Message,
     Prompt,
     PromptTooLongError,
@@ -30,7 +33,7 @@ from visionsplit_client import ImagePart as Image
 from visionsplit_local import Request, VisionSplit
 
 from tests.conftest import ROOT
-from tests.integration.system import noise_image, running_system
+from tests.integration.system import System, noise_image, running_system
 
 IMAGES = [noise_image(*size, seed=index) for index, size in enumerate([(112, 112), (300, 90), (60, 200)])]
 ONE, TWO = "USER: <image>\nwhat? ASSISTANT:", "USER: <image> and <image>\ndiffer how? ASSISTANT:"
@@ -65,6 +68,12 @@ REQUESTS: dict[str, tuple[list[int], dict[str, Any]]] = {
 }
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(random_checkpoints: dict[str, Path]) -> AsyncIterator[System]:
+    async with running_system(random_checkpoints["llama"]) as started:
+        yield started
+
+
 @pytest.fixture(scope="module")
 def local(random_checkpoints: dict[str, Path]) -> Iterator[VisionSplit]:
     with VisionSplit(str(random_checkpoints["llama"]), device="cpu") as model:
@@ -89,17 +98,17 @@ def facts(generation: Generation) -> tuple[object, ...]:
     )
 
 
-async def test_answers_are_those_of_the_services(random_checkpoints: dict[str, Path], local: VisionSplit) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_answers_are_those_of_the_services(system: System, local: VisionSplit) -> None:
     """Token for token. `local` is used on the thread of a running event loop, as in a notebook."""
-    async with running_system(random_checkpoints["llama"]) as system:
-        expected = {}
-        for name in REQUESTS:
-            images, options = arguments(name)
-            expected[name] = await system.client.generate(images, **options)
-        stop = expected["uncompressed"].text[4:7]
-        stopping = {"prompt": Prompt.raw(ONE), "sampling": Sampling(max_new_tokens=12, stop=[stop])}
-        stopped = await system.client.generate(IMAGES[0], **stopping)
-        encoded = await system.client.encode(IMAGES[1], Compression("globalcom2", 0.25))
+    expected = {}
+    for name in REQUESTS:
+        images, options = arguments(name)
+        expected[name] = await system.client.generate(images, **options)
+    stop = expected["uncompressed"].text[4:7]
+    stopping = {"prompt": Prompt.raw(ONE), "sampling": Sampling(max_new_tokens=12, stop=[stop])}
+    stopped = await system.client.generate(IMAGES[0], **stopping)
+    encoded = await system.client.encode(IMAGES[1], Compression("globalcom2", 0.25))
     assert len({generation.token_ids for generation in expected.values()}) > len(REQUESTS) / 2
     for name in REQUESTS:
         images, options = arguments(name)
@@ -156,16 +165,22 @@ def test_events_come_as_from_the_services(local: VisionSplit) -> None:
         ({"compression": Compression("globalcom2", 0.3, quotas_only=True)}, InvalidCompressionError),
         ({"pruning": Pruning("nothing", 0.5)}, InvalidPruningError),
         ({"sampling": Sampling(max_new_tokens=10**6)}, PromptTooLongError),
+        ({"images": 17 * IMAGES[:1]}, InvalidRequestError),
+        ({"prompt": "x" * 2**20}, InvalidPromptError),
+        ({"prompt": "x" * 2**22}, InvalidPromptError),
+        ({"prompt": Prompt.raw("no placeholder")}, InvalidPromptError),
+        ({"messages": 1025 * [Message("user", "x")], "prompt": None}, InvalidPromptError),
     ],
 )
+@pytest.mark.asyncio(loop_scope="module")
 async def test_errors_are_those_of_the_services(
-    random_checkpoints: dict[str, Path], local: VisionSplit, options: dict[str, Any], error: type[VisionSplitError]
+    system: System, local: VisionSplit, options: dict[str, Any], error: type[VisionSplitError]
 ) -> None:
-    async with running_system(random_checkpoints["llama"]) as system:
-        with pytest.raises(error) as expected:
-            await system.client.generate(IMAGES[0], "what?", **options)
+    arguments = {"images": IMAGES[0], "prompt": "what?", **options}
+    with pytest.raises(error) as expected:
+        await system.client.generate(**arguments)
     with pytest.raises(error) as caught:
-        local.generate(IMAGES[0], "what?", **options)
+        local.generate(**arguments)
     assert (type(caught.value), str(caught.value)) == (type(expected.value), str(expected.value))
 
 

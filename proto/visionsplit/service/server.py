@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
@@ -12,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from visionsplit.receiving.receiver import ReceiveLimits, Receiver
 from visionsplit.service.config import ServiceConfig
+from visionsplit.service.in_process import InProcessMethods
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.guard import Guard
 from visionsplit.serving.health import HEALTH_SERVICE_NAME, HealthService
@@ -100,23 +102,27 @@ class ServiceServer(ABC):
             raise
         return self.port
 
-    async def start_in_process(self, methods: grpc.aio.Server) -> None:
-        """Load, and add the methods to what calls them in this process. No address is bound, and there is neither
-        security nor a bound on what a request takes while it arrives. What was begun is given back if that fails.
+    async def start_in_process(self) -> InProcessMethods:
+        """Load, and begin to serve this process alone: no address is bound, and no token is asked for.
 
         Raises:
-            VisionSplitError: see `open`.
+            VisionSplitError: see `open`. What was begun is given back.
         """
         try:
-            opened = await self.open(Callers(None, relayed=self._service.relayed))
+            receiver = self._receiver = Receiver(self._receiving, Callers(None, relayed=self._service.relayed))
+            opened = await self.open(receiver)
             self._door = opened.door
-            opened.add_to(methods)
-            health_pb2_grpc.add_HealthServicer_to_server(self.health, methods)
+            methods = InProcessMethods()
+            opened.add_to(cast(grpc.aio.Server, methods))
+            health_pb2_grpc.add_HealthServicer_to_server(self.health, cast(grpc.aio.Server, methods))
+            await methods.intercept(self._interceptors([], receiver))
+            receiver.start()
             self.health.set(serving=True)
             await self.serving()
         except BaseException:
             await self.stop(None)
             raise
+        return methods
 
     async def stop(self, grace: float | None) -> None:
         """Report NOT_SERVING, refuse new calls, give those inside `grace` seconds to end, release everything."""
@@ -132,19 +138,19 @@ class ServiceServer(ABC):
         await self.release()
         await asyncio.to_thread(self.telemetry.close)
 
+    def _interceptors(
+        self, guards: Sequence[grpc.aio.ServerInterceptor], receiver: Receiver
+    ) -> list[grpc.aio.ServerInterceptor]:
+        # From the outside in: what counts calls sees the refused ones too, and what maps errors sees all of them.
+        return [*self.telemetry.interceptors, *guards, ErrorInterceptor(self._log), receiver.interceptor]
+
     async def _start(self) -> None:
         guard = Guard(self._security)
         receiver = self._receiver = Receiver(self._receiving, Callers(guard.tokens, relayed=self._service.relayed))
         opened = await self.open(receiver)
         self._door = opened.door
         server = self._server = grpc.aio.server(
-            # From the outside in: what counts calls sees the refused ones too, and what maps errors sees all of them.
-            interceptors=[
-                *self.telemetry.interceptors,
-                *guard.interceptors,
-                ErrorInterceptor(self._log),
-                receiver.interceptor,
-            ],
+            interceptors=self._interceptors(guard.interceptors, receiver),
             options=server_options(max_receive_bytes=self._receiving.max_bytes, max_calls=opened.max_calls),
         )
         opened.add_to(server)
