@@ -27,7 +27,7 @@ from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from encoder_service.llm.channel import LlmChannel
 from encoder_service.llm.client import LlmClient
-from encoder_service.llm.endpoints import LlmGateway, LlmGateways
+from encoder_service.llm.endpoints import LlmEndpoint, LlmEndpoints
 from encoder_service.metrics import EncoderMetrics
 from encoder_service.pipeline.pipeline import EncoderPipeline
 
@@ -49,7 +49,7 @@ class _Loaded:
 class EncoderServer(ServiceServer):
     """One encoder service in this process. Started and stopped once, from one event loop."""
 
-    def __init__(self, config: EncoderConfig, llm: LlmGateways | None = None) -> None:
+    def __init__(self, config: EncoderConfig, llm: LlmEndpoints | None = None) -> None:
         """
         Args:
             config: its settings.
@@ -84,7 +84,7 @@ class EncoderServer(ServiceServer):
         config = self._config
         if self._llm is None and config.llm:
             channels = [(address, LlmChannel(address, config.llm_security)) for address in config.llm]
-            self._llm = LlmGateways([LlmGateway(address, LlmClient(channel)) for address, channel in channels])
+            self._llm = LlmEndpoints([LlmEndpoint(address, LlmClient(channel)) for address, channel in channels])
         loaded = await asyncio.to_thread(self._load)
         metrics = EncoderMetrics(self.telemetry.registry)
         encoder = BatchEncoder(loaded.tower, loaded.text_tower, metrics.batch_done)

@@ -11,7 +11,7 @@ from visionsplit.service.server import ServiceServer
 
 from encoder_service.config import EncoderConfig
 from encoder_service.llm.client import LlmClient
-from encoder_service.llm.endpoints import LlmGateway, LlmGateways
+from encoder_service.llm.endpoints import LlmEndpoint, LlmEndpoints
 from encoder_service.server import EncoderServer
 from llm_service.config import LlmConfig
 from llm_service.server import LlmServer
@@ -62,7 +62,7 @@ class Services:
 
     async def _start(self, encoder: EncoderConfig, llm: LlmConfig) -> None:
         connection = InProcessConnection()
-        gateways = LlmGateways([LlmGateway(LLM, LlmClient(connection))])
+        gateways = LlmEndpoints([LlmEndpoint(LLM, LlmClient(connection))])
         # The encoder first: the LLM service takes a share of the GPU memory that it finds free.
         self._methods[ENCODER] = await self._serve(EncoderServer(encoder, gateways))
         self._methods[LLM] = connection.methods = await self._serve(LlmServer(llm))

@@ -31,7 +31,7 @@ from encoder_service.api.parts import to_parts
 from encoder_service.api.request import CheckedRequest, RequestChecker
 from encoder_service.config import EncoderConfig
 from encoder_service.llm.client import LlmCall, LlmClient
-from encoder_service.llm.endpoints import LlmGateways
+from encoder_service.llm.endpoints import LlmEndpoints
 from encoder_service.llm.outbox import Outbox
 from encoder_service.llm.relay import relay
 from encoder_service.llm.replay import Part
@@ -56,7 +56,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         pipeline: EncoderPipeline,
         info: encoder_service_pb2.GetEncoderInfoResponse,
         admission: Admission,
-        llm: LlmGateways | None,
+        llm: LlmEndpoints | None,
         telemetry: Telemetry,
         metrics: EncoderMetrics,
         callers: Callers,

@@ -34,7 +34,7 @@ class LlmConnection(Protocol):
     async def close(self) -> None: ...
 
 
-# A service that is back is found within two seconds, with the time between two health checks (gateways.py).
+# A service that is back is found within two seconds, with the time between two health checks (endpoints.py).
 _RECONNECT_OPTION, _MAX_RECONNECT_MS = "grpc.max_reconnect_backoff_ms", 1000
 _RETIRING_SECONDS = 3600.0  # for calls that run when their connection is replaced
 

@@ -12,7 +12,7 @@ from visionsplit.telemetry.tracing import stage
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, vision_tokens_pb2
 
 from encoder_service.llm.client import LlmCall, LlmClient
-from encoder_service.llm.endpoints import LlmGateway, LlmGateways
+from encoder_service.llm.endpoints import LlmEndpoint, LlmEndpoints
 from encoder_service.llm.outbox import Outbox
 from encoder_service.llm.replay import Part, Upload
 
@@ -23,7 +23,7 @@ _Response = encoder_service_pb2.EncoderServiceGenerateResponse
 
 
 async def relay(
-    gateways: LlmGateways,
+    endpoints: LlmEndpoints,
     begin: Callable[[LlmClient], LlmCall],
     header: llm_service_pb2.GenerateHeader,
     parts: AsyncGenerator[Part, None],
@@ -40,26 +40,26 @@ async def relay(
     Raises:
         VisionSplitError: of the encoder or, in its own class, of the LLM service.
     """
-    upload = Upload(parts, keep_bytes=_KEEP_BYTES if len(gateways) > 1 else 0)
-    before: LlmGateway | None = None  # that was asked in vain
+    upload = Upload(parts, keep_bytes=_KEEP_BYTES if len(endpoints) > 1 else 0)
+    before: LlmEndpoint | None = None  # that was asked in vain
     try:
         while True:
-            gateway = await gateways.pick(but=before)
+            endpoint = await endpoints.pick(but=before)
             try:
-                with gateway.call(begin) as call:
+                with endpoint.call(begin) as call:
                     await _ask(call, header, upload, outbox, answered, tracer)
-                gateway.succeeded()
+                endpoint.succeeded()
                 return
             except VisionSplitError as error:
                 lost = isinstance(error, UnavailableError)
                 if upload.failed or not (lost or _is_momentary(error)):
                     raise
                 if lost:
-                    gateway.failed()
+                    endpoint.failed()
                 if before is not None or not upload.repeatable:
                     raise
-                _log.warning("LLM service %s did not serve a call, another is asked: %s", gateway.address, error)
-                before = gateway
+                _log.warning("LLM service %s did not serve a call, another is asked: %s", endpoint.address, error)
+                before = endpoint
     finally:
         await upload.close()
 
