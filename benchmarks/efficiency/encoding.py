@@ -2,7 +2,6 @@
 
 import torch
 from torch.utils.hooks import RemovableHandle
-from visionsplit.errors import VisionSplitError
 from visionsplit.grid import TileGrid
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.model.dtypes import DATA_TYPES_OF
@@ -10,10 +9,9 @@ from visionsplit.options.compression import Compression
 
 from benchmarks.efficiency.clock import Clock
 from benchmarks.efficiency.flops import flop_counter
-from encoder_service.admission import TileRoom
 from encoder_service.compression import compose
 from encoder_service.device.batch_encoder import BatchEncoder
-from encoder_service.device.jobs import EncodedTiles, ImageJob, PreparedImage, TileSpan
+from encoder_service.device.encoding import EncodedTiles, EncodeRequest, PreparedImage
 from encoder_service.device.vision_tower import VisionTower
 
 
@@ -41,13 +39,8 @@ class EncoderHalf:
         Raises:
             VisionSplitError: the specification is wrong, or the image cannot be encoded under it.
         """
-        tiles = self.grid.num_tiles
-        image = PreparedImage(self._pixels, self.grid, 0.0, TileRoom(tiles).reserve([tiles])[0])
-        job = ImageJob(image, compose(spec), self._data_type, deliver=lambda _: None)
-        [(_, result)] = self._encoder.encode([TileSpan(job, 0, tiles)])
-        if isinstance(result, VisionSplitError):
-            raise result
-        return result
+        image = PreparedImage(self._pixels, self.grid)
+        return self._encoder.encode_image(EncodeRequest(image, compose(spec), self._data_type))
 
     def timed(self, spec: Compression, clock: Clock) -> EncodedTiles:
         """The same; marks "encoded" where the last layer that runs is done, "scored" where the scores are."""

@@ -15,7 +15,7 @@ from encoder_service.caching.key import serves_smaller
 from encoder_service.compression import Composition
 from encoder_service.compression.geometry import canonical, geometry_of
 from encoder_service.compression.shares import pooled_tokens, share_out
-from encoder_service.device.jobs import EncodedTiles
+from encoder_service.device.encoding import EncodedTiles
 
 _OVERHEAD = 2048  # bytes of an entry beside its arrays, roughly
 

@@ -41,7 +41,7 @@ class Pauses:
         self._next = _FIRST_PAUSE_SECONDS
 
 
-class LlmGateway:
+class LlmEndpoint:
     """One LLM service, and what is known of it."""
 
     def __init__(self, address: str, client: LlmClient) -> None:
@@ -116,10 +116,10 @@ class LlmGateway:
         self.looked.set()
 
 
-class LlmGateways:
+class LlmEndpoints:
     """All LLM services of this encoder. Used from one event loop."""
 
-    def __init__(self, gateways: Sequence[LlmGateway]) -> None:
+    def __init__(self, gateways: Sequence[LlmEndpoint]) -> None:
         self._gateways = list(gateways)
         self._turn = 0
         self._following = [asyncio.create_task(gateway.follow()) for gateway in gateways] if len(gateways) > 1 else []
@@ -134,7 +134,7 @@ class LlmGateways:
         for gateway in self._gateways:
             await gateway.client.close()
 
-    async def pick(self, *, but: LlmGateway | None = None) -> LlmGateway:
+    async def pick(self, *, but: LlmEndpoint | None = None) -> LlmEndpoint:
         """The one to ask: the fewest calls in flight, in turns where they are equal.
 
         If none is ready, one that is not: its failure then says why.

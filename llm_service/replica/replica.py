@@ -7,6 +7,7 @@ from contextlib import aclosing
 from functools import partial
 
 from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.model.device import resolve_device
 from visionsplit.model.dtypes import DTYPES
 from visionsplit.options.layout import Layout
 from visionsplit.telemetry.tracing import Tracing
@@ -35,7 +36,7 @@ class Replica:
             CheckpointError: the checkpoint cannot be read.
         """
         checkpoint = Checkpoint(config.model, revision=config.revision)
-        device = config.torch_device()
+        device = resolve_device(config.device)
         dtype = DTYPES[config.dtype] if config.dtype is not None else checkpoint.dtype_on(device)
         self._projector = Projector(checkpoint, device=device, dtype=dtype)
         model = load_text_model(checkpoint, device=device, dtype=dtype)

@@ -8,8 +8,8 @@ import visionsplit_cli
 from visionsplit_cli.batch import build_parser as batch_parser
 from visionsplit_cli.plan.options import parser as plan_parser
 
-from encoder_service.command_line import build_parser as encoder_parser
-from llm_service.options import build_parser as llm_parser
+from encoder_service.config import PROGRAM as ENCODER
+from llm_service.config import PROGRAM as LLM
 
 _PASSED_ON = ("batch", "plan")  # these commands have parsers of their own
 _BANNED = re.compile(r"\b(nobody|anew|whoever|of its own|is no|so many|told of|None)\b|\(default")
@@ -22,8 +22,8 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
 
 
 PARSERS: dict[str, argparse.ArgumentParser] = {
-    "visionsplit-encoder": encoder_parser(),
-    "visionsplit-llm": llm_parser(),
+    "visionsplit-encoder": ENCODER.parser(),
+    "visionsplit-llm": LLM.parser(),
     "visionsplit plan": plan_parser(None),
     **{
         f"visionsplit {name}": parser

@@ -15,7 +15,7 @@ from visionsplit_cli.plan.measuring import Effort, EncoderMeter, LlmMeter
 from visionsplit_cli.plan.pictures import MOST_ROWS, open_pictures, varied
 from visionsplit_client import Compression, InvalidCompressionError, Sampling
 
-from encoder_service.caching.tokens import CacheLimits
+from encoder_service.config import CacheLimits
 from tests.integration.system import noise_image, running_system
 
 BRIEF = Effort(seconds=0.3, in_flight=3)

@@ -26,10 +26,9 @@ from visionsplit_client import Client, Compression
 from encoder_service.caching.disk import DiskTier
 from encoder_service.caching.entry import CachedTokens
 from encoder_service.caching.key import TokensKey
-from encoder_service.caching.tokens import CacheLimits, TokenCache
+from encoder_service.caching.tokens import TokenCache
 from encoder_service.compression import METHODS
-from encoder_service.config import EncoderConfig
-from encoder_service.device.queue import BatchLimits
+from encoder_service.config import BatchLimits, CacheLimits, EncoderConfig
 from encoder_service.server import EncoderServer
 from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import FakeLlm, globalcom2, png, running_encoder, running_llm, status_of_call

@@ -13,7 +13,7 @@ from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from encoder_service.compression import Plan, TileFeatures, TowerOutput, compose, select
-from encoder_service.device.queue import BatchLimits
+from encoder_service.config import BatchLimits
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from tests.unit.encoder import reference_greedy as reference

@@ -13,11 +13,10 @@ from visionsplit.options.data_types import DataType
 from visionsplit.v1 import encoder_service_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
-from encoder_service.admission import TileRoom
 from encoder_service.compression import METHODS, compose, select
+from encoder_service.config import BatchLimits
 from encoder_service.device.batch_encoder import BatchEncoder
-from encoder_service.device.jobs import ImageJob, PreparedImage, TileSpan
-from encoder_service.device.queue import BatchLimits
+from encoder_service.device.encoding import EncodeRequest, ImageEncoding, PreparedImage, TileSpan
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from tests.unit.encoder.helpers import file_of, picture, running_encoder
@@ -101,7 +100,7 @@ async def test_every_method_gives_each_caller_what_it_gives_a_whole_image(
 
 async def test_a_method_without_a_ratio_keeps_a_quarter_by_request_and_by_default(random_checkpoints, expected):
     size, alone, quarter = SIZES[0], Compression("globalcom2"), Compression("globalcom2", 0.25)
-    async with running_encoder(random_checkpoints["llama"], default_compression=alone) as (_, stub):
+    async with running_encoder(random_checkpoints["llama"], method=alone.method) as (_, stub):
         tokens, _ = await encoded(stub, size, alone)
         request = request_for(size, alone)
         request.ClearField("compression")
@@ -127,15 +126,12 @@ def test_the_time_of_an_image_that_waits_counts_from_its_first_pass(random_check
     checkpoint = Checkpoint(str(random_checkpoints["llama"]))
     encoder = BatchEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu")))
     tiles = Tiler(checkpoint).cut(picture(200, 200), UnpadRule.HUGGING_FACE)
-    room = TileRoom(8)
-    (place,) = room.reserve([tiles.grid.num_tiles])
-    image = PreparedImage(tiles.pixels, tiles.grid, 0.0, place)
-    job = ImageJob(image, compose(Compression("prumerge")), DataType.FLOAT32, lambda _result: None)
-    assert encoder.encode([TileSpan(job, 0, 2)]) == []
-    assert encoder.encode([TileSpan(job, 2, 3)]) == []
-    between, held = time.monotonic(), job.held_seconds
-    ((owner, result),) = encoder.encode([TileSpan(job, 3, 5)])
-    assert owner is job
+    image = PreparedImage(tiles.pixels, tiles.grid)
+    encoding = ImageEncoding(EncodeRequest(image, compose(Compression("prumerge")), DataType.FLOAT32))
+    assert encoder.encode([TileSpan(encoding, 0, 2)]) == [None]
+    assert encoder.encode([TileSpan(encoding, 2, 3)]) == [None]
+    between, held = time.monotonic(), encoding.held_seconds
+    (result,) = encoder.encode([TileSpan(encoding, 3, 5)])
     assert result.stop_tile == 5
     assert result.started + held < between
     assert result.seconds > held > 0

@@ -18,11 +18,9 @@ from visionsplit.options.compression import DEFAULT_RATIO, Compression
 from visionsplit.options.data_types import DataType
 
 from encoder_service.__main__ import main
-from encoder_service.command_line import parse
 from encoder_service.compression import METHODS, compose
-from encoder_service.config import EncoderConfig
-from encoder_service.server import SERVICE_NAME
-from encoder_service.serving import config_from
+from encoder_service.config import PROGRAM, EncoderConfig
+from encoder_service.server import SERVICE_NAME, EncoderServer
 from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import running_encoder
 
@@ -30,7 +28,11 @@ HANGS = 300.0  # seconds; a process that takes longer on a busy machine hangs
 
 
 def config_of(*arguments):
-    return config_from(parse(["--model", "m", *arguments]))
+    return PROGRAM.read(["--model", "m", *arguments])
+
+
+def compression_of(config):
+    return Compression(config.default_method, config.retention_ratio)
 
 
 def test_the_command_line_has_the_configurations_defaults():
@@ -39,13 +41,13 @@ def test_the_command_line_has_the_configurations_defaults():
 
 def test_the_command_line_reaches_the_configuration():
     config = config_of("--method", "globalcom2", "--retention-ratio", "0.2", "--data-type", "int8", "--max-images", "3")
-    assert config.default_compression.retention_ratio == 0.2
-    assert config.default_data_type is DataType.INT8
+    assert compression_of(config) == Compression("globalcom2", 0.2)
+    assert config.data_type is DataType.INT8
     assert config.max_images == 3
 
 
 def test_several_llm_services_by_commas_or_by_repetition():
-    assert config_of("--llm", "a:1,b:2", "--llm", "c:3").llm_addresses == ("a:1", "b:2", "c:3")
+    assert config_of("--llm", "a:1,b:2", "--llm", "c:3").llm == ("a:1", "b:2", "c:3")
 
 
 @pytest.mark.parametrize(
@@ -88,13 +90,13 @@ def test_settings_out_of_range_are_refused_by_the_options_name(arguments, capsys
     ids=str,
 )
 def test_method_and_ratio(arguments, expected):
-    assert config_of(*arguments).default_compression == expected
+    assert compression_of(config_of(*arguments)) == expected
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_alone_can_be_the_default(method):
     text_tower = ("--text-tower", "clip") if method == "cdpruner" else ()
-    composition = compose(config_of("--method", method, "--retention-ratio=", *text_tower).default_compression)
+    composition = compose(compression_of(config_of("--method", method, "--retention-ratio=", *text_tower)))
     assert composition.retention_ratio == {"none": 1, "prumerge": None, "prumerge+": None}.get(method, DEFAULT_RATIO)
 
 
@@ -121,7 +123,7 @@ def test_a_wrong_command_line_is_refused_before_pytorch_is_imported(arguments, n
 
 def test_an_unknown_default_method_is_refused_at_the_start():
     with pytest.raises(InvalidCompressionError):
-        config_of("--method", "best")
+        EncoderServer(config_of("--method", "best"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -249,7 +251,7 @@ async def test_no_thread_is_left(random_checkpoints):
 
 PEAK_MEMORY = """
 import asyncio, resource, sys
-from encoder_service.config import ConfigError, EncoderConfig
+from encoder_service.config import EncoderConfig
 from encoder_service.server import EncoderServer
 
 async def main():
