@@ -158,7 +158,9 @@ async def test_an_upload_that_is_lost_is_sent_again_whole(random_checkpoints: di
         for seed in range(4):
             good.received.clear()
             new = noise_image(112, 112, seed)  # while the other one is in the encoder's cache from the second call on
-            assert (await client.generate([new, IMAGE], Prompt.raw("x"))).text == "one two"
+            answer = await client.generate([new, IMAGE], Prompt.raw("x"))
+            assert answer.text == "one two"
+            assert [image.index for image in answer.images] == [0, 1]  # each image's summary once
             assert len(good.parts("header")) == 1
             assert [image.image_index for image in good.parts("image")] == ([1, 0] if seed else [0, 1])
             assert {chunk.image_index for chunk in good.parts("tokens")} == {0, 1}
