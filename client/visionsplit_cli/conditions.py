@@ -3,9 +3,10 @@
 `training.evaluation` reads the same words, so that what a picture shows can be scored under the same name.
 """
 
+from typing import get_args
+
 from visionsplit.options.conditions import split_condition
 from visionsplit_client import Compression, Layout
-from visionsplit_client._options import LAYOUTS
 
 _PARTS = ("score", "budget", "selection", "merging", "guidance")
 
@@ -30,7 +31,7 @@ def parse_condition(text: str, layout: Layout = "spatial") -> Compression:
     return Compression(
         method=word.method,
         retention_ratio=word.ratio,
-        layout=word.setting("layout", {name: name for name in LAYOUTS}) or layout,
+        layout=word.setting("layout", {name: name for name in get_args(Layout)}) or layout,
         score=word.settings.get("score"),
         budget=word.settings.get("budget"),
         selection=word.settings.get("selection"),

@@ -11,8 +11,7 @@ from typing import TypeVar
 
 from visionsplit.errors import VisionSplitError
 from visionsplit.visible import counted
-from visionsplit_client import EncoderInfo, HealthStatus, LlmInfo, NamedChoice
-from visionsplit_client._base import DEFAULT_ENCODER
+from visionsplit_client import DEFAULT_ENCODER, EncoderInfo, HealthStatus, LlmInfo, NamedChoice
 
 from visionsplit_cli import hints, options, output, report
 

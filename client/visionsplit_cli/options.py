@@ -3,20 +3,30 @@
 import argparse
 import os
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from visionsplit.cli import command_line
 from visionsplit.cli.security_options import add_client_options, client_security_from
 from visionsplit.options.compression_defaults import DEFAULT_METHOD, DEFAULT_RATIO, chosen_method
 from visionsplit.security.client import ClientSecurity
 from visionsplit.security.tokens import TOKEN_VARIABLE, BearerToken
-from visionsplit_client import Client, Compression, Pruning, Sampling
-from visionsplit_client._base import DEFAULT_ENCODER
-from visionsplit_client._options import DATA_TYPES, LAYOUTS, POSITION_IDS
+from visionsplit_client import (
+    DEFAULT_ENCODER,
+    Client,
+    Compression,
+    DataTypeName,
+    Layout,
+    PositionIds,
+    Pruning,
+    Sampling,
+)
 
 DEFAULT_LLM = "127.0.0.1:50052"
 DEFAULT_TIMEOUT = 120.0
 METRICS = {"encoder": "127.0.0.1:9051", "llm": "127.0.0.1:9052"}  # where services of `up --metrics` serve them
+
+_LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+_POSITION_IDS: tuple[PositionIds, ...] = get_args(PositionIds)
 
 Subparsers = Any  # argparse keeps this type private
 OneLineParser = command_line.OneLineParser
@@ -83,7 +93,7 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
             help=f"The share of the vision tokens to keep, above 0 and at most 1. Default: {DEFAULT_RATIO:g} with "
             "--method, for methods that need a ratio.",
         )
-    group.add_argument("--layout", choices=LAYOUTS, help=f"The order of the kept tokens. Default: {LAYOUTS[0]}.")
+    group.add_argument("--layout", choices=_LAYOUTS, help=f"The order of the kept tokens. Default: {_LAYOUTS[0]}.")
     for part, text in (
         ("score", "what a token is worth"),
         ("budget", "how many tokens each tile keeps"),
@@ -106,7 +116,7 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
     )
     group.add_argument(
         "--data-type",
-        choices=DATA_TYPES,
+        choices=get_args(DataTypeName),
         help="The number format in which vision tokens are sent. Default: the encoder's.",
     )
     if ratio:
@@ -147,9 +157,9 @@ def add_prefill(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--position-ids",
-        choices=POSITION_IDS,
+        choices=_POSITION_IDS,
         help="The positions of the kept tokens: renumbered without gaps, or original as without compression. "
-        f"Default: {POSITION_IDS[0]}.",
+        f"Default: {_POSITION_IDS[0]}.",
     )
 
 

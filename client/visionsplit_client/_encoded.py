@@ -12,10 +12,10 @@ import visionsplit
 from visionsplit.errors import InvalidTokensError
 from visionsplit.grid import Region, TileGrid
 from visionsplit.v1 import tensor_pb2, vision_tokens_pb2
+from visionsplit.wire.stored_tensors import StoredTensor, read_tensors, write_tensors
 from visionsplit.wire.tensors import DataType, TokenTensor
 from visionsplit.wire.vision_tokens import Positions, TokenAssembler, VisionTokens, grid_from_proto, grid_to_proto
 
-from visionsplit_client import _safetensors
 from visionsplit_client._info import VisionFormat
 from visionsplit_client._options import (
     DATA_TYPES,
@@ -27,7 +27,6 @@ from visionsplit_client._options import (
     data_type_name,
 )
 from visionsplit_client._results import EncodeTimings, ImageSummary
-from visionsplit_client._safetensors import StoredTensor
 
 _FILE_FORMAT = "visionsplit-tokens/1"
 _STORED_TYPE = {DataType.FLOAT32: "F32", DataType.FLOAT16: "F16", DataType.BFLOAT16: "BF16", DataType.INT8: "I8"}
@@ -123,12 +122,12 @@ class EncodedImage:
 
     def _write(self, file: BinaryIO) -> None:
         metadata = {"format": _FILE_FORMAT, "visionsplit": json.dumps(self.to_metadata())}
-        _safetensors.write(file, self.to_tensors(), metadata)
+        write_tensors(file, self.to_tensors(), metadata)
 
     @classmethod
     def _read(cls, file: BinaryIO, name: str) -> "EncodedImage":
         try:
-            tensors, metadata = _safetensors.read(file)
+            tensors, metadata = read_tensors(file)
             if metadata.get("format") != _FILE_FORMAT:
                 raise InvalidTokensError(f"{name} holds {metadata.get('format')!r}, not {_FILE_FORMAT!r}")
             return _decode(json.loads(metadata["visionsplit"]), tensors)

@@ -151,5 +151,17 @@ def test_only_the_edge_of_a_service_sees_grpc(package: str) -> None:
     assert seeing <= SEEING_GRPC[package]
 
 
+@pytest.mark.parametrize("package", [*_PLACE, "training"])
+def test_no_package_imports_private_names_of_another(package: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in sources(_PLACE.get(package, package))
+        for module in imported_modules(file)
+        if module.partition(".")[0] in {*_PLACE} - {package}
+        and any(part.startswith("_") and not part.startswith("__") for part in module.split("."))
+    ]
+    assert not wrong
+
+
 def test_proto_is_an_import_root_and_no_package() -> None:
     assert not (ROOT / "proto" / "__init__.py").exists()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import IO
 
-from visionsplit_client._safetensors import StoredTensor, TensorPlace, encode_header
+from visionsplit.wire.stored_tensors import StoredTensor, TensorPlace, encode_header
 
 from visionsplit_batch.errors import OutputError
 from visionsplit_batch.records import RunLabels, TokenRecord

@@ -19,7 +19,7 @@ from visionsplit.cli.security_options import add_server_options, server_security
 from visionsplit.network.addresses import split_host_port
 from visionsplit.security.client import ClientSecurity
 from visionsplit.security.tls import ClientTls
-from visionsplit_client._base import DEFAULT_ENCODER
+from visionsplit_client import DEFAULT_ENCODER
 
 from visionsplit_cli import options, output
 from visionsplit_cli.local_services.ports import free_addresses

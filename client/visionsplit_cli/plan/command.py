@@ -10,44 +10,44 @@ Exit codes: 0 done; 1 it failed, with one line on stderr; 2 wrong usage; 130 sto
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from visionsplit.errors import VisionSplitError
 from visionsplit_client import Sampling
 
 from visionsplit_cli import options as shared
-from visionsplit_cli import output
-from visionsplit_cli import report as _report
 from visionsplit_cli.local_services import up
-from visionsplit_cli.plan import report
+from visionsplit_cli.plan import options, report
 from visionsplit_cli.plan.measuring import Effort
-from visionsplit_cli.plan.options import parser
 from visionsplit_cli.plan.pictures import open_pictures
 from visionsplit_cli.plan.services import OwnServices, RunningServices
 from visionsplit_cli.plan.shapes import Prices
 from visionsplit_cli.plan.sweep import Services, Wanted, sweep
+from visionsplit_cli.report import print_json
 from visionsplit_cli.signals import ended_by_sigterm
 
 _TERMINATED = 143
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; the exit code. A wrong usage raises SystemExit(2), as argparse does."""
-    args = parser(__doc__).parse_args(arguments)
+def add_parser(commands: shared.Subparsers) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="measure how many encoders a language model needs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print the plan."""
     prices = _prices(args)
-    try:
-        services = _services(args)
-        load = os.getloadavg()[0]  # before our own work
-        with ended_by_sigterm(SystemExit(_TERMINATED)):
-            pictures = open_pictures(args.inputs)
-            found = sweep(services, _wanted(args), pictures, prices or Prices(), _note(args))
-    except (VisionSplitError, OSError, ValueError) as error:
-        message = _report.message(error)
-        if args.json:
-            _report.print_json({"error": _report.failure(error, message)})
-        output.warn(message)
-        return 1
+    services = _services(args)
+    load = os.getloadavg()[0]  # before our own work
+    with ended_by_sigterm(SystemExit(_TERMINATED)):
+        pictures = open_pictures(args.inputs)
+        found = sweep(services, _wanted(args), pictures, prices or Prices(), _note(args))
     own = isinstance(services, OwnServices)
     setting = report.Setting(
         model=found.encoder.model,
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         load=load if own else None,
     )
     if args.json:
-        _report.print_json(report.document(setting, found.plans, prices))
+        print_json(report.document(setting, found.plans, prices))
     else:
         print(report.text(setting, found.plans, prices))
     return 0

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import visionsplit_client
 from PIL import Image
+from visionsplit.errors import UnavailableError
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Failure
-from visionsplit_batch.sources import open_source
 from visionsplit_client import EncodedImage
 
 MOST_ROWS = 16  # of the input: every picture is encoded at every ratio
@@ -72,6 +72,10 @@ def any_number() -> int:
 
 
 def _of_input(inputs: Sequence[str]) -> Pictures:
+    try:
+        from visionsplit_batch.sources import open_source
+    except ImportError as error:
+        raise UnavailableError(f"planning needs visionsplit[batch]: {error}") from None
     source = open_source(inputs)
     rows = list(source.read(list(itertools.islice(source.entries(), MOST_ROWS))))
     failures = [row for row in rows if isinstance(row, Failure)]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 from visionsplit.errors import UnavailableError
-from visionsplit_client._web import get
-from visionsplit_client._web_connections import WebError
+from visionsplit.network.web import get
+from visionsplit.network.web_connections import WebError
 
 _TIMEOUT_SECONDS = 5.0
 _MAX_PAGE_BYTES = 16 * 1024 * 1024

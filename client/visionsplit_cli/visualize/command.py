@@ -11,13 +11,11 @@ from pathlib import Path
 from PIL import Image
 from visionsplit.cli.command_line import at_least, shares
 from visionsplit.images import UNLIMITED, decode_image
+from visionsplit.network.locations import is_url
 from visionsplit.options.compression_defaults import DEFAULT_RATIO, KEEP_ALL
 from visionsplit.options.conditions import METHOD_FORM
 from visionsplit.visible import counted, visible
-from visionsplit_client import Client, Compression, Sampling
-from visionsplit_client._images import read_image
-from visionsplit_client._settings import DEFAULT_LIMITS, DEFAULT_TIMEOUTS
-from visionsplit_client._sources import is_url
+from visionsplit_client import Client, Compression, Sampling, read_image
 
 from visionsplit_cli import given, options
 from visionsplit_cli.conditions import parse_condition
@@ -91,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         options.usage_error(args, "--ask is empty; it takes a question about the image")
     series = _comparisons(args) if args.compare else [_one_method(args)]
     given.check_images(args, [args.image])
-    data = read_image(given.source_of(args.image), limits=DEFAULT_LIMITS, timeouts=DEFAULT_TIMEOUTS)
+    data = read_image(given.source_of(args.image))
     shown: list[Shown] = []
     with options.client_from(args) as client:
         for compressions in series:

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors import safe_open
+from visionsplit.wire.stored_tensors import encode_header
 from visionsplit_batch.errors import InputError, OutputError
 from visionsplit_batch.records import TokenRecord
 from visionsplit_batch.rows import Content, Entry, Failure
@@ -14,8 +15,8 @@ from visionsplit_batch.sinks import TokensSink
 from visionsplit_batch.sources.tokens import TokenShards
 from visionsplit_batch.storage import Storage
 from visionsplit_client import EncodedImage, InvalidTokensError
-from visionsplit_client._safetensors import encode_header, read_file, write_file
 
+from tests.token_files import read_file, write_file
 from tests.unit.batch.outcomes import LABELS, encoded, encoded_image, same_tokens
 
 DATA_TYPES = ("float32", "float16", "bfloat16", "int8")

@@ -1,7 +1,7 @@
 """Reads and writes the safetensors file format: a length, a JSON header, then the tensors' bytes.
 
-The safetensors library needs a framework to hold a bfloat16 tensor; here tensors stay bytes, as they are on the wire.
-https://huggingface.co/docs/safetensors describes the format.
+Tensors stay bytes, as they are on the wire. Files of many tensors are written as a stream and read in ranges of bytes,
+for which the safetensors library has no functions. https://huggingface.co/docs/safetensors describes the format.
 """
 
 import io
@@ -10,7 +10,6 @@ import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 _LENGTH = struct.Struct("<Q")
@@ -109,7 +108,7 @@ def encode_header(places: Mapping[str, TensorPlace], metadata: Mapping[str, str]
     return _LENGTH.pack(len(encoded)) + encoded
 
 
-def write(file: BinaryIO, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(file: BinaryIO, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
     """Write tensors in the given order, with wide elements first, so that all are aligned."""
     ordered = dict(sorted(tensors.items(), key=lambda item: -_ITEM_BYTES[item[1].dtype]))
     places: dict[str, TensorPlace] = {}
@@ -123,21 +122,10 @@ def write(file: BinaryIO, tensors: Mapping[str, StoredTensor], metadata: Mapping
         file.write(tensor.data)
 
 
-def read(file: BinaryIO) -> tuple[dict[str, StoredTensor], Mapping[str, str]]:
+def read_tensors(file: BinaryIO) -> tuple[dict[str, StoredTensor], Mapping[str, str]]:
     """All tensors and the metadata of a seekable file. Raises as `Header.read` does."""
     header = Header.read(file)
     return {name: header.read_tensor(file, name) for name in header.places}, header.metadata
-
-
-def write_file(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
-    with path.open("wb") as file:
-        write(file, tensors, metadata)
-
-
-def read_file(path: Path) -> tuple[dict[str, StoredTensor], Mapping[str, str]]:
-    """All tensors and the metadata of a file. Raises as `Header.read` does."""
-    with path.open("rb") as file:
-        return read(file)
 
 
 def _place(name: str, entry: Mapping[str, Any], available: int) -> TensorPlace:
