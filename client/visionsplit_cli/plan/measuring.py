@@ -1,12 +1,12 @@
 """Images per second of an encoder alone and of a language model alone."""
 
-import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from visionsplit.serving.async_helpers import together
 from visionsplit_client import AsyncClient, Compression, EncodedImage, Generation, Retries, Sampling
 
 from visionsplit_cli.plan.pictures import Pictures, any_number, varied
@@ -125,7 +125,7 @@ class _Meter:
                 begun += 1
                 given.append(await call())
 
-        await _together(caller, self._in_flight)
+        await together(caller() for _ in range(self._in_flight))
         seconds = time.monotonic() - started
         busy = (time.process_time() - computed) / seconds
         return Rate(len(given), seconds, self._services, self._in_flight, busy), given
@@ -137,21 +137,7 @@ class _Meter:
         """
         while True:
             started = time.monotonic()
-            await _together(call, self._in_flight)
+            await together(call() for _ in range(self._in_flight))
             if self._in_flight == self._most or 2 * (time.monotonic() - started) > self._seconds:
                 return
             self._in_flight = min(2 * self._in_flight, self._most)
-
-
-async def _together(call: Callable[[], Awaitable[Any]], number: int) -> None:
-    """So many at once, to the end of the last one. The first error ends all of them, and is raised as it is."""
-
-    async def one() -> None:
-        await call()
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(number):
-                group.create_task(one())
-    except ExceptionGroup as errors:  # they fail alike
-        raise errors.exceptions[0] from errors
