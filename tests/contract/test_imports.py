@@ -53,6 +53,7 @@ FORBIDDEN = {
     "proto/visionsplit/images/": _PROTOCOL,
     "proto/visionsplit/options/": (*_PROTOCOL, "numpy"),
     "proto/visionsplit/model": (*_PROTOCOL, "ray"),
+    "proto/visionsplit/model/names.py": _HEAVY,
     "proto/visionsplit/telemetry/tracing.py": ("grpc",),
     **{f"proto/visionsplit/{name}.py/": (*_PROTOCOL, "numpy") for name in ("grid", "errors", "visible")},
     **{f"proto/visionsplit/serving/{name}.py": (*_PROTOCOL, "numpy") for name in ("fairness", "overload")},
@@ -64,7 +65,7 @@ FORBIDDEN = {
         "visionsplit.model",
     ),
     "client/visionsplit_batch": ("visionsplit_cli", "training"),
-    "client/visionsplit_cli": ("training", *_HEAVY, "visionsplit.model"),
+    "client/visionsplit_cli": ("training", *_HEAVY, "visionsplit.model.checkpoint", "visionsplit.model.stored_model"),
     "client/visionsplit_batch/sources": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
     "client/visionsplit_batch/sinks": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
     **{

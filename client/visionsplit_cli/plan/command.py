@@ -11,12 +11,12 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
+from visionsplit.model.names import is_missing_folder
 from visionsplit_client import Sampling
 
 from visionsplit_cli import options as shared
-from visionsplit_cli.local_services import up
+from visionsplit_cli.checkout import shipped_model
 from visionsplit_cli.plan import options, report
 from visionsplit_cli.plan.measuring import Effort
 from visionsplit_cli.plan.pictures import open_pictures
@@ -77,10 +77,10 @@ def _services(args: argparse.Namespace) -> Services:
             shared.usage_error(args, "--model, --encoder-args and --llm-args are for services of its own")
         shared.client_from(args).close()  # a wrong address is a wrong usage
         return RunningServices(tuple(args.encoder), args.llm, shared.security_from(args))
-    model = args.model or up.shipped_model()
+    model = args.model or shipped_model()
     if model is None:
         shared.usage_error(args, "name a checkpoint with --model, or running services with --encoder and --llm")
-    if up.is_path(model) and not Path(model).is_dir():
+    if is_missing_folder(model):
         shared.usage_error(args, f"there is no folder {model}")
     return OwnServices(model, args.start_timeout, _note(args), tuple(args.encoder_args), tuple(args.llm_args))
 

@@ -5,15 +5,15 @@ import itertools
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import visionsplit_client
 from PIL import Image
 from visionsplit.errors import UnavailableError
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Failure
 from visionsplit_client import EncodedImage
+
+from visionsplit_cli.checkout import sample_images
 
 MOST_ROWS = 16  # of the input: every picture is encoded at every ratio
 _DRAWN_SIZES = ((1024, 768), (768, 1024), (1024, 1024), (1280, 720))  # width, height
@@ -45,9 +45,7 @@ def open_pictures(inputs: Sequence[str]) -> Pictures:
     """
     if inputs:
         return _of_input(inputs)
-    folder = Path(visionsplit_client.__file__).parents[2] / "models" / "samples"
-    samples = sorted(folder.glob("*.png"))
-    if samples:
+    if samples := sample_images():
         return Pictures(tuple(path.read_bytes() for path in samples), f"the {len(samples)} sample pictures")
     return Pictures(tuple(_drawn(*size) for size in _DRAWN_SIZES), f"{len(_DRAWN_SIZES)} pictures drawn for this")
 

@@ -5,10 +5,6 @@ Of its own each half runs alone, with the whole machine, and ends before the nex
 
 import asyncio
 import gc
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,16 +26,6 @@ _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.2
 _CLOSING_SECONDS = 0.2
 _STDERR = 2
-# Becomes the service once Linux was told that it must end with us. It runs after the new program has begun, so that our
-# own threads, which gRPC has started by now, do not matter.
-_LAUNCHER = f"""
-import ctypes, os, sys
-if sys.platform.startswith("linux"):
-    ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)}, 0, 0, 0)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
 
 
 @dataclass(frozen=True)
@@ -103,15 +89,6 @@ class OwnServices:
             yield address
 
 
-@dataclass
-class _LaterService(Service):
-    """A service that may be started while other threads run. What it prints is not our result."""
-
-    def start(self) -> None:
-        command = [sys.executable, "-P", "-c", _LAUNCHER, str(os.getpid()), *self.command]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=_STDERR, start_new_session=True)
-
-
 @contextmanager
 def _running(module: str, model: str, options: Sequence[str], start_timeout: float) -> Iterator[str]:
     """The address of a service that serves until the end of the block.
@@ -120,10 +97,8 @@ def _running(module: str, model: str, options: Sequence[str], start_timeout: flo
         UnavailableError: it does not start.
     """
     (address,) = free_addresses(["127.0.0.1:0"])
-    name = {"encoder_service": "encoder service", "llm_service": "LLM service"}[module]
-    # -P: a folder here of the same name is not the service.
-    arguments = ["-P", "-m", module, "--listen", address, "--model", model, "--log-level", "WARNING", *options]
-    service = _LaterService(name, address, arguments)
+    arguments = ["--model", model, "--log-level", "WARNING", *options]
+    service = Service(module, address, arguments, stdout=_STDERR)  # what it prints is not our result
     try:
         service.start()
         wait_until_healthy([service], timeout=start_timeout, pause=_pause, security=_PLAIN)
