@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from prometheus_client.parser import text_string_to_metric_families
 from visionsplit.errors import UnavailableError
 from visionsplit.network.web import get
 from visionsplit.network.web_connections import WebError
@@ -79,8 +78,12 @@ def read_samples(address: str, service: str) -> Samples:
         service: "encoder" or "llm", whose metrics they must be.
 
     Raises:
-        UnavailableError: nobody answers there, or with something else.
+        UnavailableError: there is no answer, the answer is something else, or the package that reads it is missing.
     """
+    try:
+        from prometheus_client.parser import text_string_to_metric_families
+    except ImportError as error:
+        raise UnavailableError(f"`visionsplit top` needs visionsplit[cli]: {error}") from None
     try:
         page = get(f"http://{address}/metrics", max_bytes=_MAX_PAGE_BYTES, timeout=_TIMEOUT_SECONDS)
         families = list(text_string_to_metric_families(page.data.decode()))
