@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import visionsplit
 from visionsplit.errors import VisionSplitError
 
-from visionsplit_cli import ask, caption, encode, given, health, hints, info, options, output, report
+from visionsplit_cli import ask, caption, encode, health, hints, image_arguments, info, options, output, report
 from visionsplit_cli.batch import command as batch
 from visionsplit_cli.local_services import up
 from visionsplit_cli.parser import CommandParser
@@ -64,9 +64,9 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _images(args: argparse.Namespace) -> Sequence[str]:
     """The images' names in the order in which the services count them."""
     if hasattr(args, "image"):
-        return [given.shown(args.image)]
+        return [image_arguments.shown(args.image)]
     names: Sequence[str] = getattr(args, "images", ())
-    return getattr(args, "tokens", None) or [given.shown(name) for name in names]
+    return getattr(args, "tokens", None) or [image_arguments.shown(name) for name in names]
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,8 +8,8 @@ from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
 
 from visionsplit_client._base import TimeoutArgument
 from visionsplit_client._calls import Call, EventStream
-from visionsplit_client._collect import EncodeCollector, GenerationCollector
-from visionsplit_client._connected import ConnectedClient
+from visionsplit_client._collectors import EncodeCollector, GenerationCollector
+from visionsplit_client._connections import ConnectedClient
 from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent
 from visionsplit_client._images import ImageSource, as_sources, read_image
 from visionsplit_client._options import Compression, DataTypeName, PositionIds, Pruning, Sampling, prefill_to_proto

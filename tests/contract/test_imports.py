@@ -28,6 +28,23 @@ ORDER = {
         gateway backends replica engines
         generation_settings prompts pruning job config
     """,
+    "visionsplit_client": """
+        _async_client _client
+        _async_connections _connections _async_calls _collectors _requests
+        _calls _base _retry _encoded _images
+        _sources _info _errors _options _prompts _results _settings _tracing _transport
+    """,
+    "visionsplit_batch": """
+        progress summary job assembly settings
+        recording sources run_folder sinks runners
+        named_columns parts part_state records
+        rows storage listing fields formats left_out errors
+    """,
+    "visionsplit_cli": """
+        __main__ batch plan caption ask encode visualize info health top
+        local_services image_arguments hints parser report
+        conditions options checkout output signals
+    """,
     "visionsplit": """
         telemetry receiving serving model cli security
         wire images options network v1 grid errors visible

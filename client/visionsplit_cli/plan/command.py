@@ -18,11 +18,11 @@ from visionsplit_client import Sampling
 from visionsplit_cli import options as shared
 from visionsplit_cli.checkout import shipped_model
 from visionsplit_cli.plan import options, report
+from visionsplit_cli.plan.groups import Prices
+from visionsplit_cli.plan.images import open_images
 from visionsplit_cli.plan.measuring import Effort
-from visionsplit_cli.plan.pictures import open_pictures
 from visionsplit_cli.plan.services import OwnServices, RunningServices
-from visionsplit_cli.plan.shapes import Prices
-from visionsplit_cli.plan.sweep import Services, Wanted, sweep
+from visionsplit_cli.plan.sweep import Services, SweepRequest, sweep
 from visionsplit_cli.report import print_json
 from visionsplit_cli.signals import ended_by_sigterm
 
@@ -46,15 +46,15 @@ def run(args: argparse.Namespace) -> int:
     services = _services(args)
     load = os.getloadavg()[0]  # before our own work
     with ended_by_sigterm(SystemExit(_TERMINATED)):
-        pictures = open_pictures(args.inputs)
-        found = sweep(services, _wanted(args), pictures, prices or Prices(), _note(args))
+        images = open_images(args.inputs)
+        found = sweep(services, _request(args), images, prices or Prices(), _note(args))
     own = isinstance(services, OwnServices)
     setting = report.Setting(
         model=found.encoder.model,
         encoder_device=found.encoder.device,
         llm_device=found.llm.device,
         machine=report.machine() if own else None,
-        pictures=pictures.origin,
+        images=images.origin,
         prompt=args.prompt,
         max_new_tokens=args.max_new_tokens,
         seconds=args.seconds,
@@ -85,8 +85,8 @@ def _services(args: argparse.Namespace) -> Services:
     return OwnServices(model, args.start_timeout, _note(args), tuple(args.encoder_args), tuple(args.llm_args))
 
 
-def _wanted(args: argparse.Namespace) -> Wanted:
-    return Wanted(
+def _request(args: argparse.Namespace) -> SweepRequest:
+    return SweepRequest(
         ratios=args.ratios,
         method=args.method,
         guidance=args.guidance,

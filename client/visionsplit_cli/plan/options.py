@@ -8,7 +8,7 @@ from visionsplit.options.compression_defaults import DEFAULT_METHOD
 
 from visionsplit_cli import options as shared
 from visionsplit_cli.caption import DEFAULT_PROMPT
-from visionsplit_cli.plan.pictures import MOST_ROWS
+from visionsplit_cli.plan.images import MOST_ROWS
 
 _RATIOS = (1.0, 0.5, 0.25, 0.1)
 

@@ -19,7 +19,7 @@ from visionsplit_client import ClientSecurity, Retries, UnavailableError
 from visionsplit_cli.local_services.ports import free_addresses
 from visionsplit_cli.local_services.processes import Service
 from visionsplit_cli.local_services.starting import wait_until_healthy
-from visionsplit_cli.plan.sweep import Wanted
+from visionsplit_cli.plan.sweep import SweepRequest
 
 _PLAIN = ClientSecurity()
 _GRACE_SECONDS = 5.0
@@ -36,9 +36,9 @@ class RunningServices:
     llm_address: str
     security: ClientSecurity = _PLAIN
 
-    def check(self, wanted: Wanted) -> None:
+    def check(self, request: SweepRequest) -> None:
         """See `Services`: that all answer, and belong together. What they refuse shows when they are asked."""
-        work = Work("caption", prompts=(wanted.prompt,))
+        work = Work("caption", prompts=(request.prompt,))
         asyncio.run(identify(work, self.encoder_addresses, self.llm_address, security=self.security, retries=Retries()))
 
     @contextmanager
@@ -61,23 +61,23 @@ class OwnServices:
     llm_options: tuple[str, ...] = ()
     security: ClientSecurity = _PLAIN
 
-    def check(self, wanted: Wanted) -> None:
+    def check(self, request: SweepRequest) -> None:
         """See `Services`: that they are installed, and know the method and its ratios."""
         for package in ("encoder_service", "llm_service", "torch"):
             if find_spec(package) is None:
                 raise UnavailableError(f"services of its own need visionsplit[encoder,llm]: there is no {package}")
-        if wanted.method == DEFAULT_METHOD and wanted.guidance is None:
+        if request.method == DEFAULT_METHOD and request.guidance is None:
             return  # nothing to be wrong; others cost the seconds that PyTorch takes to be imported
         from encoder_service.api.messages import compression_from_proto
         from encoder_service.compression import compose
 
-        for ratio in wanted.ratios:
-            compose(compression_from_proto(wanted.compression(ratio).to_proto()))
+        for ratio in request.ratios:
+            compose(compression_from_proto(request.compression(ratio).to_proto()))
 
     @contextmanager
     def encoders(self) -> Iterator[Sequence[str]]:
         self.note("starting the encoder service")
-        # No picture comes twice, so a cache would only fill.
+        # No image comes twice, so a cache would only fill.
         options = ("--cache-bytes", "0", *self.encoder_options)
         with _running("encoder_service", self.model, options, self.start_timeout) as address:
             yield (address,)
