@@ -1,6 +1,6 @@
 """What is done to an image's vision tokens, as one word of a command line.
 
-`training.evaluation` reads the same words, so that what a picture shows can be scored under the same name.
+`training.evaluation` reads the same words, so that what a drawing shows can be scored under the same name.
 """
 
 from typing import get_args

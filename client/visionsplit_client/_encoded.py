@@ -60,7 +60,7 @@ class EncodedImage:
 
         Raises:
             OSError: the file cannot be read.
-            InvalidTokensError: it is no such file, or contradicts itself.
+            InvalidTokensError: it is not such a file, or contradicts itself.
         """
         with Path(path).open("rb") as file:
             return cls._read(file, str(path))
@@ -76,7 +76,7 @@ class EncodedImage:
         """Read what `to_bytes` gave, or the content of a file written by `save`.
 
         Raises:
-            InvalidTokensError: it is no such content, or contradicts itself.
+            InvalidTokensError: it is not such content, or contradicts itself.
         """
         return cls._read(io.BytesIO(content), "the content")
 
@@ -132,7 +132,9 @@ class EncodedImage:
                 raise InvalidTokensError(f"{name} holds {metadata.get('format')!r}, not {_FILE_FORMAT!r}")
             return _decode(json.loads(metadata["visionsplit"]), tensors)
         except _MALFORMED as error:
-            raise InvalidTokensError(f"{name} is no file of vision tokens: {type(error).__name__} {error}") from error
+            raise InvalidTokensError(
+                f"{name} is not a file of vision tokens: {type(error).__name__} {error}"
+            ) from error
 
 
 def _decode(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> EncodedImage:

@@ -73,7 +73,7 @@ class Attempts:
         self._endpoints = endpoints
         self._retries = retries
         self._timeout = timeout
-        self._on_lost = on_lost  # told of an address from which no answer came
+        self._on_lost = on_lost  # called with an address from which no answer came
         self._clock = clock
         self._rng = rng
         self._deadline: float | None = None
@@ -106,7 +106,7 @@ class Attempts:
         """Seconds to wait before the next try.
 
         Raises:
-            VisionSplitError: there is no next try.
+            VisionSplitError: the call must not be tried again.
         """
         error = call_error(rpc_error, self.address, self._timeout, self._endpoints.service)
         if isinstance(error, UnavailableError | DeadlineError):

@@ -1,4 +1,4 @@
-"""A service as a child process: started in a group of its own, watched, and never left behind."""
+"""A service as a child process, with its own process group. It ends when this process does."""
 
 import contextlib
 import os
@@ -26,7 +26,10 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 
 @dataclass
 class Service:
-    """One service. Its process group is its own, so that the terminal's Ctrl-C reaches only us, who stop in order."""
+    """One service. It has its own process group, so that the terminal's Ctrl-C reaches only this process.
+
+    This process then stops its services in order.
+    """
 
     module: str  # "encoder_service" or "llm_service"
     address: str  # HOST:PORT to listen on

@@ -1,8 +1,8 @@
 """`visionsplit plan [INPUT...]`: how many encoders a language model needs, how fast both are, and at what cost.
 
-A short run measures each half alone at each retention ratio: services of its own on this machine, one after the other
-(--model), or services that run (--encoder and --llm). From these two rates follow the encoders for each language model,
-and for a million images the hours of devices, or their cost.
+A short run measures each half alone at each retention ratio: services that it starts on this machine, one after the
+other (--model), or running services (--encoder and --llm). From these two rates follow the encoders for each language
+model, and for a million images the hours of devices, or their cost.
 
 Exit codes: 0 done; 1 it failed, with one line on stderr; 2 wrong usage; 130 stopped with Ctrl-C, 143 with SIGTERM.
 """
@@ -74,7 +74,7 @@ def _services(args: argparse.Namespace) -> Services:
         shared.usage_error(args, "--encoder and --llm go together: both halves are measured")
     if args.encoder is not None:
         if args.model is not None or args.encoder_args or args.llm_args:
-            shared.usage_error(args, "--model, --encoder-args and --llm-args are for services of its own")
+            shared.usage_error(args, "--model, --encoder-args and --llm-args are for services that this command starts")
         shared.client_from(args).close()  # a wrong address is a wrong usage
         return RunningServices(tuple(args.encoder), args.llm, shared.security_from(args))
     model = args.model or shipped_model()

@@ -1,6 +1,6 @@
-"""Where the halves are: services that run, or services of this command's own.
+"""The services that are measured: running ones, or some that this command starts.
 
-Of its own each half runs alone, with the whole machine, and ends before the next begins.
+It starts one half at a time, which has the whole machine, and stops it before it starts the other.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class OwnServices:
 
     model: str  # checkpoint of both
     start_timeout: float  # seconds until one must serve
-    note: Callable[[str], None]  # told of each start
+    note: Callable[[str], None]  # called with a line at each start
     encoder_options: tuple[str, ...] = ()  # further ones, as on their command lines
     llm_options: tuple[str, ...] = ()
     security: ClientSecurity = _PLAIN
@@ -65,7 +65,7 @@ class OwnServices:
         """See `Services`: that they are installed, and know the method and its ratios."""
         for package in ("encoder_service", "llm_service", "torch"):
             if find_spec(package) is None:
-                raise UnavailableError(f"services of its own need visionsplit[encoder,llm]: there is no {package}")
+                raise UnavailableError(f"starting services needs visionsplit[encoder,llm]: {package} is not installed")
         if request.method == DEFAULT_METHOD and request.guidance is None:
             return  # nothing to be wrong; others cost the seconds that PyTorch takes to be imported
         from encoder_service.api.messages import compression_from_proto

@@ -26,7 +26,7 @@ class SweepRequest:
     timeout: float  # seconds, of a call
 
     def compression(self, ratio: float) -> Compression:
-        """At 1 there is nothing to choose, and nobody would pay for choosing."""
+        """The compression at a ratio. Ratio 1 keeps everything, so no method is measured."""
         return Compression.none() if ratio == 1 else Compression(self.method, ratio, guidance=self.guidance)
 
 
@@ -62,7 +62,7 @@ def sweep(
 
     Args:
         prices: by which groups are put together.
-        note: told of each step.
+        note: called with a line at each step.
 
     Raises:
         VisionSplitError: a service does not start, cannot be reached, or refuses.

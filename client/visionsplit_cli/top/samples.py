@@ -59,7 +59,7 @@ class Samples:
         return below
 
     def since(self, earlier: "Samples") -> "Samples":
-        """What has been added since; gauges stay as they are. A service that has started anew counts from zero."""
+        """What has been added since; gauges stay as they are. A service that was restarted counts from zero."""
         restarted = self.total("start_time_seconds") != earlier.total("start_time_seconds")
         if restarted:
             return self

@@ -51,7 +51,7 @@ class Header:
 
         Raises:
             OSError: the file cannot be read.
-            ValueError, TypeError, KeyError: it is no safetensors file, is cut short, or has a type that vision tokens
+            ValueError, TypeError, KeyError: the file has another format, is cut short, or has a type that vision tokens
                 never have.
         """
         size = file.seek(0, io.SEEK_END)
@@ -67,10 +67,10 @@ class Header:
         except RecursionError:
             raise ValueError("the header is nested too deeply") from None
         if not isinstance(header, dict):
-            raise ValueError("the header is no JSON object")
+            raise ValueError("the header is not a JSON object")
         metadata = header.pop(_METADATA, {})
         if not isinstance(metadata, dict):
-            raise ValueError("the metadata is no JSON object")
+            raise ValueError("the metadata is not a JSON object")
         places = {name: _place(name, entry, size - start) for name, entry in header.items()}
         _check_places(places.values(), size - start)
         return cls(places, metadata, start)

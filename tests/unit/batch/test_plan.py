@@ -123,7 +123,7 @@ async def test_varied_tokens_are_still_the_image(random_checkpoints, picture):
     ("options", "message"),
     [
         (["--encoder", "127.0.0.1:1"], "--encoder and --llm go together"),
-        (["--encoder", "a:1", "--llm", "a:2", "--model", "m"], "are for services of its own"),
+        (["--encoder", "a:1", "--llm", "a:2", "--model", "m"], "are for services that this command starts"),
         (["--encoder", "a", "--llm", "a:2"], "a"),
         (["--model", "./nowhere"], "there is no folder ./nowhere"),
         (["--ratios", "1,2"], "--ratios: 2 is not above 0 and at most 1; for 2 percent write 0.02"),
