@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 from visionsplit.errors import InvalidImageError
 from visionsplit.images import HEAD_BYTES, begins_as_image
 from visionsplit.network.locations import LONGEST_NAME, describe, is_data_url
-from visionsplit.network.web import TooLargeError, get
+from visionsplit.network.web import TooLargeError, fetch
 from visionsplit.network.web_connections import WebError
 
 from visionsplit_client._errors import ImageFetchError
@@ -135,7 +135,7 @@ def check_size(what: str, size: int, limits: Limits) -> None:
 
 def _fetch(url: str, limits: Limits, timeout: float | None) -> bytes:
     try:
-        page = get(
+        page = fetch(
             url,
             max_bytes=limits.max_image_bytes,
             timeout=timeout,

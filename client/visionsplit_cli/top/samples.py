@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from visionsplit.errors import UnavailableError
-from visionsplit.network.web import get
+from visionsplit.network.web import fetch
 from visionsplit.network.web_connections import WebError
 
 _TIMEOUT_SECONDS = 5.0
@@ -85,7 +85,7 @@ def read_samples(address: str, service: str) -> Samples:
     except ImportError as error:
         raise UnavailableError(f"`visionsplit top` needs visionsplit[cli]: {error}") from None
     try:
-        page = get(f"http://{address}/metrics", max_bytes=_MAX_PAGE_BYTES, timeout=_TIMEOUT_SECONDS)
+        page = fetch(f"http://{address}/metrics", max_bytes=_MAX_PAGE_BYTES, timeout=_TIMEOUT_SECONDS)
         families = list(text_string_to_metric_families(page.data.decode()))
     except WebError as error:
         raise UnavailableError(

@@ -48,7 +48,7 @@ class Page:
     content_type: str  # in lower case, without parameters; empty if the server did not say
 
 
-def get(url: str, *, max_bytes: int, timeout: float | None, private_addresses: bool = True) -> Page:
+def fetch(url: str, *, max_bytes: int, timeout: float | None, private_addresses: bool = True) -> Page:
     """Fetch a URL and undo its Content-Encoding. Redirects to http and https are followed.
 
     Args:

@@ -1,5 +1,6 @@
 """Stored vision tokens: written by a job, read by the safetensors library and by another job."""
 
+import io
 import json
 import pickle
 import shutil
@@ -7,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors import safe_open
-from visionsplit.wire.stored_tensors import encode_header
+from visionsplit.wire.stored_tensors import write_tensors
 from visionsplit_batch.errors import InputError, OutputError
 from visionsplit_batch.records import TokenRecord
 from visionsplit_batch.rows import Content, Entry, Failure
@@ -211,7 +212,8 @@ class TestBytesOfOneImage:
         assert same_tokens(EncodedImage.from_bytes(image.to_bytes()), image)
 
     def test_broken_ones_are_refused(self):
-        content = encoded_image().to_bytes()
-        for broken in (b"", content[:-1], content + b"\0", encode_header({}, {})):
+        content, empty = encoded_image().to_bytes(), io.BytesIO()
+        write_tensors(empty, {}, {})
+        for broken in (b"", content[:-1], content + b"\0", empty.getvalue()):
             with pytest.raises(InvalidTokensError, match="the content"):
                 EncodedImage.from_bytes(broken)
