@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := visionsplit encoder_service llm_service visionsplit_client visionsplit_batch visionsplit_cli training
+PACKAGES := visionsplit encoder_service llm_service visionsplit_client visionsplit_batch visionsplit_cli visionsplit_local training
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test types lint protocol tests test-compose test-proxy fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos pictures clean

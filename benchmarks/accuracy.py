@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from visionsplit.options.compression_defaults import KEEP_ALL
+from visionsplit.options.compression import KEEP_ALL
 
 from benchmarks.shapes import SHIPPED
 from encoder_service.compression import listed_methods

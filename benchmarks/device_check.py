@@ -7,33 +7,31 @@ may use different kernels, so a near tie can fall either way: a row says how man
 """
 
 import argparse
-import asyncio
 import tempfile
 from pathlib import Path
 
 import torch
 from visionsplit_client import Compression, Prompt, Sampling
+from visionsplit_local import VisionSplit
 
 from benchmarks.shapes import SHIPPED
 from tests.checkpoints import tiny_checkpoint
-from tests.integration.system import WholeModel, noise_image, running_system
+from tests.integration.system import WholeModel, noise_image
 
 SIZES = [(112, 112), (112, 56), (56, 168), (640, 480), (333, 77), (1, 1)]
 PROMPT = "USER: <image>\nWhat is in the image? ASSISTANT:"
 NEW_TOKENS = 16
 
 
-async def check(checkpoint: Path, device: str) -> int:
+def check(checkpoint: Path, device: str) -> int:
     """How many of the answers equal the whole model's."""
     whole = WholeModel(checkpoint)
     whole.model.to(device)
     equal = 0
-    async with running_system(
-        checkpoint, encoder={"device": torch.device(device)}, llm={"device": device, "dtype": "float32"}
-    ) as system:
+    with VisionSplit(str(checkpoint), device=device, dtype="float32") as model:
         for width, height in SIZES:
             image = noise_image(width, height)
-            answer = await system.client.generate(
+            answer = model.generate(
                 image,
                 Prompt.raw(PROMPT),
                 compression=Compression("none"),
@@ -44,7 +42,7 @@ async def check(checkpoint: Path, device: str) -> int:
     return equal
 
 
-async def main() -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description="Whether the services answer like the whole model on a device.")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: a GPU if there is one"
@@ -54,8 +52,8 @@ async def main() -> None:
         checkpoints = {text: tiny_checkpoint(Path(folder) / text, text) for text in ("llama", "mistral", "qwen2")}
         print(f"{device}: answers of {NEW_TOKENS} tokens equal to the whole model's")
         for name, checkpoint in {**checkpoints, "shipped": SHIPPED}.items():
-            print(f"{name:<10}{await check(checkpoint, device)} of {len(SIZES)}", flush=True)
+            print(f"{name:<10}{check(checkpoint, device)} of {len(SIZES)}", flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 from transformers import CLIPVisionConfig, LlavaNextConfig
 from visionsplit.grid import TileGrid
+from visionsplit.options.compression import Compression
 
 from benchmarks.shapes import CLIP_L, SHIPPED
-from encoder_service.compression import CompressionSpec, Plan, TowerOutput, compose
+from encoder_service.compression import Plan, TowerOutput, compose
 from encoder_service.device.vision_tower import VisionTower
 
-_METHOD = compose(CompressionSpec("globalcom2", 0.1))
+_METHOD = compose(Compression("globalcom2", 0.1))
 
 
 def main() -> None:

@@ -12,11 +12,12 @@ import argparse
 import torch
 from visionsplit.grid import TileGrid
 from visionsplit.network.transport import DEFAULT_CHUNK_BYTES
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataType
 from visionsplit.v1 import llm_service_pb2, vision_tokens_pb2
-from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import grid_to_proto, split_into_chunks
 
-from encoder_service.compression import CompressionSpec, TileFeatures, TowerOutput, select
+from encoder_service.compression import TileFeatures, TowerOutput, select
 from encoder_service.device.packing import pack, to_token_tensor
 
 _GRID = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.1, help="retention ratio of globalcom2")
     ratio = parser.parse_args().ratio
     print(f"{'tokens':>7}{'width':>7}  {'type':<9}{'messages':>9}{'MB':>9}")
-    whole, cut = CompressionSpec("none"), CompressionSpec("globalcom2", ratio)
+    whole, cut = Compression("none"), Compression("globalcom2", ratio)
     for spec, width, data_type in (
         (whole, _LANGUAGE_WIDTH, DataType.FLOAT16),
         (whole, _VISION_WIDTH, DataType.BFLOAT16),
@@ -41,7 +42,7 @@ def main() -> None:
         print(f"{tokens:>7}{width:>7}  {data_type.name.lower():<9}{messages:>9}{size / 1e6:>9.3f}")
 
 
-def measure(spec: CompressionSpec, width: int, data_type: DataType) -> tuple[int, int, int]:
+def measure(spec: Compression, width: int, data_type: DataType) -> tuple[int, int, int]:
     """Tokens, messages and serialised bytes of one image's upload."""
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(_GRID.num_tiles, _GRID.cells_per_tile, generator=generator)

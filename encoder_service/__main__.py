@@ -1,18 +1,20 @@
-"""`python -m encoder_service`: reads the command line and serves until told to stop."""
+"""`python -m encoder_service`: reads the settings and serves until told to stop."""
 
 import sys
 from collections.abc import Sequence
 
-from encoder_service.command_line import parse
+from encoder_service.config import PROGRAM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the process's exit status."""
-    options = parse(arguments)
-    # PyTorch is imported only once the command line is known to be right.
-    from encoder_service.serving import run
+    """Entry point of `visionsplit-encoder`; returns the process's exit status."""
+    config = PROGRAM.read(arguments)
+    # PyTorch is imported only once the settings are known to be right.
+    from visionsplit.service.running import run
 
-    return run(options)
+    from encoder_service.server import EncoderServer
+
+    return run("encoder", config, lambda: EncoderServer(config))
 
 
 if __name__ == "__main__":

@@ -1,156 +1,180 @@
-"""How an encoder service is set up. Read once at the edge, passed down whole."""
+"""The encoder service's settings, read without PyTorch so that a mistake is reported at once."""
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-import torch
-from visionsplit.images import ImageLimits
-from visionsplit.network.addresses import check_address, split_host_port
-from visionsplit.network.transport import (
-    DEFAULT_CHUNK_BYTES,
-    MAX_CHUNK_BYTES,
-    MAX_IMAGE_REQUEST_BYTES,
-    MIN_CHUNK_BYTES,
+from visionsplit.cli.command_line import (
+    Kind,
+    address,
+    at_least,
+    member_of,
+    milliseconds,
+    path,
+    positive,
+    share,
+    unless_empty,
+    word,
 )
-from visionsplit.options.compression_defaults import KEEP_ALL
+from visionsplit.cli.configuration import Program
+from visionsplit.cli.security_options import ClientSecuritySettings
+from visionsplit.cli.settings import ConfigError, check, group, setting
+from visionsplit.images import ImageLimits
+from visionsplit.network.transport import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_IMAGE_REQUEST_BYTES, MIN_CHUNK_BYTES
+from visionsplit.options.compression import DEFAULT_METHOD, DEFAULT_RATIO, KEEP_ALL, chosen_method
+from visionsplit.options.data_types import DataType
 from visionsplit.security.client import ClientSecurity
-from visionsplit.security.server import ServerSecurity
-from visionsplit.telemetry.config import TelemetryConfig
-from visionsplit.wire.tensors import DataType
+from visionsplit.service.config import ServiceConfig, listening
 
-from encoder_service import defaults
-from encoder_service.caching.tokens import CacheLimits
-from encoder_service.compression import CompressionSpec, compose
-from encoder_service.device.queue import BatchLimits
+_model = partial(setting, "model")
+_serving = partial(setting, "serving")
+_compression = partial(setting, "compression of requests that ask for none")
+_limits = partial(setting, "limits")
+_cache = partial(setting, "cache of vision tokens")
 
-_DATA_TYPE_OF = {
-    torch.float32: DataType.FLOAT32,
-    torch.float16: DataType.FLOAT16,
-    torch.bfloat16: DataType.BFLOAT16,
-}
-_DEVICE_TYPES = ("cpu", "cuda")
-
-
-class ConfigError(ValueError):
-    """A setting that is out of its range, or that this machine or the checkpoint cannot honour."""
+_one_or_more = at_least(1)
+_image_pixels = Kind(
+    lambda text: ImageLimits(max_pixels=_one_or_more.convert(text)),
+    _one_or_more.accepted,
+    "N",
+    lambda limits: str(limits.max_pixels),
+)
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
-    """Settings of one encoder service.
+class BatchLimits:
+    """How tiles are gathered for the vision tower."""
 
-    Raises:
-        ConfigError: a setting out of its range.
-        InvalidCompressionError: the default compression names something that does not exist.
-    """
-
-    model: str  # a LLaVA-NeXT checkpoint: local folder or hub id
-    revision: str | None = None  # of a hub id
-    text_tower: str | None = None  # the CLIP checkpoint that the vision tower comes from: folder or hub id
-    text_tower_revision: str | None = None  # of that hub id
-    listen: str = defaults.LISTEN
-    llm: str | None = None  # addresses of LLM services, with commas between; None leaves Generate without one
-    device: torch.device | None = None  # None: a GPU if there is one
-    dtype: torch.dtype | None = None  # None: float32 on the CPU, the checkpoint's type on a GPU
-    batch: BatchLimits = field(
-        default_factory=lambda: BatchLimits(
-            defaults.MAX_BATCH_TILES, defaults.MAX_BATCH_WAIT_SECONDS, defaults.MAX_QUEUED_TILES
-        )
+    max_batch_tiles: int = _limits(16, _one_or_more, "The most tiles in one forward pass of the vision tower.")
+    max_wait_seconds: float = _limits(
+        0.002, milliseconds, "The milliseconds that an incomplete batch waits for more tiles.", name="max_batch_wait_ms"
     )
-    image: ImageLimits = field(default_factory=ImageLimits)
-    image_threads: int = defaults.IMAGE_THREADS  # that decode and cut
-    max_decoding_bytes: int = defaults.MAX_DECODING_BYTES  # of memory that they take together
-    cache: CacheLimits = field(default_factory=CacheLimits)
-    max_images: int = defaults.MAX_IMAGES  # of one request
-    max_request_bytes: int = MAX_IMAGE_REQUEST_BYTES
-    receive_seconds: float = defaults.RECEIVE_SECONDS  # in which a request must arrive completely
-    max_calls: int = defaults.MAX_CALLS  # at once; more are refused
-    caller_share: float = (
-        defaults.CALLER_SHARE
-    )  # of the calls and of the tiles that one caller may have, so that others find room
-    chunk_bytes: int = DEFAULT_CHUNK_BYTES  # most payload of one message of tokens
-    default_compression: CompressionSpec = field(default_factory=lambda: CompressionSpec(KEEP_ALL))
-    default_data_type: DataType | None = None  # None: the vision tower's own
-    grace_seconds: float = defaults.GRACE_SECONDS  # how long calls may go on after the service was told to stop
-    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
-    security: ServerSecurity = field(default_factory=ServerSecurity)
-    llm_security: ClientSecurity = field(default_factory=ClientSecurity)  # of the connection to the LLM service
+    # Of all images, from before their decoding until they are encoded.
+    max_queued_tiles: int = _limits(1024, _one_or_more, "The most tiles that wait for the device.")
 
     def __post_init__(self) -> None:
-        if compose(self.default_compression).reads_text and self.text_tower is None:
-            raise ConfigError(f"method {self.default_compression.method!r} looks at the prompt; it needs a text_tower")
-        if self.text_tower_revision is not None and self.text_tower is None:
-            raise ConfigError("text_tower_revision is given without text_tower")
-        if not MIN_CHUNK_BYTES <= self.chunk_bytes <= MAX_CHUNK_BYTES:
-            raise ConfigError(f"chunk_bytes is {self.chunk_bytes}; {MIN_CHUNK_BYTES} to {MAX_CHUNK_BYTES} are allowed")
-        if not 0 < self.max_request_bytes <= MAX_IMAGE_REQUEST_BYTES:
-            raise ConfigError(
-                f"max_request_bytes is {self.max_request_bytes}; 1 to {MAX_IMAGE_REQUEST_BYTES} are allowed"
-            )
-        try:
-            split_host_port(self.listen)
-        except ValueError as error:
-            raise ConfigError(f"listen: {error}") from None
-        if self.device is not None and self.device.type not in _DEVICE_TYPES:
-            raise ConfigError(f"device is {str(self.device)!r}; cpu, cuda or cuda:N is needed")
-        for name, seconds in (("max_batch_wait", self.batch.max_wait_seconds), ("grace", self.grace_seconds)):
-            if not (math.isfinite(seconds) and seconds >= 0):
-                raise ConfigError(f"{name} is {seconds} seconds; a finite number from 0 on is needed")
-        if not (math.isfinite(self.receive_seconds) and self.receive_seconds > 0):
-            raise ConfigError(f"receive_timeout is {self.receive_seconds} seconds; a finite number above 0 is needed")
-        for address in self.llm_addresses:
-            try:
-                check_address(address)
-            except ValueError as error:
-                raise ConfigError(f"llm: {error}") from None
-        if len(set(self.llm_addresses)) < len(self.llm_addresses):
-            raise ConfigError(f"llm is {self.llm!r}; each address once is needed")
-        if not 0 < self.caller_share <= 1:
-            raise ConfigError(f"caller_share is {self.caller_share}; a number in (0, 1] is needed")
-        if self.cache.memory_bytes < 0:
-            raise ConfigError(f"cache_bytes is {self.cache.memory_bytes}; 0, which is none, or more is needed")
-        positive = {
-            "image_threads": self.image_threads,
-            "max_decoding_bytes": self.max_decoding_bytes,
-            "max_images": self.max_images,
-            "max_calls": self.max_calls,
-            "max_batch_tiles": self.batch.max_batch_tiles,
-            "max_queued_tiles": self.batch.max_queued_tiles,
-            "max_pixels": self.image.max_pixels,
-            "cache_dir_bytes": self.cache.folder_bytes,
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; at least 1 is needed")
+        check(self)
+
+
+@dataclass(frozen=True)
+class CacheLimits:
+    """How many vision tokens are kept for images that come again."""
+
+    memory_bytes: int = _cache(
+        256 * 2**20,
+        at_least(0, metavar="BYTES"),
+        "The memory for vision tokens of images that come again, in bytes; 0 keeps none.",
+        name="cache_bytes",
+    )
+    folder: Path | None = _cache(
+        None,
+        path,
+        "The folder in which vision tokens are kept across restarts.",
+        name="cache_dir",
+        metavar="FOLDER",
+        absent="none, and nothing is written",
+    )
+    folder_bytes: int = _cache(
+        4 * 2**30, at_least(1, metavar="BYTES"), "The most bytes kept in that folder.", name="cache_dir_bytes"
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
-    def llm_addresses(self) -> tuple[str, ...]:
-        """Those of the LLM services."""
-        return () if self.llm is None else tuple(self.llm.split(","))
+    def off(self) -> bool:
+        return not self.memory_bytes and self.folder is None
 
-    def resolve_device(self) -> torch.device:
-        """The device to use on this machine.
 
-        Raises:
-            ConfigError: the machine has no such device.
-        """
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if self.device is None:
-            return torch.device("cuda" if gpus else "cpu")
-        if self.device.type == "cuda" and (self.device.index or 0) >= gpus:
-            raise ConfigError(f"device is {str(self.device)!r}; PyTorch finds {gpus} CUDA devices on this machine")
-        return self.device
+@dataclass(frozen=True)
+class EncoderConfig(ServiceConfig):
+    """Settings of one encoder service."""
 
-    def check_room_for_image(self, most_tiles: int) -> None:
-        """
-        Raises:
-            ConfigError: an image of `most_tiles` could never be let in.
-        """
-        if self.batch.max_queued_tiles < most_tiles:
-            raise ConfigError(
-                f"max_queued_tiles is {self.batch.max_queued_tiles}; one image of this checkpoint takes {most_tiles}"
-            )
+    listen: str = listening("127.0.0.1:50051")
+    text_tower: str | None = _model(
+        None,
+        word,
+        "The CLIP checkpoint that the vision tower comes from, for methods that read the prompt.",
+        metavar="MODEL",
+        absent="none, and such methods are refused",
+    )
+    text_tower_revision: str | None = _model(
+        None, word, "The revision of the text tower's hub id.", metavar="REVISION", absent="the hub's main revision"
+    )
+    llm: tuple[str, ...] = _serving(
+        (),
+        address,
+        "The LLM services' addresses, with commas between them, or one for each --llm.",
+        many=True,
+        absent="none, and the encoder only encodes",
+    )
+    method: str | None = _compression(
+        None,
+        unless_empty(word),
+        "How to choose the vision tokens to keep; docs/methods.md lists the methods. An empty value counts as not "
+        "given.",
+        metavar="NAME",
+        absent=f"{KEEP_ALL}, or {DEFAULT_METHOD} with --retention-ratio",
+    )
+    retention_ratio: float | None = _compression(
+        None,
+        unless_empty(share),
+        "The share of the vision tokens to keep, above 0 and at most 1. An empty value counts as not given.",
+        alias="--ratio",
+        absent=f"{DEFAULT_RATIO:g} for methods that need a ratio",
+    )
+    data_type: DataType | None = _compression(
+        None, member_of(DataType), "The number format in which vision tokens are sent.", absent="the vision tower's own"
+    )
+    batch: BatchLimits = group(BatchLimits)
+    image: ImageLimits = _limits(ImageLimits(), _image_pixels, "The most pixels of one image.", name="max_image_pixels")
+    image_threads: int = _limits(4, _one_or_more, "The number of threads that decode and crop images.")
+    max_decoding_bytes: int = _limits(
+        2 * 2**30,
+        _one_or_more,
+        "The memory in bytes that decoding takes at once. Images wait for it in turns; one image may take three "
+        "quarters of it, or all but 512 MiB where that is more, and is refused if it takes more.",
+    )
+    max_images: int = _limits(16, _one_or_more, "The most images in one request.")
+    max_request_bytes: int = _limits(
+        MAX_IMAGE_REQUEST_BYTES, at_least(1, most=MAX_IMAGE_REQUEST_BYTES), "The most bytes in one request."
+    )
+    receive_seconds: float = _limits(
+        120.0, positive, "The seconds in which a request must arrive completely.", name="receive_timeout"
+    )
+    max_calls: int = _limits(128, _one_or_more, "The most calls at one time; further ones are refused.")
+    caller_share: float = _limits(
+        0.75,
+        share,
+        "The share of calls and queued tiles that one caller may take, above 0 and at most 1; the rest is for others.",
+    )
+    chunk_bytes: int = _limits(
+        DEFAULT_CHUNK_BYTES,
+        at_least(MIN_CHUNK_BYTES, most=MAX_CHUNK_BYTES),
+        "The most bytes of vision tokens in one message.",
+    )
+    cache: CacheLimits = group(CacheLimits)
+    llm_security: ClientSecurity = group(ClientSecuritySettings, prefix="llm_")
 
-    def resolve_data_type(self, dtype: torch.dtype) -> DataType:
-        """The wire format for requests that name none."""
-        return self.default_data_type or _DATA_TYPE_OF[dtype]
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.llm)) < len(self.llm):
+            raise ConfigError(f"llm is {','.join(self.llm)}; each address may be given once")
+        if self.text_tower_revision is not None and self.text_tower is None:
+            raise ConfigError("text_tower_revision is given without text_tower")
+        try:
+            chosen_method(self.method, self.retention_ratio)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+    @property
+    def default_method(self) -> str:
+        """The compression method of requests that name none."""
+        return chosen_method(self.method, self.retention_ratio) or KEEP_ALL
+
+
+PROGRAM = Program(
+    "visionsplit-encoder",
+    "Crops images, encodes them, and sends the vision tokens worth keeping to an LLM service.",
+    EncoderConfig,
+)

@@ -7,7 +7,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from visionsplit.telemetry.metrics import LONG_BUCKETS, SHORT_BUCKETS, TILE_BUCKETS, CacheMetrics, CacheState
 
 from encoder_service.caching.tokens import CacheCounts, CacheUse
-from encoder_service.device.queue import TileBatcher
 from encoder_service.pipeline.events import ImageDone
 from encoder_service.pipeline.pipeline import EncoderPipeline
 
@@ -49,10 +48,10 @@ class EncoderMetrics:
             registry=registry,
         )
 
-    def watch(self, batcher: TileBatcher, pipeline: EncoderPipeline) -> None:
-        """Whom to ask whenever the metrics are read, on a thread of its own. Once."""
+    def watch(self, pipeline: EncoderPipeline) -> None:
+        """Ask a pipeline whenever the metrics are read, which happens on another thread. Call this once."""
         CacheMetrics(self._registry, "encoder", lambda: _cache_states(pipeline.cache_counts))
-        self._queued_tiles.set_function(lambda: batcher.queued_tiles)
+        self._queued_tiles.set_function(lambda: pipeline.queued_tiles)
         self._reserved_tiles.set_function(lambda: pipeline.reserved_tiles)
 
     def image_done(self, done: ImageDone, compression: str) -> None:

@@ -1,21 +1,34 @@
-"""The service's configuration: read once by `__main__`, passed down whole. What makes no sense raises ValueError."""
+"""The LLM service's settings, read without PyTorch so that a mistake is reported at once."""
 
-import argparse
 import enum
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from visionsplit.cli import command_line
-from visionsplit.errors import UnavailableError
-from visionsplit.network.addresses import split_host_port
-from visionsplit.security.server import ServerSecurity
-from visionsplit.telemetry.config import TelemetryConfig
+from visionsplit.cli.command_line import (
+    at_least,
+    member_of,
+    not_negative,
+    positive,
+    share,
+    word,
+)
+from visionsplit.cli.configuration import Program
+from visionsplit.cli.settings import ConfigError, check, group, setting
+from visionsplit.service.config import ServiceConfig, listening
 
-if TYPE_CHECKING:  # reading a command line must not wait for PyTorch
+if TYPE_CHECKING:  # reading the settings must not wait for PyTorch
     import torch
 
 _FEWEST_SHARED = 4  # requests of one step
+
+_serving = partial(setting, "serving")
+_limits = partial(setting, "limits")
+_engine = partial(setting, "engine of each replica")
+_ray = partial(setting, "Ray Serve, with --backend ray")
+
+_one_or_more = at_least(1)
 
 
 class BackendKind(enum.Enum):
@@ -25,31 +38,55 @@ class BackendKind(enum.Enum):
     RAY = "ray"  # Ray Serve
 
 
+def _caller_share() -> float:
+    share_of_caller: float = _limits(
+        0.75,
+        share,
+        "The share of calls, uploads and their bytes that one caller may take, above 0 and at most 1; the rest is for "
+        "others. Of a replica's running requests a caller leaves half as many to others.",
+    )
+    return share_of_caller
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """Sizes of a replica's decoding engine. `None` means: as fits the device, see `for_device`."""
 
-    page_size: int | None = None  # tokens per page of the KV cache
-    kv_tokens: int | None = None  # tokens the KV cache holds; on a GPU, None takes memory_fraction of what is free
-    max_batch_tokens: int | None = None  # tokens of one step; longer prompts are prefilled in pieces
-    max_running: int = 64  # requests of one step
-    caller_share: float = 0.75  # a caller leaves others half as many of these as this share would; see below
-    max_waiting: int = 128  # requests admitted beside those; more are refused
-    slab_tokens: int = 32768  # vision tokens and newlines held for running requests and for reuse
-    memory_fraction: float = 0.8  # of the memory that is free once the weights are loaded
+    page_size: int | None = _engine(
+        None, _one_or_more, "The number of tokens in a page of the KV cache.", absent="16 on the CPU, 256 on a GPU"
+    )
+    kv_tokens: int | None = _engine(
+        None,
+        _one_or_more,
+        "The number of tokens that the KV cache holds.",
+        absent="16384 on the CPU, what --memory-fraction has room for on a GPU",
+    )
+    max_batch_tokens: int | None = _engine(
+        None,
+        _one_or_more,
+        "The most tokens in one step; longer prompts are read in several.",
+        absent="512 on the CPU, the transformers library's choice on a GPU",
+    )
+    max_running: int = _engine(64, _one_or_more, "The most requests in one step.")
+    caller_share: float = _caller_share()  # the limits have the same setting; see `max_running_of_caller`
+    max_waiting: int = _engine(128, _one_or_more, "The most requests that wait to run; further ones are refused.")
+    slab_tokens: int = _engine(
+        32768,
+        _one_or_more,
+        "The most vision tokens, and newlines between their rows, held for running requests and for images that come "
+        "again.",
+    )
+    memory_fraction: float = _engine(
+        0.8,
+        share,
+        "The share of the GPU memory left beside the weights that the KV cache takes, above 0 and at most 1.",
+    )
     max_virtual_id: int = 2**31 - 1  # ids above the vocabulary stand for vision tokens; the engine's ids are int32
 
     def __post_init__(self) -> None:
-        for name in ("page_size", "kv_tokens", "max_batch_tokens"):
-            if (value := getattr(self, name)) is not None:
-                _at_least(name, value, 1)
-        for name in ("max_running", "max_waiting", "slab_tokens"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("memory_fraction", "caller_share"):
-            if not 0 < (part := getattr(self, name)) <= 1:
-                raise ValueError(f"{name} is {part}; a number in (0, 1] is needed")
+        check(self)
         if not 0 < self.max_virtual_id < 2**31:
-            raise ValueError(f"max_virtual_id is {self.max_virtual_id}; 1 to {2**31 - 1} is possible")
+            raise ConfigError(f"max_virtual_id is {self.max_virtual_id}; 1 to {2**31 - 1} is possible")
 
     def for_device(self, device: "torch.device") -> "EngineConfig":
         """The sizes to use on a device: small on a CPU, so that start-up is quick; on a GPU the library's own."""
@@ -85,36 +122,55 @@ class EngineConfig:
 class RayConfig:
     """How Ray Serve runs the replicas. Serve's own defaults are set for many small requests, not for this."""
 
-    address: str = "local"  # "local" starts a cluster of this process's own; "auto" or host:port joins one
-    application: str | None = None  # its name on the cluster; None: made of the model and the address
-    min_replicas: int | None = None  # None: a fixed number; else autoscale between this and max_replicas
-    max_replicas: int | None = None
+    address: str = _ray(
+        "local",
+        word,
+        "The Ray cluster: local starts one on this machine, auto joins the one that this machine belongs to, HOST:PORT "
+        "joins another.",
+        name="ray_address",
+        metavar="ADDRESS",
+    )
+    application: str | None = _ray(
+        None,
+        word,
+        "The name of the application on the cluster.",
+        name="ray_application",
+        metavar="NAME",
+        absent="made of the model and the address",
+    )
+    min_replicas: int | None = _ray(
+        None,
+        _one_or_more,
+        "The fewest replicas; together with --max-replicas their number then follows the load.",
+        absent="the number is fixed",
+    )
+    max_replicas: int | None = _ray(None, _one_or_more, "The most replicas.", absent="the number is fixed")
     target_ongoing_requests: int = 16
     upscale_delay_s: float = 2.0
     downscale_delay_s: float = 60.0
-    max_ongoing_requests: int = 128  # of one replica
-    max_queued_requests: int = 256  # of the gateway, approximate
-    num_cpus: float = 1.0  # of one replica
-    num_gpus: float | None = None  # of one replica; None: as the cluster has them, see `gpus_per_replica`
+    max_ongoing_requests: int = _ray(128, _one_or_more, "The most requests that one replica runs and queues.")
+    max_queued_requests: int = _ray(256, _one_or_more, "The most requests that wait for a replica.")
+    num_cpus: float = _ray(
+        1.0, not_negative, "The CPU cores that Ray reserves for a replica.", name="cpus_per_replica", metavar="N"
+    )
+    num_gpus: float | None = _ray(
+        None,
+        not_negative,
+        "The GPUs that Ray reserves for a replica; a fraction shares one.",
+        name="gpus_per_replica",
+        metavar="N",
+        absent="1 where the Ray cluster has GPUs and --device is not cpu, else 0",
+    )
     health_check_period_s: float = 5.0
     graceful_shutdown_timeout_s: float = 120.0  # for the answers of a replica that is to go; Serve's 20 cut long ones
 
     def __post_init__(self) -> None:
-        if (self.min_replicas is None) != (self.max_replicas is None):
-            raise ValueError("min_replicas and max_replicas go together: give both or neither")
-        if self.min_replicas is not None and self.max_replicas is not None:
-            _at_least("min_replicas", self.min_replicas, 1)
-            _at_least("max_replicas", self.max_replicas, self.min_replicas)
-        if self.application is not None and not self.application.strip():
-            raise ValueError("the Ray application's name is empty")
-        for name in ("target_ongoing_requests", "max_ongoing_requests", "max_queued_requests"):
-            _at_least(name, getattr(self, name), 1)
-        if self.num_gpus is not None:
-            _at_least("num_gpus", self.num_gpus, 0)
-        for name in ("num_cpus", "upscale_delay_s", "downscale_delay_s", "graceful_shutdown_timeout_s"):
-            _at_least(name, getattr(self, name), 0)
-        if not self.health_check_period_s > 0:
-            raise ValueError(f"health_check_period_s is {self.health_check_period_s}; more than 0 is needed")
+        check(self)
+        if self.min_replicas is None or self.max_replicas is None:
+            if self.min_replicas is not self.max_replicas:
+                raise ConfigError("--min-replicas and --max-replicas go together: give both or neither")
+        elif self.max_replicas < self.min_replicas:
+            raise ConfigError(f"--max-replicas {self.max_replicas} is less than --min-replicas {self.min_replicas}")
 
     def gpus_per_replica(self, device: str | None, replicas: int, cluster_gpus: float) -> float:
         """The GPUs that Ray reserves for one replica.
@@ -142,35 +198,43 @@ class RayConfig:
 class Limits:
     """What one request, and all of them together, may take of the gateway."""
 
-    max_images: int = 16
-    max_uploads: int = 256  # requests being received at one time, of which the header has arrived
-    max_upload_bytes: int = 2 * 2**30  # of the vision tokens of all calls together, counted as float32
-    max_calls: int | None = None  # from the end of the upload on; None: as many as the replicas have places for
-    caller_share: float = 0.75  # of calls, uploads and bytes that one caller may have, so that others find room
-    max_prompt_characters: int = 1_000_000  # fewer where the context cannot hold so many, see `PromptSize`
-    default_max_new_tokens: int = 256
-    # Silence after which an upload is given up as soon as others need its place or its room.
-    upload_idle_seconds: float = 60.0
-    # Time after which an upload is given up in any case. The encoder sends tokens as they come out of its device, so an
-    # upload may take as long as the encoder's queue: 1024 tiles are 17 minutes for a large tower on a CPU.
-    upload_seconds: float = 1800.0
+    max_images: int = _limits(16, _one_or_more, "The most images in one request.")
+    max_prompt_characters: int = _limits(
+        1_000_000,
+        _one_or_more,
+        "The most characters of one prompt. Prompts that cannot fit the context are refused whatever this says.",
+    )
+    default_max_new_tokens: int = _limits(256, _one_or_more, "The most tokens of an answer, unless a request says.")
+    max_calls: int | None = _limits(
+        None,
+        _one_or_more,
+        "The most calls at one time, from the end of their uploads on; further ones are refused.",
+        absent="as many as the replicas can run and queue",
+    )
+    max_uploads: int = _limits(
+        256, _one_or_more, "The most requests that are being received at one time, after their header has arrived."
+    )
+    max_upload_bytes: int = _limits(
+        2 * 2**30, _one_or_more, "The most bytes of vision tokens held for all calls together, counted as float32."
+    )
+    caller_share: float = _caller_share()
+    upload_idle_seconds: float = _limits(
+        60.0,
+        positive,
+        "The silence in seconds after which an upload is given up when other calls need its place or its room.",
+        name="upload_idle",
+    )
+    # An upload may take as long as the encoder's queue: 1024 tiles are 17 minutes for a large tower on a CPU.
+    upload_seconds: float = _limits(
+        1800.0,
+        positive,
+        "The longest time in seconds that an upload may take. An encoder sends tokens as they are ready, so this "
+        "covers the wait in the encoder's queue.",
+        name="upload_time",
+    )
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_images",
-            "max_uploads",
-            "max_upload_bytes",
-            "max_prompt_characters",
-            "default_max_new_tokens",
-        ):
-            _at_least(name, getattr(self, name), 1)
-        if self.max_calls is not None:
-            _at_least("max_calls", self.max_calls, 1)
-        if not 0 < self.caller_share <= 1:
-            raise ValueError(f"caller_share is {self.caller_share}; a number in (0, 1] is needed")
-        for name in ("upload_idle_seconds", "upload_seconds"):
-            if not ((seconds := getattr(self, name)) > 0 and math.isfinite(seconds)):
-                raise ValueError(f"{name} is {seconds}; a finite number above 0 is needed")
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -184,57 +248,31 @@ class ReplicaConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     otlp_endpoint: str | None = None  # where a replica sends its spans
 
-    def torch_device(self) -> "torch.device":
-        """The device of this machine.
-
-        Raises:
-            UnavailableError: this machine does not have it.
-        """
-        import torch
-
-        available = torch.cuda.is_available()
-        device = torch.device(self.device or ("cuda" if available else "cpu"))
-        if device.type == "cuda" and not (available and (device.index or 0) < torch.cuda.device_count()):
-            raise UnavailableError(
-                f"device {self.device!r} is not there: this process sees {torch.cuda.device_count()} CUDA devices"
-            )
-        return device
-
 
 @dataclass(frozen=True)
-class LlmConfig:
-    """The whole service."""
+class LlmConfig(ServiceConfig):
+    """Settings of one LLM service."""
 
-    model: str
-    listen: str = "127.0.0.1:50052"
-    revision: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    backend: BackendKind = BackendKind.LOCAL
-    replicas: int = 1
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    ray: RayConfig = field(default_factory=RayConfig)
-    limits: Limits = field(default_factory=Limits)
-    grace: float = 30.0  # seconds that running requests get when the service stops
-    log_level: str = "INFO"
-    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
-    security: ServerSecurity = field(default_factory=ServerSecurity)
+    listen: str = listening("127.0.0.1:50052")
+    backend: BackendKind = _serving(
+        BackendKind.LOCAL,
+        member_of(BackendKind),
+        "Where replicas of the language model run: local is one in this process, ray is any number on Ray Serve.",
+    )
+    replicas: int = _serving(1, _one_or_more, "The fixed number of replicas, with --backend ray.")
+    limits: Limits = group(Limits)
+    engine: EngineConfig = group(EngineConfig)
+    ray: RayConfig = group(RayConfig)
 
     def __post_init__(self) -> None:
-        try:
-            split_host_port(self.listen)
-        except ValueError as error:
-            raise ValueError(f"listen: {error}") from None
-        if self.device is not None:
-            _check_device(self.device)
-        if self.dtype is not None and self.dtype not in command_line.DTYPE_NAMES:
-            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(command_line.DTYPE_NAMES)}")
-        _at_least("replicas", self.replicas, 1)
-        if self.backend is BackendKind.LOCAL and (self.replicas > 1 or self.ray.min_replicas is not None):
-            raise ValueError("the local backend has one replica; several need the ray backend")
-        if self.ray.min_replicas is not None and self.replicas > 1:
-            raise ValueError("replicas is a fixed number; with min_replicas and max_replicas leave it out")
-        _at_least("grace", self.grace, 0)
+        super().__post_init__()
+        scales = self.ray.min_replicas is not None
+        if self.backend is BackendKind.LOCAL and (self.replicas > 1 or scales):
+            raise ConfigError(
+                "--backend local has one replica; --replicas, --min-replicas and --max-replicas need --backend ray"
+            )
+        if scales and self.replicas > 1:
+            raise ConfigError("--replicas is a fixed number; leave it out with --min-replicas and --max-replicas")
 
     @property
     def replica(self) -> ReplicaConfig:
@@ -242,13 +280,6 @@ class LlmConfig:
         return ReplicaConfig(self.model, self.revision, self.device, self.dtype, self.engine, otlp)
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ValueError(f"{name} is {value}; at least {least} is needed")
-
-
-def _check_device(name: str) -> None:
-    try:
-        command_line.device(name)
-    except argparse.ArgumentTypeError as error:
-        raise ValueError(f"device: {error}") from None
+PROGRAM = Program(
+    "visionsplit-llm", "Turns prompts with vision tokens into text, streamed as it is generated.", LlmConfig
+)

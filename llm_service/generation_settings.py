@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from visionsplit.model.checkpoint import Checkpoint, CheckpointError
-
-from llm_service.job import PENALTY_RANGE
+from visionsplit.options.sampling import PENALTY_RANGE
 
 # Settings that change a greedy answer and that the engine cannot follow, with the values at which they change nothing;
 # null never does. Not here: what only sampling reads (temperature, top_p, top_k and the like; the default of a request

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from encoder_service.caching.tokens import CacheLimits
+from encoder_service.config import CacheLimits
 from tests.checkpoints import tiny_checkpoint
 from tests.integration.system import running_system
 

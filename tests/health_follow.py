@@ -1,7 +1,7 @@
 """`python -m tests.health_follow --events 200`: encoders follow an LLM service through restarts, drains and worse.
 
-The encoders' side is the real one (`LlmGateways`), two of them; the LLM service's side is the real health service and a
-stand-in for its calls, behind a relay that can stop passing bytes on, as a stopped process or a firewall does. The
+The encoders' side is the real one (`LlmEndpoints`), two of them; the LLM service's side is the real health service and
+a stand-in for its calls, behind a relay that can stop passing bytes on, as a stopped process or a firewall does. The
 report says for how long at most an encoder believed what was not so, by the kind of event. Exit code 1 beyond two
 seconds.
 """
@@ -22,8 +22,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from visionsplit.security.client import ClientSecurity
 from visionsplit.serving.health import HealthService
 
+from encoder_service.llm.channel import LlmChannel
 from encoder_service.llm.client import LlmClient
-from encoder_service.llm.endpoints import LlmGateway, LlmGateways
+from encoder_service.llm.endpoints import LlmEndpoint, LlmEndpoints
 from tests.relays import Relay
 from tests.unit.encoder.helpers import LLM_SERVICE_NAME, FakeLlm, running_llm
 
@@ -99,11 +100,13 @@ class Campaign:
             self._relay.moving.set()
         return self.report
 
-    def _encoder(self) -> LlmGateways:
+    def _encoder(self) -> LlmEndpoints:
         addresses = (f"127.0.0.1:{self._relay.port}", self._steady)
-        return LlmGateways([LlmGateway(address, LlmClient(address, ClientSecurity())) for address in addresses])
+        return LlmEndpoints(
+            [LlmEndpoint(address, LlmClient(LlmChannel(address, ClientSecurity()))) for address in addresses]
+        )
 
-    async def _compare(self, encoder: LlmGateways) -> None:
+    async def _compare(self, encoder: LlmEndpoints) -> None:
         """For how long what an encoder believes has differed from what is so, without a break on either side."""
         gateway = encoder._gateways[0]
         wrong_since: float | None = None

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from visionsplit.network.transport import MIB
 from visionsplit.receiving.receiver import ReceiveLimits, Receiver
 from visionsplit.serving.caller import Callers
+from visionsplit.serving.interceptors import ErrorInterceptor
 from visionsplit.serving.server_options import server_options
 from visionsplit.v1 import encoder_service_pb2 as encoder_pb
 from visionsplit.v1 import llm_service_pb2 as llm_pb
@@ -24,7 +25,6 @@ from visionsplit.v1.encoder_service_pb2_grpc import (
     add_EncoderServiceServicer_to_server,
 )
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceServicer, add_LlmServiceServicer_to_server
-from visionsplit.wire.status import ErrorInterceptor
 
 ENCODE, CHECK = "/visionsplit.v1.EncoderService/Encode", "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"

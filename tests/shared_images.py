@@ -19,9 +19,8 @@ from typing import Any
 
 from visionsplit_client import Compression, EncodedImage, Generation, ImageSource, Prompt, Sampling, Usage
 
-from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import METHODS
-from encoder_service.device.queue import BatchLimits
+from encoder_service.config import BatchLimits, CacheLimits
 from tests.checkpoints import tiny_checkpoint
 from tests.integration.system import System, noise_image, running_system
 

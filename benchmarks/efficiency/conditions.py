@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from visionsplit.errors import InvalidCompressionError, InvalidPruningError
+from visionsplit.options.compression import Compression
+from visionsplit.options.prefill import Pruning
 
 from benchmarks.efficiency.language import why_no_pruning
-from encoder_service.compression import METHODS, CompressionSpec, compose
+from encoder_service.compression import METHODS, compose
 from llm_service import pruning
-from llm_service.job import PruningSpec
 
 RATIOS = (0.5, 0.25, 0.1)
-UNCOMPRESSED = CompressionSpec("none")
+UNCOMPRESSED = Compression("none")
 _ANY = 0.5  # some ratio
 _GUIDE = "globalcom2"  # whose numbers of tokens per tile a method inside the language model can follow
 
@@ -22,8 +23,8 @@ class Condition:
 
     name: str  # the method's
     ratio: float  # asked for
-    compression: CompressionSpec
-    pruning: PruningSpec | None = None
+    compression: Compression
+    pruning: Pruning | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Conditions:
 
 def encoder_methods() -> list[str]:
     """Methods of the encoder but "none" and those that read the prompt: no model measured here has a text tower."""
-    return [name for name in METHODS if name != "none" and not compose(CompressionSpec(name, _ANY)).reads_text]
+    return [name for name in METHODS if name != "none" and not compose(Compression(name, _ANY)).reads_text]
 
 
 def known_methods() -> list[str]:
@@ -73,15 +74,15 @@ def conditions(num_layers: int, methods: Sequence[str] | None, ratios: Sequence[
 
 def _condition(name: str, ratio: float, num_layers: int) -> Condition:
     if name in METHODS:
-        compression = CompressionSpec(name, ratio)
+        compression = Compression(name, ratio)
         compose(compression)
         return Condition(name, ratio, compression)
     if reason := why_no_pruning():
         raise InvalidPruningError(reason)
     guide, plus, inside = name.rpartition("+")
     if plus:
-        compression, spec = CompressionSpec(guide, ratio, quotas_only=True), PruningSpec(inside)
+        compression, spec = Compression(guide, ratio, quotas_only=True), Pruning(inside)
     else:
-        compression, spec = UNCOMPRESSED, PruningSpec(inside, ratio)
+        compression, spec = UNCOMPRESSED, Pruning(inside, ratio)
     pruning.compose(spec, num_layers, quotas=bool(plus))
     return Condition(name, ratio, compression, spec)

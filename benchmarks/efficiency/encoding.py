@@ -2,20 +2,17 @@
 
 import torch
 from torch.utils.hooks import RemovableHandle
-from visionsplit.errors import VisionSplitError
 from visionsplit.grid import TileGrid
 from visionsplit.model.checkpoint import Checkpoint
-from visionsplit.wire.tensors import DataType
+from visionsplit.model.dtypes import DATA_TYPES_OF
+from visionsplit.options.compression import Compression
 
 from benchmarks.efficiency.clock import Clock
 from benchmarks.efficiency.flops import flop_counter
-from encoder_service.admission import TileRoom
-from encoder_service.compression import CompressionSpec, compose
+from encoder_service.compression import compose
 from encoder_service.device.batch_encoder import BatchEncoder
-from encoder_service.device.jobs import EncodedTiles, ImageJob, PreparedImage, TileSpan
+from encoder_service.device.encoding import EncodedTiles, EncodeRequest, PreparedImage
 from encoder_service.device.vision_tower import VisionTower
-
-_DATA_TYPES = {torch.float32: DataType.FLOAT32, torch.float16: DataType.FLOAT16, torch.bfloat16: DataType.BFLOAT16}
 
 
 class EncoderHalf:
@@ -29,28 +26,23 @@ class EncoderHalf:
         """
         self.tower = VisionTower.load(checkpoint, dtype=dtype, device=device)
         self._encoder = BatchEncoder(self.tower)
-        self._data_type = _DATA_TYPES[dtype]
+        self._data_type = DATA_TYPES_OF[dtype]
         vision = checkpoint.config.vision_config
         side, edge = vision.image_size // vision.patch_size, 2 * vision.image_size
         self.grid = TileGrid.for_image(edge, edge, rows=2, columns=2, side=side)
         shape = (self.grid.num_tiles, 3, vision.image_size, vision.image_size)
         self._pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))  # [T, 3, H, W]
 
-    def encode(self, spec: CompressionSpec) -> EncodedTiles:
+    def encode(self, spec: Compression) -> EncodedTiles:
         """The image's kept tokens.
 
         Raises:
             VisionSplitError: the specification is wrong, or the image cannot be encoded under it.
         """
-        tiles = self.grid.num_tiles
-        image = PreparedImage(self._pixels, self.grid, 0.0, TileRoom(tiles).reserve([tiles])[0])
-        job = ImageJob(image, compose(spec), self._data_type, deliver=lambda _: None)
-        [(_, result)] = self._encoder.encode([TileSpan(job, 0, tiles)])
-        if isinstance(result, VisionSplitError):
-            raise result
-        return result
+        image = PreparedImage(self._pixels, self.grid)
+        return self._encoder.encode_image(EncodeRequest(image, compose(spec), self._data_type))
 
-    def timed(self, spec: CompressionSpec, clock: Clock) -> EncodedTiles:
+    def timed(self, spec: Compression, clock: Clock) -> EncodedTiles:
         """The same; marks "encoded" where the last layer that runs is done, "scored" where the scores are."""
         hooks: list[RemovableHandle] = [
             layer.register_forward_hook(lambda *_: clock.mark("encoded")) for layer in self.tower.layers
@@ -62,7 +54,7 @@ class EncoderHalf:
             for hook in hooks:
                 hook.remove()
 
-    def counted(self, spec: CompressionSpec) -> tuple[EncodedTiles, int]:
+    def counted(self, spec: Compression) -> tuple[EncodedTiles, int]:
         """The same, and the operations of its matrix products."""
         with flop_counter() as counter:
             encoded = self.encode(spec)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.attention import SDPBackend
 from transformers import DynamicCache, PreTrainedModel
+from visionsplit.options.prefill import Pruning
 
-from llm_service.job import PruningSpec
 from llm_service.pruning import PromptLayout, compose
 from llm_service.pruning.base import NO_TILE
 
@@ -61,7 +61,7 @@ class LanguageModel:
         embedded: torch.Tensor = self._model.get_input_embeddings()(token_ids)
         return embedded
 
-    def prefill(self, embeddings: torch.Tensor, image: ImageRows, pruning: PruningSpec | None) -> Prefilled:
+    def prefill(self, embeddings: torch.Tensor, image: ImageRows, pruning: Pruning | None) -> Prefilled:
         """Read a prompt.
 
         Args:
@@ -93,7 +93,7 @@ def decode(prefilled: Prefilled, new_tokens: int) -> list[int]:
 
 
 def by_layers(
-    model: "LayerwiseModel", embeddings: torch.Tensor, image: ImageRows, pruning: PruningSpec | None
+    model: "LayerwiseModel", embeddings: torch.Tensor, image: ImageRows, pruning: Pruning | None
 ) -> Prefilled:
     """The LLM service's own way, one layer after the other; see `LanguageModel.prefill`."""
     device, rows = embeddings.device, slice(image.start, image.start + len(image.tiles))

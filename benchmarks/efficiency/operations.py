@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from transformers import CLIPVisionConfig
+from visionsplit.options.compression import Compression
 
 from benchmarks.efficiency.conditions import UNCOMPRESSED
 from benchmarks.efficiency.encoding import EncoderHalf
@@ -17,7 +18,6 @@ from benchmarks.efficiency.flops import (
 from benchmarks.efficiency.shapes import RandomCheckpoint
 from benchmarks.efficiency.tables import markdown
 from benchmarks.shapes import CLIP_L, llava_next
-from encoder_service.compression import CompressionSpec
 
 POSTER_RATIOS = (1.0, 0.75, 0.5, 0.25, 0.1)
 _TILES, _CELLS, _NEWLINES = 5, 576, 48  # of a 2 x 2 image without padding
@@ -90,4 +90,4 @@ def choices(vision: CLIPVisionConfig, methods: Iterable[str], ratio: float = 0.1
     _, tower = half.counted(UNCOMPRESSED)
     for name in methods:
         if name != "none":
-            yield name, half.counted(CompressionSpec(name, ratio))[1] - tower
+            yield name, half.counted(Compression(name, ratio))[1] - tower

@@ -17,7 +17,7 @@ from benchmarks.efficiency.conditions import Condition
 from benchmarks.efficiency.encoding import EncoderHalf
 from benchmarks.efficiency.flops import flop_counter
 from benchmarks.efficiency.language import ImageRows, LanguageModel, decode
-from encoder_service.device.jobs import EncodedTiles
+from encoder_service.device.encoding import EncodedTiles
 from llm_service.pruning.base import NO_TILE
 from llm_service.replica.layout import NEWLINE, sequence_order
 from llm_service.replica.projector import Projector

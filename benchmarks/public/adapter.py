@@ -1,4 +1,4 @@
-"""visionsplit as a model of lmms-eval: its questions become calls of the encoder service.
+"""visionsplit as a model of lmms-eval: its questions become calls of services, or of a model in this process.
 
 The chat interface, which lmms-eval prefers: a task gives a conversation, with its images as Pillow images. These are
 sent without loss and at their full size; the encoder's image processor alone cuts them.
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import visionsplit_local
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
@@ -35,7 +36,7 @@ class Job:
 
 
 class VisionSplit(lmms):  # type: ignore[misc]  # lmms-eval has no types
-    """Asks a running system. The model arguments are the fields of `Settings`.
+    """Asks a running system, or a model in this process. The model arguments are the fields of `Settings`.
 
     Raises:
         ValueError: an unknown argument, a batch size (the services make their own batches; `concurrency` keeps them
@@ -70,7 +71,7 @@ class VisionSplit(lmms):  # type: ignore[misc]  # lmms-eval has no types
             ValueError: a question that the services cannot be asked.
         """
         start, results, generated = time.monotonic(), [], 0
-        with Client(self.settings.encoder, timeout=self.settings.timeout) as client:
+        with self._client() as client:
             about = _described(client)
             asked = answers(
                 lambda job: (job, self._ask(client, job)), self._jobs(requests), concurrency=self.settings.concurrency
@@ -92,6 +93,12 @@ class VisionSplit(lmms):  # type: ignore[misc]  # lmms-eval has no types
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         raise NotImplementedError(f"tasks of several rounds are not supported: {_tasks(requests)}")
+
+    def _client(self) -> Client:
+        settings = self.settings
+        if settings.model is not None:
+            return visionsplit_local.VisionSplit(settings.model, timeout=settings.timeout)
+        return Client(settings.encoder, timeout=settings.timeout)
 
     def _jobs(self, requests: Sequence[Instance]) -> Iterator[Job]:
         for number, request in enumerate(requests):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from visionsplit.options.compression_defaults import KEEP_ALL
+from visionsplit.options.compression import KEEP_ALL
 
 from benchmarks.public.settings import Settings
 from encoder_service.compression import listed_methods

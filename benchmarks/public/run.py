@@ -1,12 +1,14 @@
-"""Scores a running system on the public benchmarks, one row of the poster's table after the other.
+"""Scores a model on the public benchmarks, one row of the poster's table after the other.
 
     python -m benchmarks.public.run --list
-    python -m benchmarks.public.run --encoder HOST:50051 --out out/public            # the poster's rows
+    python -m benchmarks.public.run --model CHECKPOINT --out out/public              # the poster's rows
+    python -m benchmarks.public.run --encoder HOST:50051 --out out/public            # the same with running services
     python -m benchmarks.public.run --encoder HOST:50051 --out out/public --rows globalcom2-10 --tasks gqa pope
     python -m benchmarks.public.table out/public
 
-It starts no service. A row is one run of lmms-eval, whose results, with every answer, lie in OUT/ROW beside
-`tokens.json`, what the language model was given. A row that has results is left out, unless --again.
+A row is one run of lmms-eval, whose results, with every answer, lie in OUT/ROW beside `tokens.json`, what the language
+model was given. With --model, each row loads the checkpoint into its own process. A row that has results is left out,
+unless --again.
 """
 
 import argparse
@@ -74,6 +76,7 @@ def _settings(row: Row, options: argparse.Namespace, folder: Path) -> Settings:
     compressed = row.arguments["method"] != "none" and not row.arguments.get("quotas_only")
     others = Settings(
         encoder=tuple(options.encoder),
+        model=options.model,
         layout=options.layout if compressed else "spatial",
         position_ids=options.position_ids,
         data_type=options.data_type,
@@ -100,7 +103,7 @@ def _done(order: Order, options: argparse.Namespace) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.public.run", description="Score a running system on the public benchmarks."
+        prog="python -m benchmarks.public.run", description="Score a model on the public benchmarks."
     )
     defaults = Settings()
     parser.add_argument("--list", action="store_true", help="print the rows and stop")
@@ -111,7 +114,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="a folder for each row is made in it")
     parser.add_argument("--again", action="store_true", help="run rows that have results too")
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
-    parser.add_argument("--encoder", nargs="+", default=list(defaults.encoder), metavar="ADDRESS")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument(
+        "--encoder",
+        nargs="+",
+        default=list(defaults.encoder),
+        metavar="ADDRESS",
+        help="The encoder services to ask, in turn. Default: %(default)s.",
+    )
+    asked.add_argument(
+        "--model", metavar="CHECKPOINT", help="The checkpoint to load in place of asking services, a folder or hub id."
+    )
     parser.add_argument("--concurrency", type=int, default=defaults.concurrency, help="calls under way at once")
     parser.add_argument("--data-type", choices=get_args(DataTypeName), help="between the services")
     parser.add_argument("--layout", choices=get_args(Layout), default="spatial", help="of compressed tokens")

@@ -16,7 +16,7 @@ Argument: TypeAlias = str | int | float | bool  # what lmms-eval makes of an arg
 
 @dataclass(frozen=True)
 class Settings:
-    """How a benchmark's questions are put to the services. The fields are the model arguments' names."""
+    """How a benchmark's questions are put to the model. The fields are the model arguments' names."""
 
     encoder: tuple[str, ...] = ("127.0.0.1:50051",)  # addresses, used in turn
     method: str = "none"
@@ -39,6 +39,7 @@ class Settings:
     max_images: int = 8  # in one question
     timeout: float = 600.0  # seconds for one call, repeated tries at an overloaded service included
     tokens_file: Path | None = None  # where the counts of tokens are written, as JSON
+    model: str | None = None  # a checkpoint, loaded into this process in place of asking the services
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "max_images", "timeout"):
@@ -164,6 +165,7 @@ _READERS: Mapping[str, Reader] = {
     "max_images": _integer,
     "timeout": _number,
     "tokens_file": lambda name, value: Path(str(value)),
+    "model": _text,
 }
 
 

@@ -1,14 +1,10 @@
 """What is done to an image's vision tokens, as one word of a command line.
 
-`training.evaluation` reads the same words, so that what a drawing shows can be scored under the same name.
+`training.evaluation` reads the same words, so that what an image shows can be scored under the same name.
 """
 
-from typing import get_args
-
-from visionsplit.options.conditions import split_condition
+from visionsplit.options.conditions import compression_words, split_condition
 from visionsplit_client import Compression, Layout
-
-_PARTS = ("score", "budget", "selection", "merging", "guidance")
 
 
 def parse_condition(text: str, layout: Layout = "spatial") -> Compression:
@@ -28,23 +24,11 @@ def parse_condition(text: str, layout: Layout = "spatial") -> Compression:
     word, pruning = split_condition(text)
     if pruning is not None:
         raise ValueError(f"{text!r} prunes in the language model; only what the encoder keeps can be shown")
-    return Compression(
-        method=word.method,
-        retention_ratio=word.ratio,
-        layout=word.setting("layout", {name: name for name in get_args(Layout)}) or layout,
-        score=word.settings.get("score"),
-        budget=word.settings.get("budget"),
-        selection=word.settings.get("selection"),
-        merging=word.settings.get("merging"),
-        guidance=word.settings.get("guidance"),
-        parameters=word.numbers(besides=(*_PARTS, "layout")),
-    )
+    return word.compression(layout)
 
 
 def condition_name(compression: Compression) -> str:
     """The word for it, without the ratio."""
-    parts = {name: getattr(compression, name) for name in _PARTS}
-    settings = [f"{name}={value}" for name, value in parts.items() if value is not None]
-    settings += [f"layout={compression.layout}"] if compression.layout != "spatial" else []
+    settings = [f"{name}={value}" for name, value in compression_words(compression).items()]
     settings += [f"{name}={value:g}" for name, value in compression.parameters.items()]
     return compression.method + (f":{','.join(settings)}" if settings else "")

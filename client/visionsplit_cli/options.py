@@ -2,31 +2,45 @@
 
 import argparse
 import os
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NoReturn, get_args
+from dataclasses import fields
+from typing import Any, NoReturn
 
 from visionsplit.cli import command_line
 from visionsplit.cli.security_options import add_client_options, client_security_from
-from visionsplit.options.compression_defaults import DEFAULT_METHOD, DEFAULT_RATIO, chosen_method
+from visionsplit.errors import (
+    InvalidCompressionError,
+    InvalidPromptError,
+    InvalidPruningError,
+    InvalidSamplingError,
+    VisionSplitError,
+)
+from visionsplit.options.compression import DEFAULT_METHOD, DEFAULT_RATIO, chosen_method
+from visionsplit.options.data_types import DATA_TYPES
+from visionsplit.options.layout import LAYOUTS
+from visionsplit.options.prefill import POSITION_IDS
 from visionsplit.security.client import ClientSecurity
 from visionsplit.security.tokens import TOKEN_VARIABLE, BearerToken
-from visionsplit_client import (
-    DEFAULT_ENCODER,
-    Client,
-    Compression,
-    DataTypeName,
-    Layout,
-    PositionIds,
-    Pruning,
-    Sampling,
-)
+from visionsplit_client import DEFAULT_ENCODER, Client, Compression, Pruning, Sampling
 
 DEFAULT_LLM = "127.0.0.1:50052"
 DEFAULT_TIMEOUT = 120.0
+_COMPRESSION = frozenset(field.name for field in fields(Compression))
+# The option that sets each field of a request, by the error that says what is wrong with the field.
+FIELD_OPTIONS: Mapping[type[VisionSplitError], Mapping[str, str]] = {
+    InvalidCompressionError: {
+        "retention_ratio": "--ratio",
+        "quotas_only": "--quotas-only",
+        "guidance": "--guidance",
+    },
+    InvalidPromptError: {"guidance": "--guidance"},
+    InvalidPruningError: {"retention_ratio": "--prune-ratio"},
+    InvalidSamplingError: {
+        field.name: f"--{field.name.replace('_', '-')}" for field in fields(Sampling) if field.name != "stop"
+    },
+}
 METRICS = {"encoder": "127.0.0.1:9051", "llm": "127.0.0.1:9052"}  # where services of `up --metrics` serve them
-
-_LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-_POSITION_IDS: tuple[PositionIds, ...] = get_args(PositionIds)
 
 Subparsers = Any  # argparse keeps this type private
 OneLineParser = command_line.OneLineParser
@@ -93,7 +107,7 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
             help=f"The share of the vision tokens to keep, above 0 and at most 1. Default: {DEFAULT_RATIO:g} with "
             "--method, for methods that need a ratio.",
         )
-    group.add_argument("--layout", choices=_LAYOUTS, help=f"The order of the kept tokens. Default: {_LAYOUTS[0]}.")
+    group.add_argument("--layout", choices=LAYOUTS, help=f"The order of the kept tokens. Default: {LAYOUTS[0]}.")
     for part, text in (
         ("score", "what a token is worth"),
         ("budget", "how many tokens each tile keeps"),
@@ -109,14 +123,10 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
         metavar="NAME=NUMBER",
         help="A parameter of the method, such as tau=10; may be repeated. Default: the values in `visionsplit info`.",
     )
-    group.add_argument(
-        "--guidance",
-        metavar="TEXT",
-        help="The text by which a method such as cdpruner chooses tokens. Default: the question.",
-    )
+    add_guidance(group, default="the question")
     group.add_argument(
         "--data-type",
-        choices=get_args(DataTypeName),
+        choices=DATA_TYPES,
         help="The number format in which vision tokens are sent. Default: the encoder's.",
     )
     if ratio:
@@ -125,8 +135,11 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
             action="store_true",
             help="Send every token; --prune then keeps as many of each tile as the method would.",
         )
-    else:  # such a command shows what the encoder keeps
-        parser.set_defaults(quotas_only=False)
+
+
+def add_guidance(group: argparse._ActionsContainer, *, default: str) -> None:
+    text = f"The text by which a method such as cdpruner chooses tokens. Default: {default}."
+    group.add_argument("--guidance", metavar="TEXT", help=text)
 
 
 def add_prefill(parser: argparse.ArgumentParser) -> None:
@@ -157,9 +170,9 @@ def add_prefill(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--position-ids",
-        choices=_POSITION_IDS,
+        choices=POSITION_IDS,
         help="The positions of the kept tokens: renumbered without gaps, or original as without compression. "
-        f"Default: {_POSITION_IDS[0]}.",
+        f"Default: {POSITION_IDS[0]}.",
     )
 
 
@@ -238,6 +251,13 @@ def usage_error(args: argparse.Namespace, message: str) -> NoReturn:
     parser.error(message)
 
 
+def asked_compression(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a compression that the command line sets by options of the same name, and its parameters."""
+    asked = {name: value for name, value in vars(args).items() if name in _COMPRESSION and value not in (None, False)}
+    parameters = dict(getattr(args, "parameter", ()))
+    return {**asked, "parameters": parameters} if parameters else asked
+
+
 def compression_from(args: argparse.Namespace, *, ratio: float | None = None) -> Compression | None:
     """None if no option asks for anything. `ratio` stands in for the option where a command has its own."""
     ratio = args.ratio if ratio is None else ratio
@@ -245,23 +265,12 @@ def compression_from(args: argparse.Namespace, *, ratio: float | None = None) ->
         method = chosen_method(args.method, ratio)
     except ValueError as error:
         usage_error(args, str(error))
-    parts = (method, args.layout, args.score, args.budget, args.selection, args.merging, args.guidance)
-    if all(part is None for part in parts) and not args.parameter and not args.quotas_only:
+    asked = asked_compression(args)
+    if method is None and not asked:
         return None
     if method is None and args.budget is None:
         usage_error(args, "the compression options need --ratio, the share of the vision tokens to keep, or --method")
-    return Compression(
-        method=method or DEFAULT_METHOD,
-        retention_ratio=ratio,
-        layout=args.layout or "spatial",
-        score=args.score,
-        budget=args.budget,
-        selection=args.selection,
-        merging=args.merging,
-        parameters=dict(args.parameter),
-        quotas_only=args.quotas_only,
-        guidance=args.guidance,
-    )
+    return Compression(**{**asked, "method": method or DEFAULT_METHOD, "retention_ratio": ratio})
 
 
 def pruning_from(args: argparse.Namespace) -> Pruning | None:
@@ -270,22 +279,14 @@ def pruning_from(args: argparse.Namespace) -> Pruning | None:
         for option, given in (("--prune-ratio", args.prune_ratio is not None), ("--prune-set", args.prune_set)):
             if given:
                 usage_error(args, f"{option} needs --prune, the method that it is for")
-        if args.quotas_only:
+        if getattr(args, "quotas_only", False):
             usage_error(args, "--quotas-only needs --prune: pruning in the language model keeps to the quotas")
         return None
     return Pruning(args.prune, args.prune_ratio, dict(args.prune_set))
 
 
 def sampling_from(args: argparse.Namespace) -> Sampling:
-    return Sampling(
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        seed=args.seed,
-        stop=args.stop,
-        repetition_penalty=args.repetition_penalty,
-    )
+    return Sampling(**{field.name: getattr(args, field.name) for field in fields(Sampling)})
 
 
 def _parameter(text: str) -> tuple[str, float]:

@@ -5,35 +5,15 @@ import enum
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from visionsplit.errors import (
-    InvalidCompressionError,
-    InvalidPromptError,
-    InvalidPruningError,
-    InvalidSamplingError,
-    VisionSplitError,
-)
 from visionsplit.visible import counted, visible
 from visionsplit_client import ImageSummary
 
 from visionsplit_cli import output
+from visionsplit_cli.options import FIELD_OPTIONS
 
-# The option that sets each field of a request, by the error that says what is wrong with the field.
-_OPTIONS: Mapping[type[VisionSplitError], Mapping[str, str]] = {
-    InvalidCompressionError: {
-        "retention_ratio": "--ratio",
-        "quotas_only": "--quotas-only",
-        "guidance": "--guidance",
-    },
-    InvalidPromptError: {"guidance": "--guidance"},
-    InvalidPruningError: {"retention_ratio": "--prune-ratio"},
-    InvalidSamplingError: {
-        name: f"--{name.replace('_', '-')}"
-        for name in ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "repetition_penalty")
-    },
-}
 _CACHED = {"memory": ", from the encoder's memory", "disk": ", from the encoder's disk"}
 
 
@@ -51,7 +31,7 @@ def message(error: Exception, images: Sequence[str] = ()) -> str:
 
 def _with_options(error: Exception) -> str:
     """The error's text, where the services' names of fields are replaced by those of the options that set them."""
-    options = next((names for kind, names in _OPTIONS.items() if isinstance(error, kind)), {})
+    options = next((names for kind, names in FIELD_OPTIONS.items() if isinstance(error, kind)), {})
     if not options:
         return str(error)
     # A name in quotes is the caller's own word.

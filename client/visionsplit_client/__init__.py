@@ -27,11 +27,16 @@ from visionsplit.errors import (
     VisionSplitError,
 )
 from visionsplit.grid import Region, TileGrid
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataType, DataTypeName
+from visionsplit.options.layout import Layout
+from visionsplit.options.prefill import PositionIds, Pruning
+from visionsplit.options.sampling import Sampling
 from visionsplit.security.client import ClientSecurity
 from visionsplit.security.files import CredentialsError
 from visionsplit.security.tls import ClientTls
 from visionsplit.security.tokens import BearerToken
-from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from visionsplit_client._async_calls import AsyncEventStream
@@ -43,7 +48,6 @@ from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent, Enco
 from visionsplit_client._errors import ImageFetchError, UnreachableError
 from visionsplit_client._images import ImageSource, read_image
 from visionsplit_client._info import EncoderInfo, Health, HealthStatus, LlmInfo, NamedChoice, VisionFormat
-from visionsplit_client._options import Compression, DataTypeName, Layout, PositionIds, Pruning, Sampling
 from visionsplit_client._prompts import ImagePart, Message, Prompt
 from visionsplit_client._results import (
     CacheUse,

@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataTypeName
+from visionsplit.options.prefill import PositionIds, Pruning
+from visionsplit.options.sampling import Sampling
 from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
@@ -12,9 +16,15 @@ from visionsplit_client._collectors import EncodeCollector, GenerationCollector
 from visionsplit_client._connections import ConnectedClient
 from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent
 from visionsplit_client._images import ImageSource, as_sources, read_image
-from visionsplit_client._options import Compression, DataTypeName, PositionIds, Pruning, Sampling, prefill_to_proto
 from visionsplit_client._prompts import MessageLike, Prompt
-from visionsplit_client._requests import check_same_kind, encode_request, generate_request, renumbered, token_upload
+from visionsplit_client._requests import (
+    check_same_kind,
+    encode_request,
+    generate_request,
+    prefill_of,
+    renumbered,
+    token_upload,
+)
 from visionsplit_client._results import Finished, Generation, GenerationEvent
 from visionsplit_client._settings import UNSET
 from visionsplit_client._tracing import CallTrace
@@ -100,7 +110,7 @@ class Client(ConnectedClient):
         """
         files = [read_image(image, limits=self._limits, timeouts=self._timeouts) for image in as_sources(images)]
         form = self._prompt(prompt, messages, len(files))
-        prefill = prefill_to_proto(pruning, position_ids)
+        prefill = prefill_of(pruning, position_ids)
         request = generate_request(files, form, compression, data_type, sampling, prefill)
         collector = GenerationCollector(self._new_request_id())
         trace = CallTrace("EncoderService/Generate", self._metadata(collector.request_id))
@@ -183,7 +193,7 @@ class Client(ConnectedClient):
         encoded = [images] if isinstance(images, EncodedImage) else list(images)
         check_same_kind(encoded)
         form = self._prompt(prompt, messages, len(encoded))
-        prefill = prefill_to_proto(pruning, position_ids)
+        prefill = prefill_of(pruning, position_ids)
         collector = GenerationCollector(self._new_request_id(), renumbered(encoded))
         trace = CallTrace("LlmService/Generate", self._metadata(collector.request_id))
 

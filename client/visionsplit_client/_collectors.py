@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from visionsplit.errors import InternalError, InvalidRequestError
+from visionsplit.options.compression import Compression
+from visionsplit.options.messages import layout_from_proto
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2
 from visionsplit.wire.same_fields import from_message
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent, EncodeStarted, TokensArrived
 from visionsplit_client._info import VisionFormat
-from visionsplit_client._options import Compression, layout_from_proto
 from visionsplit_client._results import (
     Finished,
     Generation,

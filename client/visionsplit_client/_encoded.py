@@ -11,21 +11,16 @@ import numpy as np
 import visionsplit
 from visionsplit.errors import InvalidTokensError
 from visionsplit.grid import Region, TileGrid
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataType, DataTypeName, data_type_of
+from visionsplit.options.layout import Layout, check_layout
+from visionsplit.options.messages import data_type_to_proto
 from visionsplit.v1 import tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.stored_tensors import StoredTensor, read_tensors, write_tensors
-from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import Positions, TokenAssembler, VisionTokens, grid_from_proto, grid_to_proto
 
 from visionsplit_client._info import VisionFormat
-from visionsplit_client._options import (
-    DATA_TYPES,
-    LAYOUTS,
-    Compression,
-    DataTypeName,
-    Layout,
-    data_type_from_name,
-    data_type_name,
-)
 from visionsplit_client._results import EncodeTimings, ImageSummary
 
 _FILE_FORMAT = "visionsplit-tokens/1"
@@ -47,7 +42,7 @@ class EncodedImage:
     @property
     def data_type(self) -> DataTypeName:
         """How the features are stored."""
-        return data_type_name(self.tokens.features.data_type)
+        return self.tokens.features.data_type.value
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file: the tensors of `to_tensors`, and the rest as metadata."""
@@ -143,8 +138,7 @@ def _decode(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) ->
     tokens = _checked_tokens(metadata, grid, format_, tensors)
     compression = metadata["compression"]
     layout = metadata["layout"]
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout {layout!r}")
+    check_layout(layout)
     summary = ImageSummary(
         index=0,
         grid=grid,
@@ -168,16 +162,14 @@ def _checked_tokens(
     metadata: Mapping[str, Any], grid: TileGrid, format_: VisionFormat, tensors: Mapping[str, StoredTensor]
 ) -> VisionTokens:
     """Take the stored tensors through the checks that one chunk from the wire gets."""
-    if metadata["data_type"] not in DATA_TYPES:
-        raise ValueError(f"data type {metadata['data_type']!r}")
-    data_type = data_type_from_name(metadata["data_type"])
+    data_type = data_type_of(metadata["data_type"])
     features, positions, scales = tensors["features"], tensors["positions"], tensors.get("scales")
     found = (features.dtype, positions.dtype, "F32" if scales is None else scales.dtype)
     if found != (_STORED_TYPE[data_type], "I32", "F32"):
         raise ValueError(f"features, positions and scales of types {', '.join(found)}")
     chunk = vision_tokens_pb2.TokenChunk(
         features=tensor_pb2.Tensor(
-            data_type=data_type.value,
+            data_type=data_type_to_proto(data_type),
             shape=features.shape,
             data=features.data,
             scales=b"" if scales is None else scales.data,

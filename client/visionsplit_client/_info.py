@@ -4,11 +4,11 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataTypeName
+from visionsplit.options.messages import compression_from_proto, data_type_from_proto
 from visionsplit.v1 import choice_pb2, encoder_service_pb2, llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.same_fields import from_message
-from visionsplit.wire.tensors import DataType
-
-from visionsplit_client._options import Compression, DataTypeName, data_type_name
 
 
 class HealthStatus(enum.Enum):
@@ -88,8 +88,8 @@ class EncoderInfo:
             budgets=_choices(message.budgets),
             selections=_choices(message.selections),
             mergings=_choices(message.mergings),
-            default_compression=Compression.from_proto(message.default_compression),
-            default_data_type=data_type_name(DataType(message.default_data_type)),
+            default_compression=compression_from_proto(message.default_compression),
+            default_data_type=data_type_from_proto(message.default_data_type).value,
             image_formats=tuple(message.image_formats),
         )
 

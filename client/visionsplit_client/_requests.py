@@ -1,16 +1,29 @@
 """Builds the protocol's requests. No input or output happens here."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from visionsplit.network.transport import DEFAULT_CHUNK_BYTES
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataTypeName, data_type_of
+from visionsplit.options.messages import (
+    compression_to_proto,
+    data_type_to_proto,
+    layout_to_proto,
+    prefill_to_proto,
+    sampling_to_proto,
+)
+from visionsplit.options.prefill import PositionIds, Prefill, Pruning
+from visionsplit.options.sampling import Sampling
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import grid_to_proto, split_into_chunks
 
 from visionsplit_client._encoded import EncodedImage
-from visionsplit_client._options import Compression, DataTypeName, Sampling, data_type_from_name, layout_to_proto
 from visionsplit_client._results import ImageSummary
+
+_ValueT = TypeVar("_ValueT")
+_MessageT = TypeVar("_MessageT")
 
 
 def encode_request(
@@ -18,7 +31,7 @@ def encode_request(
 ) -> encoder_service_pb2.EncodeRequest:
     return encoder_service_pb2.EncodeRequest(
         image=encoder_service_pb2.Image(data=image),
-        compression=_options(compression, Compression),
+        compression=_message(compression, Compression, compression_to_proto),
         data_type=_data_type(data_type),
     )
 
@@ -34,9 +47,9 @@ def generate_request(
     return encoder_service_pb2.EncoderServiceGenerateRequest(
         images=[encoder_service_pb2.Image(data=image) for image in images],
         prompt=prompt,
-        compression=_options(compression, Compression),
+        compression=_message(compression, Compression, compression_to_proto),
         data_type=_data_type(data_type),
-        sampling=_options(sampling, Sampling),
+        sampling=_message(sampling, Sampling, sampling_to_proto),
         prefill=prefill,
     )
 
@@ -50,7 +63,7 @@ def token_upload(
     """The parts of one upload: the header, then each image's tokens."""
     header = llm_service_pb2.GenerateHeader(
         prompt=prompt,
-        sampling=_options(sampling, Sampling),
+        sampling=_message(sampling, Sampling, sampling_to_proto),
         grids=[grid_to_proto(image.tokens.grid) for image in images],
         format=images[0].format.to_proto() if images else None,
         layout=layout_to_proto(images[0].layout if images else "spatial"),
@@ -72,6 +85,17 @@ def token_upload(
             yield llm_service_pb2.LlmServiceGenerateRequest(tokens=chunk)
 
 
+def prefill_of(pruning: Pruning | None, position_ids: PositionIds | None) -> generation_pb2.Prefill | None:
+    """None where nothing is asked for.
+
+    Raises:
+        ValueError: an unknown name of position ids.
+    """
+    if pruning is None and position_ids is None:
+        return None
+    return prefill_to_proto(Prefill(pruning, position_ids or "renumbered"))
+
+
 def check_same_kind(images: Sequence[EncodedImage]) -> None:
     """Raises ValueError unless all images come from one encoder and were encoded for one layout."""
     if len({image.format for image in images}) > 1:
@@ -85,7 +109,7 @@ def renumbered(images: Sequence[EncodedImage]) -> list[ImageSummary]:
     return [dataclasses.replace(image.summary, index=index) for index, image in enumerate(images)]
 
 
-def _options(value: Compression | Sampling | None, kind: type[Compression | Sampling]) -> Any:  # noqa: ANN401 - a message
+def _message(value: _ValueT | None, kind: type[_ValueT], convert: Callable[[_ValueT], _MessageT]) -> _MessageT | None:
     """The protocol's form of an argument.
 
     Raises:
@@ -93,8 +117,8 @@ def _options(value: Compression | Sampling | None, kind: type[Compression | Samp
     """
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{kind.__name__.lower()} is {value!r}; visionsplit_client.{kind.__name__}(...) is needed")
-    return None if value is None else value.to_proto()
+    return None if value is None else convert(value)
 
 
 def _data_type(name: DataTypeName | None) -> "tensor_pb2.DataType.ValueType":
-    return tensor_pb2.DATA_TYPE_UNSPECIFIED if name is None else data_type_from_name(name).value
+    return tensor_pb2.DATA_TYPE_UNSPECIFIED if name is None else data_type_to_proto(data_type_of(name))

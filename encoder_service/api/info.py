@@ -7,15 +7,16 @@ import torch
 from visionsplit import __version__
 from visionsplit.images import available_formats
 from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.model.dtypes import DATA_TYPES_OF
+from visionsplit.options.compression import Compression
+from visionsplit.options.messages import compression_to_proto, data_type_to_proto
 from visionsplit.v1 import choice_pb2, encoder_service_pb2, vision_tokens_pb2
 
-from encoder_service.api.messages import compression_to_proto
 from encoder_service.compression import (
     BUDGETS,
     MERGINGS,
     SELECTIONS,
     Choice,
-    CompressionSpec,
     compose,
     listed_methods,
     listed_scores,
@@ -26,7 +27,11 @@ from encoder_service.images.tiles import Tiler
 
 
 def encoder_info(
-    config: EncoderConfig, checkpoint: Checkpoint, tiler: Tiler, tower: VisionTower
+    config: EncoderConfig,
+    default_compression: Compression,
+    checkpoint: Checkpoint,
+    tiler: Tiler,
+    tower: VisionTower,
 ) -> encoder_service_pb2.GetEncoderInfoResponse:
     """Everything a caller may want to know. Reads the whole vision tower once, for its fingerprint.
 
@@ -47,8 +52,8 @@ def encoder_info(
         budgets=_choices(BUDGETS.values()),
         selections=_choices(SELECTIONS.values()),
         mergings=_choices(MERGINGS.values()),
-        default_compression=compression_to_proto(_resolved(config.default_compression)),
-        default_data_type=config.resolve_data_type(tower.dtype).value,
+        default_compression=compression_to_proto(_resolved(default_compression)),
+        default_data_type=data_type_to_proto(config.data_type or DATA_TYPES_OF[tower.dtype]),
         image_formats=available_formats(),
         max_image_pixels=config.image.max_pixels,
         max_request_bytes=config.max_request_bytes,
@@ -58,7 +63,7 @@ def encoder_info(
     )
 
 
-def _resolved(spec: CompressionSpec) -> CompressionSpec:
+def _resolved(spec: Compression) -> Compression:
     """With the ratio that holds where a pruning method was named without one."""
     composition = compose(spec)
     return replace(spec, retention_ratio=composition.retention_ratio) if composition.prunes else spec

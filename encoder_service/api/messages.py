@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 
-from visionsplit.errors import InvalidPromptError, UnknownFieldError
-from visionsplit.v1 import encoder_service_pb2, generation_pb2, vision_tokens_pb2
-from visionsplit.wire.tensors import DataType
-from visionsplit.wire.vision_tokens import grid_to_proto, layout_from_proto, layout_to_proto
+from visionsplit.errors import InvalidPromptError
+from visionsplit.v1 import encoder_service_pb2, generation_pb2
+from visionsplit.wire.vision_tokens import grid_to_proto
 
 from encoder_service.caching.tokens import CacheUse
-from encoder_service.compression import CompressionSpec
 from encoder_service.pipeline.events import ImageDone
 
 _CACHE: dict[CacheUse, encoder_service_pb2.Cache.ValueType] = {
@@ -17,41 +15,6 @@ _CACHE: dict[CacheUse, encoder_service_pb2.Cache.ValueType] = {
     CacheUse.MEMORY: encoder_service_pb2.CACHE_MEMORY,
     CacheUse.DISK: encoder_service_pb2.CACHE_DISK,
 }
-
-
-def compression_from_proto(message: vision_tokens_pb2.Compression) -> CompressionSpec:
-    """A request's compression; the names are checked by `compose`.
-
-    Raises:
-        UnknownFieldError: an unknown layout.
-    """
-    return CompressionSpec(
-        method=message.method,
-        retention_ratio=message.retention_ratio if message.HasField("retention_ratio") else None,
-        layout=layout_from_proto(message.layout),
-        score=message.score if message.HasField("score") else None,
-        budget=message.budget if message.HasField("budget") else None,
-        selection=message.selection if message.HasField("selection") else None,
-        parameters=dict(message.parameters),
-        merging=message.merging if message.HasField("merging") else None,
-        quotas_only=message.quotas_only,
-        guidance=message.guidance if message.HasField("guidance") else None,
-    )
-
-
-def compression_to_proto(spec: CompressionSpec) -> vision_tokens_pb2.Compression:
-    return vision_tokens_pb2.Compression(
-        method=spec.method,
-        retention_ratio=spec.retention_ratio,
-        layout=layout_to_proto(spec.layout),
-        score=spec.score,
-        budget=spec.budget,
-        selection=spec.selection,
-        parameters=spec.parameters,
-        merging=spec.merging,
-        quotas_only=spec.quotas_only,
-        guidance=spec.guidance,
-    )
 
 
 def asked_text(prompt: generation_pb2.Prompt, placeholder: str) -> str:
@@ -71,21 +34,6 @@ def asked_text(prompt: generation_pb2.Prompt, placeholder: str) -> str:
     if not text.strip():
         raise InvalidPromptError("the prompt has no text by which tokens could be kept; give the compression guidance")
     return text
-
-
-def data_type_from_proto(number: int, default: DataType) -> DataType:
-    """The tokens' format; 0 asks for the default.
-
-    Raises:
-        UnknownFieldError: an unknown number.
-    """
-    if number == 0:
-        return default
-    try:
-        return DataType(number)
-    except ValueError:
-        known = ", ".join(data_type.name.lower() for data_type in DataType)
-        raise UnknownFieldError(f"unknown data type {number}; there are: {known}") from None
 
 
 def prompt_text(prompt: generation_pb2.Prompt, most: int) -> str:

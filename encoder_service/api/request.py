@@ -8,12 +8,14 @@ from typing import TypeAlias
 from google.protobuf.message import Message
 from visionsplit.errors import InvalidCompressionError, InvalidRequestError
 from visionsplit.network.transport import KIB
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataType
+from visionsplit.options.messages import compression_from_proto, data_type_from_proto
 from visionsplit.receiving.prompts import check_prompt_message
 from visionsplit.v1 import encoder_service_pb2, generation_pb2
-from visionsplit.wire.tensors import DataType
 
-from encoder_service.api.messages import asked_text, compression_from_proto, data_type_from_proto
-from encoder_service.compression import Composition, CompressionSpec, compose
+from encoder_service.api.messages import asked_text
+from encoder_service.compression import Composition, compose
 from encoder_service.device.text_tower import MAX_TEXT_BYTES
 
 _MAX_SETTINGS_BYTES = 64 * KIB  # the largest part is guidance, which has `MAX_TEXT_BYTES`
@@ -40,7 +42,7 @@ class RequestChecker:
         self,
         *,
         max_images: int,
-        default_compression: CompressionSpec,
+        default_compression: Compression,
         default_data_type: DataType,
         placeholder: str | None,
     ) -> None:
@@ -65,35 +67,35 @@ class RequestChecker:
         if len(images) > self._max_images:
             raise InvalidRequestError(f"{len(images)} images; a request may have {self._max_images}")
         if request.HasField("compression"):
-            spec = compression_from_proto(request.compression)
+            asked = compression_from_proto(request.compression)
         else:
-            spec = self._default_compression
-        if spec.quotas_only and isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
+            asked = self._default_compression
+        if asked.quotas_only and isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
             _check_someone_prunes(request.prefill)
         data_type = data_type_from_proto(request.data_type, self._default_data_type)
-        composition = compose(spec, text_tower=self._placeholder is not None)
-        text = self._text(request, spec, composition) if composition.reads_text and images else None
-        return CheckedRequest(composition, data_type, text, started, caller, spec.method)
+        composition = compose(asked, text_tower=self._placeholder is not None)
+        text = self._text(request, asked, composition) if composition.reads_text and images else None
+        return CheckedRequest(composition, data_type, text, started, caller, asked.method)
 
-    def _text(self, request: Request, spec: CompressionSpec, composition: Composition) -> str:
+    def _text(self, request: Request, asked: Compression, composition: Composition) -> str:
         """The text by which tokens are kept.
 
         Raises:
             InvalidCompressionError: nobody here could read it, there is none, or it is too long.
             InvalidPromptError: the prompt has none.
         """
-        reader = f"method {spec.method!r}" if spec.score is None else f"score {composition.score.name!r}"
+        reader = f"method {asked.method!r}" if asked.score is None else f"score {composition.score.name!r}"
         if self._placeholder is None:
             raise InvalidCompressionError(
                 f"{reader} reads a text; this encoder has no text tower, which its option --text-tower would load"
             )
-        text = spec.guidance
+        text = asked.guidance
         if text is None and isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
             text = asked_text(request.prompt, self._placeholder)
         if text is None:
             raise InvalidCompressionError(f"{reader} reads a text, and encoding alone has no prompt; it needs guidance")
         if (num_bytes := len(text.encode())) > MAX_TEXT_BYTES:
-            what = "the prompt's text" if spec.guidance is None else "guidance"
+            what = "the prompt's text" if asked.guidance is None else "guidance"
             raise InvalidCompressionError(f"{what} has {num_bytes} bytes; {reader} reads {MAX_TEXT_BYTES} at most")
         return text
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import grpc.aio
 from opentelemetry.trace import SpanKind
 from visionsplit.errors import IncompatibleServicesError
+from visionsplit.options.messages import layout_to_proto
 from visionsplit.serving.call_log import MAX_PROMPT_CHARACTERS, log_call
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.sending import send
@@ -22,23 +23,20 @@ from visionsplit.v1 import (
     vision_tokens_pb2,
 )
 from visionsplit.wire.request_id import request_id_of
-from visionsplit.wire.vision_tokens import grid_to_proto, layout_to_proto
+from visionsplit.wire.vision_tokens import grid_to_proto
 
-from encoder_service.admission import Admission
-from encoder_service.api.messages import (
-    prompt_text,
-    summary_to_proto,
-)
+from encoder_service.api.admission import Admission
+from encoder_service.api.messages import prompt_text
+from encoder_service.api.observer import CallObserver
+from encoder_service.api.parts import to_parts
 from encoder_service.api.request import CheckedRequest, RequestChecker
 from encoder_service.config import EncoderConfig
 from encoder_service.llm.client import LlmCall, LlmClient
-from encoder_service.llm.endpoints import LlmGateways
+from encoder_service.llm.endpoints import LlmEndpoints
 from encoder_service.llm.outbox import Outbox
-from encoder_service.llm.relay import relay, to_parts
+from encoder_service.llm.relay import relay
 from encoder_service.llm.replay import Part
 from encoder_service.metrics import EncoderMetrics
-from encoder_service.observation import CallObserver
-from encoder_service.pipeline.events import ImageDone
 from encoder_service.pipeline.pipeline import EncoderPipeline
 from encoder_service.pipeline.shared_encoding import ImageSource, TokensWanted
 
@@ -59,7 +57,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         pipeline: EncoderPipeline,
         info: encoder_service_pb2.GetEncoderInfoResponse,
         admission: Admission,
-        llm: LlmGateways | None,
+        llm: LlmEndpoints | None,
         telemetry: Telemetry,
         metrics: EncoderMetrics,
         callers: Callers,
@@ -95,9 +93,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
             observer = CallObserver(self._metrics, self._tracer, record, wanted.method)
             async with AsyncExitStack() as stack:
                 images = await self._prepared([request.image], wanted, context, stack)
-                async for part in await self._parts(images, wanted, stack):
-                    if isinstance(part, ImageDone):
-                        observer.image_done(part)
+                async for part in await self._parts(images, wanted, observer, stack):
                     await send(context, self._encode_response(part, images[0], wanted))
 
     async def Generate(  # type: ignore[override]  # noqa: N802 - the protocol's name
@@ -121,19 +117,15 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
                 answered = stack.enter_context(self._admission.answers.call(caller, context.time_remaining()))
                 images = await self._prepared(request.images, wanted, context, stack)
                 stack.enter_context(stage(self._tracer, _LLM_CALL, kind=SpanKind.CLIENT))
-                parts = await self._parts(images, wanted, stack)
+                parts = await self._parts(images, wanted, observer, stack)
                 header = self._generate_header(request, images, wanted)
-
-                def summarise(done: ImageDone) -> encoder_service_pb2.ImageSummary:
-                    observer.image_done(done)
-                    return summary_to_proto(done)
 
                 def begin(client: LlmClient) -> LlmCall:
                     return client.generate(
                         timeout_seconds=context.time_remaining(), request_id=request_id, caller=caller
                     )
 
-                await relay(self._llm, begin, header, parts, outbox, summarise, answered, self._tracer)
+                await relay(self._llm, begin, header, parts, outbox, answered, self._tracer)
 
     async def _prepared(
         self,
@@ -150,12 +142,12 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         return await stack.enter_async_context(self._pipeline.prepared(files, asked))
 
     async def _parts(
-        self, images: list[ImageSource], wanted: CheckedRequest, stack: AsyncExitStack
+        self, images: list[ImageSource], wanted: CheckedRequest, observer: CallObserver, stack: AsyncExitStack
     ) -> AsyncGenerator[Part, None]:
         """The messages of a request's images; leaving `stack` gives up what has not been encoded."""
         if not images:
             return _nothing()
-        events = self._pipeline.encode(images, call_start=wanted.started)
+        events = self._pipeline.encode(images, call_start=wanted.started, on_image_done=observer.image_done)
         await stack.enter_async_context(aclosing(events))
         return await stack.enter_async_context(aclosing(to_parts(events, self._config.chunk_bytes)))
 
@@ -170,7 +162,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
             return _EncodeResponse(header=header)
         if isinstance(part, vision_tokens_pb2.TokenChunk):
             return _EncodeResponse(tokens=part)
-        return _EncodeResponse(summary=summary_to_proto(part))
+        return _EncodeResponse(summary=part)
 
     def _generate_header(
         self,

@@ -23,7 +23,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from visionsplit.grid import Region, TileGrid
-from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.options.data_types import DataType
+from visionsplit.wire.tensors import TokenTensor
 
 from encoder_service.caching.entry import CachedTokens
 

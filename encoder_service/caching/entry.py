@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from visionsplit.grid import Layout, TileGrid
+from visionsplit.grid import TileGrid
 from visionsplit.wire.tensors import TokenTensor, concatenate
 from visionsplit.wire.vision_tokens import Positions
 
@@ -15,7 +15,7 @@ from encoder_service.caching.key import serves_smaller
 from encoder_service.compression import Composition
 from encoder_service.compression.geometry import canonical, geometry_of
 from encoder_service.compression.shares import pooled_tokens, share_out
-from encoder_service.device.jobs import EncodedTiles
+from encoder_service.device.encoding import EncodedTiles
 
 _OVERHEAD = 2048  # bytes of an entry beside its arrays, roughly
 
@@ -76,7 +76,7 @@ class CachedTokens:
             return self._tiles(None, list(self.budgets), list(self.budgets) if composition.quotas_only else None)
         if not serves_smaller(composition):
             return self._tiles(None, list(self.budgets), None if self.quotas is None else list(self.quotas))
-        reference = composition.layout is Layout.REFERENCE
+        reference = composition.layout == "reference"
         geometry = geometry_of(canonical(self.grid), reference_layout=reference, device=device)
         source = None if self.evidence is None else torch.from_numpy(self.evidence).to(device)
         shares = share_out(composition, geometry, source)

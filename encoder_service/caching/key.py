@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from visionsplit.wire.tensors import DataType
+from visionsplit.options.data_types import DataType
 
 from encoder_service.compression import Composition
 from encoder_service.device.vision_tower import VisionTower
@@ -40,7 +40,7 @@ def serves_smaller(composition: Composition) -> bool:
 
 def tokens_key(image_digest: str, encoder: str, composition: Composition, data_type: DataType) -> TokensKey:
     """The names, by the digest of the image's bytes and what `encoder_identity` says."""
-    facts = [_FORMAT, image_digest, encoder, composition.layout.name, data_type.name, _choice(composition)]
+    facts = [_FORMAT, image_digest, encoder, composition.layout, data_type.value, _choice(composition)]
     ratio = composition.retention_ratio
     kept = facts if serves_smaller(composition) else [*facts, ratio]
     return TokensKey(_digest(kept), _digest([*facts, ratio, composition.quotas_only]))

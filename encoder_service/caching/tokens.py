@@ -6,19 +6,18 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from visionsplit.grid import TileGrid
-from visionsplit.wire.tensors import DataType
+from visionsplit.options.data_types import DataType
 
 from encoder_service.caching.disk import DiskTier
 from encoder_service.caching.entry import CachedTokens
 from encoder_service.caching.key import TokensKey, tokens_key
 from encoder_service.caching.memory import MemoryTier
 from encoder_service.compression import Composition
-from encoder_service.defaults import CACHE_FOLDER_BYTES, CACHE_MEMORY_BYTES
-from encoder_service.device.jobs import EncodedTiles
+from encoder_service.config import CacheLimits
+from encoder_service.device.encoding import EncodedTiles
 
 _log = logging.getLogger(__name__)
 _MAX_WAITING_WRITES = 32  # entries; a disk that is slower than the device must not fill the memory
@@ -32,19 +31,6 @@ class CacheUse(enum.Enum):
     MISS = "miss"  # encoded, by this call or by an equal one that ran at the same time
     MEMORY = "memory"
     DISK = "disk"
-
-
-@dataclass(frozen=True)
-class CacheLimits:
-    """How many tokens are kept."""
-
-    memory_bytes: int = CACHE_MEMORY_BYTES  # 0: none in memory
-    folder: Path | None = None  # None: none on disk
-    folder_bytes: int = CACHE_FOLDER_BYTES
-
-    @property
-    def off(self) -> bool:
-        return not self.memory_bytes and self.folder is None
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@
 import torch
 from visionsplit.errors import InternalError, InvalidCompressionError
 from visionsplit.grid import TileGrid
+from visionsplit.options.compression import Compression
 
-from encoder_service.compression.base import Composition, CompressionSpec, Kept
+from encoder_service.compression.base import Composition, Kept
 from encoder_service.compression.budgets import BUDGETS
 from encoder_service.compression.compose import compose
 from encoder_service.compression.features import TileFeatures, TowerOutput
@@ -25,7 +26,6 @@ __all__ = [
     "SELECTIONS",
     "Choice",
     "Composition",
-    "CompressionSpec",
     "Kept",
     "KeptTokens",
     "Plan",
@@ -38,21 +38,21 @@ __all__ = [
 ]
 
 
-def select(encoded: TileFeatures, grid: TileGrid, spec: CompressionSpec) -> Kept:
+def select(encoded: TileFeatures, grid: TileGrid, compression: Compression) -> Kept:
     """The tokens of one image to keep.
 
     Args:
         encoded: what the vision tower says, T tiles of P cells: tile 0 is the thumbnail, then the crops, row-major. The
-            outputs must hold what `compose(spec).needs` names.
+            outputs must hold what `compose(compression).needs` names.
         grid: how the image was cut, by the unpad rule that belongs to the layout.
-        spec: the compression asked for.
+        compression: what is asked for.
 
     Raises:
-        InvalidCompressionError: the spec is wrong, keeps no token, or the features and outputs do not have the grid's
-            shape.
+        InvalidCompressionError: the compression is wrong, keeps no token, or the features and outputs do not have the
+            grid's shape.
         InternalError: what decides is not finite.
     """
-    composition = compose(spec)
+    composition = compose(compression)
     _check_shapes(encoded, grid, composition)
     plan = Plan(composition, grid, encoded.features.device)
     kept = plan.take(0, grid.num_tiles, encoded)

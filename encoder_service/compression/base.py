@@ -9,12 +9,13 @@
 `Plan` (plan.py) runs a composition on one image, tile by tile; `select` (`__init__`) on all its tiles at once.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
-from visionsplit.grid import Layout
+from visionsplit.options.layout import Layout
 from visionsplit.options.parameters import Declared, Parameters
 
 from encoder_service.compression.candidates import Candidates
@@ -22,19 +23,24 @@ from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 
-class Score(Protocol):
-    """What the tokens are worth."""
+class Part(ABC):
+    """One of a method's four parts. The class attributes that a part does not set have the defaults given here."""
 
     name: str
     description: str
-    parameters: Declared
-    source: TowerOutput | None  # a tile's own scores [t, P]; None where all tokens are alike
-    whole_image: bool  # rates all tiles together, the thumbnail's too: nothing is sent before the last tile
-    is_weight: bool  # worths are weights from 0 to about 1, to be multiplied with as they are
+    parameters: Declared = MappingProxyType({})
+
+
+class Score(Part):
+    """What the tokens are worth. By default a tile's own scores, as they are."""
+
+    source: TowerOutput | None = None  # a tile's own scores [t, P]; None where all tokens are alike
+    whole_image: bool = False  # rates all tiles together, the thumbnail's too: nothing is sent before the last tile
+    is_weight: bool = False  # worths are weights from 0 to about 1, to be multiplied with as they are
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         """What the thumbnail [P] says about every crop's cells, [crops, P] in the geometry's order, or None."""
-        ...
+        return None
 
     def rate(
         self, own: torch.Tensor, guidance: torch.Tensor | None, padding: torch.Tensor | None, parameters: Parameters
@@ -45,20 +51,18 @@ class Score(Protocol):
 
         `padding` [c, P] marks the cells that show no image, None where there are none; what is said of them is ignored.
         """
-        ...
+        return own
 
 
-class Budget(Protocol):
+class Budget(Part):
     """How the tokens are shared out among the tiles."""
 
-    name: str
-    description: str
-    parameters: Declared
-    source: TowerOutput | None  # what the ratios are computed from, [P] or [T, P]
-    whole_image: bool  # needs all tiles' `source` and not the thumbnail's alone: nothing is sent before the last tile
-    pooled: bool  # the tiles' tokens compete for one budget, and not for one in each tile
-    adaptive: bool  # finds the ratio itself; a request gives none
+    source: TowerOutput | None = None  # what the ratios are computed from, [P] or [T, P]
+    whole_image: bool = False  # needs all tiles' `source`, not the thumbnail's alone: nothing is sent before the last
+    pooled: bool = False  # the tiles' tokens compete for one budget, and not for one in each tile
+    adaptive: bool = False  # finds the ratio itself; a request gives none
 
+    @abstractmethod
     def ratios(
         self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
     ) -> list[float]:
@@ -67,7 +71,6 @@ class Budget(Protocol):
         `source` is the thumbnail's [P], with `whole_image` all tiles' [T, P], in raster order, on any device. The ratio
         is None for an adaptive budget only.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -80,52 +83,30 @@ class Picks:
     # None: as many as the candidates say
 
 
-class Selection(Protocol):
+class Selection(Part):
     """Which tokens are kept."""
 
-    name: str
-    description: str
-    parameters: Declared
-    needs: frozenset[TowerOutput]
-    nested: bool  # the choice for a smaller budget is a prefix of the one for a larger
-    own_counts: bool  # may keep another number than the budget: nothing is sent before the last tile
+    needs: frozenset[TowerOutput] = frozenset()  # of the vision tower, beside what the score needs
+    nested: bool = False  # the choice for a smaller budget is a prefix of the one for a larger
+    own_counts: bool = False  # may keep another number than the budget: nothing is sent before the last tile
 
+    @abstractmethod
     def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:
         """The tokens to keep of each row; budgets are at most the row's count of valid cells.
 
         Unless `own_counts`, the counts are the budgets. Both include the candidates' `extras`.
         """
-        ...
 
 
-class Merging(Protocol):
+class Merging(Part):
     """What kept tokens take over from those that are dropped."""
 
-    name: str
-    description: str
-    parameters: Declared
-    needs: frozenset[TowerOutput]
-    extra: int  # tokens beyond the budget that each row keeps, to stand for those that are dropped
+    needs: frozenset[TowerOutput] = frozenset()
+    extra: int = 0  # tokens beyond the budget that each row keeps, to stand for those that are dropped
 
+    @abstractmethod
     def merge(self, candidates: Candidates, picks: Picks, parameters: Parameters) -> torch.Tensor:
         """Features of the kept tokens, row after row in picking order, [K, Dv]; the picks hold the extra ones."""
-        ...
-
-
-@dataclass(frozen=True)
-class CompressionSpec:
-    """A request for compression, by names. `compose` in methods.py resolves and checks it."""
-
-    method: str
-    retention_ratio: float | None = None  # (0, 1]; None only where the method finds it itself
-    layout: Layout = Layout.SPATIAL
-    score: str | None = None
-    budget: str | None = None
-    selection: str | None = None
-    merging: str | None = None
-    parameters: Parameters = field(default_factory=dict)
-    quotas_only: bool = False  # keep every token and only say how many of each tile the method would keep
-    guidance: str | None = None  # text by which a score that reads one goes; None where the request has a prompt
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from visionsplit.errors import InvalidCompressionError
-from visionsplit.options.compression_defaults import DEFAULT_RATIO, KEEP_ALL
+from visionsplit.options.compression import DEFAULT_RATIO, KEEP_ALL, Compression
 from visionsplit.options.parameters import listed, quoted, with_defaults
 
-from encoder_service.compression.base import Budget, Composition, CompressionSpec, Score
+from encoder_service.compression.base import Budget, Composition, Score
 from encoder_service.compression.budgets import BUDGETS
 from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.mergings import MERGINGS
@@ -19,18 +19,18 @@ from encoder_service.compression.selections import SELECTIONS
 _T = TypeVar("_T")
 
 
-def compose(spec: CompressionSpec, *, text_tower: bool = True) -> Composition:
+def compose(asked: Compression, *, text_tower: bool = True) -> Composition:
     """Resolve a request's names and check its numbers.
 
     Args:
-        spec: what is asked for.
+        asked: what a request asks for.
         text_tower: whether what reads a text is to be listed among what exists.
 
     Raises:
         InvalidCompressionError: an unknown name or parameter, a parameter out of range, a ratio outside (0, 1], or
             parts that do not go together; the text lists what exists.
     """
-    chosen = _chosen(spec, text_tower=text_tower)
+    chosen = _chosen(asked, text_tower=text_tower)
     _check_name("score", chosen.score, SCORES, listed_scores(text_tower=text_tower))
     score = SCORES[chosen.score]
     budget = _look_up("budget", chosen.budget, BUDGETS)
@@ -39,9 +39,9 @@ def compose(spec: CompressionSpec, *, text_tower: bool = True) -> Composition:
     if chosen.merging != NO_MERGING:
         _check_name("merging", chosen.merging, MERGINGS, [NO_MERGING, *MERGINGS])
         merging = MERGINGS[chosen.merging]
-    ratio = _ratio(spec, chosen, budget)
-    _check_guidance(spec, score)
-    if spec.quotas_only and (budget.pooled or selection.own_counts):
+    ratio = _ratio(asked, chosen, budget)
+    _check_guidance(asked, score)
+    if asked.quotas_only and (budget.pooled or selection.own_counts):
         raise InvalidCompressionError(
             f"budget {budget.name!r} with selection {selection.name!r} has no quotas: how many tokens a tile keeps "
             "comes out of the choice itself"
@@ -50,31 +50,31 @@ def compose(spec: CompressionSpec, *, text_tower: bool = True) -> Composition:
         raise InvalidCompressionError(f"selection {selection.name!r} needs a budget for each tile, not {budget.name!r}")
     return Composition(
         retention_ratio=ratio,
-        layout=spec.layout,
+        layout=asked.layout,
         score=score,
         budget=budget,
         selection=selection,
         merging=merging,
         parameters=with_defaults(
-            spec.parameters, chosen.parameters, owner="this composition", error=InvalidCompressionError
+            asked.parameters, chosen.parameters, owner="this composition", error=InvalidCompressionError
         ),
-        quotas_only=spec.quotas_only,
+        quotas_only=asked.quotas_only,
     )
 
 
-def _chosen(spec: CompressionSpec, *, text_tower: bool) -> Method:
+def _chosen(asked: Compression, *, text_tower: bool) -> Method:
     """The method with the parts that the request replaces; their names are not checked yet."""
-    _check_name("method", spec.method, METHODS, listed_methods(text_tower=text_tower))
-    method = METHODS[spec.method]
-    budget = method.budget if spec.budget is None else spec.budget
-    if spec.budget is None and spec.retention_ratio is None and method.budget_without_ratio is not None:
+    _check_name("method", asked.method, METHODS, listed_methods(text_tower=text_tower))
+    method = METHODS[asked.method]
+    budget = method.budget if asked.budget is None else asked.budget
+    if asked.budget is None and asked.retention_ratio is None and method.budget_without_ratio is not None:
         budget = method.budget_without_ratio
     return replace(
         method,
-        score=method.score if spec.score is None else spec.score,
+        score=method.score if asked.score is None else asked.score,
         budget=budget,
-        selection=method.selection if spec.selection is None else spec.selection,
-        merging=method.merging if spec.merging is None else spec.merging,
+        selection=method.selection if asked.selection is None else asked.selection,
+        merging=method.merging if asked.merging is None else asked.merging,
     )
 
 
@@ -88,21 +88,21 @@ def _check_name(kind: str, name: str, known: Collection[str], shown: Iterable[st
         raise InvalidCompressionError(f"unknown {kind} {quoted(name)}; there are: {listed(shown)}")
 
 
-def _check_guidance(spec: CompressionSpec, score: Score) -> None:
+def _check_guidance(asked: Compression, score: Score) -> None:
     """A text where none is read would be ignored; one without words says nothing."""
-    if spec.guidance is None:
+    if asked.guidance is None:
         return
     if score.source is not TowerOutput.TEXT_RELEVANCE:
         reading = [name for name, other in SCORES.items() if other.source is TowerOutput.TEXT_RELEVANCE]
         raise InvalidCompressionError(
             f"score {score.name!r} looks at no text; guidance is for the scores: {listed(reading)}"
         )
-    if not spec.guidance.strip():
+    if not asked.guidance.strip():
         raise InvalidCompressionError("guidance is empty; it is the text that the kept tokens are to be relevant to")
 
 
-def _ratio(spec: CompressionSpec, method: Method, budget: Budget) -> float | None:
-    ratio = spec.retention_ratio
+def _ratio(asked: Compression, method: Method, budget: Budget) -> float | None:
+    ratio = asked.retention_ratio
     if budget.adaptive:
         if ratio is not None and ratio != 1:
             raise InvalidCompressionError(f"budget {budget.name!r} finds the retention_ratio itself; give none")

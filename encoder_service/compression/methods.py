@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from visionsplit.options.compression_defaults import KEEP_ALL
+from visionsplit.options.compression import KEEP_ALL
 from visionsplit.options.parameters import Declared
 
-from encoder_service.compression.base import Score
+from encoder_service.compression.base import Part, Score
 from encoder_service.compression.budgets import BUDGETS
 from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.mergings import MERGINGS
@@ -44,7 +44,7 @@ class Method:
     @property
     def parameters(self) -> Declared:
         """Every parameter of its parts."""
-        parts: list[Choice] = [SCORES[self.score], BUDGETS[self.budget], SELECTIONS[self.selection]]
+        parts: list[Part] = [SCORES[self.score], BUDGETS[self.budget], SELECTIONS[self.selection]]
         if self.merging != NO_MERGING:
             parts.append(MERGINGS[self.merging])
         declared = {name: parameter for part in parts for name, parameter in part.parameters.items()}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from visionsplit.grid import Layout, TileGrid
+from visionsplit.grid import TileGrid
 
 from encoder_service.compression.base import Composition, Picks
 from encoder_service.compression.candidates import Candidates
@@ -36,7 +36,7 @@ class Plan:
     def __init__(self, composition: Composition, grid: TileGrid, device: torch.device) -> None:
         self._composition = composition
         self._grid = grid
-        reference = composition.layout is Layout.REFERENCE
+        reference = composition.layout == "reference"
         self._geometry = geometry_of(canonical(grid), reference_layout=reference, device=device)
         self._guidance: torch.Tensor | None = None  # [T - 1, P]
         self._padding = self._geometry.padding if self._geometry.padded else None  # [T, P]

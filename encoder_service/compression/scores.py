@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import torch
 from torch.nn import functional
-from visionsplit.options.parameters import Declared, Parameter, Parameters
+from visionsplit.options.parameters import Parameter, Parameters
 
 from encoder_service.compression.base import Score
 from encoder_service.compression.features import TowerOutput
@@ -19,58 +19,43 @@ from encoder_service.compression.geometry import Geometry
 _LEAST_RELEVANCE = 1e-6  # of CDPruner's code: what even the least relevant token weighs, before the division
 
 
-class FlatScore:
+class FlatScore(Score):
     """Nothing: all tokens are alike."""
 
     name = "flat"
     description = "All tokens are worth the same; for selections that look at the features."
-    parameters: Declared = MappingProxyType({})
-    source: TowerOutput | None = None
-    whole_image = False
-    is_weight = False
-
-    def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
-        return None
-
-    def rate(
-        self, own: torch.Tensor, guidance: torch.Tensor | None, padding: torch.Tensor | None, parameters: Parameters
-    ) -> torch.Tensor:
-        return own
 
 
-class LocalScore(FlatScore):
+class LocalScore(Score):
     """A crop's own [CLS] logits."""
 
     name = "local"
     description = "[CLS] logits of the crop itself (GlobalCom2's ablation, local only)."
-    source: TowerOutput | None = TowerOutput.CLS_LOGITS
+    source = TowerOutput.CLS_LOGITS
 
 
-class ClsAttentionScore(FlatScore):
+class ClsAttentionScore(Score):
     """A tile's own [CLS] attention, after the softmax, in the layer that puts out the features."""
 
     name = "cls_attention"
     description = "[CLS] attention of the tile itself in the layer that puts out the features (FasterVLM)."
-    source: TowerOutput | None = TowerOutput.CLS_ATTENTION
+    source = TowerOutput.CLS_ATTENTION
 
 
-class ClsAffinityScore(FlatScore):
+class ClsAffinityScore(Score):
     """What a tile's own [CLS] attends to in the last layer, taken as one head."""
 
     name = "cls_affinity"
     description = "[CLS] attention of the tile itself in the last layer, as one head over the full width (PruMerge)."
-    source: TowerOutput | None = TowerOutput.CLS_AFFINITY
+    source = TowerOutput.CLS_AFFINITY
 
 
-class GlobalScore:
+class GlobalScore(Score):
     """The thumbnail's [CLS] logits at the place where the crop's token lies."""
 
     name = "global"
     description = "[CLS] logits of the thumbnail, resized to the crops (GlobalCom2's ablation, global only)."
-    parameters: Declared = MappingProxyType({})
-    source: TowerOutput | None = TowerOutput.CLS_LOGITS
-    whole_image = False
-    is_weight = False
+    source = TowerOutput.CLS_LOGITS
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         return resize_to_crops(thumbnail, geometry)
@@ -81,15 +66,13 @@ class GlobalScore:
         return own if guidance is None else guidance
 
 
-class GlobalLocalScore:
+class GlobalLocalScore(Score):
     """Both, each scaled to unit length per crop: alpha * local + (1 - alpha) * global."""
 
     name = "global_local"
     description = "alpha * local + (1 - alpha) * global, each of unit length per crop (GlobalCom2)."
-    parameters: Declared = MappingProxyType({"alpha": Parameter(0.5, minimum=0, maximum=1)})
-    source: TowerOutput | None = TowerOutput.CLS_LOGITS
-    whole_image = False
-    is_weight = False
+    parameters = MappingProxyType({"alpha": Parameter(0.5, minimum=0, maximum=1)})
+    source = TowerOutput.CLS_LOGITS
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         resized = resize_to_crops(thumbnail, geometry)
@@ -104,7 +87,7 @@ class GlobalLocalScore:
         return _unit_rows(own, padding) * alpha + guidance * (1 - alpha)
 
 
-class PromptRelevanceScore(FlatScore):
+class PromptRelevanceScore(Score):
     """Relevance to a text, scaled over all tiles: (r - lowest + 1e-6) / (highest - lowest), as in CDPruner's code.
 
     That code scales over every cell of the tiles; here those that show none of the image do not count. Where all are
@@ -113,7 +96,7 @@ class PromptRelevanceScore(FlatScore):
 
     name = "prompt_relevance"
     description = "Relevance to the request's text, by the CLIP checkpoint's text tower, over all tiles (CDPruner)."
-    source: TowerOutput | None = TowerOutput.TEXT_RELEVANCE
+    source = TowerOutput.TEXT_RELEVANCE
     whole_image = True
     is_weight = True
 

@@ -4,7 +4,7 @@ Tiles of different images share the forward pass; from the scores on, each image
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from visionsplit.errors import VisionSplitError
 
 from encoder_service.compression import Plan, TileFeatures, TowerOutput
-from encoder_service.device.jobs import EncodedTiles, ImageJob, SpanResult, TileSpan
+from encoder_service.device.encoding import EncodedTiles, EncodeRequest, ImageEncoding, SpanResult, TileSpan
 from encoder_service.device.packing import PackedTokens, pack, to_host, to_token_tensor
 from encoder_service.device.text_tower import TextTower
 from encoder_service.device.vision_tower import VisionTower
@@ -42,7 +42,7 @@ OnBatch = Callable[[int, float, float], None]  # tiles, seconds, and of these th
 
 
 def _ignore(tiles: int, seconds: float, choosing_seconds: float) -> None:
-    """Nobody counts."""
+    """Measures nothing."""
 
 
 class BatchEncoder:
@@ -53,43 +53,57 @@ class BatchEncoder:
         self._text_tower = text_tower
         self._on_batch = on_batch
 
+    def encode_image(self, request: EncodeRequest) -> EncodedTiles:
+        """Encode all tiles of one image in one batch.
+
+        Raises:
+            VisionSplitError: the image cannot be encoded as asked.
+            Exception: the forward pass failed.
+        """
+        (result,) = self.encode([TileSpan(ImageEncoding(request), 0, request.image.grid.num_tiles)])
+        if isinstance(result, VisionSplitError):
+            raise result
+        assert result is not None, "no tile is left to wait for"
+        return result
+
     @torch.inference_mode()
-    def encode(self, spans: list[TileSpan]) -> list[tuple[ImageJob, SpanResult]]:
-        """Encode one batch: for every span its tokens, or the error that concerns its image alone.
+    def encode(self, spans: Sequence[TileSpan]) -> list[SpanResult | None]:
+        """Encode one batch, which has at most one span of each image.
+
+        Returns:
+            For every span its tokens, None while these wait for the rest of the image, or the error that concerns its
+            image alone.
 
         Raises:
             Exception: the forward pass failed, for all of them.
         """
         started = time.monotonic()
-        wanted = frozenset[TowerOutput]().union(*(span.job.composition.needs for span in spans)) - _FROM_TEXT
-        encoded = self._tower(self._upload(spans), wanted)
-        chosen: list[_Chosen] = []
-        waiting: list[ImageJob] = []
-        results: list[tuple[ImageJob, SpanResult]] = []
+        needs = (span.encoding.request.composition.needs for span in spans)
+        encoded = self._tower(self._upload(spans), frozenset[TowerOutput]().union(*needs) - _FROM_TEXT)
+        choices: list[_Chosen | VisionSplitError | None] = []
         slot = 0
         choosing = time.monotonic()
         for span in spans:
             stop = slot + span.stop - span.first
             try:
-                choice = self._choose(span, encoded.tiles(slot, stop))
-                if choice is None:
-                    waiting.append(span.job)
-                else:
-                    chosen.append(choice)
+                choices.append(self._choose(span, encoded.tiles(slot, stop)))
             except VisionSplitError as error:
-                results.append((span.job, error))
+                choices.append(error)
             slot = stop
         choosing = time.monotonic() - choosing
-        results += self._collect(chosen, started)
-        for job in waiting:
-            job.held_since = started if job.held_since is None else job.held_since
-            job.held_seconds += time.monotonic() - started
+        collected = iter(self._collect([choice for choice in choices if isinstance(choice, _Chosen)], started))
+        results = [next(collected) if isinstance(choice, _Chosen) else choice for choice in choices]
+        for span, result in zip(spans, results, strict=True):
+            if result is None:
+                encoding = span.encoding
+                encoding.held_since = started if encoding.held_since is None else encoding.held_since
+                encoding.held_seconds += time.monotonic() - started
         self._on_batch(slot, time.monotonic() - started, choosing)
         return results
 
-    def _upload(self, spans: list[TileSpan]) -> torch.Tensor:
+    def _upload(self, spans: Sequence[TileSpan]) -> torch.Tensor:
         """The batch's pixels on the device, [B, 3, H, W]."""
-        parts = [span.job.image.pixels[span.first : span.stop] for span in spans]
+        parts = [span.encoding.request.image.pixels[span.first : span.stop] for span in spans]
         pixels = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self._tower.device.type != "cuda":
             return pixels
@@ -97,25 +111,25 @@ class BatchEncoder:
 
     def _choose(self, span: TileSpan, encoded: TileFeatures) -> _Chosen | None:
         """Score, select and pack one span; None while its image's tokens wait for the rest of the image."""
-        job = span.job
-        if job.plan is None:
-            job.plan = Plan(job.composition, job.image.grid, self._tower.device)
-        if job.text is not None:
+        encoding, request = span.encoding, span.encoding.request
+        if encoding.plan is None:
+            encoding.plan = Plan(request.composition, request.image.grid, self._tower.device)
+        if request.text is not None:
             assert self._text_tower is not None, "who embedded the text?"
-            relevance = self._text_tower.relevance(encoded.features, job.text)  # [t, P]
+            relevance = self._text_tower.relevance(encoded.features, request.text)  # [t, P]
             encoded = TileFeatures(encoded.features, {**encoded.outputs, TowerOutput.TEXT_RELEVANCE: relevance})
-        kept = job.plan.take(span.first, span.stop, encoded)
+        kept = encoding.plan.take(span.first, span.stop, encoded)
         if kept is None:
             return None
-        evidence = job.plan.evidence if span.first == 0 else None
-        packed = pack(kept.features, job.data_type, kept.sound)
-        return _Chosen(span, job.plan, kept.numbers, packed, evidence, kept.ranks)
+        evidence = encoding.plan.evidence if span.first == 0 else None
+        packed = pack(kept.features, request.data_type, kept.sound)
+        return _Chosen(span, encoding.plan, kept.numbers, packed, evidence, kept.ranks)
 
-    def _collect(self, chosen: list[_Chosen], started: float) -> list[tuple[ImageJob, SpanResult]]:
-        """Bring all spans' tokens to the host at once."""
+    def _collect(self, chosen: list[_Chosen], started: float) -> list[SpanResult]:
+        """Bring all spans' tokens to the host at once; the results are in the order of the spans."""
         arrived = iter(to_host([tensor for choice in chosen for tensor in choice.tensors]))
         seconds = time.monotonic() - started
-        results: list[tuple[ImageJob, SpanResult]] = []
+        results: list[SpanResult] = []
         for choice in chosen:
             numbers = next(arrived)  # [K]
             packed = choice.packed.with_tensors([next(arrived) for _ in choice.packed.tensors])
@@ -125,13 +139,13 @@ class BatchEncoder:
             try:
                 features = to_token_tensor(packed)
             except VisionSplitError as error:
-                results.append((choice.span.job, error))
+                results.append(error)
                 continue
             positions = choice.plan.positions(numbers).numpy().astype(np.int32)  # [K, 3]
-            job = choice.span.job
-            began = started if job.held_since is None else job.held_since
-            spent = seconds + job.held_seconds
+            encoding = choice.span.encoding
+            began = started if encoding.held_since is None else encoding.held_since
+            spent = seconds + encoding.held_seconds
             budgets, quotas = choice.plan.budgets, choice.plan.quotas
             tiles = EncodedTiles(choice.span.stop, budgets, quotas, features, positions, began, spent, evidence, ranks)
-            results.append((job, tiles))
+            results.append(tiles)
         return results

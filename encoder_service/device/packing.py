@@ -5,14 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from visionsplit.errors import InternalError, InvalidRequestError
-from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.model.dtypes import TORCH_TYPES
+from visionsplit.options.data_types import DataType
+from visionsplit.wire.tensors import TokenTensor
 
-_TORCH_TYPE = {
-    DataType.FLOAT32: torch.float32,
-    DataType.FLOAT16: torch.float16,
-    DataType.BFLOAT16: torch.bfloat16,
-    DataType.INT8: torch.int8,
-}
 # What a caller whose features overflow a format may ask for instead.
 _WIDER = {DataType.FLOAT16: "bfloat16 or float32", DataType.BFLOAT16: "float32"}
 
@@ -43,7 +39,7 @@ def pack(features: torch.Tensor, data_type: DataType, sound: torch.Tensor | None
     finite = torch.isfinite(features).all()
     finite = finite if sound is None else finite & sound
     if data_type is not DataType.INT8:
-        return PackedTokens(data_type, features.to(_TORCH_TYPE[data_type]), finite)
+        return PackedTokens(data_type, features.to(TORCH_TYPES[data_type]), finite)
     wide = features.float()
     scales = wide.abs().amax(dim=1) / 127  # [K]
     divisors = torch.where(scales > 0, scales, torch.ones_like(scales))
@@ -73,9 +69,7 @@ def to_token_tensor(packed: PackedTokens) -> TokenTensor:
         raise InternalError("the vision tower's features or scores are not finite")
     if packed.scales is None and not torch.isfinite(packed.elements).all():
         data_type = packed.data_type
-        raise InvalidRequestError(
-            f"the image's features do not fit {data_type.name.lower()}; ask for {_WIDER[data_type]}"
-        )
+        raise InvalidRequestError(f"the image's features do not fit {data_type.value}; ask for {_WIDER[data_type]}")
     rows, columns = packed.elements.shape
     scales = b"" if packed.scales is None else _bytes(packed.scales)
     return TokenTensor(packed.data_type, rows, columns, _bytes(packed.elements), scales)

@@ -4,61 +4,72 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from visionsplit.errors import InternalError, UnavailableError, VisionSplitError
 
+from encoder_service.config import BatchLimits
 from encoder_service.device.batch_encoder import BatchEncoder
-from encoder_service.device.jobs import ImageJob, SpanResult, TileSpan
+from encoder_service.device.encoding import EncodeRequest, ImageEncoding, SpanResult, TileSpan
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class BatchLimits:
-    """How tiles are gathered."""
+class QueuedImage:
+    """One image that waits for the device, and what the queue knows of it. Compared by identity."""
 
-    max_batch_tiles: int
-    max_wait_seconds: float  # how long an incomplete batch waits for more tiles
-    max_queued_tiles: int  # of all images between decoding and the device; `TileRoom` keeps to it
+    def __init__(self, request: EncodeRequest, deliver: Callable[[SpanResult], None], caller: str = "") -> None:
+        """
+        Args:
+            request: what is to be encoded.
+            deliver: takes each result; called on the device's thread.
+            caller: in whose line the image waits; callers take turns.
+        """
+        self.encoding = ImageEncoding(request)
+        self.deliver = deliver
+        self.caller = caller
+        self.num_tiles = request.image.grid.num_tiles
+        self.next_tile = 0  # the first tile that has not been taken from the queue
+        self.queued_at = time.monotonic()
+
+    @property
+    def tiles_left(self) -> int:
+        return self.num_tiles - self.next_tile
 
 
 @dataclass
 class _Line:
     """One caller's images, in order of arrival."""
 
-    fresh: deque[ImageJob] = field(default_factory=deque)  # whose thumbnails wait
-    begun: deque[ImageJob] = field(default_factory=deque)  # of which only crops wait
+    fresh: deque[QueuedImage] = field(default_factory=deque)  # whose thumbnails wait
+    begun: deque[QueuedImage] = field(default_factory=deque)  # of which only crops wait
 
     @property
     def oldest(self) -> float:
         """When the first of them came, seconds of time.monotonic."""
-        return min(jobs[0].queued for jobs in (self.begun, self.fresh) if jobs)
+        return min(images[0].queued_at for images in (self.begun, self.fresh) if images)
 
     @property
     def tiles(self) -> int:
         """How many wait."""
-        return sum(_left(job) for job in (*self.begun, *self.fresh))
+        return sum(image.tiles_left for image in (*self.begun, *self.fresh))
 
-    def tiles_before(self, job: ImageJob) -> int:
+    def tiles_before(self, image: QueuedImage) -> int:
         """How many wait in front of an image's last one."""
-        jobs = (*self.begun, *self.fresh)
-        return sum(_left(one) for one in jobs[: jobs.index(job)])
+        images = (*self.begun, *self.fresh)
+        return sum(one.tiles_left for one in images[: images.index(image)])
 
-    def take(self) -> ImageJob:
-        """Take one tile: a thumbnail if one waits, else a crop of the oldest image. The image that it belongs to."""
-        job = self.fresh.popleft() if self.fresh else self.begun[0]
-        job.next_tile += 1
-        complete = job.next_tile == job.image.grid.num_tiles
-        if job.next_tile == 1 and not complete:
-            self.begun.append(job)
-        elif job.next_tile > 1 and complete:
+    def take(self) -> QueuedImage:
+        """Take one tile: a thumbnail if one waits, else a crop of the oldest image. Returns the tile's image."""
+        image = self.fresh.popleft() if self.fresh else self.begun[0]
+        image.next_tile += 1
+        complete = not image.tiles_left
+        if image.next_tile == 1 and not complete:
+            self.begun.append(image)
+        elif image.next_tile > 1 and complete:
             self.begun.popleft()
-        return job
-
-
-def _left(job: ImageJob) -> int:
-    return job.image.grid.num_tiles - job.next_tile
+        return image
 
 
 class TileQueue:
@@ -67,7 +78,7 @@ class TileQueue:
     A batch takes a waiting thumbnail of each caller first, since their tokens go out first and their scores decide the
     budgets. What room is left the callers fill in turns, a tile each: thumbnails, then crops, oldest image first. So
     an image shares the device with one image of every other caller, however many those have waiting. Crops cannot
-    starve: images are let in up to a bound before they come here (`admission.TileRoom`), and each has one thumbnail.
+    starve: images are let in up to a bound before they come here (`TileCapacity`), and each has one thumbnail.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
@@ -77,18 +88,18 @@ class TileQueue:
         self._queued_tiles = 0
         self._closed = False
 
-    def put(self, jobs: list[ImageJob]) -> None:
+    def put(self, images: list[QueuedImage]) -> None:
         """Add images.
 
         Raises:
             UnavailableError: the queue is closed.
         """
-        tiles = sum(job.image.grid.num_tiles for job in jobs)
+        tiles = sum(image.num_tiles for image in images)
         with self._changed:
             if self._closed:
                 raise UnavailableError("the encoder is stopping")
-            for job in jobs:
-                self._lines.setdefault(job.caller, _Line()).fresh.append(job)
+            for image in images:
+                self._lines.setdefault(image.caller, _Line()).fresh.append(image)
             self._queued_tiles += tiles
             self._changed.notify()
 
@@ -97,33 +108,33 @@ class TileQueue:
         """Tiles that wait."""
         return self._queued_tiles
 
-    def remove(self, job: ImageJob) -> None:
+    def remove(self, image: QueuedImage) -> None:
         """Drop what is left of an image; nothing happens if it is complete."""
         with self._changed:
-            line = self._lines.get(job.caller, _Line())
-            for jobs in (line.fresh, line.begun):
-                if job in jobs:
-                    jobs.remove(job)
-                    self._queued_tiles -= _left(job)
-            self._drop_if_empty(job.caller)
+            line = self._lines.get(image.caller, _Line())
+            for images in (line.fresh, line.begun):
+                if image in images:
+                    images.remove(image)
+                    self._queued_tiles -= image.tiles_left
+            self._drop_if_empty(image.caller)
 
-    def hasten(self, job: ImageJob, caller: str) -> None:
+    def hasten(self, image: QueuedImage, caller: str) -> None:
         """Move an image into the line of another caller that wants it too, if it is encoded sooner there."""
         with self._changed:
-            line = self._lines.get(job.caller)
-            if line is None or job not in (*line.begun, *line.fresh):
+            line = self._lines.get(image.caller)
+            if line is None or image not in (*line.begun, *line.fresh):
                 return
             other = self._lines.get(caller, _Line())
-            if other is line or other.tiles >= line.tiles_before(job):
+            if other is line or other.tiles >= line.tiles_before(image):
                 return
-            jobs = line.fresh if job in line.fresh else line.begun
-            jobs.remove(job)
-            self._drop_if_empty(job.caller)
-            job.caller = caller
+            images = line.fresh if image in line.fresh else line.begun
+            images.remove(image)
+            self._drop_if_empty(image.caller)
+            image.caller = caller
             line = self._lines.setdefault(caller, _Line())
-            (line.begun if job.next_tile else line.fresh).append(job)
+            (line.begun if image.next_tile else line.fresh).append(image)
 
-    def take(self) -> list[TileSpan]:
+    def take(self) -> dict[QueuedImage, TileSpan]:
         """The next batch, as soon as it is full or has waited long enough; empty once the queue is closed."""
         with self._changed:
             while not self._closed:
@@ -135,20 +146,20 @@ class TileQueue:
                 if self._queued_tiles >= self._limits.max_batch_tiles or patience <= 0:
                     return self._next_batch()
                 self._changed.wait(patience)
-            return []
+            return {}
 
-    def close(self) -> list[ImageJob]:
+    def close(self) -> list[QueuedImage]:
         """Refuse further images and give back those that wait."""
         with self._changed:
             self._closed = True
-            left = [job for line in self._lines.values() for job in (*line.begun, *line.fresh)]
+            left = [image for line in self._lines.values() for image in (*line.begun, *line.fresh)]
             self._lines.clear()
             self._queued_tiles = 0
             self._changed.notify_all()
             return left
 
-    def _next_batch(self) -> list[TileSpan]:
-        first: dict[ImageJob, int] = {}  # the first tile taken of each image
+    def _next_batch(self) -> dict[QueuedImage, TileSpan]:
+        first: dict[QueuedImage, int] = {}  # the first tile taken of each image
         room = min(self._limits.max_batch_tiles, self._queued_tiles)
         self._queued_tiles -= room
         for caller in [caller for caller, line in self._lines.items() if line.fresh][:room]:
@@ -156,12 +167,12 @@ class TileQueue:
             room -= 1
         for _ in range(room):
             self._take_tile(next(iter(self._lines)), first)
-        return [TileSpan(job, start, job.next_tile) for job, start in first.items()]
+        return {image: TileSpan(image.encoding, start, image.next_tile) for image, start in first.items()}
 
-    def _take_tile(self, caller: str, first: dict[ImageJob, int]) -> None:
-        """The caller's next tile, after which it is the others' turn."""
-        job = self._lines[caller].take()
-        first.setdefault(job, job.next_tile - 1)
+    def _take_tile(self, caller: str, first: dict[QueuedImage, int]) -> None:
+        """Take the caller's next tile, after which it is the others' turn."""
+        image = self._lines[caller].take()
+        first.setdefault(image, image.next_tile - 1)
         self._lines.move_to_end(caller)
         self._drop_if_empty(caller)
 
@@ -184,8 +195,8 @@ class TileBatcher:
 
     def stop(self) -> None:
         """Finish the batch in hand, fail what waits with UnavailableError, and end the thread."""
-        for job in self._queue.close():
-            job.deliver(UnavailableError("the encoder is stopping"))
+        for image in self._queue.close():
+            image.deliver(UnavailableError("the encoder is stopping"))
         if self._thread.is_alive():
             self._thread.join()
 
@@ -194,29 +205,29 @@ class TileBatcher:
         """Tiles that wait for the device; any thread may ask."""
         return self._queue.queued_tiles
 
-    def submit(self, jobs: list[ImageJob]) -> None:
+    def submit(self, images: list[QueuedImage]) -> None:
         """Queue images. Raises what `TileQueue.put` raises."""
-        self._queue.put(jobs)
+        self._queue.put(images)
 
-    def cancel(self, job: ImageJob) -> None:
+    def cancel(self, image: QueuedImage) -> None:
         """Drop the tiles that have not been encoded yet."""
-        self._queue.remove(job)
+        self._queue.remove(image)
 
-    def hasten(self, job: ImageJob, caller: str) -> None:
+    def hasten(self, image: QueuedImage, caller: str) -> None:
         """Another caller wants the image; see `TileQueue.hasten`."""
-        self._queue.hasten(job, caller)
+        self._queue.hasten(image, caller)
 
     def _run(self) -> None:
-        while spans := self._queue.take():
-            for job, result in self._encode(spans):
+        while batch := self._queue.take():
+            for image, result in zip(batch, self._encode(list(batch.values())), strict=True):
                 if isinstance(result, VisionSplitError):
-                    self._queue.remove(job)
-                job.deliver(result)
+                    self._queue.remove(image)
+                if result is not None:
+                    image.deliver(result)
 
-    def _encode(self, spans: list[TileSpan]) -> list[tuple[ImageJob, SpanResult]]:
+    def _encode(self, spans: list[TileSpan]) -> Sequence[SpanResult | None]:
         try:
             return self._encoder.encode(spans)
         except Exception:  # whatever the device throws, out of memory above all, costs this batch's images only
             _log.exception("a batch of %d tiles failed", sum(span.stop - span.first for span in spans))
-            error = InternalError("the vision tower failed; the service's log has the details")
-            return [(span.job, error) for span in spans]
+            return [InternalError("the vision tower failed; the service's log has the details")] * len(spans)

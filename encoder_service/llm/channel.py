@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Protocol
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
@@ -14,12 +15,31 @@ from visionsplit.v1 import llm_service_pb2_grpc
 
 _log = logging.getLogger(__name__)
 
-# A service that is back is found within two seconds, with the time between two health checks (gateways.py).
+
+class LlmConnection(Protocol):
+    """What the encoder needs of a connection to an LLM service."""
+
+    def stub(self) -> "llm_service_pb2_grpc.LlmServiceAsyncStub":
+        """For one call: the next may go over another connection."""
+        ...
+
+    def health(self) -> "health_pb2_grpc.HealthAsyncStub":
+        """The same for one question about its health."""
+        ...
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What proves this encoder to the LLM service."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+# A service that is back is found within two seconds, with the time between two health checks (endpoints.py).
 _RECONNECT_OPTION, _MAX_RECONNECT_MS = "grpc.max_reconnect_backoff_ms", 1000
 _RETIRING_SECONDS = 3600.0  # for calls that run when their connection is replaced
 
 
-class LlmChannel:
+class LlmChannel(LlmConnection):
     """Calls on one address of the LLM service. Made and used on one event loop.
 
     Raises:
@@ -42,11 +62,9 @@ class LlmChannel:
         self._retiring: set[asyncio.Task[None]] = set()
 
     def stub(self) -> "llm_service_pb2_grpc.LlmServiceAsyncStub":
-        """For one call: the next may go over another connection."""
         return llm_service_pb2_grpc.LlmServiceStub(self._current())
 
     def health(self) -> "health_pb2_grpc.HealthAsyncStub":
-        """The same for one question about its health."""
         return health_pb2_grpc.HealthStub(self._current())
 
     def _current(self) -> grpc.aio.Channel:
@@ -60,7 +78,6 @@ class LlmChannel:
         return self._channel
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What proves this encoder to the LLM service."""
         return () if self._token is None else self._token.metadata()
 
     async def close(self) -> None:

@@ -21,7 +21,6 @@ from visionsplit.errors import (
     UnknownFieldError,
     VisionSplitError,
 )
-from visionsplit.security.client import ClientSecurity
 from visionsplit.serving.caller import CALLER_KEY
 from visionsplit.serving.health import INSTANCE_KEY
 from visionsplit.telemetry.tracing import carrier_of
@@ -30,7 +29,7 @@ from visionsplit.wire.request_id import REQUEST_ID_KEY
 from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
 from visionsplit.wire.upload_status import UploadStatus
 
-from encoder_service.llm.channel import LlmChannel
+from encoder_service.llm.channel import LlmConnection
 
 _log = logging.getLogger(__name__)
 
@@ -57,13 +56,13 @@ class Checkpoint:
 
 
 class LlmClient:
-    """A connection to the LLM service, made on first use and made again when it is lost."""
+    """Calls an LLM service over a connection, which it owns."""
 
-    def __init__(self, address: str, security: ClientSecurity) -> None:
-        self._channel = LlmChannel(address, security)
+    def __init__(self, connection: LlmConnection) -> None:
+        self._connection = connection
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._connection.close()
 
     async def health(self) -> LlmHealth:
         """Whether the LLM service takes calls.
@@ -71,8 +70,8 @@ class LlmClient:
         Raises:
             VisionSplitError: there is no answer, or the answer is not an LLM service's. The encoder logs the text.
         """
-        call = self._channel.health().Check(
-            health_pb2.HealthCheckRequest(service=_SERVICE_NAME), metadata=self._channel.metadata()
+        call = self._connection.health().Check(
+            health_pb2.HealthCheckRequest(service=_SERVICE_NAME), metadata=self._connection.metadata()
         )
         try:
             response = await call
@@ -90,16 +89,16 @@ class LlmClient:
         """
         request = llm_service_pb2.GetLlmInfoRequest()
         try:
-            info = await self._channel.stub().GetLlmInfo(request, metadata=self._channel.metadata())
+            info = await self._connection.stub().GetLlmInfo(request, metadata=self._connection.metadata())
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from None
         return Checkpoint(info.model, info.format.encoder_fingerprint)
 
     def generate(self, *, timeout_seconds: float | None, request_id: str, caller: str) -> "LlmCall":
         """Start a call. Leave it with `LlmCall.cancel`, whether it succeeded or not."""
-        who = ((REQUEST_ID_KEY, request_id), (CALLER_KEY, caller), *self._channel.metadata())
+        who = ((REQUEST_ID_KEY, request_id), (CALLER_KEY, caller), *self._connection.metadata())
         metadata = grpc.aio.Metadata(*who, *carrier_of().items())
-        return LlmCall(self._channel.stub().Generate(timeout=timeout_seconds, metadata=metadata))
+        return LlmCall(self._connection.stub().Generate(timeout=timeout_seconds, metadata=metadata))
 
 
 class LlmCall:

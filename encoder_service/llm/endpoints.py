@@ -26,7 +26,7 @@ _LOOK_EVERY_SECONDS = 0.5
 _ANSWER_SECONDS = 1.0
 
 
-class LlmGateway:
+class LlmEndpoint:
     """One LLM service, and what is known of it."""
 
     def __init__(self, address: str, client: LlmClient) -> None:
@@ -99,10 +99,10 @@ class LlmGateway:
         self.looked.set()
 
 
-class LlmGateways:
+class LlmEndpoints:
     """All LLM services of this encoder. Used from one event loop."""
 
-    def __init__(self, gateways: Sequence[LlmGateway]) -> None:
+    def __init__(self, gateways: Sequence[LlmEndpoint]) -> None:
         self._gateways = list(gateways)
         self._rotation = Rotation(self._gateways)
         self._following = [asyncio.create_task(gateway.follow()) for gateway in gateways] if len(gateways) > 1 else []
@@ -117,7 +117,7 @@ class LlmGateways:
         for gateway in self._gateways:
             await gateway.client.close()
 
-    async def pick(self, *, but: LlmGateway | None = None) -> LlmGateway:
+    async def pick(self, *, but: LlmEndpoint | None = None) -> LlmEndpoint:
         """The one to ask: the fewest calls in flight, in turns where they are equal.
 
         If none is ready, one that is not: its failure then says why.

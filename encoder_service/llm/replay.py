@@ -1,15 +1,13 @@
 """A request's messages to the LLM service, as they become ready, and a second time if the first receiver is lost."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import TypeAlias
 
-from visionsplit.v1 import vision_tokens_pb2
+from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
 
-from encoder_service.pipeline.events import ImageDone
-
-Message: TypeAlias = vision_tokens_pb2.ImageTokensHeader | vision_tokens_pb2.TokenChunk
-Part: TypeAlias = Message | ImageDone
+Part: TypeAlias = vision_tokens_pb2.ImageTokensHeader | vision_tokens_pb2.TokenChunk | encoder_service_pb2.ImageSummary
+"""What comes of a request's images: messages for the LLM service, and each image's summary, for the caller."""
 
 
 class Upload:
@@ -19,24 +17,16 @@ class Upload:
     until the answer begins, up to a bound: a larger upload is not repeated.
     """
 
-    def __init__(
-        self,
-        parts: AsyncGenerator[Part, None],
-        report: Callable[[ImageDone], None],
-        *,
-        keep_bytes: int,
-    ) -> None:
+    def __init__(self, parts: AsyncGenerator[Part, None], *, keep_bytes: int) -> None:
         """
         Args:
-            parts: messages, and after each image's last one its `ImageDone`.
-            report: told of every `ImageDone`, once.
+            parts: of one request.
             keep_bytes: most bytes of messages to keep; 0 keeps none.
         """
         self._parts = parts
-        self._report = report
         self._room = keep_bytes
-        self._kept: list[Message] = []
-        self._pulling: asyncio.Future[Message | None] | None = None
+        self._kept: list[Part] = []
+        self._pulling: asyncio.Future[Part | None] | None = None
         self.repeatable = keep_bytes > 0
         self.failed = False  # the parts did, and not their receiver
 
@@ -48,47 +38,50 @@ class Upload:
         self.forget()
 
     def forget(self) -> None:
-        """It will not be repeated."""
+        """Drop what has been kept: the upload will not be repeated."""
         self._kept.clear()
         self.repeatable = False
 
-    async def messages(self) -> AsyncGenerator[Message, None]:
-        """All of them: those that were kept, then the rest. The second time only while it is `repeatable`."""
+    async def parts(self) -> AsyncGenerator[Part, None]:
+        """All messages and summaries. The second time, only while the upload is `repeatable`: the messages that were
+        kept, then the rest. Summaries come once, because the caller has no use for a second one.
+        """
         sent = 0
         while True:
-            message = self._kept[sent] if sent < len(self._kept) else await self._next()
-            if message is None:
+            while sent < len(self._kept):
+                sent += 1
+                yield self._kept[sent - 1]
+            part = await self._next()
+            if part is None:
                 return
-            sent += 1
-            yield message
+            if self._keep(part):
+                sent += 1
+            yield part
 
-    async def _next(self) -> Message | None:
+    async def _next(self) -> Part | None:
         # A sender may be cancelled while it waits here; the parts must not be, or there is no second time.
         if self._pulling is None:
             self._pulling = asyncio.ensure_future(self._pull())
         await asyncio.wait({self._pulling})
-        message = self._pulling.result()
-        if message is not None:
+        part = self._pulling.result()
+        if part is not None:
             self._pulling = None
-            self._keep(message)
-        return message
+        return part
 
-    async def _pull(self) -> Message | None:
+    async def _pull(self) -> Part | None:
         try:
-            async for part in self._parts:
-                if not isinstance(part, ImageDone):
-                    return part
-                self._report(part)
+            return await anext(self._parts, None)
         except BaseException:
             self.failed = True
             raise
-        return None
 
-    def _keep(self, message: Message) -> None:
-        if not self.repeatable:
-            return
-        self._room -= message.ByteSize()
+    def _keep(self, part: Part) -> bool:
+        """Keep a message for a second time. Returns whether it was kept."""
+        if not self.repeatable or isinstance(part, encoder_service_pb2.ImageSummary):
+            return False
+        self._room -= part.ByteSize()
         if self._room < 0:
             self.forget()
-        else:
-            self._kept.append(message)
+            return False
+        self._kept.append(part)
+        return True

@@ -1,30 +1,36 @@
 """Images in, events out: look up, decode, cut, encode, keep, in the order in which things become ready."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
 from visionsplit.errors import VisionSplitError
 from visionsplit.images import ImageLimits
 from visionsplit.serving.async_helpers import together
-from visionsplit.serving.fairness import Claim, FairGate
+from visionsplit.serving.fairness import FairGate
 
-from encoder_service import defaults
-from encoder_service.admission import Place, TileRoom
 from encoder_service.caching.entry import CachedTokens
 from encoder_service.caching.key import TokensKey
 from encoder_service.caching.tokens import CacheCounts, CacheUse, Hit, TokenCache
-from encoder_service.device.jobs import SpanResult
+from encoder_service.config import EncoderConfig
+from encoder_service.device.encoding import SpanResult
 from encoder_service.device.queue import TileBatcher
 from encoder_service.device.text_tower import TextTower
 from encoder_service.images.tiles import Tiler
-from encoder_service.pipeline.events import Event, ImageProgress
-from encoder_service.pipeline.fanout import in_thread, naming
-from encoder_service.pipeline.preparation import Header, Preparation
-from encoder_service.pipeline.shared_encoding import Flight, ImageSource, Landed, TokensWanted
+from encoder_service.pipeline.events import Event, ImageDone
+from encoder_service.pipeline.preparation import Header, Preparation, in_thread, prefix_errors_with_image_index
+from encoder_service.pipeline.progress import ImageProgress
+from encoder_service.pipeline.shared_encoding import (
+    CachedImage,
+    ImageSource,
+    SharedEncoding,
+    TokensWanted,
+    submit_together,
+)
+from encoder_service.pipeline.tile_capacity import TileCapacity, TilePlace
 
 
 class EncoderPipeline:
@@ -39,7 +45,7 @@ class EncoderPipeline:
         threads: int,
         max_tiles: int,
         batch_tiles: int,
-        max_decoding_bytes: int = defaults.MAX_DECODING_BYTES,
+        max_decoding_bytes: int = EncoderConfig.max_decoding_bytes,
         caller_share: float = 1.0,
         cache: TokenCache | None = None,
         text_tower: TextTower | None = None,
@@ -54,8 +60,8 @@ class EncoderPipeline:
         """
         self._batcher = batcher
         self._cache = cache
-        self._flights: dict[str, Flight] = {}  # those that others may join, by `TokensKey.request`
-        self._room = TileRoom(max_tiles, caller_share=caller_share, batch_tiles=batch_tiles)
+        self._encodings: dict[str, SharedEncoding] = {}  # those that other calls may join, by `TokensKey.request`
+        self._capacity = TileCapacity(max_tiles, caller_share=caller_share, batch_tiles=batch_tiles)
         self._lookups = ThreadPoolExecutor(threads, thread_name_prefix="encoder-cache")
         self._lookup_turns = FairGate(threads)
         self._preparation = Preparation(
@@ -70,11 +76,16 @@ class EncoderPipeline:
     @property
     def reserved_tiles(self) -> int:
         """Tiles that hold a place; any thread may ask."""
-        return self._room.taken
+        return self._capacity.taken
+
+    @property
+    def queued_tiles(self) -> int:
+        """Tiles that wait for the device; any thread may ask."""
+        return self._batcher.queued_tiles
 
     @property
     def cache_counts(self) -> CacheCounts | None:
-        """What the cache has done; None without one. Any thread may ask."""
+        """What the cache has done; None without a cache. Any thread may ask."""
         return None if self._cache is None else self._cache.counts()
 
     def close(self) -> None:
@@ -85,7 +96,7 @@ class EncoderPipeline:
             self._cache.close()
 
     @asynccontextmanager
-    async def prepared(self, images: list[bytes], wanted: TokensWanted) -> AsyncIterator[list[ImageSource]]:
+    async def prepared(self, images: Sequence[bytes], wanted: TokensWanted) -> AsyncIterator[list[ImageSource]]:
         """A request's images, from the cache, or decoded and cut in parallel; leaving gives up what they still hold.
 
         Room is reserved by the files' headers, before any pixel is decoded; what need not be encoded takes none.
@@ -97,11 +108,10 @@ class EncoderPipeline:
         """
         headers = await self._preparation.headers(images, wanted.caller)
         if wanted.text is not None:
-            wanted = replace(
-                wanted, embedded=await self._preparation.embed(wanted.text, wanted.caller)
-            )  # once for all images
+            embedded = await self._preparation.embed(wanted.text, wanted.caller)  # once for all images
+            wanted = replace(wanted, embedded=embedded)
         keys, hits = await self._look_up(headers, wanted)
-        sources = self._board(images, headers, keys, hits, wanted)
+        sources = self._sources(images, headers, keys, hits, wanted)
         try:
             await together([_prepared(index, source) for index, source in enumerate(sources)])
             yield sources
@@ -109,14 +119,21 @@ class EncoderPipeline:
             for source in sources:
                 source.leave()
 
-    async def encode(self, images: Sequence[ImageSource], *, call_start: float) -> AsyncGenerator[Event, None]:
+    async def encode(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        call_start: float,
+        on_image_done: Callable[[ImageDone], None] | None = None,
+    ) -> AsyncGenerator[Event, None]:
         """Encode prepared images; the events of different images may interleave, those of one are in order.
 
-        Close the iterator, and leave `prepared`, to give up: tiles that nobody else waits for then leave the queue.
+        Close the iterator, and leave `prepared`, to give up: tiles that no other call waits for then leave the queue.
 
         Args:
             images: the images of one request.
             call_start: when the call began, seconds of time.monotonic.
+            on_image_done: called with each image's last event, before the event itself comes out.
 
         Raises:
             InvalidCompressionError: an image would keep no token; names it by its index.
@@ -127,24 +144,25 @@ class EncoderPipeline:
         def arrive(index: int, result: SpanResult) -> None:
             arrived.put_nowait((index, result))
 
-        self._submit(images)
-        progress = [ImageProgress(index, source, call_start) for index, source in enumerate(images)]
-        listeners = [partial(arrive, index) for index in range(len(images))]
-        for source, listener in zip(images, listeners, strict=True):
-            source.follow(listener)
+        # An encoding may stand here twice, for equal images of the request; it is queued once.
+        encodings = [image for image in dict.fromkeys(images) if isinstance(image, SharedEncoding)]
+        submit_together(encodings, self._batcher)
+        progress = [ImageProgress(index, image, call_start) for index, image in enumerate(images)]
         unfinished = len(images)
-        try:
+        with ExitStack() as following:
+            for index, image in enumerate(images):
+                following.enter_context(image.followed_by(partial(arrive, index)))
             while unfinished:
                 index, result = await arrived.get()
                 if isinstance(result, VisionSplitError):
-                    with naming(index):
+                    with prefix_errors_with_image_index(index):
                         raise result
-                unfinished -= result.stop_tile == images[index].grid.num_tiles
                 for event in progress[index].take(result):
+                    if isinstance(event, ImageDone):
+                        unfinished -= 1
+                        if on_image_done is not None:
+                            on_image_done(event)
                     yield event
-        finally:
-            for source, listener in zip(images, listeners, strict=True):
-                source.unfollow(listener)
 
     async def _look_up(
         self, headers: list[Header], wanted: TokensWanted
@@ -159,35 +177,37 @@ class EncoderPipeline:
             stamps = [cache.stamp(key) for key in keys]
             finds = [self._find(cache, index, key, wanted) for index, key in enumerate(keys)]
             hits = await together(finds)
-            # A flight may have landed during the search; then it would be encoded a second time.
+            # An encoding may have ended during the search: its tokens came into the cache too late to be found, and it
+            # can no longer be joined. Without another look the image would be encoded a second time.
             if all(hit or cache.stamp(key) is stamp for hit, key, stamp in zip(hits, keys, stamps, strict=True)):
                 return list(keys), hits
 
     async def _find(self, cache: TokenCache, index: int, key: TokensKey, wanted: TokensWanted) -> Hit | None:
-        with naming(index):
+        with prefix_errors_with_image_index(index):
             async with self._lookup_turns.place(wanted.caller):
                 return await in_thread(self._lookups, cache.find, key, wanted.composition)
 
-    def _board(
+    def _sources(
         self,
-        images: list[bytes],
+        images: Sequence[bytes],
         headers: list[Header],
         keys: list[TokensKey | None],
         hits: list[Hit | None],
         wanted: TokensWanted,
     ) -> list[ImageSource]:
-        """A flight for each image that is not cached: one that is under way, or a new one.
+        """Where each image's tokens come from: the cache, an encoding that is under way, or a new one.
 
-        Nothing here waits, so that no two calls begin the same flight.
+        Nothing here waits, so that no two calls begin the same encoding.
         """
         names = [str(index) if key is None else key.request for index, key in enumerate(keys)]
+        # By name, the first of equal images: the others join its encoding.
         new = {
             name: index
             for index, name in reversed(list(enumerate(names)))
-            if hits[index] is None and name not in self._flights
+            if hits[index] is None and name not in self._encodings
         }
         tiles = [headers[index].most_tiles for index in new.values()]
-        places = self._room.reserve(tiles, wanted.caller, wanted.deadline) if tiles else []
+        places = self._capacity.reserve(tiles, wanted.caller, wanted.deadline) if tiles else []
         begun = {
             name: self._begin(images[index], headers[index], place, keys[index], wanted)
             for (name, index), place in zip(new.items(), places, strict=True)
@@ -195,42 +215,29 @@ class EncoderPipeline:
         sources: list[ImageSource] = []
         for index, (name, hit) in enumerate(zip(names, hits, strict=True)):
             self._count(hit, joined=new.get(name) != index)
-            flight = begun.get(name) or self._flights.get(name)
             if hit is not None:
-                sources.append(Landed(hit))
-            elif flight is not None:
-                sources.append(flight.board(wanted.caller))
-                if flight.job is not None:
-                    self._batcher.hasten(flight.job, wanted.caller)
+                sources.append(CachedImage(hit))
+                continue
+            encoding = begun.get(name) or self._encodings[name]
+            encoding.join(wanted.caller)
+            sources.append(encoding)
         return sources
 
-    def _begin(self, data: bytes, header: Header, place: Place, key: TokensKey | None, wanted: TokensWanted) -> Flight:
-        claim = Claim(wanted.caller)
-        preparing = self._preparation.prepare(data, header, place, wanted.composition.layout, claim)
-        flight = Flight(preparing, place, wanted, claim, partial(self._ended, key), cached=key is not None)
-        if key is not None:
-            self._flights[key.request] = flight
-        return flight
+    def _begin(
+        self, data: bytes, header: Header, place: TilePlace, key: TokensKey | None, wanted: TokensWanted
+    ) -> SharedEncoding:
+        prepare = partial(self._preparation.prepare, data, header, wanted.composition.layout)
+        if key is None:
+            return SharedEncoding(prepare, place, self._batcher, wanted)
+        encoding = SharedEncoding(prepare, place, self._batcher, wanted, partial(self._ended, key))
+        self._encodings[key.request] = encoding
+        return encoding
 
-    def _ended(self, key: TokensKey | None, flight: Flight) -> None:
-        """The tokens go into the cache in the moment in which nobody can join the flight any more."""
-        if flight.job is not None and not flight.complete:
-            self._batcher.cancel(flight.job)
-        if key is not None and self._cache is not None:
-            del self._flights[key.request]
-            if flight.complete:
-                self._cache.put(key, CachedTokens.of(flight.grid, flight.results))
-
-    def _submit(self, images: Sequence[ImageSource]) -> None:
-        """Queue the images that nobody has queued, all at once: they may share a batch."""
-        flights = [image for image in dict.fromkeys(images) if isinstance(image, Flight)]
-        jobs = [job for flight in flights if (job := flight.make_job()) is not None]
-        try:
-            self._batcher.submit(jobs)
-        except VisionSplitError as error:
-            for job in jobs:
-                job.deliver(error)
-            raise
+    def _ended(self, key: TokensKey, tokens: CachedTokens | None) -> None:
+        """Keep the tokens of an encoding in the step in which it can no longer be joined."""
+        del self._encodings[key.request]
+        if tokens is not None and self._cache is not None:
+            self._cache.put(key, tokens)
 
     def _count(self, hit: Hit | None, *, joined: bool) -> None:
         if self._cache is not None:
@@ -238,5 +245,5 @@ class EncoderPipeline:
 
 
 async def _prepared(index: int, source: ImageSource) -> None:
-    with naming(index):
+    with prefix_errors_with_image_index(index):
         await source.prepared()

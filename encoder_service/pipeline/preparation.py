@@ -1,28 +1,61 @@
-"""What comes before the device: an image's header read, the image decoded and cut, a request's text embedded."""
+"""What comes before the device: an image's header read, the image decoded and cut, a request's text embedded.
 
+All of it blocks, so it runs on threads, and callers take turns at these.
+"""
+
+import asyncio
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 from PIL import Image
-from visionsplit.grid import Layout, UnpadRule
+from visionsplit.errors import InvalidCompressionError, InvalidImageError
+from visionsplit.grid import UnpadRule
 from visionsplit.images import ApartDecoder, ImageHeader, ImageLimits, decode_image, read_header
-from visionsplit.serving.async_helpers import together
+from visionsplit.options.layout import UNPAD_RULES, Layout
+from visionsplit.serving.async_helpers import to_its_end, together
 from visionsplit.serving.fairness import Claim, FairGate
 
-from encoder_service.admission import Place
 from encoder_service.caching.key import image_digest
-from encoder_service.device.jobs import PreparedImage
+from encoder_service.device.encoding import PreparedImage
 from encoder_service.device.text_tower import TextTower
 from encoder_service.images.tiles import Tiler
 from encoder_service.pipeline.decoding_turns import DecodingTurns
-from encoder_service.pipeline.fanout import in_thread, naming
+
+_T = TypeVar("_T")
 
 _HEADER_THREADS = 2
-_RULE = {Layout.SPATIAL: UnpadRule.HUGGING_FACE, Layout.REFERENCE: UnpadRule.REFERENCE}
+
+
+async def in_thread(
+    pool: Executor, function: Callable[..., _T], *arguments: object, on_cancel: Callable[[], object] | None = None
+) -> _T:
+    """The result of a function that blocks.
+
+    A thread cannot be stopped. So a task that is cancelled here leaves only when the function has returned, and keeps
+    its turn and its memory until then. Otherwise, calls that are given up could fill the threads and the memory.
+
+    Args:
+        pool: whose thread runs the function.
+        function: is called with the arguments.
+        on_cancel: called when the task is cancelled; it may make the function return sooner.
+    """
+    work = asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+    return await to_its_end(work, on_cancel=on_cancel)
+
+
+@contextmanager
+def prefix_errors_with_image_index(index: int) -> Iterator[None]:
+    """Make errors about one image of a request say which one it is."""
+    try:
+        yield
+    except (InvalidImageError, InvalidCompressionError) as error:
+        raise type(error)(f"image {index}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -81,14 +114,13 @@ class Preparation:
         """
         return await together([self._header(*image, caller) for image in enumerate(images)])
 
-    async def prepare(self, data: bytes, header: Header, place: Place, layout: Layout, claim: Claim) -> PreparedImage:
+    async def prepare(self, data: bytes, header: Header, layout: Layout, claim: Claim) -> PreparedImage:
         """Decode and cut an image once its turn has come.
 
         A task that is cancelled meanwhile ends only with the work of its thread, and keeps the turn until then.
 
         Args:
             header: of this image.
-            place: that its tiles will hold.
             claim: of the callers that want it.
 
         Raises:
@@ -97,27 +129,27 @@ class Preparation:
         """
         async with self._turns.turn(header.image, claim):
             if header.image.apart:
-                return await self._prepare_apart(data, header.image.decoding_bytes, place, _RULE[layout])
+                return await self._prepare_apart(data, header.image.decoding_bytes, UNPAD_RULES[layout])
             decode = partial(decode_image, data, self._limits)
-            return await in_thread(self._pool, self._cut, decode, place, _RULE[layout])
+            return await in_thread(self._pool, self._cut, decode, UNPAD_RULES[layout])
 
     async def embed(self, text: str, caller: str) -> torch.Tensor:
-        """The text tower's embedding; its shape is the tower's affair."""
+        """The text tower's embedding of a text, [E]."""
         assert self._text_tower is not None, "the service refuses such requests where there is none"
         async with self._text_turns.place(caller):
             return await in_thread(self._texts, self._text_tower.embed, text)
 
-    async def _prepare_apart(self, data: bytes, decoding_bytes: int, place: Place, rule: UnpadRule) -> PreparedImage:
+    async def _prepare_apart(self, data: bytes, decoding_bytes: int, rule: UnpadRule) -> PreparedImage:
         decoder = ApartDecoder()
         decode = partial(decoder.decode, data, self._limits, decoding_bytes)
         self._decoders.add(decoder)
         try:
-            return await in_thread(self._apart, self._cut, decode, place, rule, on_cancel=decoder.stop)
+            return await in_thread(self._apart, self._cut, decode, rule, on_cancel=decoder.stop)
         finally:
             self._decoders.remove(decoder)
 
     async def _header(self, index: int, data: bytes, caller: str) -> Header:
-        with naming(index):
+        with prefix_errors_with_image_index(index):
             async with self._header_turns.place(caller):
                 return await in_thread(self._headers, self._read, data)
 
@@ -127,7 +159,7 @@ class Preparation:
         tiles = self._tiler.most_tiles(image.width, image.height)
         return Header(image, tiles, image_digest(data) if self._digests else None)
 
-    def _cut(self, decode: Callable[[], Image.Image], place: Place, rule: UnpadRule) -> PreparedImage:
+    def _cut(self, decode: Callable[[], Image.Image], rule: UnpadRule) -> PreparedImage:
         started = time.monotonic()
         tiles = self._tiler.cut(decode(), rule)
-        return PreparedImage(tiles.pixels, tiles.grid, time.monotonic() - started, place)
+        return PreparedImage(tiles.pixels, tiles.grid, time.monotonic() - started)

@@ -1,24 +1,33 @@
-"""One image's way through decoding and encoding, for every call that asked for the same.
+"""One image's way through decoding and the device, for every call that asks for the same tokens.
 
-A call that asks for what is being encoded already joins the flight: it gets what has come out so far and then the rest.
-The flight belongs to none of its calls. It goes on while one of them waits, and is given up when the last has left.
+A call that asks for what is being encoded already joins the encoding: it gets the results so far and then the rest.
+The encoding belongs to none of its calls. It goes on while one of them waits, and is given up when the last has left.
+
+    preparing --> prepared --> queued --> ended
+        |            |           |          ^    last tokens, failure of the device, or the last call has left
+        +------------+-----------+----------+
+
+All of it happens on one event loop. The device's thread hands its results over with `call_soon_threadsafe`.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from visionsplit.errors import VisionSplitError
 from visionsplit.grid import TileGrid
+from visionsplit.options.data_types import DataType
 from visionsplit.serving.fairness import Claim
-from visionsplit.wire.tensors import DataType
 
-from encoder_service.admission import Place
+from encoder_service.caching.entry import CachedTokens
 from encoder_service.caching.tokens import CacheUse, Hit
 from encoder_service.compression import Composition
-from encoder_service.device.jobs import EncodedTiles, ImageJob, PreparedImage, SpanResult
+from encoder_service.device.encoding import EncodedTiles, EncodeRequest, PreparedImage, SpanResult
+from encoder_service.device.queue import QueuedImage, TileBatcher
+from encoder_service.pipeline.tile_capacity import TilePlace
 
 Listener = Callable[[SpanResult], None]
 
@@ -31,51 +40,49 @@ class TokensWanted:
     data_type: DataType
     caller: str = ""  # callers take turns
     text: str | None = None  # that decides what is kept, where the composition reads one
-    embedded: torch.Tensor | None = None  # [E] the same as the text tower says it
+    embedded: torch.Tensor | None = None  # [E], the text tower's embedding of the text
     deadline: float | None = None  # when the caller gives up, seconds of time.monotonic
 
 
-class Flight:
-    """Used from one event loop. Every `board` needs its `leave`."""
+class SharedEncoding:
+    """Owns one image from its place among the tiles to its last tokens. Every `join` needs its `leave`."""
 
     def __init__(
         self,
-        preparing: Coroutine[None, None, PreparedImage],
-        place: Place,
+        prepare: Callable[[Claim], Coroutine[None, None, PreparedImage]],
+        place: TilePlace,
+        device: TileBatcher,
         wanted: TokensWanted,
-        claim: Claim,
-        on_end: Callable[["Flight"], None],
-        *,
-        cached: bool,
+        on_end: Callable[[CachedTokens | None], None] | None = None,
     ) -> None:
         """
         Args:
-            preparing: decodes and cuts the image.
-            place: room for its tiles, which the flight gives back.
+            prepare: decodes and cuts the image, in the turn of the claim.
+            place: room for the image's tiles. The encoding is its only holder and releases it.
+            device: encodes the image.
             wanted: what the first call asks for.
-            claim: on a turn, of the callers that want the image.
-            on_end: called once, when the last tokens are there, the encoding failed, or the last call has left.
-            cached: whether what comes out is kept, for calls that join and for the cache.
+            on_end: called once at the end, with all tokens, or with None if they are not complete. Where it is given,
+                other calls may join at any time before, and results are kept for them.
         """
-        self.wanted = wanted
-        self.cache = CacheUse.MISS if cached else CacheUse.OFF
-        self.results: list[EncodedTiles] = []  # so far; empty unless cached
-        self.complete = False
-        self.job: ImageJob | None = None  # once it has been made for the device
-        self._claim = claim
-        self._preparing = asyncio.ensure_future(preparing)
+        self.cache = CacheUse.OFF if on_end is None else CacheUse.MISS
+        self._claim = Claim(wanted.caller)
+        self._preparing = asyncio.ensure_future(prepare(self._claim))
         self._preparing.add_done_callback(_note_failure)
         self._place = place
+        self._device = device
+        self._wanted = wanted
         self._on_end = on_end
-        self._failure: VisionSplitError | None = None
-        self._ended = False
-        self._encoded_tiles = 0
+        self._queued: QueuedImage | None = None
         self._calls = 0
         self._listeners: list[Listener] = []
+        self._results: list[EncodedTiles] = []  # so far; empty without `on_end`
+        self._encoded_tiles = 0
+        self._failure: VisionSplitError | None = None
+        self._ended = False
 
     @property
     def image(self) -> PreparedImage:
-        """Once it is prepared."""
+        """The image in tiles. Only once it is prepared."""
         return self._preparing.result()
 
     @property
@@ -87,60 +94,64 @@ class Flight:
         return self.image.preprocess_seconds
 
     @property
-    def queued(self) -> float:
-        """When it began to wait for the device, seconds of time.monotonic."""
-        return self.job.queued if self.job is not None else time.monotonic()
+    def queued_at(self) -> float:
+        """When the image began to wait for the device, seconds of time.monotonic."""
+        return self._queued.queued_at if self._queued is not None else time.monotonic()
 
-    def board(self, caller: str) -> "Flight":
-        """Another call wants the image; it is decoded in the turn of the call's caller, if that comes sooner."""
+    def join(self, caller: str) -> None:
+        """Another call wants the image. The image moves to the line of this caller if its turn comes sooner there,
+        before decoding and before the device."""
         self._calls += 1
         self._claim.join(caller)
-        return self
+        if self._queued is not None:
+            self._device.hasten(self._queued, caller)
 
     def leave(self) -> None:
-        """The call has what it wants, or wants it no longer."""
+        """A call has what it wants, or gives up."""
         self._calls -= 1
         if not self._calls:
             self._preparing.cancel()
             self._end()
 
     async def prepared(self) -> None:
-        """Wait until the image is cut. Cancelling this leaves the work to the flight's other calls.
+        """Wait until the image is cut. Cancelling this leaves the work to the encoding's other calls.
 
         Raises:
-            InvalidImageError: it cannot be.
+            InvalidImageError: the image cannot be decoded or cut.
+            OverloadedError: of `ApartDecoder.decode`.
         """
         await asyncio.wait({self._preparing})
         self._preparing.result()
 
-    def make_job(self) -> ImageJob | None:
-        """The prepared image as it goes to the device; None if it has gone."""
-        if self.job is not None or self._ended:
-            return None
-        loop = asyncio.get_running_loop()
-
-        def deliver(result: SpanResult) -> None:
-            loop.call_soon_threadsafe(self.arrive, result)
-
-        wanted = self.wanted
-        self.job = ImageJob(
-            self.image, wanted.composition, wanted.data_type, deliver, self._claim.caller, wanted.embedded
-        )
-        return self.job
-
-    def follow(self, listener: Listener) -> None:
-        """Tell a listener what has come out, now, and what comes."""
-        for result in self.results:
+    @contextmanager
+    def followed_by(self, listener: Listener) -> Iterator[None]:
+        """Tell a listener what has come out so far, and meanwhile what comes."""
+        for result in self._results:
             listener(result)
         if self._failure is not None:
             listener(self._failure)
         self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
 
-    def unfollow(self, listener: Listener) -> None:
-        self._listeners.remove(listener)
+    def to_queue(self) -> QueuedImage | None:
+        """The prepared image as it enters the device's queue; None if it has done so, or if the encoding has ended."""
+        if self._queued is not None or self._ended:
+            return None
+        loop = asyncio.get_running_loop()
 
-    def arrive(self, result: SpanResult) -> None:
-        """Some tiles' tokens, or the end of it. What comes after the end is of no use to anybody."""
+        def deliver(result: SpanResult) -> None:
+            loop.call_soon_threadsafe(self._arrive, result)
+
+        wanted = self._wanted
+        request = EncodeRequest(self.image, wanted.composition, wanted.data_type, wanted.embedded)
+        self._queued = QueuedImage(request, deliver, self._claim.caller)
+        return self._queued
+
+    def _arrive(self, result: SpanResult) -> None:
+        # A batch that was on the device when the encoding ended still delivers; no call waits for its tokens.
         if self._ended:
             return
         if isinstance(result, VisionSplitError):
@@ -149,55 +160,81 @@ class Flight:
         else:
             self._place.note_encoded(result.stop_tile - self._encoded_tiles)
             self._encoded_tiles = result.stop_tile
-            if self.cache is not CacheUse.OFF:
-                self.results.append(result)
-            if result.stop_tile == self.grid.num_tiles:
-                self.complete = True
+            if self._on_end is not None:
+                self._results.append(result)
+            if self._complete:
                 self._end()
+        # A copy, since a listener may end its call, which removes it from the list.
         for listener in list(self._listeners):
             listener(result)
 
+    @property
+    def _complete(self) -> bool:
+        return self._encoded_tiles > 0 and self._encoded_tiles == self.grid.num_tiles
+
     def _end(self) -> None:
-        """Give back what it held, whether or not anybody reads: a slow reader takes no room from others."""
+        """Give everything back, whether or not any call reads: a slow reader must not take room from others."""
         if self._ended:
             return
         self._ended = True
         if self._preparing.done():
-            self._place.leave()
-        else:  # a thread may be decoding the image, whose tiles take memory until it ends
-            self._preparing.add_done_callback(lambda _: self._place.leave())
-        if self.complete:
-            self.image.release()
-        self._on_end(self)
+            self._place.release()
+        else:
+            # A thread may be decoding the image. It cannot be stopped, and its tiles take memory until it is done.
+            self._preparing.add_done_callback(lambda _: self._place.release())
+        if self._complete:
+            # Only here: of an encoding that is given up, the device's thread may be reading the pixels.
+            self.image.release_pixels()
+        elif self._queued is not None:
+            self._device.cancel(self._queued)
+        if self._on_end is not None:
+            # Without waiting for anything in between: in the moment in which no call can join this encoding any more,
+            # its tokens must be in the cache, or an equal call would encode the image a second time.
+            self._on_end(CachedTokens.of(self.grid, self._results) if self._complete else None)
+
+
+def submit_together(encodings: Iterable[SharedEncoding], device: TileBatcher) -> None:
+    """Queue the images that have not been queued yet, all at once, so that they may share a batch.
+
+    Raises:
+        UnavailableError: the device has stopped. Other calls that joined the encodings get the same error.
+    """
+    images = [image for encoding in encodings if (image := encoding.to_queue()) is not None]
+    try:
+        device.submit(images)
+    except VisionSplitError as error:
+        for image in images:
+            image.deliver(error)
+        raise
 
 
 def _note_failure(preparing: asyncio.Future[PreparedImage]) -> None:
-    """A failure that nobody waits for any more is nobody's concern; asyncio would complain."""
+    """Mark a failure as seen: asyncio would complain about one for which no call waits any more."""
     if not preparing.cancelled():
         preparing.exception()
 
 
-class Landed:
-    """An image whose tokens were there: what a flight offers, at its end."""
+class CachedImage:
+    """An image whose tokens were in the cache. It offers what a shared encoding offers at its end."""
 
     def __init__(self, hit: Hit) -> None:
         self.grid = hit.grid
         self.cache = hit.use
         self.preprocess_seconds = 0.0
-        self.queued = hit.tiles.started
+        self.queued_at = hit.tiles.started
         self._tiles = hit.tiles
 
     async def prepared(self) -> None:
-        """It is."""
+        """Return at once: there is nothing to prepare."""
 
-    def follow(self, listener: Listener) -> None:
+    @contextmanager
+    def followed_by(self, listener: Listener) -> Iterator[None]:
+        """Tell a listener all tokens at once; nothing comes later."""
         listener(self._tiles)
-
-    def unfollow(self, listener: Listener) -> None:
-        """There is nothing to come."""
+        yield
 
     def leave(self) -> None:
-        """It holds nothing."""
+        """Do nothing: the image holds nothing."""
 
 
-ImageSource = Flight | Landed
+ImageSource = SharedEncoding | CachedImage

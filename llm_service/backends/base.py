@@ -3,9 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 
-from llm_service.engines.base import EngineUse
-from llm_service.job import Job, TokenEvent
-from llm_service.replica.replica import ReplicaInfo
+from llm_service.job import EngineUse, Job, ReplicaInfo, TokenEvent
 
 
 class Backend(ABC):

@@ -8,9 +8,8 @@ from visionsplit.errors import UnavailableError
 
 from llm_service.backends.base import Backend
 from llm_service.config import ReplicaConfig
-from llm_service.engines.base import EngineUse
-from llm_service.job import Job, TokenEvent
-from llm_service.replica.replica import Replica, ReplicaInfo
+from llm_service.job import EngineUse, Job, ReplicaInfo, TokenEvent
+from llm_service.replica.replica import Replica
 
 
 class LocalBackend(Backend):

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from visionsplit.grid import TileGrid
-from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.options.data_types import DataType
+from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import VisionTokens
 
 _ARRAYS_PER_IMAGE = 3

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from llm_service.backends.packing import ImageMeta, unpack
 from llm_service.config import ReplicaConfig
-from llm_service.job import Job, TokenEvent
-from llm_service.replica.replica import Replica, ReplicaInfo
+from llm_service.job import Job, ReplicaInfo, TokenEvent
+from llm_service.replica.replica import Replica
 
 DEPLOYMENT = "LlmReplica"  # its name within the application
 

@@ -21,10 +21,8 @@ from llm_service.backends.ray_logging import quiet_ray
 from llm_service.backends.ray_replica import DEPLOYMENT
 from llm_service.backends.ray_uses import ReplicaUses
 from llm_service.config import RayConfig, ReplicaConfig
-from llm_service.engines.base import EngineUse
 from llm_service.engines.token_buffer import TokenBuffer
-from llm_service.job import Job, TokenEvent
-from llm_service.replica.replica import ReplicaInfo
+from llm_service.job import EngineUse, Job, ReplicaInfo, TokenEvent
 
 _log = logging.getLogger(__name__)
 

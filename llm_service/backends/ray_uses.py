@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util import list_named_actors
 
-from llm_service.engines.base import EngineUse
+from llm_service.job import EngineUse
 
 _NAMESPACE = "serve"
 _PATIENCE_SECONDS = 1.0

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from visionsplit.options.sampling import ResolvedSampling
 
-from llm_service.job import SamplingOptions, TokenEvent
-from llm_service.pruning import Pruning
+from llm_service.job import TokenEvent
+from llm_service.pruning import ComposedPruning
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class EngineRequest:
     request_id: str  # the caller's, for logs; need not be unique
     token_ids: tuple[int, ...]  # the image token once for each image
     images: tuple[ImageInput, ...]
-    sampling: SamplingOptions
-    pruning: Pruning | None = None
+    sampling: ResolvedSampling
+    pruning: ComposedPruning | None = None
     caller: str = ""  # callers take turns
 
     @property
@@ -56,15 +57,6 @@ class EngineRequest:
     def num_places(self) -> int:
         """Places of the prompt in the position encoding: its tokens, or more where images have places of their own."""
         return len(self.token_ids) - len(self.images) + sum(image.span for image in self.images)
-
-
-@dataclass(frozen=True)
-class EngineUse:
-    """What of an engine's memory is taken."""
-
-    slab_tokens_used: int  # rows of running requests' images
-    slab_tokens: int
-    kv_used_ratio: float  # in [0, 1], with what is kept for reuse
 
 
 class Engine(ABC):

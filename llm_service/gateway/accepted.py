@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from visionsplit.model.checkpoint import Checkpoint, feature_layers
 
 from llm_service.config import Limits
-from llm_service.engines.layerwise.weight_sharing import SUPPORTED
-from llm_service.generation_settings import GenerationSettings
+from llm_service.job import LAYERWISE_MODELS
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,11 @@ class Accepted:
     @property
     def takes_layers_apart(self) -> bool:
         """Whether replicas can prune between layers and put tokens at places of their own."""
-        return self.model_type in SUPPORTED
+        return self.model_type in LAYERWISE_MODELS
 
     @classmethod
     def by_checkpoint(
-        cls, checkpoint: Checkpoint, settings: GenerationSettings, limits: Limits, *, context_length: int
+        cls, checkpoint: Checkpoint, limits: Limits, *, context_length: int, repetition_penalty: float
     ) -> "Accepted":
         """Read the facts; hashes the vision tower's weights."""
         config = checkpoint.config
@@ -46,5 +45,5 @@ class Accepted:
             model_type=config.text_config.model_type,
             num_layers=config.text_config.num_hidden_layers,
             limits=limits,
-            default_repetition_penalty=settings.repetition_penalty,
+            default_repetition_penalty=repetition_penalty,
         )

@@ -4,7 +4,7 @@ from prometheus_client import Gauge
 from visionsplit.serving.overload import CallPlaces, Line, OpenDoor, refuse_late
 
 from llm_service.config import Limits
-from llm_service.gateway.prefill import Prefill
+from llm_service.gateway.prefill import CheckedPrefill
 from llm_service.gateway.uploads import Uploads
 
 # Requests that a replica has at the same time without having answered with a first token. These are enough to fill the
@@ -44,7 +44,7 @@ class Admission:
         """Requests that wait for their turn at a replica."""
         return sum(line.waiting for line in (self._texts, self._images, self._layerwise))
 
-    def line(self, prefill: Prefill, num_images: int) -> Line:
+    def line(self, prefill: CheckedPrefill, num_images: int) -> Line:
         """Where a request waits for its first token."""
         if prefill.layer_by_layer:
             return self._layerwise

@@ -11,8 +11,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from visionsplit.telemetry.metrics import LONG_BUCKETS, TOKEN_BUCKETS
 
-from llm_service.engines.base import EngineUse
 from llm_service.gateway.receiver import Upload
+from llm_service.job import EngineUse
 
 _NO_PRUNING = "none"
 

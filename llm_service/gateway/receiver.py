@@ -9,20 +9,20 @@ from visionsplit.errors import (
     InvalidTokensError,
     PromptTooLongError,
 )
-from visionsplit.grid import Layout, TileGrid, UnpadRule
+from visionsplit.grid import TileGrid, UnpadRule
+from visionsplit.options.layout import Layout, num_newlines
+from visionsplit.options.messages import layout_from_proto, prefill_from_proto, sampling_from_proto
+from visionsplit.options.sampling import ResolvedSampling
 from visionsplit.receiving.prompts import check_prompt_message
 from visionsplit.v1 import llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.request_tokens import RequestTokens
-from visionsplit.wire.vision_tokens import VisionTokens, grid_from_proto, layout_from_proto
+from visionsplit.wire.vision_tokens import VisionTokens, grid_from_proto
 
 from llm_service.gateway.accepted import Accepted
-from llm_service.gateway.conversation import prompt_from_proto
-from llm_service.gateway.prefill import Prefill, prefill_from_proto
-from llm_service.gateway.sampling import Decoding, decoding_from_proto
+from llm_service.gateway.messages import prompt_from_proto
+from llm_service.gateway.prefill import CheckedPrefill
 from llm_service.gateway.uploads import Reception
-from llm_service.job import PositionIds
 from llm_service.prompts.turns import PromptTurns
-from llm_service.replica.layout import num_newlines
 
 RequestStream = AsyncIterator[llm_service_pb2.LlmServiceGenerateRequest]
 _MOST_BYTES_OF_NUMBER = 4  # the tokens' format shows only in their first chunk
@@ -48,8 +48,8 @@ class Upload:
     token_ids: tuple[int, ...]
     images: tuple[VisionTokens, ...]
     layout: Layout
-    prefill: Prefill
-    decoding: Decoding
+    prefill: CheckedPrefill
+    sampling: ResolvedSampling
     counts: TokenCounts
 
     @property
@@ -70,8 +70,8 @@ class _Receiving:
     token_ids: tuple[int, ...]
     grids: tuple[TileGrid, ...]
     layout: Layout
-    prefill: Prefill
-    decoding: Decoding
+    prefill: CheckedPrefill
+    sampling: ResolvedSampling
     tokens: RequestTokens
     reserve: Callable[[int], None]
 
@@ -97,7 +97,7 @@ class UploadReceiver:
         self._prompts = prompts
 
     async def receive(
-        self, stream: RequestStream, caller: str, reception: Reception, admit: Callable[[Prefill, int], None]
+        self, stream: RequestStream, caller: str, reception: Reception, admit: Callable[[CheckedPrefill, int], None]
     ) -> Upload:
         """Read until the client closes its side. The images may arrive in any order; see `RequestTokens`.
 
@@ -140,7 +140,7 @@ class UploadReceiver:
             receiving.tokens.finish(),
             receiving.layout,
             receiving.prefill,
-            receiving.decoding,
+            receiving.sampling,
             receiving.counts,
         )
 
@@ -154,15 +154,16 @@ class UploadReceiver:
         if header.grids:
             self._check_format(header.format if header.HasField("format") else None)
         grids = tuple(self._check_grid(grid_from_proto(grid), index) for index, grid in enumerate(header.grids))
-        prefill = prefill_from_proto(header.prefill, self._accepted, layout=layout, num_images=len(grids))
-        decoding = decoding_from_proto(
-            header.sampling,
-            default_max_new_tokens=limits.default_max_new_tokens,
-            default_repetition_penalty=self._accepted.default_repetition_penalty,
+        prefill = CheckedPrefill.of(
+            prefill_from_proto(header.prefill), self._accepted, layout=layout, num_images=len(grids)
+        )
+        sampling = sampling_from_proto(header.sampling).resolve(
+            max_new_tokens=limits.default_max_new_tokens,
+            repetition_penalty=self._accepted.default_repetition_penalty,
         )
         token_ids = await self._prompts.encode(prompt_from_proto(header.prompt), len(grids), caller)
         tokens = RequestTokens(grids, feature_size=self._accepted.feature_size)
-        receiving = _Receiving(token_ids, grids, layout, prefill, decoding, tokens, reserve)
+        receiving = _Receiving(token_ids, grids, layout, prefill, sampling, tokens, reserve)
         self._check_length(receiving)
         self._check_places(receiving)
         return receiving
@@ -198,13 +199,13 @@ class UploadReceiver:
 
     def _add_image(self, receiving: _Receiving, header: vision_tokens_pb2.ImageTokensHeader) -> None:
         receiving.tokens.add_header(header)
-        receiving.prefill.check_quotas(receiving.tokens.quotas, num_layers=self._accepted.num_layers)
+        receiving.prefill = receiving.prefill.with_quotas(receiving.tokens.quotas)
         # Before the tokens themselves take memory.
         self._check_length(receiving)
         receiving.reserve(sum(header.budgets) * self._accepted.feature_size * _MOST_BYTES_OF_NUMBER)
 
     def _check_length(self, receiving: _Receiving) -> None:
-        counts, new = receiving.counts, receiving.decoding.options.max_new_tokens
+        counts, new = receiving.counts, receiving.sampling.max_new_tokens
         if counts.prompt + new > self._accepted.context_length:
             missing = receiving.tokens.num_missing
             vision = f", {counts.vision} vision" if receiving.tokens.num_announced else ""
@@ -218,8 +219,8 @@ class UploadReceiver:
 
     def _check_places(self, receiving: _Receiving) -> None:
         """Original places leave gaps, so they may go beyond the position encoding though the tokens are few."""
-        counts, new = receiving.uncompressed, receiving.decoding.options.max_new_tokens
-        if receiving.prefill.position_ids is PositionIds.RENUMBERED:
+        counts, new = receiving.uncompressed, receiving.sampling.max_new_tokens
+        if receiving.prefill.position_ids == "renumbered":
             return
         if counts.prompt + new > self._accepted.max_places:
             raise PromptTooLongError(

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
+from dataclasses import dataclass
 
 import grpc.aio
 import visionsplit
@@ -21,14 +22,13 @@ from llm_service.backends.base import Backend
 from llm_service.gateway.accepted import Accepted
 from llm_service.gateway.admission import Admission
 from llm_service.gateway.call_clock import CallClock
+from llm_service.gateway.messages import pruning_methods_to_proto
 from llm_service.gateway.metrics import LlmMetrics
-from llm_service.gateway.prefill import Prefill, pruning_methods_to_proto
+from llm_service.gateway.prefill import CheckedPrefill
 from llm_service.gateway.receiver import Upload, UploadReceiver
-from llm_service.job import Job
+from llm_service.job import Job, ReplicaInfo
 from llm_service.prompts.detokenizer import Detokenizer, StopStrings
 from llm_service.prompts.prompt import PromptEncoder
-from llm_service.prompts.turns import PromptTurns
-from llm_service.replica.replica import ReplicaInfo
 
 _log = logging.getLogger(__name__)
 
@@ -40,52 +40,36 @@ Response = llm_service_pb2.LlmServiceGenerateResponse
 GenerateContext = grpc.aio.ServicerContext[Request, Response]
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
     """Owns the protocol: upload, prompt, text, stop strings, usage and timings. Tokens come from the backend."""
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        backend: Backend,
-        replica: ReplicaInfo,
-        accepted: Accepted,
-        admission: Admission,
-        callers: Callers,
-        prompts: PromptEncoder,
-        prompt_turns: PromptTurns,
-        end_ids: tuple[int, ...],
-        metrics: LlmMetrics,
-        tracer: Tracer,
-        log_prompts: bool,
-    ) -> None:
-        self._model = model
-        self._backend = backend
-        self._replica = replica
-        self._accepted = accepted
-        self._admission = admission
-        self._callers = callers
-        self._prompts = prompts
-        self._end_ids = frozenset(end_ids)
-        self._limits = accepted.limits
-        self._metrics = metrics
-        self._tracer = tracer
-        self._log_prompts = log_prompts
-        self._receiver = UploadReceiver(accepted, prompt_turns)
+    model: str  # the checkpoint's name
+    backend: Backend
+    replica: ReplicaInfo
+    accepted: Accepted
+    admission: Admission
+    callers: Callers
+    prompts: PromptEncoder
+    receiver: UploadReceiver
+    end_ids: frozenset[int]
+    metrics: LlmMetrics
+    tracer: Tracer
+    log_prompts: bool
 
     # Not a generator, as the stub would have it: with the write API a cancel always reaches the backend.
     async def Generate(  # type: ignore[override]  # noqa: N802
         self, request_iterator: AsyncIterator[Request], context: GenerateContext
     ) -> None:
-        clock = CallClock(time.monotonic(), self._metrics)
-        request_id, caller = request_id_of(context), self._callers.of(context)
+        clock = CallClock(time.monotonic(), self.metrics)
+        request_id, caller = request_id_of(context), self.callers.of(context)
         with (
             log_call(_log, request_id, "Generate") as record,
-            self._admission.door.inside(),
+            self.admission.door.inside(),
             ExitStack() as held,
         ):
             describe_current(request_id=request_id)
-            with stage(self._tracer, "receive"):
+            with stage(self.tracer, "receive"):
                 upload = await self._receive(request_iterator, caller, context, held)
             clock.upload_done(upload)
             self._describe(upload, record)
@@ -94,7 +78,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
                 upload.token_ids,
                 upload.images,
                 upload.layout,
-                upload.decoding.options,
+                upload.sampling,
                 pruning=upload.prefill.pruning,
                 position_ids=upload.prefill.position_ids,
                 caller=str(caller),
@@ -110,38 +94,38 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         request: llm_service_pb2.GetLlmInfoRequest,
         context: grpc.aio.ServicerContext[llm_service_pb2.GetLlmInfoRequest, llm_service_pb2.GetLlmInfoResponse],
     ) -> llm_service_pb2.GetLlmInfoResponse:
-        accepted = self._accepted
+        accepted = self.accepted
         return llm_service_pb2.GetLlmInfoResponse(
-            model=self._model,
+            model=self.model,
             format=vision_tokens_pb2.VisionFormat(
                 feature_size=accepted.feature_size, encoder_fingerprint=accepted.encoder_fingerprint
             ),
             context_length=accepted.context_length,
-            image_placeholder=self._prompts.placeholder,
-            default_max_new_tokens=self._limits.default_max_new_tokens,
+            image_placeholder=self.prompts.placeholder,
+            default_max_new_tokens=accepted.limits.default_max_new_tokens,
             max_new_tokens=accepted.context_length - 1,
-            max_images=self._limits.max_images,
-            backend=self._backend.name,
-            replicas=await self._backend.num_replicas(),
-            engine=self._replica.engine,
-            device=self._replica.device,
+            max_images=accepted.limits.max_images,
+            backend=self.backend.name,
+            replicas=await self.backend.num_replicas(),
+            engine=self.replica.engine,
+            device=self.replica.device,
             version=visionsplit.__version__,
-            pruning_methods=pruning_methods_to_proto(accepted),
+            pruning_methods=pruning_methods_to_proto(supported=accepted.takes_layers_apart),
         )
 
     async def _receive(
         self, stream: AsyncIterator[Request], caller: str, context: GenerateContext, held: ExitStack
     ) -> Upload:
         """The whole upload; `held` keeps the room of its tokens, and from its end on the call's place."""
-        admission = self._admission
+        admission = self.admission
 
-        def admit(prefill: Prefill, num_images: int) -> None:
+        def admit(prefill: CheckedPrefill, num_images: int) -> None:
             admission.check(admission.line(prefill, num_images), caller, context.time_remaining())
 
         try:
             reception = held.enter_context(admission.uploads.call(caller))
             async with reception.receiving():
-                upload = await self._receiver.receive(stream, caller, reception, admit)
+                upload = await self.receiver.receive(stream, caller, reception, admit)
             # Again: calls that came meanwhile may be whole already.
             admit(upload.prefill, len(upload.images))
             held.enter_context(admission.places.call(caller))
@@ -156,12 +140,12 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
 
     async def _answer(self, job: Job, upload: Upload, clock: CallClock, context: GenerateContext) -> int:
         """Send the answer; returns the number of its tokens."""
-        detokenizer = Detokenizer(self._prompts.tokenizer)
-        stop = StopStrings(upload.decoding.stop)
+        detokenizer = Detokenizer(self.prompts.tokenizer)
+        stop = StopStrings(upload.sampling.stop)
         generated, ended = 0, False
         layer_tokens: tuple[int, ...] = ()
-        async with AsyncExitStack() as waiting, aclosing(self._backend.generate(job)) as events:
-            line = self._admission.line(upload.prefill, len(upload.images))
+        async with AsyncExitStack() as waiting, aclosing(self.backend.generate(job)) as events:
+            line = self.admission.line(upload.prefill, len(upload.images))
             await waiting.enter_async_context(line.turn(job.caller))
             clock.passed_on()
             async for event in events:
@@ -169,7 +153,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
                 clock.note(event)
                 generated += len(event.token_ids)
                 layer_tokens = layer_tokens or event.layer_tokens or ()
-                ended = not self._end_ids.isdisjoint(event.token_ids)
+                ended = not self.end_ids.isdisjoint(event.token_ids)
                 text = stop.add(detokenizer.add(event.token_ids))
                 if event.finished and not stop.reached:
                     text += stop.add(detokenizer.finish())
@@ -201,9 +185,9 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         }
         record.fields.update(numbers)
         describe_current(**numbers)
-        if self._log_prompts:
+        if self.log_prompts:
             # The line shows its beginning only.
-            record.prompt = self._prompts.tokenizer.decode(list(upload.token_ids[:MAX_PROMPT_CHARACTERS]))
+            record.prompt = self.prompts.tokenizer.decode(list(upload.token_ids[:MAX_PROMPT_CHARACTERS]))
 
 
 async def _send(context: GenerateContext, response: Response) -> None:

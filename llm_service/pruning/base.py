@@ -68,8 +68,8 @@ class Stage:
     share: float | None  # of the prompt's vision tokens that are left after it; None where the prompt decides
 
 
-class Pruning(ABC):
-    """A checked method, ready to run on any prompt. Has no state."""
+class ComposedPruning(ABC):
+    """A checked method, ready to run on any prompt. Has no state, and can be pickled."""
 
     method: str
     num_layers: int
@@ -135,7 +135,7 @@ class PruningMethod:
     parameters: Declared
     takes_quotas: bool
     # Raises InvalidPruningError where the settings do not go together or with the model's depth.
-    build: Callable[[Settings], Pruning]
+    build: Callable[[Settings], ComposedPruning]
 
 
 def layer_average(after: list[int], shares: list[float], num_layers: int) -> float:

@@ -7,8 +7,8 @@ from visionsplit.errors import InvalidPruningError
 from visionsplit.options.parameters import Parameter
 
 from llm_service.pruning.base import (
+    ComposedPruning,
     PromptLayout,
-    Pruning,
     PruningMethod,
     Settings,
     Stage,
@@ -19,7 +19,7 @@ from llm_service.pruning.base import (
 
 
 @dataclass(frozen=True)
-class FastV(Pruning):
+class FastV(ComposedPruning):
     """Layers 0 to K-1 see everything; layer K-1's attention decides what layer K and those after it see.
 
     The score is that layer's post-softmax attention from the last token, mean over heads. What is kept stays in order

@@ -6,7 +6,7 @@ import torch
 from visionsplit.errors import InvalidPruningError
 from visionsplit.options.parameters import Declared, Parameter
 
-from llm_service.pruning.base import PromptLayout, Pruning, PruningMethod, Settings, Stage, best, last_row
+from llm_service.pruning.base import ComposedPruning, PromptLayout, PruningMethod, Settings, Stage, best, last_row
 from llm_service.pruning.schedule import NUM_STAGES, depths_of, solve_shares, stage_layers
 
 _NAME = "pyramiddrop"
@@ -16,7 +16,7 @@ _DEPTHS = tuple(f"depth_{number}" for number in range(1, NUM_STAGES + 1))
 
 
 @dataclass(frozen=True)
-class PyramidDrop(Pruning):
+class PyramidDrop(ComposedPruning):
     """After each stage int(n * share) of the prompt's n vision tokens, newlines among them, are left.
 
     The score is what the next layer would say (its input norm, queries, keys and rotation): the post-softmax row of

@@ -8,8 +8,8 @@ from visionsplit.options.parameters import Declared, Parameter
 
 from llm_service.pruning.base import (
     NO_TILE,
+    ComposedPruning,
     PromptLayout,
-    Pruning,
     PruningMethod,
     Settings,
     Stage,
@@ -37,7 +37,7 @@ _LOWEST_MEAN = (3 * 576 + 4 * 66 + 9 * 30 + 16 * 17) / 32 / 576  # over the laye
 
 
 @dataclass(frozen=True)
-class SparseVLM(Pruning):
+class SparseVLM(ComposedPruning):
     """Drops vision tokens, newlines among them, after layers 2, 6 and 15 (from 0) of 32, scaled to the model's depth;
     by version 1.0's rule after layer 19 as well.
 

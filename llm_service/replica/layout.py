@@ -2,16 +2,12 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from visionsplit.grid import Layout, TileGrid
+from visionsplit.grid import TileGrid
+from visionsplit.options.layout import Layout
 from visionsplit.wire.vision_tokens import Positions
 
 Order = NDArray[np.int64]  # [sequence]: rows of the kept tokens; NEWLINE where a newline stands
 NEWLINE = -1
-
-
-def num_newlines(grid: TileGrid, layout: Layout) -> int:
-    """Newlines of an image, which compression does not change."""
-    return grid.valid.height if layout is Layout.SPATIAL else grid.canvas_height
 
 
 def sequence_order(grid: TileGrid, positions: Positions, layout: Layout) -> Order:
@@ -20,10 +16,10 @@ def sequence_order(grid: TileGrid, positions: Positions, layout: Layout) -> Orde
     Args:
         grid: how the image was cut.
         positions: [tokens, 3] tile, row and column of each token, tile after tile.
-        layout: SPATIAL sorts the thumbnail by position and puts crop tokens at their true canvas cells, with a newline
-            after each row of the valid region, kept tokens in it or not. REFERENCE leaves the thumbnail in the order of
-            arrival and writes each crop token into the crop's cells at its index among the crop's valid cells, with a
-            newline after each row of the padded canvas.
+        layout: "spatial" sorts the thumbnail by position and puts crop tokens at their true canvas cells, with a
+            newline after each row of the valid region, kept tokens in it or not. "reference" leaves the thumbnail in
+            the order of arrival and writes each crop token into the crop's cells at its index among the crop's valid
+            cells, with a newline after each row of the padded canvas.
 
     Returns:
         [tokens + newlines]: indices into the tokens, `NEWLINE` at newlines.
@@ -31,7 +27,7 @@ def sequence_order(grid: TileGrid, positions: Positions, layout: Layout) -> Orde
     in_thumbnail = positions[:, 0] == 0  # [tokens]
     thumbnail = np.flatnonzero(in_thumbnail)
     crops = np.flatnonzero(~in_thumbnail)
-    if layout is Layout.SPATIAL:
+    if layout == "spatial":
         _, row, column = positions[thumbnail].T
         thumbnail = thumbnail[np.argsort(row * grid.side + column, kind="stable")]
         newline_rows = np.arange(grid.valid.top, grid.valid.bottom)

@@ -4,37 +4,26 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 
-from visionsplit.errors import InvalidRequestError
-from visionsplit.grid import Layout
-from visionsplit.model.checkpoint import DTYPES, Checkpoint
+from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.model.device import resolve_device
+from visionsplit.model.dtypes import DTYPES
+from visionsplit.options.layout import Layout
 from visionsplit.telemetry.tracing import Tracing
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.config import ReplicaConfig
-from llm_service.engines.base import Engine, EngineRequest, EngineUse, ImageInput, Places
+from llm_service.engines.base import Engine, EngineRequest, ImageInput, Places
 from llm_service.engines.continuous.engine import ContinuousBatchingEngine
 from llm_service.engines.layerwise.engine import LayerwiseEngine
 from llm_service.engines.layerwise.model import LayerwiseModel
-from llm_service.engines.layerwise.weight_sharing import SUPPORTED
 from llm_service.generation_settings import GenerationSettings
-from llm_service.job import Job, PositionIds, TokenEvent
-from llm_service.pruning import compose
+from llm_service.job import LAYERWISE_MODELS, EngineUse, Job, ReplicaInfo, TokenEvent
 from llm_service.replica.layout import original_places, original_span, sequence_order, tiles_of
 from llm_service.replica.projector import Projector
 from llm_service.replica.text_model import load_text_model
 from llm_service.replica.trace import ReplicaTrace
-
-
-@dataclass(frozen=True)
-class ReplicaInfo:
-    """What a replica runs."""
-
-    engine: str
-    device: str
-    context_length: int  # most tokens of prompt and answer together
 
 
 class Replica:
@@ -47,15 +36,13 @@ class Replica:
             CheckpointError: the checkpoint cannot be read.
         """
         checkpoint = Checkpoint(config.model, revision=config.revision)
-        device = config.torch_device()
+        device = resolve_device(config.device)
         dtype = DTYPES[config.dtype] if config.dtype is not None else checkpoint.dtype_on(device)
         self._projector = Projector(checkpoint, device=device, dtype=dtype)
         model = load_text_model(checkpoint, device=device, dtype=dtype)
-        self._model_type: str = model.config.model_type
-        self._num_layers: int = model.config.num_hidden_layers
         image_token_id, end_ids = checkpoint.config.image_token_id, GenerationSettings.of(checkpoint).end_ids
         self._layerwise: LayerwiseEngine | None = None
-        if self._model_type in SUPPORTED:
+        if model.config.model_type in LAYERWISE_MODELS:
             self._layerwise = LayerwiseEngine(
                 LayerwiseModel(model),
                 image_token_id=image_token_id,
@@ -86,11 +73,7 @@ class Replica:
         return self._engine.healthy and (self._layerwise is None or self._layerwise.healthy)
 
     async def generate(self, job: Job) -> AsyncGenerator[TokenEvent, None]:
-        """Tokens as they come; see `Engine.generate` for the errors. Closing the generator cancels the job.
-
-        Raises:
-            InvalidRequestError: also for pruning or original places where the model or the layout has none.
-        """
+        """Tokens as they come; see `Engine.generate` for the errors. Closing the generator cancels the job."""
         with ReplicaTrace(self._tracing.tracer, job) as trace:
             engine = self._engine_for(job)
             request = await asyncio.to_thread(self._prepare, job)
@@ -101,29 +84,19 @@ class Replica:
                     yield event
 
     def _engine_for(self, job: Job) -> Engine:
-        if job.pruning is None and job.position_ids is PositionIds.RENUMBERED:
+        if not job.layer_by_layer:
             return self._engine
-        if self._layerwise is None:
-            raise InvalidRequestError(
-                f"pruning and original position ids need a model of {', '.join(SUPPORTED)}; "
-                f"this one is {self._model_type}"
-            )
-        if job.position_ids is PositionIds.ORIGINAL and job.layout is not Layout.SPATIAL:
-            raise InvalidRequestError("original position ids belong to the spatial layout")
+        assert self._layerwise is not None, "the gateway refuses such requests for other models"
         return self._layerwise
 
     def _prepare(self, job: Job) -> EngineRequest:
-        pruning = None
-        if job.pruning is not None:
-            quotas = any(tokens.quotas is not None for tokens in job.images)
-            pruning = compose(job.pruning, self._num_layers, quotas=quotas)
         images = tuple(self._image(tokens, job) for tokens in job.images)
-        return EngineRequest(job.request_id, job.token_ids, images, job.sampling, pruning, job.caller)
+        return EngineRequest(job.request_id, job.token_ids, images, job.sampling, job.pruning, job.caller)
 
     def _image(self, tokens: VisionTokens, job: Job) -> ImageInput:
         order = sequence_order(tokens.grid, tokens.positions, job.layout)
         places = None
-        if job.position_ids is PositionIds.ORIGINAL:
+        if job.position_ids == "original":
             places = Places(original_places(tokens.grid, tokens.positions, order), original_span(tokens.grid))
         return ImageInput(
             _content_key(tokens, job.layout),

@@ -14,13 +14,6 @@ class UnpadRule(enum.Enum):
     REFERENCE = "int(x)"  # GlobalCom2's published code
 
 
-class Layout(enum.Enum):
-    """The order in which kept tokens enter the language model."""
-
-    SPATIAL = "spatial"  # true canvas positions; without compression this is Hugging Face's own order
-    REFERENCE = "reference"  # that of GlobalCom2's published code, its quirks included
-
-
 @dataclass(frozen=True)
 class Region:
     """A rectangle of cells, half-open."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from visionsplit.serving.fairness import Turns
 from visionsplit.serving.overload import Line, refuse_late
 
-from encoder_service.admission import TileRoom
+from encoder_service.pipeline.tile_capacity import TileCapacity
 from tests.admission_patterns.patterns import Call, Pattern
 
 _NO_LIMIT = 10**9
@@ -66,14 +66,14 @@ class Device(Service):
 
     def __init__(self, pattern: Pattern) -> None:
         super().__init__(pattern)
-        self._room = TileRoom(_NO_LIMIT, batch_tiles=pattern.at_once, clock=self._loop.time)
+        self._capacity = TileCapacity(_NO_LIMIT, batch_tiles=pattern.at_once, clock=self._loop.time)
         self._queue: Turns[_Image] = Turns()
         self._works: asyncio.Task[None] | None = None
 
     async def serve(self, call: Call, remaining: float | None, *, refuses: bool) -> None:
         tiles = int(call.work)
         deadline = None if remaining is None or not refuses else self._loop.time() + remaining
-        (place,) = self._room.reserve([tiles], call.caller, deadline)
+        (place,) = self._capacity.reserve([tiles], call.caller, deadline)
         image = _Image()
         self.here += tiles
         for _ in range(tiles):
@@ -91,7 +91,7 @@ class Device(Service):
         finally:
             while self._queue.remove(call.caller, image):
                 self.here -= 1
-            place.leave()
+            place.release()
 
     async def _work(self) -> None:
         while self._queue:

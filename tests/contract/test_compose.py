@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from encoder_service.command_line import parse as parse_encoder
-from llm_service.command_line import parse as parse_llm
+from encoder_service.config import PROGRAM as ENCODER
+from llm_service.config import PROGRAM as LLM
 from tests.conftest import ROOT
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -131,12 +131,12 @@ def test_only_the_gateway_joins_both_networks():
 def test_the_services_take_their_command_lines(compose):
     gateway = [resolved(argument) for argument in compose["services"]["llm-gateway"]["command"]]
     assert gateway[0] == "gateway"
-    config = parse_llm(["--backend", "ray", "--ray-address", "auto", *gateway[1:]])
+    config = LLM.read(["--backend", "ray", "--ray-address", "auto", *gateway[1:]])
     assert config.listen == "0.0.0.0:50052"
     encoder = compose["services"]["encoder"].get("command", SERVICES["encoder"]["command"])
-    options = parse_encoder([resolved(argument) for argument in encoder])
+    options = ENCODER.read([resolved(argument) for argument in encoder])
     assert options.listen == "0.0.0.0:50051"
-    assert options.llm == "llm-gateway:50052"
+    assert options.llm == ("llm-gateway:50052",)
     assert (ROOT / options.model.removeprefix("/")).is_dir()
 
 
@@ -151,8 +151,8 @@ def test_the_services_take_their_command_lines(compose):
     ids=str,
 )
 def test_the_default_compression_is_set_by_variables(variables, expected):
-    options = parse_encoder([resolved(argument, variables) for argument in SERVICES["encoder"]["command"]])
-    assert (options.method, options.retention_ratio) == expected
+    options = ENCODER.read([resolved(argument, variables) for argument in SERVICES["encoder"]["command"]])
+    assert (options.default_method, options.retention_ratio) == expected
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -6,17 +6,25 @@ import shlex
 import pytest
 import visionsplit_cli
 
-from encoder_service.command_line import parse as parse_encoder
-from llm_service.command_line import parse_options as parse_llm
+from encoder_service.config import PROGRAM as ENCODER
+from llm_service.config import PROGRAM as LLM
 from tests.conftest import ROOT
 
 _PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _PARSERS = {
     "visionsplit": lambda words: visionsplit_cli.build_parser().parse_args(words),
-    "visionsplit-encoder": parse_encoder,
-    "visionsplit-llm": parse_llm,
+    "visionsplit-encoder": lambda words: read(ENCODER, words),
+    "visionsplit-llm": lambda words: read(LLM, words),
 }
 _MODULES = {"encoder_service": "visionsplit-encoder", "llm_service": "visionsplit-llm"}
+
+
+def read(program, words):
+    """As the program does; a configuration file that is not there is not read."""
+    if "--config" in words:
+        program.parser(required=False).parse_args(words)
+    else:
+        program.read(words)
 
 
 def commands(text):

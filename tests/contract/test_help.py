@@ -6,8 +6,8 @@ import re
 import pytest
 import visionsplit_cli
 
-from encoder_service.command_line import build_parser as encoder_parser
-from llm_service.options import build_parser as llm_parser
+from encoder_service.config import PROGRAM as ENCODER
+from llm_service.config import PROGRAM as LLM
 
 _BANNED = re.compile(r"\b(nobody|anew|whoever|of its own|is no|so many|told of|None)\b|\(default")
 _FLAGS = (argparse._StoreTrueAction, argparse._HelpAction, argparse._VersionAction)
@@ -20,8 +20,8 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
 
 TOOL = _commands(visionsplit_cli.build_parser())
 PARSERS: dict[str, argparse.ArgumentParser] = {
-    "visionsplit-encoder": encoder_parser(),
-    "visionsplit-llm": llm_parser(),
+    "visionsplit-encoder": ENCODER.parser(),
+    "visionsplit-llm": LLM.parser(),
     **{f"visionsplit {name}": parser for name, parser in TOOL.items() if name != "batch"},
     **{f"visionsplit batch {name}": parser for name, parser in _commands(TOOL["batch"]).items()},
 }

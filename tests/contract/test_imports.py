@@ -13,26 +13,27 @@ _PLACE = {
     "visionsplit_client": "client/visionsplit_client",
     "visionsplit_batch": "client/visionsplit_batch",
     "visionsplit_cli": "client/visionsplit_cli",
+    "visionsplit_local": "client/visionsplit_local",
     "encoder_service": "encoder_service",
     "llm_service": "llm_service",
 }
 # Each package's folders and modules from the top down: each imports only what stands below it.
 ORDER = {
     "encoder_service": """
-        __main__ serving command_line server
-        api observation metrics llm pipeline
-        config caching device images admission compression defaults
+        __main__ server
+        api metrics llm pipeline
+        caching device images compression config
     """,
     "llm_service": """
-        __main__ serving command_line options server
+        __main__ server
         gateway backends replica engines
-        generation_settings prompts pruning job config
+        generation_settings prompts job pruning config
     """,
     "visionsplit_client": """
         _async_client _client
         _async_connections _connections _async_calls _collectors _requests
         _calls _base _retry _encoded _images
-        _sources _info _errors _options _prompts _results _settings _tracing _transport
+        _sources _info _errors _prompts _results _settings _tracing _transport
     """,
     "visionsplit_batch": """
         progress summary job assembly settings
@@ -46,13 +47,18 @@ ORDER = {
         conditions options checkout output signals
     """,
     "visionsplit": """
-        telemetry receiving serving model cli security
+        service telemetry receiving serving model cli security
         wire images options network v1 grid errors visible
     """,
 }
-_PACKAGES = ("visionsplit_client", "visionsplit_batch", "visionsplit_cli", "encoder_service", "llm_service", "training")
+# What is in the user's process altogether: only tests, benchmarks and training may use it.
+_LOCAL = "visionsplit_local"
+_PACKAGES = (
+    *("visionsplit_client", "visionsplit_batch", "visionsplit_cli", "encoder_service", "llm_service", _LOCAL),
+    "training",
+)
 _HEAVY = ("torch", "transformers", "tokenizers", "ray")
-_PROTOCOL = ("visionsplit.wire", "visionsplit.v1", "grpc")
+_PROTOCOL = ("visionsplit.wire", "visionsplit.v1", "visionsplit.options.messages", "grpc")
 # What works on rows in this process; the rest of a batch job needs the client and pyarrow only.
 _WORKING = ("encoder_service", "llm_service", *_HEAVY, "visionsplit_batch.runners.ray_data")
 _LEARNING = ("training.model", "training.learning", "training.evaluation")
@@ -64,25 +70,44 @@ FORBIDDEN = {
         f"proto/visionsplit/{folder}": _HEAVY
         for folder in (
             *("wire", "network", "options", "images", "security", "receiving", "serving", "telemetry", "cli"),
-            *("grid.py", "errors.py", "visible.py"),
+            *("service", "grid.py", "errors.py", "visible.py"),
         )
     },
     "proto/visionsplit/images/": _PROTOCOL,
-    "proto/visionsplit/options/": (*_PROTOCOL, "numpy"),
+    "proto/visionsplit/options/": ("visionsplit.wire", "grpc", "numpy"),
+    # Of the options only `messages.py` sees the protocol: what merely works with options needs no protobuf.
+    **{
+        f"proto/visionsplit/options/{name}.py": (*_PROTOCOL, "google")
+        for name in ("compression", "conditions", "data_types", "layout", "parameters", "prefill", "sampling")
+    },
     "proto/visionsplit/model": (*_PROTOCOL, "ray"),
     "proto/visionsplit/model/names.py": _HEAVY,
     "proto/visionsplit/telemetry/tracing.py": ("grpc",),
     **{f"proto/visionsplit/{name}.py/": (*_PROTOCOL, "numpy") for name in ("grid", "errors", "visible")},
     **{f"proto/visionsplit/serving/{name}.py": (*_PROTOCOL, "numpy") for name in ("fairness", "overload")},
-    "encoder_service": ("llm_service", "visionsplit_client", "visionsplit_batch", "visionsplit_cli", "training", "ray"),
-    "llm_service": ("encoder_service", "visionsplit_client", "visionsplit_batch", "visionsplit_cli", "training"),
+    "encoder_service": (
+        *("llm_service", "visionsplit_client", "visionsplit_batch", "visionsplit_cli", _LOCAL, "training"),
+        "ray",
+    ),
+    "llm_service": (
+        "encoder_service",
+        "visionsplit_client",
+        "visionsplit_batch",
+        "visionsplit_cli",
+        _LOCAL,
+        "training",
+    ),
     "client/visionsplit_client": (
-        *("encoder_service", "llm_service", "visionsplit_batch", "visionsplit_cli", "training"),
+        *("encoder_service", "llm_service", "visionsplit_batch", "visionsplit_cli", _LOCAL, "training"),
         *_HEAVY,
         "visionsplit.model",
     ),
-    "client/visionsplit_batch": ("visionsplit_cli", "training"),
-    "client/visionsplit_cli": ("training", *_HEAVY, "visionsplit.model.checkpoint", "visionsplit.model.stored_model"),
+    "client/visionsplit_batch": ("visionsplit_cli", _LOCAL, "training"),
+    "client/visionsplit_cli": (
+        *(_LOCAL, "training", *_HEAVY),
+        *("visionsplit.model.checkpoint", "visionsplit.model.stored_model"),
+    ),
+    "client/visionsplit_local": ("visionsplit_batch", "visionsplit_cli", "training", *_HEAVY),
     "client/visionsplit_batch/sources": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
     "client/visionsplit_batch/sinks": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
     **{
@@ -90,19 +115,18 @@ FORBIDDEN = {
         for module in ("rows", "parts", "records", "run_folder", "assembly", "job", "settings", "progress")
     },
     "encoder_service/compression": (
-        "visionsplit.wire",
-        "visionsplit.v1",
+        *_PROTOCOL,
+        "google",
         "visionsplit.model",
         "transformers",
-        "grpc",
         "PIL",
     ),
     "llm_service/pruning": (*_PROTOCOL, "transformers"),
-    "training/scenes": (*_HEAVY, *_PACKAGES[:5], "visionsplit", "training.dialogue", "training.data", *_LEARNING),
-    "training/dialogue": (*_HEAVY, *_PACKAGES[:5], "visionsplit", "training.data", *_LEARNING),
-    "training/data": (*_PACKAGES[:5], "training.learning", "training.evaluation"),
-    "training/model": (*_PACKAGES[:5], "training.data", "training.learning", "training.evaluation"),
-    "training/learning": (*_PACKAGES[:5], "training.evaluation"),
+    "training/scenes": (*_HEAVY, *_PACKAGES[:6], "visionsplit", "training.dialogue", "training.data", *_LEARNING),
+    "training/dialogue": (*_HEAVY, *_PACKAGES[:6], "visionsplit", "training.data", *_LEARNING),
+    "training/data": (*_PACKAGES[:6], "training.learning", "training.evaluation"),
+    "training/model": (*_PACKAGES[:6], "training.data", "training.learning", "training.evaluation"),
+    "training/learning": (*_PACKAGES[:6], "training.evaluation"),
 }
 # Only these may see grpc or the generated messages.
 SEEING_GRPC = {

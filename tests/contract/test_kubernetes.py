@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from encoder_service.command_line import parse as parse_encoder
+from encoder_service.config import PROGRAM as ENCODER
 from encoder_service.config import EncoderConfig
-from llm_service.command_line import parse as parse_llm
+from llm_service.config import PROGRAM as LLM
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -133,11 +133,11 @@ def test_pods_are_probed(pod):
 
 
 def test_the_encoder_takes_its_command_line():
-    options = parse_encoder(arguments("visionsplit-encoder"))
+    options = ENCODER.read(arguments("visionsplit-encoder"))
     host, port = options.listen.split(":")
     assert (host, int(port)) == ("0.0.0.0", container("visionsplit-encoder")["ports"][0]["containerPort"])
-    assert port == EncoderConfig(model="").listen.split(":")[1]
-    service, port = options.llm.split(":")
+    assert port == EncoderConfig(model="m").listen.split(":")[1]
+    service, port = options.llm[0].split(":")
     assert int(port) in {entry["port"] for entry in of_kind("Service")[service]["spec"]["ports"]}
 
 
@@ -152,14 +152,14 @@ def test_the_encoder_takes_its_command_line():
     ids=str,
 )
 def test_the_default_compression_is_set_by_the_settings(settings, expected):
-    options = parse_encoder(arguments("visionsplit-encoder", **settings))
-    assert (options.method, options.retention_ratio) == expected
+    options = ENCODER.read(arguments("visionsplit-encoder", **settings))
+    assert (options.default_method, options.retention_ratio) == expected
 
 
 def test_the_gateway_takes_its_command_line_and_finds_the_head():
     role, *rest = arguments("visionsplit-llm")
     assert role == "gateway"
-    config = parse_llm(["--backend", "ray", "--ray-address", "auto", *rest])
+    config = LLM.read(["--backend", "ray", "--ray-address", "auto", *rest])
     assert config.listen == "0.0.0.0:50052"
     assert config.ray.max_replicas == CLUSTER["workerGroupSpecs"][0]["maxReplicas"]
     (head,) = (entry["value"] for entry in container("visionsplit-llm")["env"] if entry["name"] == "RAY_HEAD")

@@ -14,9 +14,8 @@ from visionsplit.v1 import encoder_service_pb2 as encoder_pb
 from visionsplit.v1 import llm_service_pb2 as llm_pb
 from visionsplit.wire.upload_status import UploadStatus, is_failed_write
 from visionsplit_client import AsyncClient, Compression, Pruning, Sampling
-from visionsplit_client._options import prefill_to_proto
 from visionsplit_client._prompts import prompt_to_proto
-from visionsplit_client._requests import encode_request, generate_request, token_upload
+from visionsplit_client._requests import encode_request, generate_request, prefill_of, token_upload
 
 from tests.fuzzing.images import hostile_image, sound_image
 from tests.fuzzing.messages import damaged, mutated, parsed, random_message, shuffled
@@ -58,7 +57,7 @@ class Sound:
         few = Sampling(max_new_tokens=3, temperature=0.5, seed=1, stop=["x"])
         asked = Compression("globalcom2", 0.3)
         prompt = prompt_to_proto("What?", None, num_images=1)
-        prefill = prefill_to_proto(Pruning("fastv", 0.5, {"layer": 1}), None)
+        prefill = prefill_of(Pruning("fastv", 0.5, {"layer": 1}), None)
         encoded = await client.encode(image, asked)
         streams: dict[str, list[list[Message]]] = {
             f"{_ENCODER}/Encode": [[encode_request(image, asked, "int8")]],

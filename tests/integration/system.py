@@ -43,8 +43,8 @@ async def running_system(
         encoder_config = EncoderConfig(
             model=str(checkpoint),
             listen="127.0.0.1:0",
-            llm=llm_address,
-            device=torch.device("cpu"),
+            llm=(llm_address,),
+            device="cpu",
         )
         encoder_server = EncoderServer(replace(encoder_config, **(encoder or {})))
         encoder_address = f"127.0.0.1:{await encoder_server.start()}"

@@ -31,7 +31,7 @@ from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
 from visionsplit.wire.status import error_from_rpc
 from visionsplit_client import Compression, Prompt, Sampling
 
-from encoder_service.device.queue import BatchLimits
+from encoder_service.config import BatchLimits
 from tests.integration.system import System, noise_image, running_system
 
 PROMPT = Prompt.raw("<image> what?")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
-import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from visionsplit_client import AsyncClient, Prompt, Retries, Sampling, UnavailableError
 
@@ -54,9 +53,7 @@ async def llm_process(model: str, grace: str, *arguments: str) -> AsyncIterator[
     """An LLM service as a process, and the address of an encoder before it."""
     llm = Service("llm_service", ["--model", model, "--grace", grace, *arguments], f"127.0.0.1:{free_port()}")
     async with running(llm):
-        encoder = EncoderServer(
-            EncoderConfig(model=model, listen="127.0.0.1:0", llm=llm.address, device=torch.device("cpu"))
-        )
+        encoder = EncoderServer(EncoderConfig(model=model, listen="127.0.0.1:0", llm=(llm.address,), device="cpu"))
         try:
             yield llm, f"127.0.0.1:{await encoder.start()}"
         finally:

@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import torch
+from visionsplit.cli.settings import ConfigError
 from visionsplit.errors import IncompatibleServicesError, OverloadedError, UnavailableError
 from visionsplit_client import AsyncClient, HealthStatus, Prompt, Retries, Sampling
 
 from benchmarks.load.system import free_port
-from encoder_service.config import ConfigError, EncoderConfig
+from encoder_service.config import EncoderConfig
 from encoder_service.server import EncoderServer
 from llm_service.config import LlmConfig
 from llm_service.server import LlmServer
@@ -47,8 +47,8 @@ async def encoder_of(model: Path, *addresses: str):
         EncoderConfig(
             model=str(model),
             listen="127.0.0.1:0",
-            llm=",".join(addresses),
-            device=torch.device("cpu"),
+            llm=tuple(addresses),
+            device="cpu",
         )
     )
     port = await server.start()
@@ -191,4 +191,4 @@ async def test_a_full_llm_service_is_passed_over(random_checkpoints: dict[str, P
 @pytest.mark.parametrize("llm", ["", "a:1,", "a:1,,b:1", "a:1,a:1", "a:99999", "http://a:1"])
 def test_addresses_that_are_none_are_refused(llm: str) -> None:
     with pytest.raises(ConfigError, match=r"^llm( is|:) "):
-        EncoderConfig(model="m", llm=llm)
+        EncoderConfig(model="m", llm=tuple(llm.split(",")))

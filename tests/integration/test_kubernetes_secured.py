@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from visionsplit.cli.security_options import client_security_from, server_security_from
 from visionsplit.errors import UnauthenticatedError
 from visionsplit_cli import main
 from visionsplit_client import AsyncClient, BearerToken, ClientSecurity, ClientTls, Sampling
 
-from encoder_service.command_line import parse as parse_encoder
-from llm_service.command_line import parse as parse_llm
+from encoder_service.config import PROGRAM as ENCODER
+from llm_service.config import PROGRAM as LLM
 from tests.conftest import ROOT
 from tests.integration.system import noise_image, running_system
 
@@ -61,9 +60,9 @@ def test_every_mounted_secret_is_made(secrets: Path) -> None:
 async def test_services_with_these_options_know_each_other_and_their_callers(
     random_checkpoints: dict[str, Path], secrets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    llm = parse_llm(["--model=m", *mounted(added_options("visionsplit-llm"), "llm", secrets)])
-    encoder = parse_encoder(["--model=m", *mounted(added_options("visionsplit-encoder"), "encoder", secrets)])
-    to_llm = client_security_from(encoder, prefix="llm-")
+    llm = LLM.read(["--model=m", *mounted(added_options("visionsplit-llm"), "llm", secrets)])
+    encoder = ENCODER.read(["--model=m", *mounted(added_options("visionsplit-encoder"), "encoder", secrets)])
+    to_llm = encoder.llm_security
     assert to_llm.tls is not None
     # In a cluster, the address has the certificate's name.
     to_llm = replace(to_llm, tls=replace(to_llm.tls, server_name="visionsplit-llm"))
@@ -74,7 +73,7 @@ async def test_services_with_these_options_know_each_other_and_their_callers(
     async with running_system(
         random_checkpoints["llama"],
         llm={"security": llm.security},
-        encoder={"security": server_security_from(encoder), "llm_security": to_llm},
+        encoder={"security": encoder.security, "llm_security": to_llm},
         security=caller,
     ) as system:
         answer = await system.client.generate(noise_image(60, 60), "What is this?", sampling=Sampling(max_new_tokens=4))

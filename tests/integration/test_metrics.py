@@ -15,7 +15,7 @@ from visionsplit_cli import main
 from visionsplit_cli.top.samples import Samples, read_samples
 from visionsplit_client import Compression, Pruning, Sampling
 
-from encoder_service.caching.tokens import CacheLimits
+from encoder_service.config import CacheLimits
 from tests.conftest import ROOT
 from tests.integration.system import System, noise_image, running_system
 

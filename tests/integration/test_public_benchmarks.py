@@ -122,8 +122,10 @@ async def test_its_prompt_is_that_of_llavas_own_adapter(shipped_checkpoint: Path
         direct = await asked_one_by_one(system.client, template=VICUNA)
         adapter = model(system.encoder_address, method="globalcom2", retention_ratio=0.1, concurrency=3)
         results = await asyncio.to_thread(adapter.generate_until, requests)
-    assert [one.text for one in results] == [one.text for one in direct]
-    assert [one.token_counts.input_tokens for one in results] == [one.usage.prompt_tokens for one in direct]
+    local = model("127.0.0.1:1", model=shipped_checkpoint, method="globalcom2", retention_ratio=0.1)
+    for answers in (results, local.generate_until(requests)):
+        assert [one.text for one in answers] == [one.text for one in direct]
+        assert [one.token_counts.input_tokens for one in answers] == [one.usage.prompt_tokens for one in direct]
 
 
 async def test_a_refused_question_is_named(shipped_checkpoint: Path) -> None:

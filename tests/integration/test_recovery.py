@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from visionsplit.errors import CancelledError, UnavailableError, VisionSplitError
 from visionsplit_client import AsyncClient, Generation, Prompt, Sampling
 
@@ -42,7 +41,7 @@ async def test_restart_under_traffic(random_checkpoints: dict[str, Path], which:
     llm_config = LlmConfig(model=model, listen="127.0.0.1:0", device="cpu")
     llm = LlmServer(llm_config)
     llm_config = replace(llm_config, listen=await started(llm))
-    encoder_config = EncoderConfig(model=model, listen="127.0.0.1:0", llm=llm_config.listen, device=torch.device("cpu"))
+    encoder_config = EncoderConfig(model=model, listen="127.0.0.1:0", llm=(llm_config.listen,), device="cpu")
     encoder = EncoderServer(encoder_config)
     encoder_config = replace(encoder_config, listen=await started(encoder))
     try:
@@ -81,9 +80,7 @@ async def test_a_lost_llm_service_is_reported_and_found_again(random_checkpoints
     llm = LlmServer(LlmConfig(model=model, listen="127.0.0.1:0", device="cpu"))
     llm_address = await started(llm)
     await llm.stop(0)
-    encoder = EncoderServer(
-        EncoderConfig(model=model, listen="127.0.0.1:0", llm=llm_address, device=torch.device("cpu"))
-    )
+    encoder = EncoderServer(EncoderConfig(model=model, listen="127.0.0.1:0", llm=(llm_address,), device="cpu"))
     address = await started(encoder)
     try:
         async with AsyncClient(address, timeout=20) as client:

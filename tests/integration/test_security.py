@@ -10,7 +10,6 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from visionsplit.errors import (
@@ -242,15 +241,15 @@ async def test_what_cannot_be_protected_does_not_start(
     token = BearerToken(value=TOKEN)
     wrong = [
         (EncoderConfig(model, security=ServerSecurity(server_tls(expired))), "expired on"),
-        (EncoderConfig(model, llm="10.0.0.1:1", llm_security=ClientSecurity(token=token)), "not encrypted"),
+        (EncoderConfig(model, llm=("10.0.0.1:1",), llm_security=ClientSecurity(token=token)), "not encrypted"),
         (
-            EncoderConfig(model, llm="10.0.0.1:1", llm_security=ClientSecurity(client_tls(authority, expired))),
+            EncoderConfig(model, llm=("10.0.0.1:1",), llm_security=ClientSecurity(client_tls(authority, expired))),
             "expired",
         ),
     ]
     for config, reason in wrong:
         with pytest.raises(CredentialsError, match=reason):
-            await EncoderServer(replace(config, listen="127.0.0.1:0", device=torch.device("cpu"))).start()
+            await EncoderServer(replace(config, listen="127.0.0.1:0", device="cpu")).start()
     with pytest.raises(CredentialsError, match="not encrypted"):
         Client("10.0.0.1:1", security=ClientSecurity(token=token))
     with pytest.raises(CredentialsError, match="not encrypted"):

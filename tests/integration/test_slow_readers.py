@@ -12,6 +12,7 @@ import grpc.aio
 import psutil
 import pytest
 from visionsplit.network.transport import channel_options
+from visionsplit.options.data_types import DataType
 from visionsplit.serving import sending
 from visionsplit.v1 import (
     encoder_service_pb2,
@@ -20,7 +21,6 @@ from visionsplit.v1 import (
     llm_service_pb2,
     llm_service_pb2_grpc,
 )
-from visionsplit.wire.tensors import DataType
 from visionsplit_cli.top.samples import Samples, read_samples
 
 from benchmarks.load.system import Service, free_port
@@ -120,7 +120,7 @@ async def test_an_encoding_that_is_never_read_ends(tmp_path: Path, monkeypatch: 
     """Its place and its tokens are not held for ever, and its caller learns why."""
     monkeypatch.setattr(sending, "UNREAD_SECONDS", 1.0)
     model = tiny_checkpoint(tmp_path, vision=WIDE, pinpoints=[[384, 384]])
-    async with running_encoder(model, max_calls=1, default_data_type=DataType.FLOAT32) as (server, stub):
+    async with running_encoder(model, max_calls=1, data_type=DataType.FLOAT32) as (server, stub):
         request = encoder_service_pb2.EncodeRequest(image={"data": png(384, 384)})
         call = stub.Encode(request)
         await call.read()

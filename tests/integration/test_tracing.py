@@ -17,11 +17,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from visionsplit.errors import InvalidSamplingError, PromptTooLongError
-from visionsplit.telemetry.config import TelemetryConfig, telemetry_from
+from visionsplit.telemetry.config import TelemetryConfig, otlp_endpoint_of
 from visionsplit.telemetry.logs import JsonFormatter
 from visionsplit_client import Client, Compression, Sampling
 
-from encoder_service.command_line import build_parser
+from encoder_service.config import PROGRAM
 from tests.integration.system import noise_image, running_system
 
 KEEP_HALF = Compression("globalcom2", 0.5)
@@ -222,14 +222,12 @@ async def test_a_collector_that_is_not_there_costs_no_answer(
     ],
 )
 def test_the_standard_variables(environment: dict[str, str], endpoint: str | None) -> None:
-    options = build_parser().parse_args(["--model", "m"])
-    assert telemetry_from(options, environment).otlp_endpoint == endpoint
+    assert PROGRAM.read(["--model", "m"], environment).telemetry.otlp_endpoint == endpoint
 
 
 def test_another_protocol_is_refused() -> None:
-    options = build_parser().parse_args(["--model", "m"])
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
     with pytest.raises(ValueError, match="over grpc only"):
-        telemetry_from(options, environment)
+        otlp_endpoint_of(environment)
     with pytest.raises(ValueError, match="http://HOST:PORT is needed"):
         TelemetryConfig(otlp_endpoint="collector:4317")

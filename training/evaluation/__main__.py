@@ -11,7 +11,7 @@ from pathlib import Path
 
 from visionsplit.cli.command_line import at_least
 from visionsplit.errors import VisionSplitError
-from visionsplit.model.checkpoint import DTYPES
+from visionsplit.model.dtypes import DTYPES
 from visionsplit.options.conditions import CONDITION_FORM
 
 from encoder_service.compression import METHODS

@@ -1,13 +1,11 @@
 """What is done to the vision tokens before and inside the language model, as one word of a command line."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from visionsplit.grid import Layout
+from visionsplit.options.compression import Compression
 from visionsplit.options.conditions import split_condition
-
-from encoder_service.compression import CompressionSpec
-from llm_service.job import PositionIds, PruningSpec
+from visionsplit.options.prefill import POSITION_IDS, PositionIds, Pruning
 
 UNCOMPRESSED = "none"
 THUMBNAIL = "thumbnail"
@@ -27,7 +25,6 @@ DEFAULT = (
     "uniform@0.1",
     "thumbnail",
 )
-_CHOICES = ("score", "budget", "selection", "merging")
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,9 @@ class Condition:
     """
 
     name: str
-    spec: CompressionSpec | None
-    pruning: PruningSpec | None = None  # in the language model
-    position_ids: PositionIds = PositionIds.RENUMBERED
+    spec: Compression | None
+    pruning: Pruning | None = None  # in the language model
+    position_ids: PositionIds = "renumbered"
 
     @property
     def method(self) -> str:
@@ -65,18 +62,9 @@ def parse_condition(text: str) -> Condition:
     quotas = word.settings.get("quotas")
     if quotas not in (None, "only") or (quotas and inside is None):
         raise ValueError(f"condition {text!r}: quotas=only goes with a pruning, and is all there is")
-    layout = word.setting("layout", {known.value: known for known in Layout}) or Layout.SPATIAL
-    positions = word.setting("positions", {known.value: known for known in PositionIds}) or PositionIds.RENUMBERED
-    spec = CompressionSpec(
-        word.method,
-        word.ratio,
-        layout,
-        **{name: word.settings[name] for name in _CHOICES if name in word.settings},
-        parameters=word.numbers(besides=(*_CHOICES, "layout", "positions", "quotas")),
-        quotas_only=quotas is not None,
-    )
-    pruning = None if inside is None else PruningSpec(inside.method, inside.ratio, inside.numbers(besides=()))
-    return Condition(text, spec, pruning, positions)
+    positions = word.setting("positions", POSITION_IDS) or "renumbered"
+    spec = replace(word.compression(besides=("positions", "quotas")), quotas_only=quotas is not None)
+    return Condition(text, spec, None if inside is None else inside.pruning(), positions)
 
 
 def of_known_methods(conditions: Iterable[str], methods: Collection[str]) -> list[str]:

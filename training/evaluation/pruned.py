@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
+from visionsplit.options.prefill import Pruning
 
 from llm_service.engines.layerwise.model import LayerwiseModel
-from llm_service.job import PruningSpec
 from llm_service.pruning import PromptLayout, compose
 from training.evaluation.decoding import SharedPrompts
 
@@ -28,7 +28,7 @@ class PruningDecoder:
         self._end_ids = frozenset(end_ids)
         self._max_new_tokens = max_new_tokens
 
-    def decode(self, prompts: SharedPrompts, spec: PruningSpec) -> list[PrunedAnswer]:
+    def decode(self, prompts: SharedPrompts, spec: Pruning) -> list[PrunedAnswer]:
         """The answer to each of the prompts.
 
         Raises:

@@ -9,7 +9,8 @@ from typing import Never
 import torch
 import transformers
 from tqdm import tqdm
-from visionsplit.model.checkpoint import DTYPES, Checkpoint
+from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.model.dtypes import DTYPES
 
 from training.dialogue.held_out import Example, held_out
 from training.dialogue.questions import Topic

@@ -4,7 +4,7 @@ import asyncio
 import io
 from collections.abc import Callable, Sequence
 
-from visionsplit_client import AsyncClient, Compression, EncoderInfo, Generation, Pruning, Sampling
+from visionsplit_client import AsyncClient, Compression, EncoderInfo, Generation, Sampling
 
 from training.dialogue.held_out import Example
 from training.dialogue.questions import Question
@@ -47,8 +47,8 @@ class RunningSystem:
                     question.text,
                     compression=compression,
                     sampling=self._sampling,
-                    pruning=_pruning(condition),
-                    position_ids=condition.position_ids.value,
+                    pruning=condition.pruning,
+                    position_ids=condition.position_ids,
                 )
             finally:
                 room.release()
@@ -72,22 +72,7 @@ def _compression(condition: Condition) -> Compression:
     spec = condition.spec
     if spec is None:
         raise ValueError(f"a running system cannot be asked for {THUMBNAIL!r}; score the model in process")
-    return Compression(
-        spec.method,
-        spec.retention_ratio,
-        spec.layout.value,
-        score=spec.score,
-        budget=spec.budget,
-        selection=spec.selection,
-        merging=spec.merging,
-        parameters=spec.parameters,
-        quotas_only=spec.quotas_only,
-    )
-
-
-def _pruning(condition: Condition) -> Pruning | None:
-    spec = condition.pruning
-    return None if spec is None else Pruning(spec.method, spec.retention_ratio, spec.parameters)
+    return spec
 
 
 def _seen(generation: Generation) -> Seen:

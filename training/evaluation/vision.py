@@ -5,20 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from visionsplit.grid import Layout, UnpadRule
 from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.options.layout import UNPAD_RULES
 
 from encoder_service.compression import TileFeatures, TowerOutput, compose, select
 from encoder_service.device.vision_tower import VisionTower
-from llm_service.job import PositionIds
 from llm_service.replica.layout import NEWLINE, original_places, original_span, sequence_order, tiles_of
 from llm_service.replica.projector import Projector
 from training.evaluation.conditions import Condition
 from training.evaluation.decoding import EmbeddedImage
 from training.evaluation.grouping import grouped
 from training.evaluation.pictures import Picture
-
-_RULE = {Layout.SPATIAL: UnpadRule.HUGGING_FACE, Layout.REFERENCE: UnpadRule.REFERENCE}
 
 
 @dataclass(frozen=True)
@@ -61,12 +58,12 @@ class VisionHalf:
         """
         if condition.spec is None:
             return EmbeddedImage.renumbered(self._project(image.encoded.features[0], [*range(_cells(image)), NEWLINE]))
-        grid = image.picture.grid_by(_RULE[condition.spec.layout])
+        grid = image.picture.grid_by(UNPAD_RULES[condition.spec.layout])
         kept = select(image.encoded, grid, condition.spec)
         positions = torch.cat(kept.positions).numpy().astype(np.int32)  # [K, 3]
         order = sequence_order(grid, positions, condition.spec.layout)  # [V]
         places, count = np.arange(len(order)), len(order)
-        if condition.position_ids is PositionIds.ORIGINAL:
+        if condition.position_ids == "original":
             places, count = original_places(grid, positions, order), original_span(grid)
         return EmbeddedImage(
             self._project(kept.features, order.tolist()),

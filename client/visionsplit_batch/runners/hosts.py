@@ -9,10 +9,8 @@ from typing import Any, TypeVar
 import torch
 from visionsplit_client import AsyncClient, Compression, InvalidCompressionError, Retries
 
-from encoder_service.api.messages import compression_from_proto, compression_to_proto
-from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import compose
-from encoder_service.config import EncoderConfig
+from encoder_service.config import CacheLimits, EncoderConfig
 from encoder_service.server import EncoderServer
 from llm_service.config import BackendKind, LlmConfig
 from llm_service.server import LlmServer
@@ -57,7 +55,7 @@ class EncoderHost(_Host):
 
     def __init__(self, config: EncoderConfig, work: Work, cpus: float) -> None:
         # One caller is all there is, and a dataset has each image once.
-        own = replace(config, listen=_LISTEN, llm=None, caller_share=1.0, cache=CacheLimits(memory_bytes=0))
+        own = replace(config, listen=_LISTEN, llm=(), caller_share=1.0, cache=CacheLimits(memory_bytes=0))
         super().__init__(EncoderServer(own), work, cpus)
         self._compression = compression_of(config, work)
         self._guided = _reads_text(self._compression) and self._compression.guidance is None
@@ -121,14 +119,14 @@ def compression_of(config: EncoderConfig, work: Work) -> Compression:
     Raises:
         InvalidCompressionError: there is no such compression, or it needs a text tower that the encoder does not have.
     """
-    compression = work.compression or Compression.from_proto(compression_to_proto(config.default_compression))
+    compression = work.compression or Compression(config.default_method, config.retention_ratio)
     if _reads_text(compression) and config.text_tower is None:
         raise InvalidCompressionError(f"method {compression.method!r} looks at the prompt; it needs a text tower")
     return compression
 
 
 def _reads_text(compression: Compression) -> bool:
-    return compose(compression_from_proto(compression.to_proto())).reads_text
+    return compose(compression).reads_text
 
 
 async def _each(rows: list[Coroutine[Any, Any, _T]]) -> list[_T]:

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 import visionsplit
 from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.model.dtypes import DATA_TYPES_OF, DTYPES
 from visionsplit_client import DataTypeName, IncompatibleServicesError
 
 from encoder_service.config import EncoderConfig
@@ -20,7 +21,7 @@ _STEP_TOKENS = 2048
 
 def placed_encoder(config: EncoderConfig, pools: Pools) -> EncoderConfig:
     """Its device is what Ray gives its process."""
-    return replace(config, device=config.device or torch.device("cuda" if pools.encoder_gpus else "cpu"))
+    return replace(config, device=config.device or ("cuda" if pools.encoder_gpus else "cpu"))
 
 
 def placed_llm(config: LlmConfig, pools: Pools) -> LlmConfig:
@@ -52,8 +53,8 @@ def identify_checkpoints(work: Work, encoder: EncoderConfig | None, llm: LlmConf
         raise IncompatibleServicesError(
             "the language model expects the tokens of another vision tower or image processor"
         )
-    device = encoder.device or torch.device("cpu")
-    data_type = encoder.resolve_data_type(encoder.dtype or vision.dtype_on(device)).name.lower()
+    dtype = DTYPES[encoder.dtype] if encoder.dtype else vision.dtype_on(torch.device(encoder.device or "cpu"))
+    data_type = (encoder.data_type or DATA_TYPES_OF[dtype]).value
     return RunnerIdentity(
         vision.name,
         fingerprint,

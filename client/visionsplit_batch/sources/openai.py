@@ -1,6 +1,7 @@
 """Batch files as OpenAI's interface takes them: one chat completion a line."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from visionsplit_client import ImagePart, Message, Sampling
@@ -26,15 +27,11 @@ _NEUTRAL: Mapping[str, Any] = {
     "logit_bias": {},
     "tools": [],
 }
+# The sampling option that each field of a body sets; all but one have the same name.
 _SAMPLING = {
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "seed": "seed",
-    "stop": "stop",
-    "repetition_penalty": "repetition_penalty",
+    **{field.name: field.name for field in fields(Sampling) if field.name != "max_new_tokens"},
 }
 _OFF = frozenset({"top_k", "seed"})  # of these, other servers take -1 for "not set"
 _WHOLE = frozenset({"max_tokens", "max_completion_tokens", "top_k", "seed"})

@@ -22,9 +22,7 @@ def add(parser: argparse.ArgumentParser, kind: str) -> None:
         _add_prompts(parser)
         shared.add_prefill(parser)
         shared.add_sampling(parser)
-    if kind == "ask":
-        parser.set_defaults(quotas_only=False)  # whether they were asked for is in the tokens
-    else:
+    if kind != "ask":
         shared.add_compression(parser)
     _add_workers(parser, kind)
     _add_job(parser)

@@ -17,6 +17,7 @@ from visionsplit.cli import command_line
 from visionsplit.cli.security_options import add_server_options, server_security_from
 from visionsplit.model.names import is_missing_folder
 from visionsplit.network.addresses import split_host_port
+from visionsplit.options.data_types import DTYPE_NAMES
 from visionsplit.security.client import ClientSecurity
 from visionsplit.security.tls import ClientTls
 from visionsplit_client import DEFAULT_ENCODER
@@ -82,7 +83,7 @@ def add_parser(commands: options.Subparsers) -> None:
     )
     parser.add_argument(
         "--dtype",
-        choices=command_line.DTYPE_NAMES,
+        choices=DTYPE_NAMES,
         help="The number format of the weights. Default: float32 on the CPU, the checkpoint's own on a GPU.",
     )
     for service in ("llm", "encoder"):

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 
 from visionsplit.model.names import is_missing_folder
-from visionsplit_client import Sampling
+from visionsplit_client import Compression, Sampling
 
 from visionsplit_cli import options as shared
 from visionsplit_cli.checkout import shipped_model
@@ -42,12 +42,12 @@ def add_parser(commands: shared.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the plan."""
-    prices = _prices(args)
+    prices, request = _prices(args), _request(args)
     services = _services(args)
     load = os.getloadavg()[0]  # before our own work
     with ended_by_sigterm(SystemExit(_TERMINATED)):
         images = open_images(args.inputs)
-        found = sweep(services, _request(args), images, prices or Prices(), _note(args))
+        found = sweep(services, request, images, prices or Prices(), _note(args))
     own = isinstance(services, OwnServices)
     setting = report.Setting(
         model=found.encoder.model,
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         prompt=args.prompt,
         max_new_tokens=args.max_new_tokens,
         seconds=args.seconds,
-        guidance=args.guidance,
+        compression=request.compression,
         load=load if own else None,
     )
     if args.json:
@@ -88,8 +88,7 @@ def _services(args: argparse.Namespace) -> Services:
 def _request(args: argparse.Namespace) -> SweepRequest:
     return SweepRequest(
         ratios=args.ratios,
-        method=args.method,
-        guidance=args.guidance,
+        compression=Compression(**shared.asked_compression(args)),
         prompt=args.prompt,
         sampling=Sampling(max_new_tokens=args.max_new_tokens),
         effort=Effort(args.seconds, args.in_flight),

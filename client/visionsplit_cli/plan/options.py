@@ -4,7 +4,7 @@ import argparse
 import shlex
 
 from visionsplit.cli.command_line import at_least, positive, shares
-from visionsplit.options.compression_defaults import DEFAULT_METHOD
+from visionsplit.options.compression import DEFAULT_METHOD
 
 from visionsplit_cli import options as shared
 from visionsplit_cli.caption import DEFAULT_PROMPT
@@ -72,7 +72,8 @@ def _add_services(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("what is measured").add_argument
+    group = parser.add_argument_group("what is measured")
+    add = group.add_argument
     add(
         "--ratios",
         type=_ratios,
@@ -87,7 +88,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="How to choose the vision tokens to keep at ratios below 1. Default: %(default)s.",
     )
-    add("--guidance", metavar="TEXT", help="The text by which a method such as cdpruner chooses tokens. Default: none.")
+    shared.add_guidance(group, default="none")
     add(
         "--prompt", default=DEFAULT_PROMPT, metavar="TEXT", help='The question about each image. Default: "%(default)s"'
     )

@@ -6,11 +6,13 @@ import platform
 import shlex
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from visionsplit.options.conditions import compression_words
 from visionsplit.visible import counted
+from visionsplit_client import Compression
 
 from visionsplit_cli import report
 from visionsplit_cli.caption import DEFAULT_PROMPT
@@ -36,7 +38,7 @@ class Setting:
     prompt: str
     max_new_tokens: int | None  # None: the LLM service's default
     seconds: float  # for each rate
-    guidance: str | None = None  # of the compression
+    compression: Compression = field(default_factory=Compression)  # below the ratio of 1, without its ratio
     load: float | None = None  # processes that kept this machine busy in the minute before; None where not looked at
 
     @property
@@ -213,7 +215,8 @@ def _work_options(setting: Setting, plan: RatioPlan) -> str:
     words = ["--method", plan.method]
     if plan.method != "none":
         words += ["--ratio", f"{plan.ratio:g}"]
-        words += [] if setting.guidance is None else ["--guidance", setting.guidance]
+        for name, value in compression_words(setting.compression).items():
+            words += [f"--{name}", value]
     if setting.prompt != DEFAULT_PROMPT:
         words += ["--prompt", setting.prompt]
     if setting.max_new_tokens is not None:

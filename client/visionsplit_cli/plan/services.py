@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from visionsplit.options.compression_defaults import DEFAULT_METHOD
+from visionsplit.options.compression import Compression
 from visionsplit_batch.runners.base import Work
 from visionsplit_batch.runners.services_identity import identify
 from visionsplit_client import ClientSecurity, Retries, UnavailableError
@@ -66,13 +66,12 @@ class OwnServices:
         for package in ("encoder_service", "llm_service", "torch"):
             if find_spec(package) is None:
                 raise UnavailableError(f"starting services needs visionsplit[encoder,llm]: {package} is not installed")
-        if request.method == DEFAULT_METHOD and request.guidance is None:
+        if request.compression == Compression():
             return  # nothing to be wrong; others cost the seconds that PyTorch takes to be imported
-        from encoder_service.api.messages import compression_from_proto
         from encoder_service.compression import compose
 
         for ratio in request.ratios:
-            compose(compression_from_proto(request.compression(ratio).to_proto()))
+            compose(request.compression_at(ratio))
 
     @contextmanager
     def encoders(self) -> Iterator[Sequence[str]]:

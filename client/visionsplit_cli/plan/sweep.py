@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from visionsplit_client import AsyncClient, ClientSecurity, Compression, EncoderInfo, LlmInfo, Sampling
@@ -18,16 +18,15 @@ class SweepRequest:
     """What to measure."""
 
     ratios: tuple[float, ...]  # the largest first
-    method: str  # below 1
-    guidance: str | None  # for a method that looks at a text
+    compression: Compression  # at ratios below 1, without the ratio
     prompt: str
     sampling: Sampling
     effort: Effort
     timeout: float  # seconds, of a call
 
-    def compression(self, ratio: float) -> Compression:
+    def compression_at(self, ratio: float) -> Compression:
         """The compression at a ratio. Ratio 1 keeps everything, so no method is measured."""
-        return Compression.none() if ratio == 1 else Compression(self.method, ratio, guidance=self.guidance)
+        return Compression.none() if ratio == 1 else replace(self.compression, retention_ratio=ratio)
 
 
 class Services(Protocol):
@@ -80,7 +79,7 @@ def sweep(
 def _plan(request: SweepRequest, ratio: float, encoding: Encoding, answering: Answering, prices: Prices) -> RatioPlan:
     return RatioPlan(
         ratio,
-        request.compression(ratio).method,
+        request.compression_at(ratio).method,
         encoding.rate,
         answering.rate,
         answering.vision_tokens,
@@ -100,11 +99,11 @@ async def _encode(
     async with AsyncClient(addresses, retries=RETRIES, timeout=request.timeout, security=security) as client:
         meter = EncoderMeter(client, images, request.effort, services=len(addresses))
         for ratio in request.ratios:
-            await meter.check(request.compression(ratio))  # a wrong last one would be found late
+            await meter.check(request.compression_at(ratio))  # a wrong last one would be found late
         found = {}
         for ratio in request.ratios:
             note(f"measuring the encoder with {percent(ratio)} of the tokens")
-            found[ratio] = await meter.measure(request.compression(ratio))
+            found[ratio] = await meter.measure(request.compression_at(ratio))
         return found, await client.encoder_info()
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from visionsplit.cli.command_line import at_least, shares
 from visionsplit.images import UNLIMITED, decode_image
 from visionsplit.network.locations import is_url
-from visionsplit.options.compression_defaults import DEFAULT_RATIO, KEEP_ALL
+from visionsplit.options.compression import DEFAULT_RATIO, KEEP_ALL
 from visionsplit.options.conditions import METHOD_FORM
 from visionsplit.visible import counted, visible
 from visionsplit_client import Client, Compression, Sampling, read_image
@@ -135,8 +135,7 @@ def _one_method(args: argparse.Namespace) -> list[Compression]:
 
 def _comparisons(args: argparse.Namespace) -> list[list[Compression]]:
     """All the compressions to compare, once for each of the ratios."""
-    parts = (args.method, args.score, args.budget, args.selection, args.merging, args.guidance)
-    if args.parameter or any(part is not None for part in parts):
+    if options.asked_compression(args).keys() - {"layout"}:
         options.usage_error(args, "with --compare, put method, parts, parameters and guidance into each SPEC")
     try:
         compressions = [parse_condition(text, args.layout or "spatial") for text in args.compare]

@@ -7,13 +7,14 @@ import math
 from types import MappingProxyType
 
 import torch
-from visionsplit.options.parameters import Declared, Parameter, Parameters
+from visionsplit.options.parameters import Parameter, Parameters
 
+from encoder_service.compression.base import Budget
 from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 
-class AttentionShareBudget:
+class AttentionShareBudget(Budget):
     """The thumbnail keeps a part of the total, each crop by how many of the thumbnail's foremost cells look at it.
 
     With T the retention ratio of all tokens and a = thumbnail_share: the thumbnail keeps int(T * a) tokens, at most its
@@ -29,11 +30,8 @@ class AttentionShareBudget:
 
     name = "attention_share"
     description = "A total for the image; the thumbnail's first-layer [CLS] attention divides it among crops (HiRED)."
-    parameters: Declared = MappingProxyType({"thumbnail_share": Parameter(0.5, minimum=0, maximum=1)})
-    source: TowerOutput | None = TowerOutput.CLS_ATTENTION_FIRST
-    whole_image = False
-    pooled = False
-    adaptive = False
+    parameters = MappingProxyType({"thumbnail_share": Parameter(0.5, minimum=0, maximum=1)})
+    source = TowerOutput.CLS_ATTENTION_FIRST
 
     def ratios(
         self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters

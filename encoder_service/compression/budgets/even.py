@@ -1,26 +1,17 @@
 """The same share of every tile, or of the image as a whole, whatever they show."""
 
-from types import MappingProxyType
-
 import torch
-from visionsplit.options.parameters import Declared, Parameters
+from visionsplit.options.parameters import Parameters
 
-from encoder_service.compression.features import TowerOutput
+from encoder_service.compression.base import Budget
 from encoder_service.compression.geometry import Geometry
 
-_NOTHING: Declared = MappingProxyType({})
 
-
-class UniformBudget:
+class UniformBudget(Budget):
     """Every tile keeps the same share."""
 
     name = "uniform"
     description = "Every tile keeps retention_ratio of its tokens (GlobalCom2's ablation, uniform)."
-    parameters: Declared = _NOTHING
-    source: TowerOutput | None = None
-    whole_image = False
-    pooled = False
-    adaptive = False
 
     def ratios(
         self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters

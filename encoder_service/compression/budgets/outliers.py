@@ -4,16 +4,16 @@ Source: PruMerge (arXiv 2403.15388) and its published code.
 """
 
 import math
-from types import MappingProxyType
 
 import torch
-from visionsplit.options.parameters import Declared, Parameters
+from visionsplit.options.parameters import Parameters
 
+from encoder_service.compression.base import Budget
 from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 
-class OutlierBudget:
+class OutlierBudget(Budget):
     """The share of tokens whose score lies above the third quartile by more than 1.5 times the interquartile range.
 
     One share for all tiles, from the scores of all of them at once, as in the published code, whose call holds all
@@ -24,10 +24,8 @@ class OutlierBudget:
     description = (
         "The share of tokens that stand out in the image, by the interquartile range; give no ratio (PruMerge)."
     )
-    parameters: Declared = MappingProxyType({})
-    source: TowerOutput | None = TowerOutput.CLS_AFFINITY
+    source = TowerOutput.CLS_AFFINITY
     whole_image = True
-    pooled = False
     adaptive = True
 
     def ratios(

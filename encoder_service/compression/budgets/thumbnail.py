@@ -5,12 +5,13 @@ the truncation and the clip (without redistribution) of the published code.
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from types import MappingProxyType
 
 import torch
-from visionsplit.options.parameters import Declared, Parameter, Parameters
+from visionsplit.options.parameters import Parameter, Parameters
 
+from encoder_service.compression.base import Budget
 from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
@@ -18,14 +19,11 @@ _EPSILON = 1e-8  # of the published code; it decides between 359 and 360 tokens 
 _TAU = Parameter(10.0, minimum=0, maximum=math.inf, above_minimum=True)
 
 
-class _SoftmaxBudget(ABC):
+class _SoftmaxBudget(Budget):
     """A softmax at temperature tau over one weight for each crop."""
 
-    parameters: Declared = MappingProxyType({"tau": _TAU})
-    source: TowerOutput | None = TowerOutput.CLS_LOGITS
-    whole_image = False
-    pooled = False
-    adaptive = False
+    parameters = MappingProxyType({"tau": _TAU})
+    source = TowerOutput.CLS_LOGITS
 
     def ratios(
         self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters

@@ -7,15 +7,15 @@ from types import MappingProxyType
 
 import torch
 from torch.nn import functional
-from visionsplit.options.parameters import Declared, Parameters
+from visionsplit.options.parameters import Parameters
 
-from encoder_service.compression.base import Picks
+from encoder_service.compression.base import Merging, Picks
 from encoder_service.compression.candidates import Candidates
 from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.selections.dominant_contextual import CONTEXTUAL_SHARE, contextual_number
 
 
-class ContextualMerging:
+class ContextualMerging(Merging):
     """Each contextual token has the mean of the dropped tokens added that are nearest to it; dominant ones stay.
 
     The contextual tokens are the last int(m * contextual_share) of a tile's m in picking order. A dropped token goes to
@@ -28,9 +28,8 @@ class ContextualMerging:
 
     name = "contextual"
     description = "The last kept tokens of a tile add the mean of the dropped ones nearest to each (VisionZip)."
-    parameters: Declared = MappingProxyType({"contextual_share": CONTEXTUAL_SHARE})
+    parameters = MappingProxyType({"contextual_share": CONTEXTUAL_SHARE})
     needs = frozenset({TowerOutput.KEYS})
-    extra = 0
 
     def merge(self, candidates: Candidates, picks: Picks, parameters: Parameters) -> torch.Tensor:
         features = candidates.features()  # [t, C, Dv]

@@ -3,20 +3,18 @@
 Source: PruMerge (arXiv 2403.15388) and its published code.
 """
 
-from types import MappingProxyType
-
 import torch
 from torch.nn import functional
-from visionsplit.options.parameters import Declared, Parameters
+from visionsplit.options.parameters import Parameters
 
-from encoder_service.compression.base import Picks
+from encoder_service.compression.base import Merging, Picks
 from encoder_service.compression.candidates import Candidates
 from encoder_service.compression.features import TowerOutput
 
 _NEIGHBOURS = 32
 
 
-class PruMergeMerging:
+class PruMergeMerging(Merging):
     """Each kept token becomes x + sum of a_m * x_m over its 32 nearest; one more is sum of a * x over the dropped.
 
     a is the affinity of [CLS]; the weights are not normalised. Nearest are those of the highest cosine similarity of
@@ -33,7 +31,6 @@ class PruMergeMerging:
     description = (
         "Kept tokens add up their 32 nearest, and one extra token the dropped ones, by [CLS] affinity (PruMerge)."
     )
-    parameters: Declared = MappingProxyType({})
     needs = frozenset({TowerOutput.CLS_AFFINITY, TowerOutput.LAST_KEYS})
     extra = 1
 

@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 import torch
-from visionsplit.options.parameters import Declared, Parameters
+from visionsplit.options.parameters import Parameters
 
 from encoder_service.compression.candidates import Candidates
 from encoder_service.compression.selections.greedy import GreedySelection, Progress, worth_power
@@ -21,7 +21,7 @@ class CoverageSelection(GreedySelection):
 
     name = "coverage"
     description = "Each next token adds most coverage of the others, times its score to a power (SCOPE)."
-    parameters: Declared = MappingProxyType({"worth_power": worth_power(1)})
+    parameters = MappingProxyType({"worth_power": worth_power(1)})
 
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
         units = directions(candidates.features(), padding)  # [t, C, Dv]

@@ -7,7 +7,7 @@ prompt; with a worth taken from the image alone it needs no text.
 from types import MappingProxyType
 
 import torch
-from visionsplit.options.parameters import Declared, Parameters
+from visionsplit.options.parameters import Parameters
 
 from encoder_service.compression.candidates import Candidates
 from encoder_service.compression.selections.greedy import GreedySelection, Progress, worth_power
@@ -30,7 +30,7 @@ class DeterminantalSelection(GreedySelection):
 
     name = "determinantal"
     description = "Each next token widens most the volume of the kept ones' directions, scaled by score (a DPP)."
-    parameters: Declared = MappingProxyType({"worth_power": worth_power(1)})
+    parameters = MappingProxyType({"worth_power": worth_power(1)})
 
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
         units = directions(candidates.features(), padding)

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
-from visionsplit.options.parameters import Declared, Parameter, Parameters
+from visionsplit.options.parameters import Parameter, Parameters
 
-from encoder_service.compression.base import Picks
+from encoder_service.compression.base import Picks, Selection
 from encoder_service.compression.candidates import Candidates
-from encoder_service.compression.features import TowerOutput
 
 CONTEXTUAL_SHARE = Parameter(10 / 64, minimum=0, maximum=1)  # that of the paper's settings: 10 of 64, 20 of 128, ...
 
 
-class DominantContextualSelection:
+class DominantContextualSelection(Selection):
     """The tokens of highest worth ("dominant"), then tokens at even distances among all others ("contextual").
 
     Of a tile's budget m, c = int(m * contextual_share) are contextual: of the n tokens that are not dominant, in raster
@@ -28,10 +27,7 @@ class DominantContextualSelection:
 
     name = "dominant_contextual"
     description = "The tokens of highest score, and a share evenly spread over the other tokens (VisionZip)."
-    parameters: Declared = MappingProxyType({"contextual_share": CONTEXTUAL_SHARE})
-    needs = frozenset[TowerOutput]()
-    nested = False
-    own_counts = False
+    parameters = MappingProxyType({"contextual_share": CONTEXTUAL_SHARE})
 
     def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:
         worth = candidates.worth

@@ -4,11 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from visionsplit.options.parameters import Declared, Parameter, Parameters
+from visionsplit.options.parameters import Parameter, Parameters
 
-from encoder_service.compression.base import Picks
+from encoder_service.compression.base import Picks, Selection
 from encoder_service.compression.candidates import Candidates
-from encoder_service.compression.features import TowerOutput
 
 
 def worth_power(default: float) -> Parameter:
@@ -28,16 +27,13 @@ class Progress(ABC):
         """Take note of one pick of each row, [t] int64."""
 
 
-class GreedySelection(ABC):
+class GreedySelection(Selection):
     """Always adds the cell that is worth most beside those it has; of equals the first in raster order.
 
     All rows advance together, as far as the largest budget asks; nothing waits for the device.
     """
 
-    needs = frozenset[TowerOutput]()
     nested = True
-    own_counts = False
-    parameters: Declared
 
     def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:
         tiles = candidates.worth.shape[0]

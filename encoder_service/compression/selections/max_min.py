@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 import torch
-from visionsplit.options.parameters import Declared, Parameters
+from visionsplit.options.parameters import Parameters
 
 from encoder_service.compression.candidates import Candidates
 from encoder_service.compression.selections.greedy import GreedySelection, Progress, worth_power
@@ -27,7 +27,7 @@ class MaxMinSelection(GreedySelection):
 
     name = "max_min"
     description = "Each next token is the one whose nearest kept token is farthest by cosine (DivPrune)."
-    parameters: Declared = MappingProxyType({"worth_power": worth_power(0)})
+    parameters = MappingProxyType({"worth_power": worth_power(0)})
 
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
         units = directions(candidates.features(), padding)

@@ -1,26 +1,23 @@
 """Selections that look at each token by itself: by its worth, its place, or by lot."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
-from visionsplit.options.parameters import Declared, Parameter, Parameters
+from visionsplit.options.parameters import Parameter, Parameters
 
-from encoder_service.compression.base import Picks
+from encoder_service.compression.base import Picks, Selection
 from encoder_service.compression.candidates import Candidates
-from encoder_service.compression.features import TowerOutput
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-class _OrderedSelection(ABC):
+class _OrderedSelection(Selection):
     """Puts all of a row's cells into an order; every budget takes the first of them."""
 
-    needs = frozenset[TowerOutput]()
     nested = True
-    own_counts = False
 
     def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:
         return Picks(self._order(candidates.worth, parameters), budgets)
@@ -35,7 +32,6 @@ class TopKSelection(_OrderedSelection):
 
     name = "top_k"
     description = "The tokens of highest score, best first; of equals the first in raster order (GlobalCom2)."
-    parameters: Declared = MappingProxyType({})
 
     def _order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         return torch.sort(worth, dim=-1, descending=True, stable=True).indices
@@ -50,7 +46,6 @@ class EvenSelection(_OrderedSelection):
 
     name = "even"
     description = "Tokens evenly spread over the tile, whatever their score (a baseline)."
-    parameters: Declared = MappingProxyType({})
 
     def _order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         index = torch.arange(worth.shape[-1], dtype=torch.float64, device=worth.device)  # [P]
@@ -67,7 +62,7 @@ class RandomSelection(_OrderedSelection):
 
     name = "random"
     description = "Tokens drawn by lot; equal requests draw equally, another seed differently (a baseline)."
-    parameters: Declared = MappingProxyType({"seed": Parameter(0, minimum=0, maximum=2**31 - 1)})
+    parameters = MappingProxyType({"seed": Parameter(0, minimum=0, maximum=2**31 - 1)})
 
     def _order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         index = torch.arange(worth.shape[-1], device=worth.device)  # [P]

@@ -4,17 +4,15 @@ Source: PruMerge+ (arXiv 2403.15388) and its published code.
 """
 
 from collections.abc import Sequence
-from types import MappingProxyType
 
 import torch
-from visionsplit.options.parameters import Declared, Parameters
+from visionsplit.options.parameters import Parameters
 
-from encoder_service.compression.base import Picks
+from encoder_service.compression.base import Picks, Selection
 from encoder_service.compression.candidates import Candidates
-from encoder_service.compression.features import TowerOutput
 
 
-class SpatialSamplesSelection:
+class SpatialSamplesSelection(Selection):
     """The tokens of highest worth, then every n-th token of the raster that is not among them.
 
     With r the share that the budget grants a tile of N tokens: where r was asked for, the samples are
@@ -31,9 +29,6 @@ class SpatialSamplesSelection:
     description = (
         "The tokens of highest score, and more than the budget: samples evenly spread beside them (PruMerge+)."
     )
-    parameters: Declared = MappingProxyType({})
-    needs = frozenset[TowerOutput]()
-    nested = False
     own_counts = True
 
     def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:

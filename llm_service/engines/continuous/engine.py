@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 from visionsplit.errors import InternalError, PromptTooLongError, UnavailableError, VisionSplitError
 
 from llm_service.config import EngineConfig
-from llm_service.engines.base import Engine, EngineRequest, EngineUse
+from llm_service.engines.base import Engine, EngineRequest
 from llm_service.engines.continuous.admission import Admission, Place
 from llm_service.engines.continuous.delivery import Sink, SinkRouter, post
 from llm_service.engines.continuous.manager import RunningManager, start_manager
 from llm_service.engines.continuous.sampler import SAMPLING_KEY, Sampler
 from llm_service.engines.continuous.slab import SlabAllocator, VirtualEmbedding
-from llm_service.job import TokenEvent
+from llm_service.job import EngineUse, TokenEvent
 
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS = 1.0

@@ -13,8 +13,9 @@ import torch
 from transformers import LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 from transformers.generation.continuous_batching.requests import FutureRequestState
+from visionsplit.options.sampling import ResolvedSampling
 
-from llm_service.job import SamplingOptions
+from llm_service.engines.sampling_math import filter_scores, gumbel_noise
 
 SAMPLING_KEY = "sampling"
 _MASK = 0xFFFFFFFF
@@ -27,7 +28,7 @@ _NO_SLOT = 0
 class SamplingRow:
     """What the sampler knows of one request."""
 
-    options: SamplingOptions
+    options: ResolvedSampling
     slot: int = _NO_SLOT  # of the seen tokens; 0 where there is no repetition penalty
 
     @property
@@ -114,51 +115,6 @@ class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # t
         return torch.where(self._seen[slots] & (slots != _NO_SLOT)[:, None], penalised, scores)
 
 
-def gumbel_noise(seed_low: torch.Tensor, seed_high: torch.Tensor, position: torch.Tensor, size: int) -> torch.Tensor:
-    """Gumbel noise that depends on its arguments alone.
-
-    Args:
-        seed_low, seed_high, position: [requests] integers, taken modulo 2**32.
-        size: vocabulary size.
-
-    Returns:
-        [requests, size] float64.
-    """
-    row = _mix(_mix(_mix(seed_low.long() & _MASK) ^ (seed_high.long() & _MASK)) ^ (position.long() & _MASK))
-    index = torch.arange(size, device=row.device, dtype=torch.int64)
-    hashed = _mix(_mix(index + 0x9E3779B9)[None, :] ^ row[:, None])
-    hashed = _mix(hashed + row[:, None])
-    uniform = (hashed.double() + 0.5) / 2**32
-    return -torch.log(-torch.log(uniform))
-
-
-def filter_scores(
-    scores: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor
-) -> torch.Tensor:
-    """Temperature, then top-k, then top-p, with the meaning of Hugging Face's warpers.
-
-    Args:
-        scores: [requests, vocabulary] float32.
-        temperature, top_p: [requests] float32, temperature positive.
-        top_k: [requests], 0 keeps all.
-
-    Returns:
-        [requests, vocabulary], minus infinity where a token is excluded. Each row is shifted so that its maximum is 0,
-        which changes no probability and lets the smallest temperature pass.
-    """
-    size = scores.shape[1]
-    scores = (scores - scores.amax(1, keepdim=True)) / temperature[:, None]
-    ascending, indices = torch.sort(scores, dim=1)
-    keep = torch.where(top_k > 0, top_k.clamp(max=size), size).long()
-    threshold = ascending.gather(1, (size - keep)[:, None])
-    ascending = ascending.masked_fill(ascending < threshold, -torch.inf)
-    cumulative = ascending.softmax(1).cumsum(1)
-    excluded = (cumulative <= 1 - top_p[:, None]) & (top_p < 1)[:, None]
-    excluded[:, -1] = False
-    ascending = ascending.masked_fill(excluded, -torch.inf)
-    return torch.empty_like(scores).scatter_(1, indices, ascending)
-
-
 def _sample(scores: torch.Tensor, arguments: torch.Tensor) -> torch.Tensor:
     temperature = arguments[_TEMPERATURE].view(torch.float32)
     sampled = temperature > 0
@@ -170,14 +126,6 @@ def _sample(scores: torch.Tensor, arguments: torch.Tensor) -> torch.Tensor:
     )
     noise = gumbel_noise(arguments[_SEED_LOW], arguments[_SEED_HIGH], arguments[_POSITION], scores.shape[1])
     return torch.where(sampled[:, None], filtered + noise.float(), scores)
-
-
-def _mix(value: torch.Tensor) -> torch.Tensor:
-    """A 32-bit finaliser (avalanche) on int64 tensors: products may wrap, as only their low halves are kept."""
-    value = value & _MASK
-    value = ((value ^ (value >> 16)) * 0x7FEB352D) & _MASK
-    value = ((value ^ (value >> 15)) * 0x846CA68B) & _MASK
-    return value ^ (value >> 16)
 
 
 def _column(row: SamplingRow, position: int) -> torch.Tensor:
@@ -195,4 +143,4 @@ def _signed(word: int) -> int:
     return word - 2**32 if word >= 2**31 else word
 
 
-_GREEDY = SamplingRow(SamplingOptions(max_new_tokens=1))
+_GREEDY = SamplingRow(ResolvedSampling(max_new_tokens=1))

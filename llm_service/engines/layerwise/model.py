@@ -11,7 +11,7 @@ from visionsplit.errors import InvalidPruningError, PromptTooLongError
 
 from llm_service.engines.layerwise.kv_cache import KvCache
 from llm_service.engines.layerwise.weight_sharing import twin_of
-from llm_service.pruning import PromptLayout, Pruning, Stage
+from llm_service.pruning import ComposedPruning, PromptLayout, Stage
 
 _ROWS_AT_ONCE = 64  # of attention, for all heads: a long question must not become a full map
 Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and sin, each [1, n, head size]
@@ -69,7 +69,9 @@ class LayerwiseModel:
         return embedded
 
     @torch.no_grad()
-    def prefill(self, embeddings: torch.Tensor, prompt: PromptLayout, pruning: Pruning | None = None) -> LayerwiseState:
+    def prefill(
+        self, embeddings: torch.Tensor, prompt: PromptLayout, pruning: ComposedPruning | None = None
+    ) -> LayerwiseState:
         """Read a prompt.
 
         Args:
@@ -184,7 +186,7 @@ class _Prefill:
     """A prompt on its way through the layers."""
 
     def __init__(
-        self, model: LayerwiseModel, embeddings: torch.Tensor, prompt: PromptLayout, pruning: Pruning | None
+        self, model: LayerwiseModel, embeddings: torch.Tensor, prompt: PromptLayout, pruning: ComposedPruning | None
     ) -> None:
         self.hidden, self.prompt = embeddings, prompt
         self.cache = KvCache(model.windows)

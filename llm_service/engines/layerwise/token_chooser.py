@@ -1,9 +1,9 @@
 """Chooses one request's tokens with the meaning that the sampler of continuous batching gives to the options."""
 
 import torch
+from visionsplit.options.sampling import ResolvedSampling
 
-from llm_service.engines.continuous.sampler import filter_scores, gumbel_noise
-from llm_service.job import SamplingOptions
+from llm_service.engines.sampling_math import filter_scores, gumbel_noise
 
 _WORD = 2**32
 
@@ -12,7 +12,7 @@ class TokenChooser:
     """A seed gives the same tokens here and there, as far as the two engines' scores are alike."""
 
     def __init__(
-        self, options: SamplingOptions, token_ids: tuple[int, ...], *, vocabulary_size: int, device: torch.device
+        self, options: ResolvedSampling, token_ids: tuple[int, ...], *, vocabulary_size: int, device: torch.device
     ) -> None:
         """`token_ids` are the prompt's, the image token once for each image: a repetition penalty counts them."""
         self._options = options

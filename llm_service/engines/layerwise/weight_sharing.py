@@ -7,8 +7,7 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from visionsplit.errors import InvalidRequestError
 
-# Those whose decoder layers `LayerwiseModel` knows from the inside; their rotation is the same function.
-SUPPORTED = ("llama", "mistral", "qwen2")
+from llm_service.job import LAYERWISE_MODELS
 
 
 def twin_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -19,11 +18,11 @@ def twin_of(model: PreTrainedModel) -> PreTrainedModel:
     compute at one time.
 
     Raises:
-        InvalidRequestError: the architecture is not one of `SUPPORTED`.
+        InvalidRequestError: the architecture is not one of `LAYERWISE_MODELS`.
     """
-    if model.config.model_type not in SUPPORTED:
+    if model.config.model_type not in LAYERWISE_MODELS:
         raise InvalidRequestError(
-            f"vision tokens can be pruned, or keep their original places, in {', '.join(SUPPORTED)} models; "
+            f"vision tokens can be pruned, or keep their original places, in {', '.join(LAYERWISE_MODELS)} models; "
             f"this one is {model.config.model_type}"
         )
     config = copy.deepcopy(model.config)

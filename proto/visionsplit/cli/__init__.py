@@ -1,1 +1,1 @@
-"""What all command lines share: the parser, the types of options, and the options of security."""
+"""Settings and options: kinds of values, settings that are declared once, and the sources that they are read from."""

@@ -1,16 +1,19 @@
-"""What all command lines share: a parser that fails with one line, and the types of their options."""
+"""What all command lines share: a parser that fails with one line, and the kinds of values that options take."""
 
 import argparse
+import enum
 import math
 import re
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
 
 from visionsplit.network.addresses import check_address, split_host_port
 
 ValueT = TypeVar("ValueT")
+EnumT = TypeVar("EnumT", bound=enum.Enum)
 
-DTYPE_NAMES = ("float32", "float16", "bfloat16")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
@@ -27,27 +30,106 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def at_least(least: int, *, most: int | None = None) -> Callable[[str], int]:
-    """Reads a whole number from `least` on, up to `most` where that is given."""
+@dataclass(frozen=True)
+class Kind(Generic[ValueT]):
+    """A kind of value. An instance can be the `type` of an argparse option."""
+
+    convert: Callable[[str], ValueT]  # raises ValueError; its text says what is wrong
+    accepted: str  # as it follows "is not"
+    metavar: str  # stands for the value in a help text
+    show: Callable[[ValueT], str] = str  # the text that `convert` reads as this value
+
+    def __call__(self, text: str) -> ValueT:
+        """
+        Raises:
+            argparse.ArgumentTypeError: the text is not of this kind.
+        """
+        try:
+            return self.convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def at_least(least: int, *, most: int | None = None, metavar: str = "N") -> Kind[int]:
+    """Whole numbers from `least` on, up to `most` where that is given."""
     bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
 
-    def read(text: str) -> int:
+    def convert(text: str) -> int:
         digits = text.removeprefix("-")
         whole = digits.isascii() and digits.isdecimal()
         if not whole or int(text) < least or (most is not None and int(text) > most):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
+            raise ValueError(f"{text!r} is not a whole number {bounds}")
         return int(text)
 
-    return read
+    return Kind(convert, f"a whole number {bounds}", metavar)
 
 
-def share(text: str) -> float:
-    """Reads a number in (0, 1], such as the share of the vision tokens to keep."""
-    value = number(text)
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+
+
+def _share(text: str) -> float:
+    value = _number(text)
     if not 0 < value <= 1:  # false for NaN too
         hint = f"; for {text} percent write {value / 100:g}" if 2 <= value <= 100 else ""
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1{hint}")
+        raise ValueError(f"{text} is not above 0 and at most 1{hint}")
     return value
+
+
+def _finite(text: str, *, above: bool) -> float:
+    value = _number(text)
+    if not (math.isfinite(value) and (value > 0 if above else value >= 0)):
+        raise ValueError(f"{text} is not a finite number {'above' if above else 'of at least'} 0")
+    return value
+
+
+def _host_port(text: str) -> str:
+    split_host_port(text)
+    return text
+
+
+def _address(text: str) -> str:
+    check_address(text)
+    return text
+
+
+def _device(text: str) -> str:
+    if not _DEVICE.fullmatch(text):
+        raise ValueError(f"{text!r} is not one of cpu, cuda and cuda:N")
+    return text
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the value is empty")
+    return text
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"{text!r} is not true or false")
+    return text == "true"
+
+
+number = Kind(_number, "a number", "NUMBER", "{:g}".format)
+share = Kind(_share, "a number in (0, 1]", "SHARE", repr)  # such as the share of the vision tokens to keep
+not_negative = Kind(lambda text: _finite(text, above=False), "a finite number of at least 0", "SECONDS", "{:g}".format)
+positive = Kind(lambda text: _finite(text, above=True), "a finite number above 0", "SECONDS", "{:g}".format)
+milliseconds = Kind(  # the value is in seconds
+    lambda text: _finite(text, above=False) / 1000,
+    "a finite number of at least 0",
+    "MS",
+    lambda seconds: f"{seconds * 1000:g}",
+)
+host_port = Kind(_host_port, "an address HOST:PORT", "HOST:PORT")  # to listen on
+address = Kind(_address, "an address HOST:PORT", "HOST:PORT")  # to connect to
+device = Kind(_device, "one of cpu, cuda and cuda:N", "DEVICE")  # whether this machine has it is not checked
+word = Kind(_not_empty, "a text", "TEXT")
+path = Kind(lambda text: Path(_not_empty(text)), "a path", "FILE")
+flag = Kind(_flag, "true or false", "BOOL", lambda value: "true" if value else "false")
 
 
 def shares(text: str) -> tuple[float, ...]:
@@ -55,60 +137,30 @@ def shares(text: str) -> tuple[float, ...]:
     return tuple(share(part.strip()) for part in text.split(","))
 
 
-def not_negative(text: str) -> float:
-    """Reads a finite number of 0 or more, such as a duration in seconds."""
-    value = number(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
-    return value
+def one_of(names: tuple[str, ...]) -> Kind[str]:
+    """One of a few words."""
+
+    def convert(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"{text!r} is not one of {', '.join(names)}")
+        return text
+
+    return Kind(convert, f"one of {', '.join(names)}", "{" + ",".join(names) + "}")
 
 
-def positive(text: str) -> float:
-    """Reads a finite number above 0, such as a duration in seconds."""
-    value = number(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
-    return value
+def member_of(cls: type[EnumT]) -> Kind[EnumT]:
+    """A member of an enumeration, by its name in lower case."""
+    names = one_of(tuple(member.name.lower() for member in cls))
+    return Kind(
+        lambda text: cls[names.convert(text).upper()], names.accepted, names.metavar, lambda member: member.name.lower()
+    )
 
 
-def number(text: str) -> float:
-    """Reads any number."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-
-
-def host_port(text: str) -> str:
-    """Reads an address to listen on."""
-    try:
-        split_host_port(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def addresses(text: str) -> str:
-    """Reads addresses to connect to, with commas between them."""
-    for address in text.split(","):
-        try:
-            check_address(address)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def device(text: str) -> str:
-    """Reads the name of a device that PyTorch computes on. Whether this machine has it is not checked."""
-    if not _DEVICE.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of cpu, cuda and cuda:N")
-    return text
-
-
-def unless_empty(read: Callable[[str], ValueT]) -> Callable[[str], ValueT | None]:
-    """Reads an empty text as an option that is not given: a deployment may pass on a variable that is not set."""
-
-    def read_or_none(text: str) -> ValueT | None:
-        return read(text) if text else None
-
-    return read_or_none
+def unless_empty(kind: Kind[ValueT]) -> Kind[ValueT | None]:
+    """Reads an empty text as a value that is not given: a deployment may pass on a variable that is not set."""
+    return Kind(
+        lambda text: kind.convert(text) if text else None,
+        kind.accepted,
+        kind.metavar,
+        lambda value: "" if value is None else kind.show(value),
+    )

@@ -1,39 +1,95 @@
-"""The options of security, the same on every command line. They take paths, never a secret."""
+"""The settings of security, the same for the services and the command-line tool. They hold paths, never a secret."""
 
 import argparse
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from visionsplit.cli.command_line import flag, path, word
+from visionsplit.cli.configuration import add_option
+from visionsplit.cli.settings import build, declared, setting
 from visionsplit.security.client import ClientSecurity
 from visionsplit.security.files import CredentialsError
 from visionsplit.security.server import ServerSecurity
 from visionsplit.security.tls import ClientTls, ServerTls
 from visionsplit.security.tokens import TOKEN_VARIABLE, BearerToken
 
+T = TypeVar("T")
+
+_pem = replace(path, metavar="PEM")
+_server = partial(setting, "security of this service")
+_client = partial(setting, "security of the connection to the LLM service")
+
+
+@dataclass(frozen=True)
+class ServerSecuritySettings:
+    """What protects a service."""
+
+    tls_cert: Path | None = _server(
+        None, _pem, "The file with the service's certificate and its chain.", absent="none, and nothing is encrypted"
+    )
+    tls_key: Path | None = _server(None, _pem, "The private key of --tls-cert.")
+    tls_client_ca: Path | None = _server(
+        None,
+        _pem,
+        "The authorities of whom clients must show a certificate.",
+        absent="none, and no certificate is asked for",
+    )
+    token_file: tuple[Path, ...] = _server(
+        (),
+        path,
+        "The file of accepted tokens, [NAME] TOKEN [relay] on each line; repeat the option for several files.",
+        many=True,
+        absent="none, and all may call",
+    )
+
+    def make(self) -> ServerSecurity:
+        """
+        Raises:
+            CredentialsError: settings that do not make sense without another.
+        """
+        if self.tls_cert is None or self.tls_key is None:
+            if self.tls_cert is not self.tls_key:
+                raise CredentialsError("--tls-cert and --tls-key go together: give both or neither")
+            if self.tls_client_ca is not None:
+                raise CredentialsError("--tls-client-ca needs --tls-cert and --tls-key")
+            return ServerSecurity(None, self.token_file)
+        return ServerSecurity(ServerTls(self.tls_cert, self.tls_key, self.tls_client_ca), self.token_file)
+
+
+@dataclass(frozen=True)
+class ClientSecuritySettings:
+    """What a connection to a service needs."""
+
+    tls: bool = _client(False, flag, "Encrypt, and trust the authorities that come with gRPC.")
+    tls_ca: Path | None = _client(
+        None, _pem, "Encrypt, and trust the authorities in this file.", absent="those that come with gRPC"
+    )
+    tls_cert: Path | None = _client(None, _pem, "The certificate to show if a service asks for one.")
+    tls_key: Path | None = _client(None, _pem, "The private key of the certificate to show.")
+    tls_server_name: str | None = _client(
+        None, word, "The name in the service's certificate.", metavar="NAME", absent="the host of the address"
+    )
+    token_file: Path | None = _client(None, path, "The file whose first token is sent with every call.")
+    allow_unencrypted_token: bool = _client(False, flag, "Send the token to other machines even without TLS.")
+
+    def make(self, fallback: BearerToken | None = None) -> ClientSecurity:
+        """
+        Args:
+            fallback: where the token comes from if no file is named.
+
+        Raises:
+            CredentialsError: settings that do not make sense without another.
+        """
+        tls = ClientTls(self.tls_ca, self.tls_cert, self.tls_key, self.tls_server_name)
+        token = fallback if self.token_file is None else BearerToken(file=self.token_file)
+        return ClientSecurity(tls if self.tls or tls != ClientTls() else None, token, self.allow_unencrypted_token)
+
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
     """What protects a service."""
-    add = parser.add_argument_group("security of this service").add_argument
-    add(
-        "--tls-cert",
-        type=Path,
-        metavar="PEM",
-        help="The file with the service's certificate and its chain. Default: none, and nothing is encrypted.",
-    )
-    add("--tls-key", type=Path, metavar="PEM", help="The private key of --tls-cert. Default: none.")
-    add(
-        "--tls-client-ca",
-        type=Path,
-        metavar="PEM",
-        help="The authorities of whom clients must show a certificate. Default: none, and no certificate is asked for.",
-    )
-    add(
-        "--token-file",
-        type=Path,
-        action="append",
-        metavar="FILE",
-        help="The file of accepted tokens, [NAME] TOKEN [relay] on each line; repeat the option for several files. "
-        "Default: none, and all may call.",
-    )
+    _add(parser, ServerSecuritySettings, "security of this service")
 
 
 def server_security_from(options: argparse.Namespace) -> ServerSecurity:
@@ -41,63 +97,16 @@ def server_security_from(options: argparse.Namespace) -> ServerSecurity:
     Raises:
         CredentialsError: options that do not make sense without another.
     """
-    if (options.tls_cert is None) != (options.tls_key is None):
-        raise CredentialsError("--tls-cert and --tls-key go together: give both or neither")
-    token_files = tuple(options.token_file or ())
-    if options.tls_cert is None:
-        if options.tls_client_ca is not None:
-            raise CredentialsError("--tls-client-ca needs --tls-cert and --tls-key")
-        return ServerSecurity(None, token_files)
-    return ServerSecurity(ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca), token_files)
+    return _from(options, ServerSecuritySettings).make()
 
 
-def add_client_options(parser: argparse.ArgumentParser, *, service: str, prefix: str = "") -> None:
-    """What a connection to services needs.
-
-    Args:
-        service: whose, as the help says it.
-        prefix: of the options' names, such as "llm-".
-    """
-    add = parser.add_argument_group(f"security of the connection to {service}").add_argument
-    add(f"--{prefix}tls", action="store_true", help="Encrypt, and trust the authorities that come with gRPC.")
-    add(
-        f"--{prefix}tls-ca",
-        type=Path,
-        metavar="PEM",
-        help="Encrypt, and trust the authorities in this file. Default: those that come with gRPC.",
-    )
-    add(
-        f"--{prefix}tls-cert",
-        type=Path,
-        metavar="PEM",
-        help="The certificate to show if a service asks for one. Default: none.",
-    )
-    add(f"--{prefix}tls-key", type=Path, metavar="PEM", help=f"The private key of --{prefix}tls-cert. Default: none.")
-    add(
-        f"--{prefix}tls-server-name",
-        metavar="NAME",
-        help="The name in the service's certificate. Default: the host of the address.",
-    )
-    add(
-        f"--{prefix}token-file",
-        type=Path,
-        metavar="FILE",
-        help=f"The file whose first token is sent with every call. Default: {_default_token(prefix)}.",
-    )
-    add(
-        f"--{prefix}allow-unencrypted-token",
-        action="store_true",
-        help="Send the token to other machines even without TLS.",
-    )
+def add_client_options(parser: argparse.ArgumentParser, *, service: str) -> None:
+    """What a connection to services needs. `service`: whose, as the help says it."""
+    title = f"security of the connection to {service}"
+    _add(parser, ClientSecuritySettings, title, token_file=f"the environment variable {TOKEN_VARIABLE}, else none")
 
 
-def _default_token(prefix: str) -> str:
-    return "none" if prefix else f"the environment variable {TOKEN_VARIABLE}, else none"
-
-
-def client_security_from(
-    options: argparse.Namespace, *, prefix: str = "", fallback: BearerToken | None = None
-) -> ClientSecurity:
+def client_security_from(options: argparse.Namespace, *, fallback: BearerToken | None = None) -> ClientSecurity:
     """
     Args:
         fallback: where the token comes from if no file is named.
@@ -105,12 +114,16 @@ def client_security_from(
     Raises:
         CredentialsError: options that do not make sense without another.
     """
-    given = {name: getattr(options, f"{prefix}{name}".replace("-", "_")) for name in _CLIENT_OPTIONS}
-    tls = None
-    if any(given[name] for name in _CLIENT_OPTIONS if name.startswith("tls")):
-        tls = ClientTls(given["tls-ca"], given["tls-cert"], given["tls-key"], given["tls-server-name"])
-    token = fallback if given["token-file"] is None else BearerToken(file=given["token-file"])
-    return ClientSecurity(tls, token, given["allow-unencrypted-token"])
+    return _from(options, ClientSecuritySettings).make(fallback)
 
 
-_CLIENT_OPTIONS = ("tls", "tls-ca", "tls-cert", "tls-key", "tls-server-name", "token-file", "allow-unencrypted-token")
+def _add(parser: argparse.ArgumentParser, cls: type, title: str, **absent: str) -> None:
+    group = parser.add_argument_group(title)
+    for one in declared(cls):
+        told = replace(one.setting, absent=absent.get(one.name, one.setting.absent))
+        add_option(group, replace(one, setting=told), default=None if one.setting.many else one.default)
+
+
+def _from(options: argparse.Namespace, cls: type[T]) -> T:
+    given = {one.name: getattr(options, one.name) for one in declared(cls)}
+    return build(cls, {name: value for name, value in given.items() if value})

@@ -14,13 +14,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import LlavaNextConfig, LlavaNextImageProcessorPil
 
-from visionsplit.cli.command_line import DTYPE_NAMES
 from visionsplit.model.stored_model import CheckpointError, StoredModel, one_line
 
-__all__ = ["DTYPES", "Checkpoint", "CheckpointError", "feature_layers"]
-
-# The types of weights and activations that a service may be asked for, by name.
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
+__all__ = ["Checkpoint", "CheckpointError", "feature_layers"]
 
 # Applied in order, first match wins, after a leading "model." is gone.
 _CANONICAL = (

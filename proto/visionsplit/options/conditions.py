@@ -2,10 +2,16 @@
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
-ValueT = TypeVar("ValueT")
+from visionsplit.options.compression import Compression
+from visionsplit.options.layout import LAYOUTS, Layout
+from visionsplit.options.prefill import Pruning
+
+ValueT = TypeVar("ValueT", bound=str)
+# The options of a compression that are words, such as score and budget.
+_WORDS = tuple(field.name for field in fields(Compression) if field.type == str | None)
 
 METHOD_FORM = "METHOD[:NAME=VALUE[,NAME=VALUE...]][@RATIO]"
 CONDITION_FORM = f"{METHOD_FORM}[+PRUNING[:NAME=VALUE...][@RATIO]]"
@@ -23,8 +29,8 @@ class MethodWord:
     settings: Mapping[str, str]  # a value can hold no comma and no @
     ratio: float | None
 
-    def setting(self, name: str, values: Mapping[str, ValueT]) -> ValueT | None:
-        """What the setting's text stands for, or None where it is not set.
+    def setting(self, name: str, values: Collection[ValueT]) -> ValueT | None:
+        """Which of some values the setting's text is, or None where it is not set.
 
         Raises:
             ValueError: another text is set.
@@ -32,9 +38,10 @@ class MethodWord:
         text = self.settings.get(name)
         if text is None:
             return None
-        if text not in values:
-            raise ValueError(f"condition {self.condition!r} has the {name} {text!r}; {' and '.join(values)} exist")
-        return values[text]
+        for value in values:
+            if value == text:
+                return value
+        raise ValueError(f"condition {self.condition!r} has the {name} {text!r}; {' and '.join(values)} exist")
 
     def numbers(self, *, besides: Collection[str]) -> dict[str, float]:
         """The settings of other names than these.
@@ -45,6 +52,39 @@ class MethodWord:
         return {
             name: _number(self.condition, name, value) for name, value in self.settings.items() if name not in besides
         }
+
+    def compression(self, layout: Layout = "spatial", *, besides: Collection[str] = ()) -> Compression:
+        """The compression of this word: its words and the layout by their names, every other setting a parameter.
+
+        Args:
+            layout: where the word names none.
+            besides: settings that mean something else to the caller.
+
+        Raises:
+            ValueError: the layout is unknown, or a parameter is not a number.
+        """
+        words: dict[str, Any] = {name: self.settings[name] for name in _WORDS if name in self.settings}
+        return Compression(
+            self.method,
+            self.ratio,
+            self.setting("layout", LAYOUTS) or layout,
+            parameters=self.numbers(besides=(*_WORDS, "layout", *besides)),
+            **words,
+        )
+
+    def pruning(self) -> Pruning:
+        """The pruning of this word.
+
+        Raises:
+            ValueError: a setting is not a number.
+        """
+        return Pruning(self.method, self.ratio, self.numbers(besides=()))
+
+
+def compression_words(compression: Compression) -> dict[str, str]:
+    """The words that a compression sets, by name; the layout where it is not spatial."""
+    words = {name: value for name in _WORDS if (value := getattr(compression, name)) is not None}
+    return words if compression.layout == "spatial" else {**words, "layout": compression.layout}
 
 
 def split_condition(text: str) -> tuple[MethodWord, MethodWord | None]:

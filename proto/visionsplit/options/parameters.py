@@ -62,6 +62,13 @@ def with_defaults(
     return {name: parameter.default for name, parameter in declared.items()} | dict(given)
 
 
+def check_numbers(parameters: Parameters) -> None:
+    """Raises TypeError unless every value is a number; what its range is, the owner of the parameter knows."""
+    for name, value in parameters.items():
+        if not isinstance(value, int | float):
+            raise TypeError(f"parameter {name!r} is {value!r}; a number is needed")
+
+
 def quoted(name: str) -> str:
     """A caller's word in an error, cut to a readable length."""
     return repr(name if len(name) <= _QUOTED_LENGTH else f"{name[:_QUOTED_LENGTH]}…")

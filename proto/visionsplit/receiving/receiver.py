@@ -1,11 +1,11 @@
 """How the requests of every method are received: within bounds, and checked before they are parsed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass
 from inspect import isasyncgen
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -19,7 +19,7 @@ from visionsplit.receiving.prompts import MAX_PROMPT_BYTES
 from visionsplit.receiving.receipts import MAX_UNFINISHED_BYTES, Receipts
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.fairness import Shares, address_behind
-from visionsplit.wire.status import behavior_of
+from visionsplit.serving.interceptors import Context, Handler, HandlerInterceptor, behavior_of
 
 # Of methods whose requests hold names and numbers only, such as the health check: the largest request, and how long the
 # first of a call may take to arrive. Clients send such a request together with the call's headers.
@@ -27,8 +27,6 @@ SMALL_REQUEST_BYTES = 64 * KIB
 SMALL_REQUEST_SECONDS = 10.0
 _HELD_REQUESTS = 16  # of the largest size: what the requests of all running calls may take together
 _RETRY_SECONDS = 1.0
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +109,7 @@ class Receiver:
             self._held.give_back(caller, num_bytes)
 
 
-class _ReceiveInterceptor(grpc.aio.ServerInterceptor):
+class _ReceiveInterceptor(HandlerInterceptor):
     """Makes every method one that takes a stream of bytes.
 
     gRPC begins the handler of a method with a single request only once the request has arrived completely. Until then
@@ -120,22 +118,15 @@ class _ReceiveInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._handlers: dict[str, Any] = {}  # of existing methods only, so they are few
+        self._handlers: dict[str, Handler] = {}  # of existing methods only, so they are few
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:  # noqa: ANN401 - a grpc.RpcMethodHandler, whose kinds grpc does not type
-        name = handler_call_details.method
+    def replaced(self, handler: Handler, details: grpc.HandlerCallDetails) -> Handler:
+        name = details.method
         if name not in self._handlers:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None
             self._handlers[name] = self._receiving(name, handler)
         return self._handlers[name]
 
-    def _receiving(self, name: str, handler: Any) -> Any:  # noqa: ANN401 - as above
+    def _receiving(self, name: str, handler: Handler) -> Handler:
         """A method's handler that takes a stream of bytes, in place of one that takes what the method takes."""
         make = (
             grpc.stream_stream_rpc_method_handler

@@ -1,90 +1,14 @@
-"""What a service puts before its calls: encryption, and proof of who calls."""
+"""How a service is protected."""
 
-import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import grpc
-import grpc.aio
-
-from visionsplit.errors import UnauthenticatedError, UnavailableError
-from visionsplit.security.client import is_local
 from visionsplit.security.tls import ServerTls
-from visionsplit.security.tokens import AcceptedTokens
-from visionsplit.wire.status import set_status
-
-_log = logging.getLogger(__name__)
-
-# Load balancers and container runtimes ask without a token, and learn only whether the service serves.
-_OPEN_METHODS = ("/grpc.health.v1.Health/",)
-_SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
 class ServerSecurity:
-    """How a service is protected. Everything off is a plain connection on which everybody may call."""
+    """Everything off is a plain connection on which everybody may call."""
 
     tls: ServerTls | None = None
     token_files: tuple[Path, ...] = ()  # the tokens of all of them are accepted; none: no token is needed
-
-
-class Guard:
-    """A server's security, with its files read.
-
-    Raises:
-        CredentialsError: a file cannot be used.
-    """
-
-    def __init__(self, security: ServerSecurity) -> None:
-        self._credentials = None if security.tls is None else security.tls.credentials()
-        self.tokens = AcceptedTokens(security.token_files) if security.token_files else None
-
-    @property
-    def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """What comes before any interceptor that lets a call in; those that count calls may see the refused ones."""
-        return [] if self.tokens is None else [_TokenInterceptor(self.tokens)]
-
-    def bind(self, server: grpc.aio.Server, address: str) -> int:
-        """Let a server listen; returns its port.
-
-        Raises:
-            UnavailableError: the address cannot be bound.
-        """
-        try:
-            if self._credentials is not None:
-                return server.add_secure_port(address, self._credentials)
-            port = server.add_insecure_port(address)
-        except RuntimeError:
-            raise UnavailableError(f"cannot listen on {address}") from None
-        if not is_local(address):
-            exposed = "images and answers" if self.tokens is None else "images, answers and tokens"
-            _log.warning("%s is reachable from other machines without TLS: %s are not encrypted", address, exposed)
-        return port
-
-
-class _TokenInterceptor(grpc.aio.ServerInterceptor):
-    """Refuses every call without a token that is accepted, reflection included, before anything of it is read."""
-
-    def __init__(self, tokens: AcceptedTokens) -> None:
-        self._tokens = tokens
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:  # noqa: ANN401 - a grpc.RpcMethodHandler, whose kinds grpc does not type
-        handler = await continuation(handler_call_details)
-        # A method that does not exist is left to gRPC, so that others who see the call know that too.
-        if handler is None or handler_call_details.method.startswith(_OPEN_METHODS):
-            return handler
-        if self._tokens.holder(handler_call_details.invocation_metadata or ()) is not None:
-            return handler
-        # A stream's handler, whatever the method is: gRPC would wait for the request of any other.
-        return grpc.stream_stream_rpc_method_handler(_refuse)
-
-
-async def _refuse(request_iterator: object, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
-    _log.info("refused a call from %s: no valid token", context.peer()[:_SHOWN_CHARACTERS])
-    set_status(context, UnauthenticatedError("a valid token is needed"))

@@ -1,1 +1,1 @@
-"""What both servers share: turns among callers, refusal under overload, health, the log of calls, process limits."""
+"""What a server puts around its calls: turns, refusal under overload, tokens, errors, health, log, process limits."""

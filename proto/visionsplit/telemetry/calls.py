@@ -1,49 +1,27 @@
-"""Interceptors that see every call of our services from outside: one counts, one traces."""
+"""Interceptors that see every call of our services from outside: one counts, one traces.
+
+They belong outside the interceptor that maps errors.
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
+from visionsplit.serving.interceptors import Behavior, CallInterceptor, Context
 from visionsplit.telemetry.metrics import CallMetrics
 from visionsplit.telemetry.tracing import context_of
-from visionsplit.wire.status import ERROR_METADATA_KEY, behavior_of
+from visionsplit.wire.status import ERROR_METADATA_KEY
 
-Behavior: TypeAlias = Callable[..., Awaitable[Any]]
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Runs `around` in place of each of our calls' behaviour. Belongs outside the interceptor that maps errors."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:  # noqa: ANN401 - a grpc.RpcMethodHandler, whose kinds grpc does not type
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or not method.startswith("/visionsplit."):
-            return handler
-        kind, behavior = behavior_of(handler)
-        return handler._replace(**{kind: self._wrapped(behavior, method)})
-
-    def _wrapped(self, behavior: Behavior, method: str) -> Behavior:
-        async def wrapped(request: object, context: Context) -> object:
-            return await self.around(behavior, method, request, context)
-
-        return wrapped
-
-    async def around(self, behavior: Behavior, method: str, request: object, context: Context) -> object:
-        raise NotImplementedError
+OUR_METHODS = "/visionsplit."  # not the health check and not reflection
 
 
 class MetricsInterceptor(CallInterceptor):
     """Counts and times calls."""
+
+    methods = OUR_METHODS
 
     def __init__(self, metrics: CallMetrics) -> None:
         self._metrics = metrics
@@ -72,6 +50,8 @@ class TracingInterceptor(CallInterceptor):
 
     With a tracer that records nothing, the caller's context still goes along to the next service.
     """
+
+    methods = OUR_METHODS
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer

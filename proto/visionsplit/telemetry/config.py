@@ -1,35 +1,16 @@
 """What of telemetry is on. Read once at the edge, the standard OpenTelemetry variables included."""
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
+from visionsplit.cli.command_line import LOG_LEVELS, Kind, flag, one_of
+from visionsplit.cli.settings import ConfigError, check, setting
 from visionsplit.network.addresses import split_host_port
 
 _LOOPBACK = "127.0.0.1"
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-
-
-@dataclass(frozen=True)
-class TelemetryConfig:
-    """Settings of one service's telemetry; everything is off by default.
-
-    Raises:
-        ValueError: an address or endpoint of another form.
-    """
-
-    metrics: str | None = None  # HOST:PORT of the page of metrics, or PORT on loopback; port 0 takes a free one
-    otlp_endpoint: str | None = None  # of an OpenTelemetry collector that takes traces over gRPC
-    log_prompts: bool = False  # whether a call's line in the log holds its prompt
-
-    def __post_init__(self) -> None:
-        if self.metrics is not None:
-            metrics_address(self.metrics)
-        if self.otlp_endpoint is not None and not self.otlp_endpoint.startswith(("http://", "https://")):
-            raise ValueError(
-                f"the OTLP endpoint is {self.otlp_endpoint!r}; http://HOST:PORT is needed, or https for TLS"
-            )
 
 
 def metrics_address(text: str) -> tuple[str, int]:
@@ -44,51 +25,63 @@ def metrics_address(text: str) -> tuple[str, int]:
         raise ValueError(f"the address for metrics is {text!r}; HOST:PORT is needed, or PORT for loopback") from None
 
 
-def add_telemetry_options(parser: argparse.ArgumentParser) -> None:
-    """The options behind `telemetry_from`, and `--log-format`."""
-    group = parser.add_argument_group("telemetry")
-    add = group.add_argument
-    add(
-        "--metrics",
-        metavar="HOST:PORT",
-        help="The address at which Prometheus metrics are served; a port alone means loopback. Default: none.",
-    )
-    add(
-        "--otlp-endpoint",
-        metavar="URL",
-        help="The OpenTelemetry collector to which traces are sent, such as http://HOST:4317. Default: the one that "
-        "OpenTelemetry's environment variables name, else none.",
-    )
-    add(
-        "--log-format",
-        default="text",
-        choices=["text", "json"],
-        help="The form of log lines; json writes one object a line. Default: %(default)s.",
-    )
-    add("--log-prompts", action="store_true", help="Write prompts, shortened, into the log. Without it they never are.")
+def _metrics(text: str) -> str:
+    metrics_address(text)
+    return text
 
 
-def telemetry_from(options: argparse.Namespace, environment: Mapping[str, str]) -> TelemetryConfig:
-    """The settings of a command line and, where it names no collector, of OpenTelemetry's own variables.
+def _endpoint(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError(f"the OTLP endpoint is {text!r}; http://HOST:PORT is needed, or https for TLS")
+    return text
 
-    Headers, certificates, time limits, sampling and resource attributes come from those variables alone: the
+
+def otlp_endpoint_of(environment: Mapping[str, str]) -> str | None:
+    """The collector that OpenTelemetry's standard variables name, if traces are on.
+
+    Headers, certificates, time limits, sampling and resource attributes come from such variables alone: the
     OpenTelemetry SDK reads them.
 
     Raises:
-        ValueError: a setting makes no sense.
+        ConfigError: the variables ask for another protocol than gRPC.
     """
-    return TelemetryConfig(
-        metrics=options.metrics,
-        otlp_endpoint=options.otlp_endpoint or _endpoint_of(environment),
-        log_prompts=options.log_prompts,
-    )
-
-
-def _endpoint_of(environment: Mapping[str, str]) -> str | None:
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
         return None
     endpoint = next((environment[name] for name in _ENDPOINT_VARIABLES if environment.get(name)), None)
     protocol = next((environment[name] for name in _PROTOCOL_VARIABLES if environment.get(name)), "grpc")
     if endpoint is not None and protocol != "grpc":
-        raise ValueError(f"the environment asks for OTLP over {protocol}; traces go over grpc only")
+        raise ConfigError(f"the environment asks for OTLP over {protocol}; traces go over grpc only")
     return endpoint
+
+
+_telemetry = partial(setting, "telemetry")
+
+
+@dataclass(frozen=True)
+class TelemetryConfig:
+    """Settings of one service's telemetry; metrics and traces are off by default.
+
+    Raises:
+        ConfigError: an address or endpoint of another form.
+    """
+
+    metrics: str | None = _telemetry(
+        None,
+        Kind(_metrics, "HOST:PORT", "HOST:PORT"),
+        "The address at which Prometheus metrics are served; a port alone means loopback. Port 0 takes a free one.",
+    )
+    otlp_endpoint: str | None = _telemetry(
+        None,
+        Kind(_endpoint, "http://HOST:PORT", "URL"),
+        "The OpenTelemetry collector to which traces are sent over gRPC, such as http://HOST:4317.",
+        absent="the one that OpenTelemetry's environment variables name, else none",
+        fallback=otlp_endpoint_of,
+    )
+    log_level: str = _telemetry("INFO", one_of(LOG_LEVELS), "The least severe messages to log.")
+    log_format: str = _telemetry(
+        "text", one_of(("text", "json")), "The form of log lines; json writes one object a line."
+    )
+    log_prompts: bool = _telemetry(False, flag, "Write prompts, shortened, into the log. Without it they never are.")
+
+    def __post_init__(self) -> None:
+        check(self)

@@ -1,8 +1,7 @@
 """Errors to gRPC statuses and back: the only place that knows both."""
 
-import logging
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
@@ -57,59 +56,6 @@ def error_from_rpc(rpc_error: grpc.RpcError) -> errors.VisionSplitError:
     if cls is errors.OverloadedError:
         return errors.OverloadedError(details, _retry_after(named.get(STATUS_METADATA_KEY)))
     return cls(details)
-
-
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Ends every call with exactly one status; an unexpected error's details go to the log only."""
-
-    def __init__(self, log: logging.Logger) -> None:
-        self._log = log
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:  # noqa: ANN401 - a grpc.RpcMethodHandler, whose kinds grpc does not type
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        kind, behavior = behavior_of(handler)
-        return handler._replace(**{kind: self._guard(behavior, handler_call_details.method)})
-
-    def _guard(self, behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
-        async def guarded(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> object:
-            try:
-                return await behavior(request, context)
-            except errors.VisionSplitError as error:
-                failure = _without_frames(error)
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:
-                # A write that was under way when the caller left fails in gRPC's own way.
-                if isinstance(error, grpc.aio.InternalError) or context.done():
-                    self._log.debug("%s: the caller left", method, exc_info=True)
-                    return None
-                self._log.exception("%s failed", method)
-                failure = errors.InternalError("internal error; the service's log has the details")
-            set_status(context, failure)
-            return None
-
-        return guarded
-
-
-def behavior_of(handler: Any) -> tuple[str, Callable[..., Any]]:  # noqa: ANN401 - a grpc.RpcMethodHandler
-    """What a method's handler calls, and the name of the field that holds it."""
-    for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-        behavior: Callable[..., Any] | None = getattr(handler, kind)
-        if behavior is not None:
-            return kind, behavior
-    raise ValueError("the handler calls nothing")
-
-
-def _without_frames(error: errors.VisionSplitError) -> errors.VisionSplitError:
-    """The error without those that led to it and without the frames, whose variables hold the request."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
 
 
 def set_status(context: grpc.aio.ServicerContext[Any, Any], error: errors.VisionSplitError) -> None:

@@ -1,32 +1,14 @@
 """Token tensors on the wire: data type + shape + little-endian bytes, checked before anything trusts them."""
 
-import enum
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visionsplit.errors import InvalidTokensError
+from visionsplit.errors import InvalidTokensError, UnknownFieldError
+from visionsplit.options.data_types import DataType
+from visionsplit.options.messages import data_type_from_proto, data_type_to_proto
 from visionsplit.v1 import tensor_pb2
-
-
-class DataType(enum.Enum):
-    """Storage format of a tensor's elements; the value is the protocol's number."""
-
-    FLOAT32 = tensor_pb2.DATA_TYPE_FLOAT32
-    FLOAT16 = tensor_pb2.DATA_TYPE_FLOAT16
-    BFLOAT16 = tensor_pb2.DATA_TYPE_BFLOAT16
-    INT8 = tensor_pb2.DATA_TYPE_INT8
-
-    @property
-    def itemsize(self) -> int:
-        return {"FLOAT32": 4, "FLOAT16": 2, "BFLOAT16": 2, "INT8": 1}[self.name]
-
-    @property
-    def row_overhead(self) -> int:
-        """Bytes per row beside the elements: the scale of an int8 row."""
-        return 4 if self is DataType.INT8 else 0
-
 
 # The exponent bits of each floating format, on an unsigned view; all set means NaN or infinity.
 _EXPONENT: dict[DataType, tuple[np.dtype[np.unsignedinteger], int]] = {
@@ -82,7 +64,7 @@ class TokenTensor:
 
     def to_proto(self) -> tensor_pb2.Tensor:
         return tensor_pb2.Tensor(
-            data_type=self.data_type.value,
+            data_type=data_type_to_proto(self.data_type),
             shape=(self.rows, self.columns),
             data=self.data,
             scales=self.scales,
@@ -96,8 +78,8 @@ class TokenTensor:
             InvalidTokensError: type, shape, byte count or a value is not what the protocol says.
         """
         try:
-            data_type = DataType(message.data_type)
-        except ValueError:
+            data_type = data_type_from_proto(message.data_type)
+        except UnknownFieldError:
             raise InvalidTokensError(f"tensor has unknown data type {message.data_type}") from None
         if len(message.shape) != 2 or 0 in message.shape:
             raise InvalidTokensError(
@@ -128,7 +110,7 @@ def concatenate(tensors: list[TokenTensor]) -> TokenTensor:
 def _check_length(what: str, found: int, expected: int, data_type: DataType, rows: int, columns: int) -> None:
     if found != expected:
         raise InvalidTokensError(
-            f"tensor of {rows} x {columns} {data_type.name.lower()} needs {expected} bytes of {what}, got {found}"
+            f"tensor of {rows} x {columns} {data_type.value} needs {expected} bytes of {what}, got {found}"
         )
 
 

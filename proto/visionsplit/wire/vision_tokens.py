@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from visionsplit.errors import InvalidTokensError, UnknownFieldError
-from visionsplit.grid import Layout, Region, TileGrid
+from visionsplit.errors import InvalidTokensError
+from visionsplit.grid import Region, TileGrid
 from visionsplit.v1 import vision_tokens_pb2
 from visionsplit.wire.tensors import TokenTensor, concatenate
 
@@ -16,10 +16,6 @@ _POSITION_BYTES = 12
 # Far above any real grid; keeps the arithmetic on an untrusted grid small.
 _MAX_SIDE = 1024
 _MAX_CROPS = 1024
-_LAYOUT_NUMBERS = {
-    Layout.SPATIAL: vision_tokens_pb2.LAYOUT_SPATIAL,
-    Layout.REFERENCE: vision_tokens_pb2.LAYOUT_REFERENCE,
-}
 
 
 @dataclass(frozen=True)
@@ -40,24 +36,6 @@ class VisionTokens:
     def num_bytes(self) -> int:
         """Bytes of features, scales and positions."""
         return self.features.num_bytes + self.positions.nbytes
-
-
-def layout_to_proto(layout: Layout) -> "vision_tokens_pb2.Layout.ValueType":
-    return _LAYOUT_NUMBERS[layout]
-
-
-def layout_from_proto(number: int) -> Layout:
-    """A received layout; unspecified means spatial.
-
-    Raises:
-        UnknownFieldError: a number that this version does not know.
-    """
-    if number == vision_tokens_pb2.LAYOUT_UNSPECIFIED:
-        return Layout.SPATIAL
-    for layout, known in _LAYOUT_NUMBERS.items():
-        if number == known:
-            return layout
-    raise UnknownFieldError(f"layout {number} is not known here; there are: {', '.join(one.value for one in Layout)}")
 
 
 def grid_to_proto(grid: TileGrid) -> vision_tokens_pb2.TileGrid:

@@ -12,8 +12,7 @@ from visionsplit_batch.rows import Answers, Failure, Slice, Tokens
 from visionsplit_batch.runners import Runner, Work
 from visionsplit_client import IncompatibleServicesError, InvalidCompressionError
 
-from encoder_service.caching.tokens import CacheLimits
-from encoder_service.config import EncoderConfig
+from encoder_service.config import CacheLimits, EncoderConfig
 from llm_service.config import LlmConfig
 from tests.integration.batch.rows import KEEP_HALF, SHORT, Files, by_id, pictures, plain_loop, slices
 from tests.integration.system import running_system

@@ -6,19 +6,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from visionsplit.grid import Layout
+from visionsplit.options.prefill import Pruning
+from visionsplit.options.sampling import ResolvedSampling
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.config import EngineConfig, ReplicaConfig
 from llm_service.engines.layerwise.engine import LayerwiseEngine
-from llm_service.job import Job, PruningSpec, SamplingOptions, TokenEvent
+from llm_service.job import Job, TokenEvent
+from llm_service.pruning import compose
 from llm_service.replica.replica import Replica
 from tests.checkpoints import tiny_checkpoint
 from tests.integration.llm.support import Whole
 
 ASK = "USER: <image>\nWhat do you see? ASSISTANT:"
 LAYERS = 6
-FASTV = PruningSpec("fastv", 0.25)
+FASTV = Pruning("fastv", 0.25)
 
 
 def deep_checkpoint(folder: Path, text: str) -> Whole:
@@ -35,10 +37,21 @@ def replica_of(whole: Whole, **engine) -> Iterator[Replica]:
         replica.stop()
 
 
-def job(whole: Whole, images: list[VisionTokens], prompt: str = ASK, *, sampling: dict | None = None, **fields) -> Job:
+def job(
+    whole: Whole,
+    images: list[VisionTokens],
+    prompt: str = ASK,
+    *,
+    sampling: dict | None = None,
+    pruning: Pruning | None = None,
+    **fields,
+) -> Job:
+    """A job as the gateway makes it: with the pruning composed for the checkpoint."""
     ids = tuple(whole.processor.tokenizer(prompt).input_ids)
-    options = SamplingOptions(**{"max_new_tokens": 16, **(sampling or {})})
-    return Job("test", ids, tuple(images), fields.pop("layout", Layout.SPATIAL), options, **fields)
+    options = ResolvedSampling(**{"max_new_tokens": 16, **(sampling or {})})
+    quotas = any(image.quotas is not None for image in images)
+    composed = None if pruning is None else compose(pruning, LAYERS, quotas=quotas)
+    return Job("test", ids, tuple(images), fields.pop("layout", "spatial"), options, pruning=composed, **fields)
 
 
 async def events(replica: Replica, asked: Job) -> list[TokenEvent]:

@@ -16,8 +16,9 @@ from transformers.image_processing_utils import select_best_resolution
 from visionsplit.grid import TileGrid
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.network.transport import channel_options
+from visionsplit.options.data_types import DataType
 from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
-from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import VisionTokens, grid_to_proto, split_into_chunks
 
 from llm_service.config import LlmConfig

@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from visionsplit.errors import InvalidPruningError, InvalidRequestError, PromptTooLongError
-from visionsplit.grid import Layout
+from visionsplit.errors import InvalidPruningError, PromptTooLongError
 from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.options.prefill import POSITION_IDS, Pruning
 
 from llm_service.engines.layerwise.model import LayerwiseModel
-from llm_service.job import PositionIds, PruningSpec
 from llm_service.pruning import PromptLayout, compose
 from llm_service.replica.replica import Replica
 from llm_service.replica.text_model import load_text_model
@@ -51,12 +50,12 @@ async def test_original_places_of_every_token_are_the_usual_ones(served: Served)
     whole, replica = served
     image = picture(112, 90)
     expected = whole.generate(ASK, [image], max_new_tokens=16)
-    asked = job(whole, [whole.tokens(image)], position_ids=PositionIds.ORIGINAL)
+    asked = job(whole, [whole.tokens(image)], position_ids="original")
     found = await events(replica, asked)
     assert [token for event in found for token in event.token_ids] == expected
     assert all(event.layer_tokens is None for event in found)
     assert [event.finished for event in found] == [False] * (len(found) - 1) + [True]
-    assert await answer(replica, replace(asked, position_ids=PositionIds.RENUMBERED)) == expected
+    assert await answer(replica, replace(asked, position_ids="renumbered")) == expected
 
 
 async def test_both_engines_choose_the_same_tokens_by_the_same_options(served: Served):
@@ -73,7 +72,7 @@ async def test_both_engines_choose_the_same_tokens_by_the_same_options(served: S
     ):
         asked = job(whole, [tokens], sampling={"max_new_tokens": 24, "seed": seed, **options})
         usual = await answer(replica, asked)
-        assert await answer(replica, replace(asked, position_ids=PositionIds.ORIGINAL)) == usual
+        assert await answer(replica, replace(asked, position_ids="original")) == usual
         drawn.add(tuple(usual))
     assert len(drawn) == 4
 
@@ -100,19 +99,17 @@ async def test_original_places_of_some_tokens(served: Served):
     ]
     chosen = torch.tensor(places)
     expected = plain_decoding(whole, embeddings[chosen], chosen, 16)
-    asked = job(whole, [keep(tokens, kept)], position_ids=PositionIds.ORIGINAL)
+    asked = job(whole, [keep(tokens, kept)], position_ids="original")
     found = await answer(replica, asked)
     assert found == expected[: len(found)]
     assert len(found) == 16 or found[-1] == 3
-    renumbered = await answer(replica, replace(asked, position_ids=PositionIds.RENUMBERED))
+    renumbered = await answer(replica, replace(asked, position_ids="renumbered"))
     again = plain_decoding(whole, embeddings[chosen], torch.arange(len(places)), 16)
     assert renumbered == again[: len(renumbered)]
 
 
-@pytest.mark.parametrize(
-    "spec", [FASTV, PruningSpec("pyramiddrop"), PruningSpec("sparsevlm", 0.4), PruningSpec("sparsevlm")]
-)
-async def test_pruning_reads_the_prompt_as_the_whole_model_does(served: Served, spec: PruningSpec):
+@pytest.mark.parametrize("spec", [FASTV, Pruning("pyramiddrop"), Pruning("sparsevlm", 0.4), Pruning("sparsevlm")])
+async def test_pruning_reads_the_prompt_as_the_whole_model_does(served: Served, spec: Pruning):
     """The engine against the layers themselves, fed with what the library's whole model makes of image and text."""
     whole, replica = served
     image = picture(112, 112, 4)
@@ -136,13 +133,13 @@ async def test_quotas_come_with_the_images(llama: Served):
     whole, replica = llama
     first, second = whole.tokens(picture(112, 112, 1)), whole.tokens(picture(112, 56, 2))
     quotas = tuple(range(first.grid.num_tiles))
-    asked = job(whole, [replace(first, quotas=quotas)], pruning=PruningSpec("fastv"))
+    asked = job(whole, [replace(first, quotas=quotas)], pruning=Pruning("fastv"))
     found = await events(replica, asked)
     text = len(asked.token_ids) - 1
     whole_prompt = text + first.num_tokens + first.grid.valid.height
     left = text + sum(quotas) + first.grid.valid.height
     assert found[0].layer_tokens == (whole_prompt,) * 2 + (left,) * 4
-    two = job(whole, [replace(first, quotas=quotas), second], "<image> and <image>?", pruning=PruningSpec("fastv"))
+    two = job(whole, [replace(first, quotas=quotas), second], "<image> and <image>?", pruning=Pruning("fastv"))
     found = await events(replica, two)
     assert found[0].layer_tokens is not None
     gone = first.num_tokens - sum(quotas)  # the image without quotas keeps all
@@ -153,7 +150,7 @@ async def test_pruning_after_compression_with_original_places(llama: Served):
     whole, replica = llama
     tokens = keep(whole.tokens(picture(112, 112, 1)), np.arange(0, 60, 3))
     asked = job(whole, [tokens], pruning=FASTV)
-    for position_ids in PositionIds:
+    for position_ids in POSITION_IDS:
         found = await events(replica, replace(asked, position_ids=position_ids))
         vision = tokens.num_tokens + tokens.grid.valid.height
         text = len(asked.token_ids) - 1
@@ -163,13 +160,8 @@ async def test_pruning_after_compression_with_original_places(llama: Served):
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"pruning": PruningSpec("best")}, InvalidPruningError, "unknown pruning method 'best'"),
-        ({"pruning": PruningSpec("fastv", 0.5, {"layer": 6})}, InvalidPruningError, "below the model's 6 layers"),
-        (
-            {"position_ids": PositionIds.ORIGINAL, "layout": Layout.REFERENCE},
-            InvalidRequestError,
-            "belong to the spatial layout",
-        ),
+        ({"pruning": Pruning("best")}, InvalidPruningError, "unknown pruning method 'best'"),
+        ({"pruning": Pruning("fastv", 0.5, {"layer": 6})}, InvalidPruningError, "below the model's 6 layers"),
         (
             {"pruning": FASTV, "sampling": {"max_new_tokens": 1024}},
             PromptTooLongError,
@@ -189,21 +181,21 @@ async def test_quotas_and_places_that_do_not_fit_are_refused(llama: Served):
     with pytest.raises(InvalidPruningError, match="takes no quotas"):
         await answer(
             replica,
-            job(whole, [replace(tokens, quotas=(1,) * 5)], pruning=PruningSpec("pyramiddrop")),
+            job(whole, [replace(tokens, quotas=(1,) * 5)], pruning=Pruning("pyramiddrop")),
         )
     # Few tokens, but their places are those of the whole images.
     few = keep(tokens, np.arange(3))
     prompt, sampling = "<image>" * 10, {"max_new_tokens": 300}
     assert await answer(replica, job(whole, [few] * 10, prompt, sampling={"max_new_tokens": 2}))
     with pytest.raises(PromptTooLongError, match=r"places and 300 new tokens need \d+; the model has 1024"):
-        await answer(replica, job(whole, [few] * 10, prompt, sampling=sampling, position_ids=PositionIds.ORIGINAL))
+        await answer(replica, job(whole, [few] * 10, prompt, sampling=sampling, position_ids="original"))
 
 
 async def test_both_engines_at_once(served: Served):
     whole, replica = served
     images = [whole.tokens(picture(112, 112, seed)) for seed in range(2)]
     options = {"max_new_tokens": 20, "temperature": 1.0, "seed": 3}
-    specs = [None, FASTV, PruningSpec("pyramiddrop"), PruningSpec("sparsevlm", 0.5)]
+    specs = [None, FASTV, Pruning("pyramiddrop"), Pruning("sparsevlm", 0.5)]
     asked = [job(whole, [image], sampling=options, pruning=spec) for image in images for spec in specs]
     alone = [await answer(replica, one) for one in asked]
     crowd = await asyncio.gather(*(answer(replica, one) for one in asked * 2))

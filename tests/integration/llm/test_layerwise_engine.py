@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 from visionsplit.errors import InternalError, OverloadedError, PromptTooLongError, UnavailableError
+from visionsplit.options.sampling import ResolvedSampling
 
 from llm_service.engines.layerwise.model import LayerwiseState
-from llm_service.job import SamplingOptions, TokenEvent
+from llm_service.job import TokenEvent
 from tests.integration.llm.layerwise_support import FASTV, answer, deep_checkpoint, events, job, layerwise, replica_of
 from tests.integration.llm.support import Whole, picture
 
@@ -62,7 +63,7 @@ async def test_a_cancelled_request_leaves_the_queue(whole: Whole):
             isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*pulls, return_exceptions=True)
         )
         await settles(lambda: not engine._running and not engine._waiting)
-        assert len(await answer(replica, replace(asked, sampling=SamplingOptions(3)))) == 3
+        assert len(await answer(replica, replace(asked, sampling=ResolvedSampling(3)))) == 3
 
 
 async def test_a_full_queue_refuses(whole: Whole):
@@ -98,7 +99,7 @@ async def test_keys_and_values_are_bounded(whole: Whole):
         assert max(held) == 2
         assert len({tuple(found) for found in answers}) == 1
         with pytest.raises(PromptTooLongError, match=f"this replica holds {2 * need}"):
-            await answer(replica, replace(asked, sampling=SamplingOptions(2 * need)))
+            await answer(replica, replace(asked, sampling=ResolvedSampling(2 * need)))
 
 
 async def test_a_failing_step_ends_its_request_and_nothing_else(whole: Whole):

@@ -4,11 +4,11 @@ import asyncio
 
 import numpy as np
 import pytest
-from visionsplit.grid import Layout
+from visionsplit.options.sampling import ResolvedSampling
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.config import EngineConfig
-from llm_service.job import Job, SamplingOptions
+from llm_service.job import Job
 from tests.integration.llm.support import Caller, Whole, keep, picture, running
 
 
@@ -56,8 +56,8 @@ async def test_whoever_does_not_read_holds_no_place_once_decoded(llama: Whole):
     async with running(llama, engine=EngineConfig(max_running=1)) as (server, caller):
         backend = server._backend
         assert backend is not None
-        options = SamplingOptions(max_new_tokens=60, repetition_penalty=1.2)
-        jobs = [Job(f"{number}", (2, 300 + number), (), Layout.SPATIAL, options) for number in range(2)]
+        options = ResolvedSampling(max_new_tokens=60, repetition_penalty=1.2)
+        jobs = [Job(f"{number}", (2, 300 + number), (), "spatial", options) for number in range(2)]
         streams = [backend.generate(job) for job in jobs]
         for stream in streams:
             await anext(stream)

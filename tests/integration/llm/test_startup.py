@@ -32,7 +32,7 @@ def said(outcome: tuple[int, list[str]], *words: str) -> None:
     status, lines = outcome
     assert status == 1, lines
     assert not [line for line in lines if "Traceback" in line]
-    assert lines[-1].startswith("visionsplit-llm: ")
+    assert " ERROR llm_service: cannot serve: " in lines[-1]
     for word in words:
         assert word in lines[-1]
 
@@ -58,7 +58,7 @@ async def test_no_tokenizer(llama: Whole, tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_while_loading_ends_quietly(llama: Whole, number: signal.Signals):
+async def test_a_signal_while_loading_ends_the_process_at_once(llama: Whole, number: signal.Signals):
     """The signal comes when the handlers are there and the service is not yet ready."""
     code = (
         "import asyncio, os, sys\n"
@@ -72,5 +72,6 @@ async def test_a_signal_while_loading_ends_quietly(llama: Whole, number: signal.
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stderr=asyncio.subprocess.PIPE)
     async with asyncio.timeout(60):
         _, errors = await process.communicate()
-    assert process.returncode == 0
+    assert process.returncode == 128 + number
+    assert "told to stop while starting" in errors.decode()
     assert "Traceback" not in errors.decode()

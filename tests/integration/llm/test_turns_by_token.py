@@ -33,7 +33,7 @@ def client_of(address: str, token: str) -> AsyncClient:
 
 @asynccontextmanager
 async def encoder_for(model: Path, llm: str, security: ServerSecurity):
-    server = EncoderServer(EncoderConfig(str(model), listen="127.0.0.1:0", llm=llm, security=security, **HALF))
+    server = EncoderServer(EncoderConfig(str(model), listen="127.0.0.1:0", llm=(llm,), security=security, **HALF))
     try:
         yield f"127.0.0.1:{await server.start()}"
     finally:

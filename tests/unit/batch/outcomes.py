@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 from visionsplit.grid import TileGrid
+from visionsplit.options.data_types import DataTypeName, data_type_of
 from visionsplit.wire.tensors import TokenTensor
 from visionsplit_batch.records import RunLabels
 from visionsplit_batch.rows import Answers, Outcome, Question, Tokens
 from visionsplit_client import Compression, EncodedImage, Generation, ImageSummary, LlmTimings, Usage, VisionTokens
 from visionsplit_client._info import VisionFormat
-from visionsplit_client._options import DataTypeName, data_type_from_name
 from visionsplit_client._results import EncodeTimings
 
 from tests.unit.client.fakes import FEATURE_SIZE, fake_features, kept_positions
@@ -27,7 +27,7 @@ def encoded_image(number: int = 0, data_type: DataTypeName = "float32", ratio: f
     """The n-th image's tokens; its features differ from those of another number or ratio."""
     grid = GRIDS[number % len(GRIDS)]
     budgets, positions = kept_positions(grid, ratio)
-    features = fake_features(len(positions) + number, data_type_from_name(data_type))
+    features = fake_features(len(positions) + number, data_type_of(data_type))
     tokens = VisionTokens(grid, tuple(budgets), features.slice_rows(number, features.rows), positions, None)
     return EncodedImage(
         tokens,

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from visionsplit.images import ImageLimits, decode_image
+from visionsplit.options.data_types import DATA_TYPES
 from visionsplit_batch.errors import InputError
 from visionsplit_cli import main
 from visionsplit_cli.plan.images import MOST_ROWS, open_images, varied
 from visionsplit_cli.plan.measuring import Effort, EncoderMeter, LlmMeter
 from visionsplit_client import Compression, InvalidCompressionError, Sampling
-from visionsplit_client._options import DATA_TYPES
 
-from encoder_service.caching.tokens import CacheLimits
+from encoder_service.config import CacheLimits
 from tests.integration.system import noise_image, running_system
 
 BRIEF = Effort(seconds=0.3, in_flight=3)

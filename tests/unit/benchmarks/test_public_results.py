@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from visionsplit.options.messages import compression_to_proto
 from visionsplit_client import Usage
 
 from benchmarks.public import run, table
@@ -114,7 +115,7 @@ def test_a_row_with_results_is_left_out(tmp_path: Path, capsys: pytest.CaptureFi
 def test_every_row_has_settings_that_can_be_sent() -> None:
     for row in ROWS.values():
         settings = row.settings(Settings())
-        assert settings.compression.to_proto().method
+        assert compression_to_proto(settings.compression).method
         assert (settings.llm_pruning is None) == ("pruning" not in row.arguments)
 
 

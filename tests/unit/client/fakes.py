@@ -10,6 +10,8 @@ import numpy as np
 from grpc_health.v1 import health, health_pb2_grpc
 from visionsplit import errors
 from visionsplit.grid import TileGrid
+from visionsplit.options.data_types import DataType
+from visionsplit.options.messages import data_type_from_proto
 from visionsplit.v1 import (
     choice_pb2,
     encoder_service_pb2,
@@ -21,7 +23,7 @@ from visionsplit.v1 import (
     vision_tokens_pb2,
 )
 from visionsplit.wire.status import ERROR_METADATA_KEY, status_of
-from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto, grid_to_proto, split_into_chunks
 
 FEATURE_SIZE = 6
@@ -125,7 +127,7 @@ class FakeEncoder(encoder_service_pb2_grpc.EncoderServiceServicer):
         self.script.begin(request, context)
         header, positions = self._header(request.compression)
         yield encoder_service_pb2.EncodeResponse(header=header)
-        features = fake_features(len(positions), DataType(request.data_type or tensor_pb2.DATA_TYPE_FLOAT32))
+        features = fake_features(len(positions), data_type_from_proto(request.data_type, DataType.FLOAT32))
         for chunk in split_into_chunks(features, positions, image_index=0, first_chunk=0, chunk_bytes=1024):
             yield encoder_service_pb2.EncodeResponse(tokens=chunk)
         if not self.script.omit_summary:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import visionsplit_client
 from visionsplit import errors
+from visionsplit.options.messages import compression_from_proto, compression_to_proto, sampling_to_proto
 from visionsplit_client import Compression, Sampling
 
 PUBLIC = {
@@ -52,7 +53,7 @@ def test_the_sdk_needs_no_module_that_only_unix_has():
 def test_a_ratio_that_was_not_given_is_not_made_up():
     for compression in (Compression(), Compression("none")):
         assert compression.retention_ratio is None
-        assert not compression.to_proto().HasField("retention_ratio")
+        assert not compression_to_proto(compression).HasField("retention_ratio")
     assert Compression("none") == Compression.none()
 
 
@@ -67,13 +68,13 @@ def test_a_ratio_that_was_not_given_is_not_made_up():
     ],
 )
 def test_compression_survives_the_wire(asked):
-    assert Compression.from_proto(asked.to_proto()) == asked
+    assert compression_from_proto(compression_to_proto(asked)) == asked
 
 
 def test_minus_one_is_off():
-    asked = Sampling(top_k=-1, seed=-1).to_proto()
+    asked = sampling_to_proto(Sampling(top_k=-1, seed=-1))
     assert (asked.top_k, asked.HasField("seed")) == (0, False)
-    assert Sampling(top_k=0, seed=0).to_proto().HasField("seed")
+    assert sampling_to_proto(Sampling(top_k=0, seed=0)).HasField("seed")
 
 
 @pytest.mark.parametrize(

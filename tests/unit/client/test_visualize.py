@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from visionsplit.grid import TileGrid
+from visionsplit.options.data_types import DataType
 from visionsplit.v1 import vision_tokens_pb2
-from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import VisionTokens
 from visionsplit_cli import main
 from visionsplit_cli.conditions import condition_name, parse_condition
@@ -287,7 +287,7 @@ def test_conditions_mean_what_they_mean_to_the_evaluation(text):
     mine, theirs = parse_condition(text), parse_for_training(text).spec
     for field in ("method", "retention_ratio", "score", "budget", "selection", "merging", "parameters"):
         assert getattr(mine, field) == getattr(theirs, field)
-    assert mine.layout == theirs.layout.value
+    assert mine.layout == theirs.layout
 
 
 def test_a_condition_is_named_as_it_is_written():

@@ -28,9 +28,8 @@ from visionsplit.wire.request_tokens import RequestTokens
 from visionsplit.wire.status import status_of, status_parts
 from visionsplit.wire.vision_tokens import grid_from_proto
 
-from encoder_service.caching.tokens import CacheLimits
 from encoder_service.compression import TileFeatures, TowerOutput
-from encoder_service.config import EncoderConfig
+from encoder_service.config import CacheLimits, EncoderConfig
 from encoder_service.server import EncoderServer
 
 IMAGE_LIMITS = ImageLimits()
@@ -84,9 +83,10 @@ async def status_of_call(call):
 
 
 @asynccontextmanager
-async def running_encoder(model, **settings):
+async def running_encoder(model, llm=None, **settings):
     """A real server, by default on a free port and without a cache of tokens, and a stub connected to it."""
-    settings = {"cache": CacheLimits(memory_bytes=0), "listen": "127.0.0.1:0", **settings}
+    llms = () if llm is None else (llm,)
+    settings = {"cache": CacheLimits(memory_bytes=0), "listen": "127.0.0.1:0", "llm": llms, **settings}
     server = EncoderServer(EncoderConfig(str(model), **settings))
     port = await server.start()
     try:

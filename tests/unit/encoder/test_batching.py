@@ -17,14 +17,15 @@ from visionsplit.errors import (
 from visionsplit.grid import TileGrid
 from visionsplit.images import ImageLimits, decode_image
 from visionsplit.model.checkpoint import Checkpoint
-from visionsplit.wire.tensors import DataType
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataType
 
-from encoder_service.admission import TileRoom
-from encoder_service.caching.tokens import CacheLimits, TokenCache
-from encoder_service.compression import CompressionSpec, compose
+from encoder_service.caching.tokens import TokenCache
+from encoder_service.compression import compose
+from encoder_service.config import BatchLimits, CacheLimits
 from encoder_service.device.batch_encoder import BatchEncoder
-from encoder_service.device.jobs import ImageJob, PreparedImage
-from encoder_service.device.queue import BatchLimits, TileBatcher, TileQueue
+from encoder_service.device.encoding import EncodeRequest, PreparedImage
+from encoder_service.device.queue import QueuedImage, TileBatcher, TileQueue
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from encoder_service.pipeline.events import BudgetsKnown, ImageDone, TokensReady
@@ -33,15 +34,14 @@ from encoder_service.pipeline.shared_encoding import TokensWanted
 from tests.unit.encoder.helpers import png
 
 ROOM = 12  # tiles
-GLOBALCOM2 = compose(CompressionSpec("globalcom2", 0.5))
+GLOBALCOM2 = compose(Compression("globalcom2", 0.5))
 WANTED = TokensWanted(GLOBALCOM2, DataType.FLOAT32)
 
 
 def job(rows=2, columns=2):
     grid = TileGrid.for_image(56 * rows, 56 * columns, rows=rows, columns=columns, side=4)
-    (place,) = TileRoom(100).reserve([grid.num_tiles])
-    image = PreparedImage(torch.zeros(grid.num_tiles, 3, 56, 56), grid, 0.0, place)
-    return ImageJob(image, GLOBALCOM2, DataType.FLOAT32, lambda result: None)
+    image = PreparedImage(torch.zeros(grid.num_tiles, 3, 56, 56), grid)
+    return QueuedImage(EncodeRequest(image, GLOBALCOM2, DataType.FLOAT32), lambda result: None)
 
 
 def queue(tiles):
@@ -49,7 +49,7 @@ def queue(tiles):
 
 
 def taken(batch):
-    return [(span.job, span.first, span.stop) for span in batch]
+    return [(image, span.first, span.stop) for image, span in batch.items()]
 
 
 def test_thumbnails_come_first_then_crops_of_the_oldest():
@@ -91,7 +91,7 @@ def test_a_closed_queue_gives_back_what_waits():
     waiting, a = queue(2), job()
     waiting.put([a])
     assert waiting.close() == [a]
-    assert waiting.take() == []
+    assert waiting.take() == {}
     with pytest.raises(UnavailableError):
         waiting.put([job()])
 
@@ -181,7 +181,7 @@ async def test_a_failed_forward_pass_costs_only_its_own_images(device):
 async def test_an_image_that_keeps_nothing_fails_alone(device):
     encoder, pipeline = device
     encoder.permits.release(50)
-    nothing = events_of(pipeline, [png(200, 200)], compose(CompressionSpec("globalcom2", 0.001)))
+    nothing = events_of(pipeline, [png(200, 200)], compose(Compression("globalcom2", 0.001)))
     other = events_of(pipeline, [png(200, 200)])
 
     async def run(events):

@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from visionsplit.errors import VisionSplitError
 from visionsplit.grid import TileGrid
 from visionsplit.images import decode_image
+from visionsplit.options.data_types import DataType
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2
-from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.wire.tensors import TokenTensor
 from visionsplit_client import Client, Compression
 
 from encoder_service.caching.disk import DiskTier
 from encoder_service.caching.entry import CachedTokens
 from encoder_service.caching.key import TokensKey
-from encoder_service.caching.tokens import CacheLimits, TokenCache
+from encoder_service.caching.tokens import TokenCache
 from encoder_service.compression import METHODS
-from encoder_service.config import EncoderConfig
-from encoder_service.device.queue import BatchLimits
+from encoder_service.config import BatchLimits, CacheLimits, EncoderConfig
 from encoder_service.server import EncoderServer
 from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import FakeLlm, globalcom2, png, running_encoder, running_llm, status_of_call

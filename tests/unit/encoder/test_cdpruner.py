@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from visionsplit.errors import InvalidCompressionError
+from visionsplit.options.compression import Compression
 
-from encoder_service.compression import CompressionSpec, TileFeatures, TowerOutput, compose, select
+from encoder_service.compression import TileFeatures, TowerOutput, compose, select
 from tests.unit.encoder import reference_greedy as reference
 
-CDPRUNER = CompressionSpec("cdpruner", 0.25)
+CDPRUNER = Compression("cdpruner", 0.25)
 
 
 def kept_of(features, relevance, grid, spec=CDPRUNER):
@@ -65,14 +66,14 @@ def test_padding_counts_nowhere():
 def test_where_all_are_equally_relevant_directions_alone_decide():
     grid, features, _ = reference.case((2, 2, 6, 672, 672), seed=5, size=40)
     alike = torch.full(features.shape[:2], 0.3)
-    flat = select(TileFeatures(features, {}), grid, CompressionSpec("cdpruner", 0.25, score="flat"))
+    flat = select(TileFeatures(features, {}), grid, Compression("cdpruner", 0.25, score="flat"))
     assert reference.positions(kept_of(features, alike, grid)) == reference.positions(flat)
 
 
 @pytest.mark.parametrize("budget", ["pooled", "softmax_sum"])
 def test_other_budgets_and_parameters_may_be_asked_for(budget):
     grid, features, relevance = reference.case((1, 2, 6, 700, 500), seed=6, size=40)
-    spec = CompressionSpec("cdpruner", 0.25, budget=budget, parameters={"worth_power": 0.5})
+    spec = Compression("cdpruner", 0.25, budget=budget, parameters={"worth_power": 0.5})
     outputs = {TowerOutput.TEXT_RELEVANCE: relevance, TowerOutput.CLS_LOGITS: relevance.flip(0)}
     kept = select(TileFeatures(features, outputs), grid, spec)
     weights = scaled(grid, relevance).sqrt()
@@ -84,7 +85,7 @@ def test_other_budgets_and_parameters_may_be_asked_for(budget):
 
 def test_the_most_relevant_may_be_kept_without_regard_to_directions():
     grid, features, relevance = reference.case((2, 2, 6, 672, 672), seed=7)
-    kept = kept_of(features, relevance, grid, CompressionSpec("cdpruner", 0.25, selection="top_k"))
+    kept = kept_of(features, relevance, grid, Compression("cdpruner", 0.25, selection="top_k"))
 
     def choose(count, _vectors, values):
         return sorted(range(len(values)), key=lambda index: -values[index])[:count]
@@ -97,17 +98,17 @@ def test_what_it_needs_and_when_it_waits():
     assert composition.needs == {TowerOutput.TEXT_RELEVANCE}
     assert composition.reads_text
     assert composition.waits_for_image
-    for spec in (CompressionSpec("cdpruner", 1.0), CompressionSpec("cdpruner", 0.5, quotas_only=True)):
+    for spec in (Compression("cdpruner", 1.0), Compression("cdpruner", 0.5, quotas_only=True)):
         assert compose(spec).needs == frozenset()
         assert not compose(spec).reads_text
         assert not compose(spec).waits_for_image
-    assert compose(CompressionSpec("globalcom2", 0.5, score="prompt_relevance")).reads_text
-    assert not compose(CompressionSpec("cdpruner", 0.5, score="local")).reads_text
+    assert compose(Compression("globalcom2", 0.5, score="prompt_relevance")).reads_text
+    assert not compose(Compression("cdpruner", 0.5, score="local")).reads_text
 
 
 @pytest.mark.parametrize("method", ["globalcom2", "none", "divprune"])
 def test_guidance_for_a_method_that_reads_none(method):
-    spec = CompressionSpec(method, None if method == "none" else 0.5, guidance="a cat")
+    spec = Compression(method, None if method == "none" else 0.5, guidance="a cat")
     with pytest.raises(InvalidCompressionError, match="looks at no text; guidance is for the scores: prompt_relevance"):
         compose(spec)
 
@@ -115,9 +116,9 @@ def test_guidance_for_a_method_that_reads_none(method):
 @pytest.mark.parametrize("text", ["", " \n\t"])
 def test_empty_guidance(text):
     with pytest.raises(InvalidCompressionError, match="guidance is empty"):
-        compose(CompressionSpec("cdpruner", 0.5, guidance=text))
+        compose(Compression("cdpruner", 0.5, guidance=text))
 
 
 def test_guidance_that_has_nothing_to_decide_is_taken():
     """As parameters are: a sweep over ratios may end at 1."""
-    assert compose(CompressionSpec("cdpruner", 1.0, guidance="a cat")).retention_ratio == 1
+    assert compose(Compression("cdpruner", 1.0, guidance="a cat")).retention_ratio == 1

@@ -9,24 +9,22 @@ import numpy as np
 import pytest
 import torch
 from transformers import CLIPModel, PreTrainedTokenizerFast
+from visionsplit.cli.settings import ConfigError
 from visionsplit.grid import UnpadRule
 from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataType
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
-from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
-from encoder_service.admission import TileRoom
-from encoder_service.caching.tokens import CacheLimits
-from encoder_service.command_line import parse
-from encoder_service.compression import METHODS, SCORES, CompressionSpec, TileFeatures, TowerOutput, compose, select
-from encoder_service.config import ConfigError, EncoderConfig
+from encoder_service.compression import METHODS, SCORES, TileFeatures, TowerOutput, compose, select
+from encoder_service.config import PROGRAM, BatchLimits, CacheLimits, EncoderConfig
 from encoder_service.device.batch_encoder import BatchEncoder
-from encoder_service.device.jobs import ImageJob, PreparedImage, TileSpan
-from encoder_service.device.queue import BatchLimits
+from encoder_service.device.encoding import EncodeRequest, ImageEncoding, PreparedImage, TileSpan
 from encoder_service.device.text_tower import TextTower
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
-from encoder_service.serving import config_from
+from encoder_service.server import EncoderServer
 from tests.clip_checkpoints import PIECE, llava_and_clip
 from tests.unit.encoder.helpers import FakeLlm, file_of, picture, running_encoder, running_llm, status_of_call
 
@@ -62,7 +60,7 @@ def expected(checkpoints):
         patches = clip.visual_projection(clip.vision_model.post_layernorm(features))  # [T, P, E]
         cosines = torch.cosine_similarity(patches[:, :, None], pieces[None, None], dim=-1)  # [T, P, pieces]
         outputs = {TowerOutput.TEXT_RELEVANCE: -cosines.mean(dim=-1)}
-        kept = select(TileFeatures(features, outputs), tiles.grid, CompressionSpec(method, RATIO))
+        kept = select(TileFeatures(features, outputs), tiles.grid, Compression(method, RATIO))
         return kept.budgets, torch.cat(kept.positions).numpy(), kept.features.numpy()
 
     return of
@@ -153,20 +151,22 @@ def test_texts_do_not_mix_in_one_pass(checkpoints, expected):
     encoder = BatchEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=device), reader)
     size, found = SIZES[0], {}
     tiles = Tiler(checkpoint).cut(picture(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
-    places = TileRoom(64).reserve([tiles.grid.num_tiles] * 3)
-    jobs = {
-        text: ImageJob(
-            PreparedImage(tiles.pixels, tiles.grid, 0.0, place),
-            compose(CompressionSpec("globalcom2" if text is None else "cdpruner", RATIO)),
-            DataType.FLOAT32,
-            lambda _result: None,
-            text=None if text is None else reader.embed(text),
+    encodings = {
+        text: ImageEncoding(
+            EncodeRequest(
+                PreparedImage(tiles.pixels, tiles.grid),
+                compose(Compression("globalcom2" if text is None else "cdpruner", RATIO)),
+                DataType.FLOAT32,
+                None if text is None else reader.embed(text),
+            )
         )
-        for text, place in zip([TEXTS[0], None, TEXTS[2]], places, strict=True)
+        for text in (TEXTS[0], None, TEXTS[2])
     }
     for first, stop in ((0, 2), (2, tiles.grid.num_tiles)):
-        for owner, result in encoder.encode([TileSpan(job, first, stop) for job in jobs.values()]):
-            found.setdefault(next(text for text, job in jobs.items() if job is owner), []).append(result)
+        results = encoder.encode([TileSpan(encoding, first, stop) for encoding in encodings.values()])
+        for text, result in zip(encodings, results, strict=True):
+            if result is not None:
+                found.setdefault(text, []).append(result)
     assert len(found[None]) == 2
     for text in (TEXTS[0], TEXTS[2]):
         (result,) = found[text]  # once, when the image was whole
@@ -218,8 +218,8 @@ async def test_generate_reads_guidance_or_the_prompt(checkpoints, prompt, guidan
 
 async def test_a_default_method_that_reads_the_prompt(checkpoints, expected):
     llava, clip = checkpoints
-    default = CompressionSpec("cdpruner", RATIO)
-    async with running_encoder(llava, text_tower=str(clip), default_compression=default) as (_, stub):
+    default = {"method": "cdpruner", "retention_ratio": RATIO}
+    async with running_encoder(llava, text_tower=str(clip), **default) as (_, stub):
         call = stub.Encode(encoder_service_pb2.EncodeRequest(image=image_of(SIZES[0])))
         assert "needs guidance" in (await status_of_call(call))[1]
         compare(await encoded(stub, SIZES[0], compression(TEXTS[0])), expected(SIZES[0], TEXTS[0]))
@@ -333,11 +333,11 @@ async def test_info_names_what_reads_a_text_only_where_it_can_be_read(checkpoint
 
 def test_settings(checkpoints):
     with pytest.raises(ConfigError, match="'cdpruner' looks at the prompt; it needs a text_tower"):
-        EncoderConfig("m", default_compression=CompressionSpec("cdpruner", 0.5))
+        EncoderServer(EncoderConfig("m", method="cdpruner", retention_ratio=0.5))
     with pytest.raises(ConfigError, match=re.escape("text_tower_revision is given without text_tower")):
         EncoderConfig("m", text_tower_revision="main")
     arguments = ["--model", "m", "--text-tower", "clip", "--text-tower-revision", "r", "--method", "cdpruner"]
-    config = config_from(parse([*arguments, "--retention-ratio", "0.5"]))
+    config = PROGRAM.read([*arguments, "--retention-ratio", "0.5"])
     assert (config.text_tower, config.text_tower_revision) == ("clip", "r")
 
 

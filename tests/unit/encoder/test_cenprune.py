@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from visionsplit.options.compression import Compression
 
-from encoder_service.compression import CompressionSpec, select
+from encoder_service.compression import select
 from tests.unit.encoder import reference_greedy as reference
 
 
@@ -18,7 +19,7 @@ def centred_max_min(power=0.0):
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.6])
 def test_the_method_equals_the_definition(shape, ratio):
     grid, features, scores = reference.case(shape, seed=11)
-    kept = select(reference.encoded(features, scores), grid, CompressionSpec("cenprune", ratio))
+    kept = select(reference.encoded(features, scores), grid, Compression("cenprune", ratio))
     assert kept.budgets == [int(count * ratio) for count in grid.valid_counts()]
     assert reference.positions(kept) == reference.expected(grid, features, scores, kept.budgets, centred_max_min())
 
@@ -26,7 +27,7 @@ def test_the_method_equals_the_definition(shape, ratio):
 @pytest.mark.parametrize("shape", reference.SHAPES, ids=str)
 def test_with_one_budget_for_the_image_the_mean_is_the_images(shape):
     grid, features, scores = reference.case(shape, seed=12)
-    kept = select(reference.encoded(features, scores), grid, CompressionSpec("cenprune", 0.2, budget="pooled"))
+    kept = select(reference.encoded(features, scores), grid, Compression("cenprune", 0.2, budget="pooled"))
     total = sum(kept.budgets)
     assert reference.positions(kept) == reference.expected(
         grid, features, scores, total, centred_max_min(), pooled=True
@@ -36,14 +37,14 @@ def test_with_one_budget_for_the_image_the_mean_is_the_images(shape):
 @pytest.mark.parametrize("power", [0.5, 1])
 def test_the_score_may_weigh_in(power):
     grid, features, scores = reference.case((2, 2, 6, 500, 700), seed=13)
-    spec = CompressionSpec("cenprune", 0.3, score="local", parameters={"worth_power": power})
+    spec = Compression("cenprune", 0.3, score="local", parameters={"worth_power": power})
     kept = select(reference.encoded(features, scores), grid, spec)
     assert reference.positions(kept) == reference.expected(grid, features, scores, kept.budgets, centred_max_min(power))
 
 
 def test_what_padding_shows_moves_neither_the_mean_nor_the_distinctiveness():
     grid, features, scores = reference.case((1, 3, 4, 640, 90), seed=14)
-    spec = CompressionSpec("cenprune", 0.3)
+    spec = Compression("cenprune", 0.3)
     kept = select(reference.encoded(features, scores), grid, spec)
     valid = torch.zeros(grid.num_tiles, 16, dtype=torch.bool)
     for tile in range(grid.num_tiles):
@@ -61,7 +62,7 @@ def test_a_direction_that_all_tokens_share_is_left_out():
     own[:, 17] = 3 * torch.eye(8)[5]  # the one token unlike all others
     grid, _, scores = reference.case((2, 2, 6, 672, 672), seed=15)
     features = own + 20 * torch.eye(8)[7]
-    kept = select(reference.encoded(features, scores), grid, CompressionSpec("cenprune", 0.06))
+    kept = select(reference.encoded(features, scores), grid, Compression("cenprune", 0.06))
     for tile, positions in enumerate(reference.positions(kept)):
         assert positions[0] == (tile, 2, 5)
         picked = [own[tile, row * 6 + column].argmax().item() for _, row, column in positions]

@@ -8,11 +8,12 @@ import torch
 from visionsplit.grid import UnpadRule
 from visionsplit.images import decode_image
 from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.options.compression import Compression
 from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
-from encoder_service.compression import CompressionSpec, Plan, TileFeatures, TowerOutput, compose, select
-from encoder_service.device.queue import BatchLimits
+from encoder_service.compression import Plan, TileFeatures, TowerOutput, compose, select
+from encoder_service.config import BatchLimits
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from tests.unit.encoder import reference_greedy as reference
@@ -40,7 +41,7 @@ def with_weights(choice, power):
 @pytest.mark.parametrize("power", [0.5, 1, 2])
 def test_a_determinantal_choice_equals_the_definition(shape, name, power):
     grid, features, scores = reference.case(shape, seed=31, size=40)
-    spec = CompressionSpec("globalcom2", 0.25, score="local", selection=name, parameters={"worth_power": power})
+    spec = Compression("globalcom2", 0.25, score="local", selection=name, parameters={"worth_power": power})
     kept = select(reference.encoded(features, scores), grid, spec)
     choose = with_weights(SELECTIONS[name], power)
     assert reference.positions(kept) == reference.expected(grid, features, scores, kept.budgets, choose)
@@ -49,7 +50,7 @@ def test_a_determinantal_choice_equals_the_definition(shape, name, power):
 @pytest.mark.parametrize("name", ["determinantal", "centred_determinantal"])
 def test_a_determinantal_choice_with_one_budget_for_the_image(name):
     grid, features, scores = reference.case((1, 3, 4, 640, 90), seed=32, size=40)
-    spec = CompressionSpec("globalcom2", 0.25, score="local", budget="pooled", selection=name)
+    spec = Compression("globalcom2", 0.25, score="local", budget="pooled", selection=name)
     kept = select(reference.encoded(features, scores), grid, spec)
     choose = with_weights(SELECTIONS[name], 1)
     total = sum(kept.budgets)
@@ -61,9 +62,7 @@ def test_tokens_of_very_small_worth_are_told_apart_by_direction(name):
     """Attention on a few tokens leaves the others millionths of a determinant."""
     grid, features, scores = reference.case((2, 2, 6, 500, 700), seed=36, size=40)
     attention = (6 * scores).softmax(dim=1)
-    spec = CompressionSpec(
-        "globalcom2-diverse", 0.3, score="cls_attention", selection=name, parameters={"worth_power": 1}
-    )
+    spec = Compression("globalcom2-diverse", 0.3, score="cls_attention", selection=name, parameters={"worth_power": 1})
     kept = select(reference.encoded(features, attention), grid, spec)
     choose = with_weights(SELECTIONS[name], 1)
     assert reference.positions(kept) == reference.expected(grid, features, attention, kept.budgets, choose)
@@ -75,7 +74,7 @@ def test_where_the_kept_tokens_span_all_others_the_rest_follow_by_worth():
     features = torch.randn(5, 36, 3, generator=generator)
     scores = torch.rand(5, 36, generator=generator)
     grid, _, _ = reference.case((2, 2, 6, 672, 672), seed=0)
-    spec = CompressionSpec("globalcom2", 0.5, score="local", budget="uniform", selection="determinantal")
+    spec = Compression("globalcom2", 0.5, score="local", budget="uniform", selection="determinantal")
     kept = select(reference.encoded(features, scores), grid, spec)
     for tile, positions in enumerate(reference.positions(kept)):
         cells = [row * 6 + column for _, row, column in positions]
@@ -93,9 +92,9 @@ def test_the_budgets_stay_those_of_globalcom2(name):
     ratios, budgets, _ = globalcom2(
         scores, side=side, rows=rows, columns=columns, width=width, height=height, ratio=0.3, reference=False
     )
-    kept = select(reference.encoded(features, scores), grid, CompressionSpec("globalcom2", 0.3, selection=name))
+    kept = select(reference.encoded(features, scores), grid, Compression("globalcom2", 0.3, selection=name))
     assert (kept.ratios, kept.budgets) == (ratios, budgets)
-    top = select(reference.encoded(features, scores), grid, CompressionSpec("globalcom2", 0.3))
+    top = select(reference.encoded(features, scores), grid, Compression("globalcom2", 0.3))
     assert not all(map(torch.equal, kept.positions, top.positions))
 
 
@@ -106,7 +105,7 @@ def test_what_a_tile_keeps_does_not_depend_on_how_many_are_treated_at_once(name)
     features = torch.randn(5, 576, 64, generator=generator) + torch.randn(64, generator=generator)
     encoded = reference.encoded(features, torch.randn(5, 576, generator=generator))
     grid, _, _ = reference.case((2, 2, 24, 672, 672), seed=0)
-    spec = CompressionSpec("globalcom2", 0.1, selection=name)
+    spec = Compression("globalcom2", 0.1, selection=name)
     whole = select(encoded, grid, spec)
     for cuts in ((1, 2, 3, 4, 5), (2, 5)):
         plan = Plan(compose(spec), grid, features.device)
@@ -144,7 +143,7 @@ def image(random_checkpoints):
 async def test_through_a_service_in_small_batches(random_checkpoints, image, method, selection):
     data, grid, encoded = image
     assert sum(grid.valid_counts()) < grid.num_tiles * grid.cells_per_tile
-    kept = select(encoded, grid, CompressionSpec(method, 0.3, selection=selection))
+    kept = select(encoded, grid, Compression(method, 0.3, selection=selection))
     compression = vision_tokens_pb2.Compression(method=method, retention_ratio=0.3, selection=selection)
     limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0.0, max_queued_tiles=64)
     async with running_encoder(random_checkpoints["llama"], batch=limits) as (_, stub):

@@ -7,13 +7,13 @@ from visionsplit.errors import InvalidImageError
 from visionsplit.images import ImageHeader
 from visionsplit.serving.fairness import Claim, FairGate
 
-from encoder_service import defaults
+from encoder_service.config import EncoderConfig
 from encoder_service.pipeline.decoding_turns import DecodingTurns
 from tests.unit.encoder.test_batching import queue, taken
 from tests.unit.encoder.test_turns import of
 
 MEBIBYTE = 2**20
-DEFAULT = defaults.MAX_DECODING_BYTES
+DEFAULT = EncoderConfig.max_decoding_bytes
 
 
 def header(mebibytes, *, apart=False):
@@ -177,7 +177,7 @@ def test_an_image_in_the_queue_that_a_second_caller_wants_comes_in_its_turn():
     waiting.hasten(heavy[7], "third")
     assert heavy[7].caller == "light"
     tiles = 0
-    while heavy[7].next_tile < heavy[7].image.grid.num_tiles:
+    while heavy[7].next_tile < heavy[7].num_tiles:
         tiles += sum(stop - first for _, first, stop in taken(waiting.take()))
     assert tiles <= 12
     waiting.hasten(heavy[7], "third")  # it is on the device

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from visionsplit.grid import TileGrid
+from visionsplit.options.compression import Compression
 
-from encoder_service.compression import CompressionSpec, select
+from encoder_service.compression import select
 from tests.unit.encoder import reference_greedy as reference
 
 GRID = TileGrid.for_image(224, 224, rows=2, columns=2, side=6)
@@ -21,7 +22,7 @@ def max_min(power=0.0):
 @pytest.mark.parametrize("ratio", [0.03, 0.1, 0.3])
 def test_the_method_equals_the_definition(shape, ratio):
     grid, features, scores = reference.case(shape, seed=1)
-    kept = select(reference.encoded(features, scores), grid, CompressionSpec("divprune", ratio))
+    kept = select(reference.encoded(features, scores), grid, Compression("divprune", ratio))
     total = int(sum(grid.valid_counts()) * ratio)
     assert sum(kept.budgets) == total
     assert reference.positions(kept) == reference.expected(grid, features, scores, total, max_min(), pooled=True)
@@ -33,7 +34,7 @@ def test_the_method_equals_the_definition(shape, ratio):
 def test_a_choice_in_each_tile_equals_the_definition(shape, power, budget):
     grid, features, scores = reference.case(shape, seed=2)
     parameters = {"worth_power": power}
-    spec = CompressionSpec("globalcom2", 0.3, score="local", budget=budget, selection="max_min", parameters=parameters)
+    spec = Compression("globalcom2", 0.3, score="local", budget=budget, selection="max_min", parameters=parameters)
     kept = select(reference.encoded(features, scores), grid, spec)
     assert reference.positions(kept) == reference.expected(grid, features, scores, kept.budgets, max_min(power))
 
@@ -48,7 +49,7 @@ def test_a_smaller_choice_is_a_prefix_of_a_larger_one(selection, budget):
         select(
             reference.encoded(features, scores),
             grid,
-            CompressionSpec("globalcom2", ratio, score="local", budget=budget, selection=selection),
+            Compression("globalcom2", ratio, score="local", budget=budget, selection=selection),
         )
         for ratio in (0.1, 0.5, 0.999)
     )
@@ -73,7 +74,7 @@ def test_every_token_is_picked_once_whatever_the_features(selection, kind):
     }[kind]
     scores = torch.randn(5, 36, generator=generator)
     for score, budget in (("local", "uniform"), ("flat", "pooled")):
-        spec = CompressionSpec("globalcom2", 0.999, score=score, budget=budget, selection=selection)
+        spec = Compression("globalcom2", 0.999, score=score, budget=budget, selection=selection)
         kept = select(reference.encoded(features, scores), GRID, spec)
         everything = [tuple(position) for position in torch.cat(kept.positions).tolist()]
         assert len(set(everything)) == len(everything) == int(180 * 0.999) - (4 if budget == "uniform" else 0)
@@ -82,7 +83,7 @@ def test_every_token_is_picked_once_whatever_the_features(selection, kind):
 def test_copies_of_kept_tokens_come_last_and_in_raster_order():
     """Axes are exact in every arithmetic: 4 directions, each 9 times; copies are at distance 0 from one another."""
     features = torch.eye(8)[torch.arange(36) % 4].expand(5, -1, -1)
-    spec = CompressionSpec("divprune", 0.5, budget="uniform")
+    spec = Compression("divprune", 0.5, budget="uniform")
     kept = select(reference.encoded(features, torch.zeros(5, 36)), GRID, spec)
     cells = [row * 6 + column for _, row, column in kept.positions[0].tolist()]
     assert cells == list(range(18))
@@ -93,14 +94,14 @@ def test_copies_of_kept_tokens_come_last_and_in_raster_order():
 
 def test_lengths_do_not_matter_and_a_token_without_length_is_at_distance_one():
     grid, features, scores = reference.case((2, 2, 6, 672, 672), seed=5)
-    spec = CompressionSpec("divprune", 0.2)
+    spec = Compression("divprune", 0.2)
     kept = select(reference.encoded(features, scores), grid, spec)
     lengths = 2.0 ** torch.randint(-8, 8, (5, 36, 1), generator=torch.Generator().manual_seed(5))
     assert reference.positions(select(reference.encoded(features * lengths, scores), grid, spec)) == (
         reference.positions(kept)
     )
     features[:, ::7] = 0.0
-    kept = select(reference.encoded(features, scores), grid, CompressionSpec("divprune", 0.05))
+    kept = select(reference.encoded(features, scores), grid, Compression("divprune", 0.05))
     expected = reference.expected(grid, features, scores, sum(kept.budgets), max_min(), pooled=True)
     assert reference.positions(kept) == expected
 
@@ -108,9 +109,9 @@ def test_lengths_do_not_matter_and_a_token_without_length_is_at_distance_one():
 def test_half_precision_features_are_compared_in_single_precision():
     grid, features, scores = reference.case((2, 2, 6, 500, 700), seed=6)
     half = features.bfloat16()
-    kept = select(reference.encoded(half, scores), grid, CompressionSpec("divprune", 0.2))
+    kept = select(reference.encoded(half, scores), grid, Compression("divprune", 0.2))
     assert kept.features.dtype is torch.bfloat16
-    same = select(reference.encoded(half.float(), scores), grid, CompressionSpec("divprune", 0.2))
+    same = select(reference.encoded(half.float(), scores), grid, Compression("divprune", 0.2))
     assert reference.positions(kept) == reference.positions(same)
 
 
@@ -120,7 +121,7 @@ def test_a_tile_of_one_token_and_tiles_without_any():
     assert 0 in grid.valid_counts()
     for selection in ("max_min", "centred_max_min", "coverage", "determinantal", "centred_determinantal"):
         for budget in ("uniform", "pooled"):
-            spec = CompressionSpec("globalcom2", 0.9, score="local", budget=budget, selection=selection)
+            spec = Compression("globalcom2", 0.9, score="local", budget=budget, selection=selection)
             kept = select(reference.encoded(features, torch.randn(7, 64)), grid, spec)
             assert all(number <= count for number, count in zip(kept.budgets, grid.valid_counts(), strict=True))
             for tile, positions in enumerate(reference.positions(kept)):

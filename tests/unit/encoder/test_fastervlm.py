@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 from visionsplit.grid import TileGrid
+from visionsplit.options.compression import Compression
 
-from encoder_service.compression import CompressionSpec, TowerOutput, compose, select
+from encoder_service.compression import TowerOutput, compose, select
 from tests.unit.encoder.reference_tiles import RATIOS, best_first, by_chance, grids, in_pieces, kept_cells, valid_cells
 
 
@@ -27,7 +28,7 @@ def test_equals_the_plain_implementation(ratio):
         expected = fastervlm(grid, attention, ratio)
         if not any(expected):
             continue
-        kept = select(encoded, grid, CompressionSpec("fastervlm", ratio))
+        kept = select(encoded, grid, Compression("fastervlm", ratio))
         cells = kept_cells(kept, grid)
         assert [sorted(tile) for tile in cells] == expected
         assert cells == [best_first(attention[tile], expected[tile]) for tile in range(grid.num_tiles)]
@@ -39,13 +40,13 @@ def test_equals_the_plain_implementation(ratio):
 def test_counts_on_the_papers_grid(ratio, per_view):
     """Truncated as GlobalCom2 does where FasterVLM's documentation rounds: 57, not 58."""
     grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
-    assert select(by_chance(grid), grid, CompressionSpec("fastervlm", ratio)).budgets == [per_view] * 5
+    assert select(by_chance(grid), grid, Compression("fastervlm", ratio)).budgets == [per_view] * 5
 
 
 def test_tiles_may_arrive_in_pieces():
     choice = random.Random(0)
     for seed, grid in enumerate(grids()):
-        encoded, spec = by_chance(grid, seed), CompressionSpec("fastervlm", 0.3)
+        encoded, spec = by_chance(grid, seed), Compression("fastervlm", 0.3)
         whole = select(encoded, grid, spec)
         plan, positions, features = in_pieces(encoded, grid, spec, choice)
         assert plan.budgets == whole.budgets
@@ -54,7 +55,7 @@ def test_tiles_may_arrive_in_pieces():
 
 
 def test_asks_for_attention_only():
-    composition = compose(CompressionSpec("fastervlm", 0.5))
+    composition = compose(Compression("fastervlm", 0.5))
     assert composition.needs == {TowerOutput.CLS_ATTENTION}
     assert composition.nested
     assert not composition.waits_for_image

@@ -9,8 +9,9 @@ from visionsplit.errors import InternalError
 from visionsplit.security.client import ClientSecurity
 from visionsplit.security.files import CredentialsError
 
+from encoder_service.llm.channel import LlmChannel
 from encoder_service.llm.client import LlmClient
-from encoder_service.llm.endpoints import LlmGateway, LlmGateways
+from encoder_service.llm.endpoints import LlmEndpoint, LlmEndpoints
 from tests.unit.encoder.helpers import FakeLlm, running_llm
 
 
@@ -19,8 +20,8 @@ async def following(*fakes: FakeLlm):
     """The gateways of an encoder in front of stand-ins."""
     running = [running_llm(fake) for fake in fakes]
     addresses = [await one.__aenter__() for one in running]
-    gateways = [LlmGateway(address, LlmClient(address, ClientSecurity())) for address in addresses]
-    followed = LlmGateways(gateways)
+    gateways = [LlmEndpoint(address, LlmClient(LlmChannel(address, ClientSecurity()))) for address in addresses]
+    followed = LlmEndpoints(gateways)
     try:
         yield followed, gateways
     finally:
@@ -30,7 +31,7 @@ async def following(*fakes: FakeLlm):
 
 
 async def test_a_call_that_cannot_begin_is_not_in_flight():
-    gateway = LlmGateway("127.0.0.1:1", LlmClient("127.0.0.1:1", ClientSecurity()))
+    gateway = LlmEndpoint("127.0.0.1:1", LlmClient(LlmChannel("127.0.0.1:1", ClientSecurity())))
 
     def begin(client):
         raise CredentialsError("the certificate cannot be read")

@@ -19,7 +19,7 @@ from visionsplit.errors import (
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
-from encoder_service.device.queue import BatchLimits
+from encoder_service.config import BatchLimits
 from tests.unit.encoder.helpers import FakeLlm, globalcom2, png, running_encoder, running_llm, status_of_call
 
 GenerateRequest = encoder_service_pb2.EncoderServiceGenerateRequest

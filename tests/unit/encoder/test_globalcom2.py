@@ -7,9 +7,11 @@ import random
 import pytest
 import torch
 from visionsplit.errors import InternalError
-from visionsplit.grid import Layout, TileGrid, UnpadRule
+from visionsplit.grid import TileGrid, UnpadRule
+from visionsplit.options.compression import Compression
+from visionsplit.options.layout import LAYOUTS
 
-from encoder_service.compression import CompressionSpec, Plan, compose, select
+from encoder_service.compression import Plan, compose, select
 from tests.unit.encoder.helpers import scored
 from tests.unit.encoder.reference_globalcom2 import globalcom2
 
@@ -32,10 +34,10 @@ def make_scores(generator, tiles, cells, kind):
 def compare(rows, columns, side, width, height, ratio, layout, kind, seed, **choices):
     generator = torch.Generator().manual_seed(seed)
     scores = make_scores(generator, 1 + rows * columns, side * side, kind)
-    reference = layout is Layout.REFERENCE
+    reference = layout == "reference"
     rule = UnpadRule.REFERENCE if reference else UnpadRule.HUGGING_FACE
     grid = TileGrid.for_image(height, width, rows=rows, columns=columns, side=side, rule=rule)
-    spec = CompressionSpec("globalcom2", ratio, layout, **choices)
+    spec = Compression("globalcom2", ratio, layout, **choices)
     kept = select(scored(scores), grid, spec)
     ratios, budgets, tokens = globalcom2(
         scores,
@@ -55,7 +57,7 @@ def compare(rows, columns, side, width, height, ratio, layout, kind, seed, **cho
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_equals_the_slow_implementation_on_every_grid(grid, layout):
     rows, columns = grid
     choice = random.Random(rows * 10 + columns)
@@ -65,14 +67,14 @@ def test_equals_the_slow_implementation_on_every_grid(grid, layout):
         compare(rows, columns, 8, width, height, choice.choice(RATIOS), layout, kind, seed)
 
 
-@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("width", "height"), [(672, 672), (1000, 700), (333, 999), (1344, 336), (800, 797)])
 def test_equals_the_slow_implementation_at_the_papers_size(width, height, layout):
     for ratio, (rows, columns) in itertools.product((0.1, 0.5), [(2, 2), (1, 3)]):
         compare(rows, columns, 24, width, height, ratio, layout, "normal", seed=width)
 
 
-@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("width", "height"), [(3000, 2), (2, 3000), (1, 1), (100, 40), (40, 100)])
 def test_images_with_crops_of_nothing_but_padding(width, height, layout):
     for rows, columns in [(1, 3), (3, 1), (2, 3), (3, 3), (2, 2)]:
@@ -82,7 +84,7 @@ def test_images_with_crops_of_nothing_but_padding(width, height, layout):
 @pytest.mark.parametrize("score", ["local", "global", "global_local"])
 @pytest.mark.parametrize("budget", ["uniform", "softmax_max", "softmax_sum", "top_k_count"])
 def test_every_ablation(score, budget):
-    for seed, layout in enumerate(Layout):
+    for seed, layout in enumerate(LAYOUTS):
         compare(2, 2, 12, 700, 500, 0.25, layout, "normal", seed, score=score, budget=budget)
 
 
@@ -92,9 +94,9 @@ def test_the_first_crop_without_image_holds_the_row_back_only_in_the_reference_l
     scores = make_scores(torch.Generator().manual_seed(1), 10, 64, "normal")
     grid = TileGrid.for_image(height, width, rows=3, columns=3, side=8)
     assert grid.valid_in_tile(1).area == 0
-    spec = CompressionSpec("globalcom2", 0.3, score="global")
+    spec = Compression("globalcom2", 0.3, score="global")
     true = select(scored(scores), grid, spec)
-    held = select(scored(scores), grid, CompressionSpec("globalcom2", 0.3, Layout.REFERENCE, score="global"))
+    held = select(scored(scores), grid, Compression("globalcom2", 0.3, "reference", score="global"))
     assert held.budgets == true.budgets
     assert torch.equal(true.positions[2], held.positions[2])
     assert not torch.equal(true.positions[5], held.positions[5])
@@ -105,7 +107,7 @@ def test_saturated_budgets_show_the_small_constant():
     scores = torch.zeros(3, 576)
     scores[0].view(24, 24)[:, :12] = 100.0  # the left crop of 1x2
     grid = TileGrid.for_image(336, 672, rows=1, columns=2, side=24)
-    kept = select(scored(scores), grid, CompressionSpec("globalcom2", 0.625 / 1.5))
+    kept = select(scored(scores), grid, Compression("globalcom2", 0.625 / 1.5))
     assert kept.budgets[1] == 359
     assert kept.budgets[2] == int(576 * kept.ratios[2])
 
@@ -114,7 +116,7 @@ def test_a_ratio_above_one_is_clipped_and_not_passed_on():
     scores = torch.zeros(5, 576)
     scores[0].view(24, 24)[:12, :12] = 100.0
     grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
-    kept = select(scored(scores), grid, CompressionSpec("globalcom2", 0.75))
+    kept = select(scored(scores), grid, Compression("globalcom2", 0.75))
     assert kept.budgets[1] == 576
     assert sum(kept.ratios[1:]) < 4 * 0.75
 
@@ -122,7 +124,7 @@ def test_a_ratio_above_one_is_clipped_and_not_passed_on():
 def test_tile_by_tile_equals_all_at_once():
     scores = make_scores(torch.Generator().manual_seed(5), 5, 64, "normal")
     grid = TileGrid.for_image(500, 700, rows=2, columns=2, side=8)
-    spec = CompressionSpec("globalcom2", 0.3)
+    spec = Compression("globalcom2", 0.3)
     encoded = scored(scores)
     whole = select(encoded, grid, spec)
     for cuts in ((1, 2, 3, 4, 5), (2, 5), (1, 5), (4, 5)):
@@ -137,7 +139,7 @@ def test_tile_by_tile_equals_all_at_once():
 
 def test_equals_score_the_first_in_raster_order_wins():
     grid = TileGrid.for_image(224, 224, rows=2, columns=2, side=8)
-    kept = select(scored(torch.ones(5, 64)), grid, CompressionSpec("globalcom2", 0.25))
+    kept = select(scored(torch.ones(5, 64)), grid, Compression("globalcom2", 0.25))
     for tile, positions in enumerate(kept.positions):
         cells = [row * 8 + column for _, row, column in positions.tolist()]
         assert cells == list(range(kept.budgets[tile]))
@@ -151,4 +153,4 @@ def test_scores_that_are_not_finite_choose_nothing(budget, value, tile):
     scores[tile, 7] = value
     grid = TileGrid.for_image(500, 500, rows=2, columns=2, side=8)
     with pytest.raises(InternalError, match="scores are not finite"):
-        select(scored(scores), grid, CompressionSpec("globalcom2", 0.3, budget=budget))
+        select(scored(scores), grid, Compression("globalcom2", 0.3, budget=budget))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.grid import TileGrid
+from visionsplit.options.compression import Compression
 
-from encoder_service.compression import CompressionSpec, TileFeatures, TowerOutput, compose, select
+from encoder_service.compression import TileFeatures, TowerOutput, compose, select
 from tests.unit.encoder.reference_tiles import RATIOS, best_first, by_chance, grids, in_pieces, kept_cells, valid_cells
 
 PAPERS_GRID = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
@@ -39,7 +40,7 @@ def test_equals_the_plain_implementation(ratio, alpha):
         encoded = by_chance(grid, seed)
         first_layer = encoded.outputs[TowerOutput.CLS_ATTENTION_FIRST][0].tolist()
         budgets = hired_budgets(grid, first_layer, ratio, 0.5 if alpha is None else alpha)
-        spec = CompressionSpec("hired", ratio, parameters=parameters)
+        spec = Compression("hired", ratio, parameters=parameters)
         if not any(budgets):
             with pytest.raises(InvalidCompressionError, match="keeps none"):
                 select(encoded, grid, spec)
@@ -61,7 +62,7 @@ def test_the_total_is_kept_but_for_truncation(ratio):
     """On a grid without padding, unless a crop's share is more than it has."""
     for seed in range(20):
         encoded = by_chance(PAPERS_GRID, seed)
-        kept = select(encoded, PAPERS_GRID, CompressionSpec("hired", ratio))
+        kept = select(encoded, PAPERS_GRID, Compression("hired", ratio))
         total = int(5 * 576 * ratio)
         assert kept.budgets[0] == min(int(total * 0.5), 576)
         assert total - 4 < sum(kept.budgets) <= total
@@ -80,14 +81,14 @@ def looking_at(*crops):
 
 def test_a_crop_is_where_it_lies_and_not_a_run_of_the_raster():
     """The two left crops: the upper and lower half of the raster would share all four alike."""
-    kept = select(looking_at(0, 2), PAPERS_GRID, CompressionSpec("hired", 0.2))
+    kept = select(looking_at(0, 2), PAPERS_GRID, Compression("hired", 0.2))
     assert kept.budgets == [288, 144, 0, 144, 0]
 
 
 def test_what_a_crop_cannot_take_is_lost_and_what_the_thumbnail_cannot_goes_to_the_crops():
-    half = select(looking_at(3, 1), PAPERS_GRID, CompressionSpec("hired", 0.5))
+    half = select(looking_at(3, 1), PAPERS_GRID, Compression("hired", 0.5))
     assert half.budgets == [576, 0, 432, 0, 432]
-    most = select(looking_at(3, 1), PAPERS_GRID, CompressionSpec("hired", 0.9))
+    most = select(looking_at(3, 1), PAPERS_GRID, Compression("hired", 0.9))
     assert most.budgets == [576, 0, 576, 0, 576]
     assert most.ratios == [1.0, 0.0, 1.0, 0.0, 1.0]
 
@@ -101,14 +102,14 @@ def test_every_whole_number_survives_its_ratio():
         first_layer = encoded.outputs[TowerOutput.CLS_ATTENTION_FIRST][0].tolist()
         budgets = hired_budgets(grid, first_layer, ratio, 0.5)
         if any(budgets):
-            spec = CompressionSpec("hired", ratio, quotas_only=True)
+            spec = Compression("hired", ratio, quotas_only=True)
             assert select(encoded, grid, spec).quotas == budgets
 
 
 def test_tiles_may_arrive_in_pieces():
     choice = random.Random(0)
     for seed, grid in enumerate(grids()):
-        encoded, spec = by_chance(grid, seed), CompressionSpec("hired", 0.3)
+        encoded, spec = by_chance(grid, seed), Compression("hired", 0.3)
         whole = select(encoded, grid, spec)
         plan, positions, features = in_pieces(encoded, grid, spec, choice)
         assert plan.budgets == whole.budgets
@@ -117,10 +118,10 @@ def test_tiles_may_arrive_in_pieces():
 
 
 def test_needs_and_parameters():
-    composition = compose(CompressionSpec("hired", 0.1))
+    composition = compose(Compression("hired", 0.1))
     assert composition.needs == {TowerOutput.CLS_ATTENTION, TowerOutput.CLS_ATTENTION_FIRST}
     assert composition.parameters == {"thumbnail_share": 0.5}
     assert not composition.waits_for_image
     assert composition.nested
     with pytest.raises(InvalidCompressionError, match=r"'thumbnail_share' is 2; it must be in \[0, 1\]"):
-        compose(CompressionSpec("hired", 0.1, parameters={"thumbnail_share": 2}))
+        compose(Compression("hired", 0.1, parameters={"thumbnail_share": 2}))

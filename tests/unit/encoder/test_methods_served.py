@@ -8,25 +8,25 @@ import pytest
 import torch
 from visionsplit.grid import UnpadRule
 from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.options.compression import Compression
+from visionsplit.options.data_types import DataType
 from visionsplit.v1 import encoder_service_pb2, tensor_pb2, vision_tokens_pb2
-from visionsplit.wire.tensors import DataType
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
-from encoder_service.admission import TileRoom
-from encoder_service.compression import METHODS, CompressionSpec, compose, select
+from encoder_service.compression import METHODS, compose, select
+from encoder_service.config import BatchLimits
 from encoder_service.device.batch_encoder import BatchEncoder
-from encoder_service.device.jobs import ImageJob, PreparedImage, TileSpan
-from encoder_service.device.queue import BatchLimits
+from encoder_service.device.encoding import EncodeRequest, ImageEncoding, PreparedImage, TileSpan
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from tests.unit.encoder.helpers import file_of, picture, running_encoder
 
 SIZES = [(300, 180), (90, 260), (640, 90), (57, 112)]
 # Those that read the prompt are in test_cdpruner_served.py.
-SPECS = [CompressionSpec(method, ratio) for method in METHODS if method != "none" for ratio in (0.25, 0.6)]
+SPECS = [Compression(method, ratio) for method in METHODS if method != "none" for ratio in (0.25, 0.6)]
 SPECS = [spec for spec in SPECS if not compose(spec).reads_text]
-SPECS += [CompressionSpec(method, None) for method in ("prumerge", "prumerge+")]
-SPECS += [CompressionSpec("globalcom2", 0.3, budget="pooled", merging="prumerge")]
+SPECS += [Compression(method, None) for method in ("prumerge", "prumerge+")]
+SPECS += [Compression("globalcom2", 0.3, budget="pooled", merging="prumerge")]
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ async def test_every_method_gives_each_caller_what_it_gives_a_whole_image(
 
 
 async def test_a_method_without_a_ratio_keeps_a_quarter_by_request_and_by_default(random_checkpoints, expected):
-    size, alone, quarter = SIZES[0], CompressionSpec("globalcom2"), CompressionSpec("globalcom2", 0.25)
-    async with running_encoder(random_checkpoints["llama"], default_compression=alone) as (_, stub):
+    size, alone, quarter = SIZES[0], Compression("globalcom2"), Compression("globalcom2", 0.25)
+    async with running_encoder(random_checkpoints["llama"], method=alone.method) as (_, stub):
         tokens, _ = await encoded(stub, size, alone)
         request = request_for(size, alone)
         request.ClearField("compression")
@@ -111,14 +111,14 @@ async def test_a_method_without_a_ratio_keeps_a_quarter_by_request_and_by_defaul
     assert (info.default_compression.method, info.default_compression.retention_ratio) == ("globalcom2", 0.25)
 
 
-@pytest.mark.parametrize("spec", [CompressionSpec("prumerge+", 0.3), CompressionSpec("prumerge")])
+@pytest.mark.parametrize("spec", [Compression("prumerge+", 0.3), Compression("prumerge")])
 async def test_a_method_that_waits_sends_all_at_once(random_checkpoints, expected, spec):
     limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0.002, max_queued_tiles=64)
     async with running_encoder(random_checkpoints["llama"], batch=limits) as (_, stub):
         tokens, chunks = await encoded(stub, (300, 180), spec)
         assert chunks == 1
         compare(tokens, expected((300, 180), spec), spec, (300, 180))
-        _, chunks = await encoded(stub, (300, 180), CompressionSpec("prumerge", 0.3))
+        _, chunks = await encoded(stub, (300, 180), Compression("prumerge", 0.3))
         assert chunks > 1
 
 
@@ -126,15 +126,12 @@ def test_the_time_of_an_image_that_waits_counts_from_its_first_pass(random_check
     checkpoint = Checkpoint(str(random_checkpoints["llama"]))
     encoder = BatchEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu")))
     tiles = Tiler(checkpoint).cut(picture(200, 200), UnpadRule.HUGGING_FACE)
-    room = TileRoom(8)
-    (place,) = room.reserve([tiles.grid.num_tiles])
-    image = PreparedImage(tiles.pixels, tiles.grid, 0.0, place)
-    job = ImageJob(image, compose(CompressionSpec("prumerge")), DataType.FLOAT32, lambda _result: None)
-    assert encoder.encode([TileSpan(job, 0, 2)]) == []
-    assert encoder.encode([TileSpan(job, 2, 3)]) == []
-    between, held = time.monotonic(), job.held_seconds
-    ((owner, result),) = encoder.encode([TileSpan(job, 3, 5)])
-    assert owner is job
+    image = PreparedImage(tiles.pixels, tiles.grid)
+    encoding = ImageEncoding(EncodeRequest(image, compose(Compression("prumerge")), DataType.FLOAT32))
+    assert encoder.encode([TileSpan(encoding, 0, 2)]) == [None]
+    assert encoder.encode([TileSpan(encoding, 2, 3)]) == [None]
+    between, held = time.monotonic(), encoding.held_seconds
+    (result,) = encoder.encode([TileSpan(encoding, 3, 5)])
     assert result.stop_tile == 5
     assert result.started + held < between
     assert result.seconds > held > 0

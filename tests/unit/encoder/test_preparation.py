@@ -9,8 +9,7 @@ from visionsplit.images import ImageLimits, decode_image
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.serving.fairness import Claim
 
-from encoder_service import defaults
-from encoder_service.admission import TileRoom
+from encoder_service.config import EncoderConfig
 from encoder_service.images.tiles import Tiler
 from encoder_service.pipeline.pipeline import EncoderPipeline
 from encoder_service.pipeline.preparation import Preparation
@@ -58,7 +57,7 @@ def tiler(random_checkpoints):
 @pytest.fixture
 def preparation(tiler):
     limits = ImageLimits()
-    memory = defaults.MAX_DECODING_BYTES
+    memory = EncoderConfig.max_decoding_bytes
     preparation = Preparation(tiler, limits, threads=2, max_bytes=memory, digests=False, text_tower=None)
     yield preparation
     preparation.close()
@@ -66,8 +65,7 @@ def preparation(tiler):
 
 async def prepare(preparation, data, caller="caller"):
     (header,) = await preparation.headers([data], caller)
-    (place,) = TileRoom(100).reserve([header.most_tiles])
-    return await preparation.prepare(data, header, place, GLOBALCOM2.layout, Claim(caller))
+    return await preparation.prepare(data, header, GLOBALCOM2.layout, Claim(caller))
 
 
 async def test_images_of_calls_that_were_given_up_keep_their_turn_until_they_are_decoded(preparation, decoder):

@@ -14,15 +14,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from visionsplit.errors import InvalidCompressionError
-from visionsplit.options.compression_defaults import DEFAULT_RATIO
-from visionsplit.wire.tensors import DataType
+from visionsplit.options.compression import DEFAULT_RATIO, Compression
+from visionsplit.options.data_types import DataType
 
 from encoder_service.__main__ import main
-from encoder_service.command_line import parse
-from encoder_service.compression import METHODS, CompressionSpec, compose
-from encoder_service.config import EncoderConfig
-from encoder_service.server import SERVICE_NAME
-from encoder_service.serving import config_from
+from encoder_service.compression import METHODS, compose
+from encoder_service.config import PROGRAM, EncoderConfig
+from encoder_service.server import SERVICE_NAME, EncoderServer
 from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import running_encoder
 
@@ -30,7 +28,11 @@ HANGS = 300.0  # seconds; a process that takes longer on a busy machine hangs
 
 
 def config_of(*arguments):
-    return config_from(parse(["--model", "m", *arguments]))
+    return PROGRAM.read(["--model", "m", *arguments])
+
+
+def compression_of(config):
+    return Compression(config.default_method, config.retention_ratio)
 
 
 def test_the_command_line_has_the_configurations_defaults():
@@ -39,13 +41,13 @@ def test_the_command_line_has_the_configurations_defaults():
 
 def test_the_command_line_reaches_the_configuration():
     config = config_of("--method", "globalcom2", "--retention-ratio", "0.2", "--data-type", "int8", "--max-images", "3")
-    assert config.default_compression.retention_ratio == 0.2
-    assert config.default_data_type is DataType.INT8
+    assert compression_of(config) == Compression("globalcom2", 0.2)
+    assert config.data_type is DataType.INT8
     assert config.max_images == 3
 
 
 def test_several_llm_services_by_commas_or_by_repetition():
-    assert config_of("--llm", "a:1,b:2", "--llm", "c:3").llm_addresses == ("a:1", "b:2", "c:3")
+    assert config_of("--llm", "a:1,b:2", "--llm", "c:3").llm == ("a:1", "b:2", "c:3")
 
 
 @pytest.mark.parametrize(
@@ -77,24 +79,24 @@ def test_settings_out_of_range_are_refused_by_the_options_name(arguments, capsys
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], CompressionSpec("none")),
-        (["--method=", "--retention-ratio="], CompressionSpec("none")),  # a deployment's variables that are not set
-        (["--retention-ratio", "0.1"], CompressionSpec("globalcom2-diverse", 0.1)),
-        (["--ratio", "0.1"], CompressionSpec("globalcom2-diverse", 0.1)),
-        (["--method=", "--retention-ratio=0.1"], CompressionSpec("globalcom2-diverse", 0.1)),
-        (["--method=hired", "--retention-ratio=0.1"], CompressionSpec("hired", 0.1)),
-        (["--method=none", "--retention-ratio=1"], CompressionSpec("none", 1.0)),
+        ([], Compression("none")),
+        (["--method=", "--retention-ratio="], Compression("none")),  # a deployment's variables that are not set
+        (["--retention-ratio", "0.1"], Compression("globalcom2-diverse", 0.1)),
+        (["--ratio", "0.1"], Compression("globalcom2-diverse", 0.1)),
+        (["--method=", "--retention-ratio=0.1"], Compression("globalcom2-diverse", 0.1)),
+        (["--method=hired", "--retention-ratio=0.1"], Compression("hired", 0.1)),
+        (["--method=none", "--retention-ratio=1"], Compression("none", 1.0)),
     ],
     ids=str,
 )
 def test_method_and_ratio(arguments, expected):
-    assert config_of(*arguments).default_compression == expected
+    assert compression_of(config_of(*arguments)) == expected
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_alone_can_be_the_default(method):
     text_tower = ("--text-tower", "clip") if method == "cdpruner" else ()
-    composition = compose(config_of("--method", method, "--retention-ratio=", *text_tower).default_compression)
+    composition = compose(compression_of(config_of("--method", method, "--retention-ratio=", *text_tower)))
     assert composition.retention_ratio == {"none": 1, "prumerge": None, "prumerge+": None}.get(method, DEFAULT_RATIO)
 
 
@@ -121,7 +123,7 @@ def test_a_wrong_command_line_is_refused_before_pytorch_is_imported(arguments, n
 
 def test_an_unknown_default_method_is_refused_at_the_start():
     with pytest.raises(InvalidCompressionError):
-        config_of("--method", "best")
+        EncoderServer(config_of("--method", "best"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -249,7 +251,7 @@ async def test_no_thread_is_left(random_checkpoints):
 
 PEAK_MEMORY = """
 import asyncio, resource, sys
-from encoder_service.config import ConfigError, EncoderConfig
+from encoder_service.config import EncoderConfig
 from encoder_service.server import EncoderServer
 
 async def main():

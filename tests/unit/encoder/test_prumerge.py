@@ -7,8 +7,9 @@ import pytest
 import torch
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.grid import TileGrid
+from visionsplit.options.compression import Compression
 
-from encoder_service.compression import CompressionSpec, TileFeatures, TowerOutput, compose, select
+from encoder_service.compression import TileFeatures, TowerOutput, compose, select
 from tests.unit.encoder.reference_tiles import (
     RATIOS,
     arrays,
@@ -62,7 +63,7 @@ def check(encoded, grid, method, ratio):
     """Compare one image; False where nothing at all is to be kept."""
     affinity = encoded.outputs[TowerOutput.CLS_AFFINITY]
     found = adaptive_ratio(grid, affinity.tolist()) if ratio is None else ratio
-    spec = CompressionSpec(method, ratio)
+    spec = Compression(method, ratio)
     expected = []
     for tile in range(grid.num_tiles):
         features, keys, weights = arrays(encoded, tile, TowerOutput.LAST_KEYS, TowerOutput.CLS_AFFINITY)
@@ -103,9 +104,9 @@ def test_counts_on_the_papers_grid(ratio, per_view):
     """int(576 * ratio) tokens and the extra one; PruMerge+ adds the samples that are not among them."""
     grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
     encoded = by_chance(grid)
-    assert select(encoded, grid, CompressionSpec("prumerge", ratio)).budgets == [per_view] * 5
+    assert select(encoded, grid, Compression("prumerge", ratio)).budgets == [per_view] * 5
     step = int(1 / ratio)
-    for tile, budget in enumerate(select(encoded, grid, CompressionSpec("prumerge+", ratio)).budgets):
+    for tile, budget in enumerate(select(encoded, grid, Compression("prumerge+", ratio)).budgets):
         best = best_first(encoded.outputs[TowerOutput.CLS_AFFINITY][tile].tolist(), range(576))[: per_view - 1]
         assert budget == per_view + len(set(range(step // 2, 575, step)) - set(best))
 
@@ -124,7 +125,7 @@ def test_the_share_of_outliers_is_numpys(cells):
         encoded = TileFeatures(encoded.features, {**encoded.outputs, TowerOutput.CLS_AFFINITY: affinity})
         expected = adaptive_ratio(grid, affinity.tolist())
         if int(side * side * expected):
-            assert select(encoded, grid, CompressionSpec("prumerge")).ratios == [expected] * 2
+            assert select(encoded, grid, Compression("prumerge")).ratios == [expected] * 2
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -135,7 +136,7 @@ def test_an_image_without_outliers_is_refused(method):
     with pytest.raises(
         InvalidCompressionError, match=r"'outliers' keeps none of the image's 80 tokens, for nothing stands out; give a"
     ):
-        select(TileFeatures(encoded.features, flat), grid, CompressionSpec(method))
+        select(TileFeatures(encoded.features, flat), grid, Compression(method))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -144,7 +145,7 @@ def test_tiles_may_arrive_in_pieces(method, ratio):
     """To the last bit: a merged token does not depend on which tiles were encoded with its own."""
     choice = random.Random(0)
     for seed, grid in enumerate(grids(side=8)):
-        encoded, spec = by_chance(grid, seed), CompressionSpec(method, ratio)
+        encoded, spec = by_chance(grid, seed), Compression(method, ratio)
         whole = select(encoded, grid, spec)
         plan, positions, features = in_pieces(encoded, grid, spec, choice)
         assert plan.budgets == whole.budgets
@@ -157,7 +158,7 @@ def test_tiles_may_arrive_in_pieces(method, ratio):
     [("prumerge", 0.1, False), ("prumerge", None, True), ("prumerge+", 0.1, True), ("prumerge+", None, True)],
 )
 def test_waits_for_the_image_where_the_numbers_are_known_last(method, ratio, waits):
-    composition = compose(CompressionSpec(method, ratio))
+    composition = compose(Compression(method, ratio))
     assert composition.waits_for_image is waits
     assert composition.needs == {TowerOutput.CLS_AFFINITY, TowerOutput.LAST_KEYS}
     assert not composition.nested
@@ -165,14 +166,14 @@ def test_waits_for_the_image_where_the_numbers_are_known_last(method, ratio, wai
 
 def test_a_ratio_with_the_adaptive_budget_is_refused():
     with pytest.raises(InvalidCompressionError, match="'outliers' finds the retention_ratio itself; give none"):
-        compose(CompressionSpec("prumerge", 0.5, budget="outliers"))
+        compose(Compression("prumerge", 0.5, budget="outliers"))
 
 
 def test_a_tile_that_drops_nothing_has_no_extra_token():
     """A budget clipped at 1 takes all of a crop; its last token must not be taken for the extra one."""
     grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=6)
     encoded = by_chance(grid)
-    spec = CompressionSpec("prumerge", 0.7, budget="softmax_sum", parameters={"tau": 0.001})
+    spec = Compression("prumerge", 0.7, budget="softmax_sum", parameters={"tau": 0.001})
     kept = select(encoded, grid, spec)
     full = kept.budgets.index(36, 1)
     assert sorted(kept.budgets) == [19, 19, 19, 26, 36]  # int(36 * 0.7 * 3 / 4) + 1, int(36 * 0.7) + 1, and all
@@ -187,8 +188,8 @@ def test_all_tiles_as_one_row_have_one_extra_token():
     """And where it stands for one dropped token only, all places of the image are taken."""
     grid = TileGrid.for_image(60, 60, rows=1, columns=1, side=4)
     encoded = by_chance(grid)
-    plain = select(encoded, grid, CompressionSpec("prumerge", 0.999, budget="pooled", merging="none"))
-    kept = select(encoded, grid, CompressionSpec("prumerge", 0.999, budget="pooled"))
+    plain = select(encoded, grid, Compression("prumerge", 0.999, budget="pooled", merging="none"))
+    kept = select(encoded, grid, Compression("prumerge", 0.999, budget="pooled"))
     assert (sum(plain.budgets), kept.budgets) == (31, [16, 16])
     left = {tuple(place) for place in torch.cat(plain.positions).tolist()}
     places = [tuple(place) for place in torch.cat(kept.positions).tolist()]
@@ -203,7 +204,7 @@ def test_half_precision_features_stay_in_their_type():
     encoded = by_chance(grid)
     half = TileFeatures(encoded.features.bfloat16(), encoded.outputs)
     exact = TileFeatures(half.features.float(), encoded.outputs)
-    spec = CompressionSpec("prumerge", 0.3)
+    spec = Compression("prumerge", 0.3)
     kept = select(half, grid, spec)
     assert kept.features.dtype is torch.bfloat16
     assert torch.equal(kept.features, select(exact, grid, spec).features.bfloat16())

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from visionsplit.options.compression import Compression
 
-from encoder_service.compression import CompressionSpec, select
+from encoder_service.compression import select
 from encoder_service.compression.selections.coverage import ChangedCoverage, WholeCoverage
 from tests.unit.encoder import reference_greedy as reference
 
@@ -21,7 +22,7 @@ def coverage(power=1.0):
 def test_the_method_equals_the_definition(shape, ratio):
     """The saliency is attention, which needs no shift: the definition's A to the power alpha."""
     grid, features, scores = reference.case(shape, seed=21, positive=True)
-    kept = select(reference.encoded(features, scores), grid, CompressionSpec("scope", ratio))
+    kept = select(reference.encoded(features, scores), grid, Compression("scope", ratio))
     assert kept.budgets == [int(count * ratio) for count in grid.valid_counts()]
 
     def published(count, vectors, attention):
@@ -34,7 +35,7 @@ def test_the_method_equals_the_definition(shape, ratio):
 @pytest.mark.parametrize("power", [0.5, 2])
 def test_scores_that_may_be_negative_are_shifted(shape, power):
     grid, features, scores = reference.case(shape, seed=22)
-    spec = CompressionSpec("scope", 0.2, score="local", parameters={"worth_power": power})
+    spec = Compression("scope", 0.2, score="local", parameters={"worth_power": power})
     kept = select(reference.encoded(features, scores), grid, spec)
     assert reference.positions(kept) == reference.expected(grid, features, scores, kept.budgets, coverage(power))
 
@@ -43,7 +44,7 @@ def test_scores_that_may_be_negative_are_shifted(shape, power):
 def test_without_saliency_every_pick_gains_most(shape):
     """Two tokens that cover each other and themselves best gain equally, so rounding may choose between them."""
     grid, features, scores = reference.case(shape, seed=22)
-    spec = CompressionSpec("scope", 0.25, parameters={"worth_power": 0})
+    spec = Compression("scope", 0.25, parameters={"worth_power": 0})
     kept = select(reference.encoded(features, scores), grid, spec)
     for tile, positions in enumerate(reference.positions(kept)):
         vectors = [features[tile, r * grid.side + c].double().numpy() for _, r, c in reference.tokens(grid, tile)]
@@ -58,19 +59,19 @@ def test_without_saliency_every_pick_gains_most(shape):
 
 def test_one_budget_for_the_image():
     grid, features, scores = reference.case((1, 3, 4, 640, 90), seed=23, positive=True)
-    kept = select(reference.encoded(features, scores), grid, CompressionSpec("scope", 0.2, budget="pooled"))
+    kept = select(reference.encoded(features, scores), grid, Compression("scope", 0.2, budget="pooled"))
     total = sum(kept.budgets)
     assert reference.positions(kept) == reference.expected(grid, features, scores, total, coverage(), pooled=True)
 
 
 def test_padding_neither_is_covered_nor_covers():
     grid, features, scores = reference.case((2, 2, 6, 300, 700), seed=24, positive=True)
-    kept = select(reference.encoded(features, scores), grid, CompressionSpec("scope", 0.3))
+    kept = select(reference.encoded(features, scores), grid, Compression("scope", 0.3))
     other = torch.full_like(features, -5.0)
     for tile in range(grid.num_tiles):
         for _, row, column in reference.tokens(grid, tile):
             other[tile, row * 6 + column] = features[tile, row * 6 + column]
-    again = select(reference.encoded(other, scores), grid, CompressionSpec("scope", 0.3))
+    again = select(reference.encoded(other, scores), grid, Compression("scope", 0.3))
     assert reference.positions(again) == reference.positions(kept)
 
 

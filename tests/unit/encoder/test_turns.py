@@ -10,9 +10,10 @@ from visionsplit.errors import OverloadedError
 from visionsplit.v1 import encoder_service_pb2
 from visionsplit.wire.status import error_from_rpc
 
-from encoder_service.admission import AnswerQueue, TileRoom
+from encoder_service.api.admission import AnswerQueue
+from encoder_service.config import BatchLimits
 from encoder_service.device.batch_encoder import BatchEncoder
-from encoder_service.device.queue import BatchLimits
+from encoder_service.pipeline.tile_capacity import TileCapacity
 from tests.unit.encoder.helpers import png, running_encoder
 from tests.unit.encoder.test_batching import job, queue, taken
 
@@ -31,8 +32,8 @@ def test_a_caller_with_one_image_is_not_behind_one_with_a_hundred():
     light = of("light")
     waiting.put([light])
     batches = [waiting.take()]
-    assert light in [span.job for span in batches[0]]
-    while light.next_tile < light.image.grid.num_tiles:
+    assert light in batches[0]
+    while light.next_tile < light.num_tiles:
         batches.append(waiting.take())
     assert len(batches) <= 3  # five tiles, half of each batch
     assert all(one.next_tile == 0 for one in heavy[12:])
@@ -54,7 +55,7 @@ def test_every_caller_gets_a_thumbnail_in_before_anybody_gets_a_second():
 
 
 def test_one_callers_images_leave_room_for_others():
-    room = TileRoom(20, caller_share=0.75)
+    room = TileCapacity(20, caller_share=0.75)
     room.reserve([5, 5, 5], "heavy")
     with pytest.raises(OverloadedError, match="15 tiles of this caller are waiting; 5 more exceed its part of 15"):
         room.reserve([5], "heavy")
@@ -62,7 +63,7 @@ def test_one_callers_images_leave_room_for_others():
     with pytest.raises(OverloadedError, match="20 tiles are waiting") as caught:
         room.reserve([5], "third")
     assert caught.value.retry_after_seconds > 0
-    place.leave()
+    place.release()
     room.reserve([5], "third")
 
 
@@ -76,7 +77,7 @@ class Clock:
 def test_a_request_is_refused_for_the_tiles_ahead_of_it_alone():
     """The example of docs/admission.md."""
     clock = Clock()
-    room = TileRoom(1024, caller_share=0.75, batch_tiles=16, clock=clock)
+    room = TileCapacity(1024, caller_share=0.75, batch_tiles=16, clock=clock)
     (of_a,) = room.reserve([500], "A")
     room.reserve([20], "B")
     for _ in range(20):
@@ -84,12 +85,12 @@ def test_a_request_is_refused_for_the_tiles_ahead_of_it_alone():
         of_a.note_encoded(10)
     assert room.taken == 520
     assert room.seconds_to_wait(5, "C") == 0
-    room.reserve([5], "C", clock.now + 0.01)[0].leave()
+    room.reserve([5], "C", clock.now + 0.01)[0].release()
     with pytest.raises(OverloadedError, match=r"about 7\.6 seconds, and its deadline is in 10\.0") as caught:
         room.reserve([5], "A", clock.now + 10)
     assert caught.value.retry_after_seconds == pytest.approx(305 / 40 - 7.5)
     room.reserve([5], "A", clock.now + 20)
-    of_a.leave()  # a large part of the queue is given up
+    of_a.release()  # a large part of the queue is given up
     room.reserve([5], "A", clock.now + 1)
 
 

@@ -8,8 +8,9 @@ from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 from visionsplit.grid import UnpadRule
 from visionsplit.model.checkpoint import Checkpoint, CheckpointError
+from visionsplit.options.compression import Compression
 
-from encoder_service.compression import CompressionSpec, TowerOutput, select
+from encoder_service.compression import TowerOutput, select
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from tests.checkpoints import tiny_checkpoint
@@ -115,7 +116,7 @@ def test_globalcom2_on_a_random_tower(random_checkpoints):
         for seed, (width, height) in enumerate([(200, 200), (300, 180), (90, 260), (500, 140)]):
             tiles = tiler.cut(picture(width, height, seed), UnpadRule.HUGGING_FACE)
             grid = tiles.grid
-            kept = select(tower(tiles.pixels, CLS), grid, CompressionSpec("globalcom2", 0.4))
+            kept = select(tower(tiles.pixels, CLS), grid, Compression("globalcom2", 0.4))
             with torch.no_grad():
                 scores = scores_by_head(whole, tiles.pixels)
             ratios, budgets, tokens = globalcom2(

@@ -7,8 +7,9 @@ import pytest
 import torch
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.grid import TileGrid
+from visionsplit.options.compression import Compression
 
-from encoder_service.compression import CompressionSpec, TileFeatures, TowerOutput, compose, select
+from encoder_service.compression import TileFeatures, TowerOutput, compose, select
 from tests.unit.encoder.reference_tiles import (
     RATIOS,
     arrays,
@@ -41,7 +42,7 @@ def visionzip(cells, budget, share, features, keys, attention):
 
 def check(encoded, grid, ratio, **parameters):
     share = parameters.get("contextual_share", 10 / 64)
-    spec = CompressionSpec("visionzip", ratio, parameters=parameters)
+    spec = Compression("visionzip", ratio, parameters=parameters)
     expected = []
     for tile in range(grid.num_tiles):
         cells = valid_cells(grid, tile)
@@ -73,7 +74,7 @@ def test_equals_the_plain_implementation_at_the_papers_size(height, width):
 def test_the_default_share_gives_the_papers_numbers(kept, dominant):
     grid = TileGrid.for_image(336, 336, rows=1, columns=1, side=24)
     encoded = by_chance(grid)
-    cells = kept_cells(select(encoded, grid, CompressionSpec("visionzip", kept / 576)), grid)[0]
+    cells = kept_cells(select(encoded, grid, Compression("visionzip", kept / 576)), grid)[0]
     assert len(cells) == kept
     best = best_first(encoded.outputs[TowerOutput.CLS_ATTENTION][0].tolist(), range(576))
     assert cells[:dominant] == best[:dominant]
@@ -84,7 +85,7 @@ def test_the_default_share_gives_the_papers_numbers(kept, dominant):
 def test_a_tile_that_keeps_everything_is_left_as_it_is():
     grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=6)
     encoded = by_chance(grid)
-    spec = CompressionSpec("visionzip", 0.7, budget="softmax_sum", parameters={"tau": 0.001})
+    spec = Compression("visionzip", 0.7, budget="softmax_sum", parameters={"tau": 0.001})
     kept = select(encoded, grid, spec)
     full = kept.budgets.index(36, 1)
     cells = kept_cells(kept, grid)[full]
@@ -97,7 +98,7 @@ def test_tiles_may_arrive_in_pieces(ratio):
     """To the last bit: a merged token does not depend on which tiles were encoded with its own."""
     choice = random.Random(0)
     for seed, grid in enumerate(grids(side=8)):
-        encoded, spec = by_chance(grid, seed), CompressionSpec("visionzip", ratio)
+        encoded, spec = by_chance(grid, seed), Compression("visionzip", ratio)
         whole = select(encoded, grid, spec)
         plan, positions, features = in_pieces(encoded, grid, spec, choice)
         assert plan.budgets == whole.budgets
@@ -106,13 +107,13 @@ def test_tiles_may_arrive_in_pieces(ratio):
 
 
 def test_needs_and_parameters():
-    composition = compose(CompressionSpec("visionzip", 0.1))
+    composition = compose(Compression("visionzip", 0.1))
     assert composition.needs == {TowerOutput.CLS_ATTENTION, TowerOutput.KEYS}
     assert composition.parameters == {"contextual_share": 10 / 64}
     assert not composition.waits_for_image
     assert not composition.nested
     with pytest.raises(InvalidCompressionError, match=r"'contextual_share' is 1.1; it must be in \[0, 1\]"):
-        compose(CompressionSpec("visionzip", 0.1, parameters={"contextual_share": 1.1}))
+        compose(Compression("visionzip", 0.1, parameters={"contextual_share": 1.1}))
 
 
 def test_half_precision_features_stay_in_their_type():
@@ -120,7 +121,7 @@ def test_half_precision_features_stay_in_their_type():
     encoded = by_chance(grid)
     half = TileFeatures(encoded.features.bfloat16(), encoded.outputs)
     exact = TileFeatures(half.features.float(), encoded.outputs)
-    spec = CompressionSpec("visionzip", 0.3)
+    spec = Compression("visionzip", 0.3)
     kept = select(half, grid, spec)
     assert kept.features.dtype is torch.bfloat16
     assert torch.equal(kept.features, select(exact, grid, spec).features.bfloat16())

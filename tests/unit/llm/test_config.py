@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from llm_service.command_line import parse
-from llm_service.config import BackendKind, EngineConfig, Limits, LlmConfig, RayConfig
+from llm_service.config import PROGRAM, BackendKind, EngineConfig, Limits, LlmConfig, RayConfig
 
 
 @pytest.mark.parametrize(
@@ -43,7 +42,7 @@ from llm_service.config import BackendKind, EngineConfig, Limits, LlmConfig, Ray
         lambda: LlmConfig("m", device="gpu"),
         lambda: LlmConfig("m", device="meta"),
         lambda: LlmConfig("m", dtype="int8"),
-        lambda: LlmConfig("m", grace=-1),
+        lambda: LlmConfig("m", grace_seconds=-1),
     ],
 )
 def test_refused(make):
@@ -67,10 +66,10 @@ def test_the_text_names_setting_and_value():
 def test_the_command_line_reaches_every_part():
     engine = ["--memory-fraction", "0.5", "--kv-tokens", "64"]
     ray = ["--backend", "ray", "--replicas", "3", "--ray-application", "a"]
-    config = parse(["--model", "m", *engine, *ray, "--upload-idle", "7", "--max-images", "2"])
+    config = PROGRAM.read(["--model", "m", *engine, *ray, "--upload-idle", "7", "--max-images", "2"])
     assert (config.replicas, config.engine.memory_fraction, config.engine.kv_tokens) == (3, 0.5, 64)
     assert (config.ray.application, config.limits.upload_idle_seconds, config.limits.max_images) == ("a", 7, 2)
-    assert parse(["--model", "m"]) == LlmConfig("m")
+    assert PROGRAM.read(["--model", "m"]) == LlmConfig("m")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +113,7 @@ def test_replicas_on_ray_use_the_gpus_that_there_are(config, device, replicas, c
 )
 def test_a_wrong_command_line_names_the_option(arguments, capsys):
     with pytest.raises(SystemExit, match="2"):
-        parse(["--model", "m", *arguments])
+        PROGRAM.read(["--model", "m", *arguments])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("visionsplit-llm: ")
     assert arguments[-2] in line
@@ -122,6 +121,7 @@ def test_a_wrong_command_line_names_the_option(arguments, capsys):
 
 def test_reading_a_command_line_imports_no_pytorch():
     code = (
-        "import sys\nfrom llm_service.command_line import parse\nparse(['--model', 'm'])\nprint('torch' in sys.modules)"
+        "import sys\nfrom llm_service.config import PROGRAM\nPROGRAM.read(['--model', 'm'])\n"
+        "print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -15,11 +15,11 @@ from transformers import (
     Qwen2Config,
 )
 from visionsplit.errors import InvalidPruningError, InvalidRequestError, PromptTooLongError
+from visionsplit.options.prefill import Pruning
 
 from llm_service.engines.continuous.slab import VirtualEmbedding
 from llm_service.engines.layerwise.model import LayerwiseModel
-from llm_service.job import PruningSpec
-from llm_service.pruning import PromptLayout, Pruning, compose
+from llm_service.pruning import ComposedPruning, PromptLayout, compose
 from tests.unit.llm import reference_pruning as reference
 
 LAYERS = 8
@@ -77,7 +77,9 @@ def prompt_parts(*, gaps: bool = False, quotas: list[int] | None = None) -> tupl
     return embeddings, PromptLayout.of(vision, tiles=tiles, positions=positions, quotas=wanted)
 
 
-def greedy(model: LayerwiseModel, embeddings: torch.Tensor, prompt: PromptLayout, pruning: Pruning | None, count: int):
+def greedy(
+    model: LayerwiseModel, embeddings: torch.Tensor, prompt: PromptLayout, pruning: ComposedPruning | None, count: int
+):
     state = model.prefill(embeddings, prompt, pruning)
     tokens, logits = [], []
     for _ in range(count):
@@ -88,7 +90,7 @@ def greedy(model: LayerwiseModel, embeddings: torch.Tensor, prompt: PromptLayout
 
 
 def compare(
-    text: str, pruning: Pruning, stages: dict[int, reference.Stage], *, by_next: bool = False, **parts
+    text: str, pruning: ComposedPruning, stages: dict[int, reference.Stage], *, by_next: bool = False, **parts
 ) -> list[int]:
     """Prompt and answer by both ways; returns the prompt tokens by layer."""
     fast, plain = models(text)
@@ -105,8 +107,8 @@ def compare(
 
 
 @pytest.mark.parametrize("text", BACKBONES)
-@pytest.mark.parametrize("spec", [None, *(PruningSpec(name, 1.0) for name in ("fastv", "pyramiddrop", "sparsevlm"))])
-def test_with_everything_kept_it_is_the_librarys_generation(text: str, spec: PruningSpec | None):
+@pytest.mark.parametrize("spec", [None, *(Pruning(name, 1.0) for name in ("fastv", "pyramiddrop", "sparsevlm"))])
+def test_with_everything_kept_it_is_the_librarys_generation(text: str, spec: Pruning | None):
     model, _ = models(text)
     ids = torch.randint(5, VOCABULARY, (1, COUNT), generator=torch.Generator().manual_seed(3))
     options = {"do_sample": False, "max_new_tokens": 80, "pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
@@ -124,7 +126,7 @@ def test_with_everything_kept_it_is_the_librarys_generation(text: str, spec: Pru
 @pytest.mark.parametrize("layer", [1, 3, 7])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_fastv(text: str, layer: int, gaps: bool):
-    pruning = compose(PruningSpec("fastv", 0.3, {"layer": layer}), LAYERS)
+    pruning = compose(Pruning("fastv", 0.3, {"layer": layer}), LAYERS)
     stages: dict[int, reference.Stage] = {layer: lambda s, a: reference.fastv_stage(s, a, ratio=0.3, quotas=None)}
     lengths = compare(text, pruning, stages, gaps=gaps)
     assert lengths == [COUNT] * layer + [BEFORE + AFTER + 18] * (LAYERS - layer)
@@ -133,7 +135,7 @@ def test_fastv(text: str, layer: int, gaps: bool):
 @pytest.mark.parametrize("text", BACKBONES)
 def test_fastv_with_quotas(text: str):
     quotas = [0, 5, 12, 3]
-    pruning = compose(PruningSpec("fastv"), LAYERS, quotas=True)
+    pruning = compose(Pruning("fastv"), LAYERS, quotas=True)
     stages: dict[int, reference.Stage] = {2: lambda s, a: reference.fastv_stage(s, a, ratio=None, quotas=quotas)}
     lengths = compare(text, pruning, stages, quotas=quotas)
     assert lengths == [COUNT] * 2 + [BEFORE + AFTER + 12 + 20] * 6
@@ -145,7 +147,7 @@ def test_pyramiddrop(text: str):
         layer: lambda s, a, count=count: reference.pyramid_stage(s, a, count=count)
         for layer, count in ((2, 30), (4, 15), (6, 7))
     }
-    lengths = compare(text, compose(PruningSpec("pyramiddrop"), LAYERS), stages, by_next=True)
+    lengths = compare(text, compose(Pruning("pyramiddrop"), LAYERS), stages, by_next=True)
     rest = BEFORE + AFTER
     assert lengths == [COUNT] * 2 + [rest + 30] * 2 + [rest + 15] * 2 + [rest + 7] * 2
 
@@ -161,7 +163,7 @@ def sparse_stages(embeddings: torch.Tensor, prompt: PromptLayout, depths: list[i
 
 @pytest.mark.parametrize("text", BACKBONES)
 def test_sparsevlm_with_a_ratio(text: str):
-    pruning = compose(PruningSpec("sparsevlm", 0.4), LAYERS)
+    pruning = compose(Pruning("sparsevlm", 0.4), LAYERS)
     depths = [stage.after for stage in pruning.stages]
     assert depths == [1, 2, 4]
     counts = [int(VISION * stage.share) for stage in pruning.stages if stage.share is not None]
@@ -172,7 +174,7 @@ def test_sparsevlm_with_a_ratio(text: str):
 
 @pytest.mark.parametrize("text", BACKBONES)
 def test_sparsevlm_by_rank(text: str):
-    pruning = compose(PruningSpec("sparsevlm", None, {"scale": 7.5, "bias": 2}), LAYERS)
+    pruning = compose(Pruning("sparsevlm", None, {"scale": 7.5, "bias": 2}), LAYERS)
     stages = sparse_stages(*prompt_parts(), [1, 2, 4, 5], [None] * 4, scale=7.5, bias=2)
     lengths = compare(text, pruning, stages)
     assert lengths[1] < COUNT
@@ -180,7 +182,7 @@ def test_sparsevlm_by_rank(text: str):
 
 def test_sparsevlm_with_quotas():
     quotas = [2, 1, 0, 9]
-    pruning = compose(PruningSpec("sparsevlm"), LAYERS, quotas=True)
+    pruning = compose(Pruning("sparsevlm"), LAYERS, quotas=True)
     stages = sparse_stages(*prompt_parts(), [1], [None], scale=0, bias=0, quotas=quotas)
     lengths = compare("llama", pruning, stages, quotas=quotas)
     assert lengths == [COUNT] + [BEFORE + AFTER + 12 + 12 + 2] * 7  # 36 dropped, 11 recycled to 2
@@ -230,7 +232,7 @@ def test_both_models_may_run_at_one_time():
     model, _ = models("llama")
     layerwise = LayerwiseModel(model)
     embeddings, prompt = prompt_parts()
-    pruning = compose(PruningSpec("pyramiddrop"), LAYERS)
+    pruning = compose(Pruning("pyramiddrop"), LAYERS)
     ids = torch.arange(5, 60)[None]
     expected = greedy(layerwise, embeddings, prompt, pruning, 8)[0], model(ids).logits
     found = []
@@ -263,13 +265,13 @@ def test_refusals():
         LayerwiseModel(phi)
     model, _ = models("llama")
     with pytest.raises(InvalidPruningError, match="for 32 layers cannot run in a model of 8"):
-        LayerwiseModel(model).prefill(*prompt_parts(), compose(PruningSpec("pyramiddrop"), 32))
+        LayerwiseModel(model).prefill(*prompt_parts(), compose(Pruning("pyramiddrop"), 32))
 
 
 def test_a_prompt_that_ends_with_its_image_keeps_its_last_token():
     model, _ = models("llama")
     vision = torch.tensor([False] * 2 + [True] * 30)
-    pruning = compose(PruningSpec("fastv", 0.01, {"layer": 1}), LAYERS)
+    pruning = compose(Pruning("fastv", 0.01, {"layer": 1}), LAYERS)
     state = LayerwiseModel(model).prefill(torch.randn(32, 48), PromptLayout.of(vision), pruning)
     assert state.layer_tokens == (32,) + (3,) * 7
     assert not math.isnan(float(state.logits.sum()))

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
-from visionsplit.grid import Layout, TileGrid
+from visionsplit.grid import TileGrid
+from visionsplit.options.layout import LAYOUTS, Layout
+from visionsplit.options.sampling import ResolvedSampling
 
 from llm_service.engines.base import EngineRequest, ImageInput, Places
 from llm_service.engines.layerwise.model import LayerwiseModel
 from llm_service.engines.layerwise.prompt import read_prompt
-from llm_service.job import SamplingOptions
 from llm_service.replica.layout import NEWLINE, original_places, original_span, sequence_order, tiles_of
 from tests.unit.llm.test_layout import IMAGES, SHAPES, kept_positions
 
@@ -34,14 +35,14 @@ def test_original_places(shape: tuple[int, int], image: tuple[int, int], share: 
     positions = kept_positions(grid, share, seed=shape[0] * 5 + image[1])
     kept = {tuple(position) for position in positions.tolist()}
     expected = [place for place, token in enumerate(whole_sequence(grid)) if isinstance(token, int) or token in kept]
-    order = sequence_order(grid, positions, Layout.SPATIAL)
+    order = sequence_order(grid, positions, "spatial")
     assert original_places(grid, positions, order).tolist() == expected
     assert original_span(grid) == len(whole_sequence(grid))
     if share == 1:
         assert expected == list(range(len(order)))
 
 
-@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_tiles(layout: Layout):
     grid = TileGrid.for_image(300, 90, rows=2, columns=2, side=4)
     positions = kept_positions(grid, 0.5, seed=2)
@@ -65,7 +66,7 @@ def image_input(tiles: list[int], **fields) -> ImageInput:
 def test_two_images_between_text(model: LayerwiseModel):
     first = image_input([0, 1, -1, 2, -1], quotas=(1, 0, 1), places=Places(np.array([0, 4, 5, 7, 9]), 12))
     second = image_input([0, 0, -1])
-    request = EngineRequest("", (7, IMAGE, 8, 9, IMAGE, 5, 6), (first, second), SamplingOptions(1))
+    request = EngineRequest("", (7, IMAGE, 8, 9, IMAGE, 5, 6), (first, second), ResolvedSampling(1))
     embeddings, layout = read_prompt(request, model, image_token_id=IMAGE)
     rows = [model.embed([7]), first.embed(), model.embed([8, 9]), second.embed(), model.embed([5, 6])]
     assert torch.equal(embeddings, torch.cat(rows))
@@ -81,7 +82,7 @@ def test_two_images_between_text(model: LayerwiseModel):
 def test_images_alone_and_side_by_side(model: LayerwiseModel):
     images = (image_input([0, -1]), image_input([0, 0]))
     embeddings, layout = read_prompt(
-        EngineRequest("", (IMAGE, IMAGE), images, SamplingOptions(1)), model, image_token_id=IMAGE
+        EngineRequest("", (IMAGE, IMAGE), images, ResolvedSampling(1)), model, image_token_id=IMAGE
     )
     assert torch.equal(embeddings, torch.cat([image.embed() for image in images]))
     assert layout.vision.tolist() == [True, True, True, False]  # the answer starts from the last

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from visionsplit.grid import Layout, TileGrid
+from visionsplit.grid import TileGrid
+from visionsplit.options.layout import num_newlines
 
-from llm_service.replica.layout import NEWLINE, num_newlines, sequence_order
+from llm_service.replica.layout import NEWLINE, sequence_order
 
 SHAPES = [(2, 2), (1, 2), (2, 1), (1, 3), (3, 1), (1, 1)]
 IMAGES = [(100, 100), (333, 90), (64, 500), (500, 3), (3, 500), (97, 101)]
@@ -58,15 +59,15 @@ def reference_loop(grid: TileGrid, positions: np.ndarray) -> list[int]:
 def test_both_layouts(shape: tuple[int, int], image: tuple[int, int], share: float):
     grid = TileGrid.for_image(*image, rows=shape[0], columns=shape[1], side=6)
     positions = kept_positions(grid, share, seed=shape[0] * 7 + image[0])
-    spatial = sequence_order(grid, positions, Layout.SPATIAL)
-    reference = sequence_order(grid, positions, Layout.REFERENCE)
+    spatial = sequence_order(grid, positions, "spatial")
+    reference = sequence_order(grid, positions, "reference")
     assert spatial.tolist() == spatial_loop(grid, positions)
     assert reference.tolist() == reference_loop(grid, positions)
-    for order, layout in ((spatial, Layout.SPATIAL), (reference, Layout.REFERENCE)):
+    for order, layout in ((spatial, "spatial"), (reference, "reference")):
         assert (order == NEWLINE).sum() == num_newlines(grid, layout)
 
 
 def test_newlines_stay_where_nothing_is_kept():
     grid = TileGrid.for_image(100, 100, rows=2, columns=2, side=4)
-    order = sequence_order(grid, np.array([[0, 1, 1]], np.int32), Layout.SPATIAL)
+    order = sequence_order(grid, np.array([[0, 1, 1]], np.int32), "spatial")
     assert order.tolist() == [0] + [NEWLINE] * 8

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 from visionsplit.errors import InvalidPruningError
+from visionsplit.options.prefill import Pruning
 
-from llm_service.job import PruningSpec
-from llm_service.pruning import PRUNING_METHODS, PromptLayout, Pruning, compose
+from llm_service.pruning import PRUNING_METHODS, ComposedPruning, PromptLayout, compose
 from tests.unit.llm.reference_pruning import merge_loop, text_raters, top, top_of_tiles
 
 LAYERS = 32
 
 
 def composed(method: str, ratio: float | None = None, *, layers: int = LAYERS, quotas: bool = False, **parameters):
-    return compose(PruningSpec(method, ratio, parameters), layers, quotas=quotas)
+    return compose(Pruning(method, ratio, parameters), layers, quotas=quotas)
 
 
-def schedule(pruning: Pruning) -> list[tuple[int, int]]:
+def schedule(pruning: ComposedPruning) -> list[tuple[int, int]]:
     return [(stage.after, stage.rated_by) for stage in pruning.stages]
 
 
@@ -40,22 +40,22 @@ def test_the_table_tells_what_there_is():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (PruningSpec("fast"), "unknown pruning method 'fast'; there are: fastv, pyramiddrop, sparsevlm"),
-        (PruningSpec("fastv"), r"method 'fastv' needs a retention_ratio in \(0, 1\]"),
-        (PruningSpec("fastv", 0.0), r"retention_ratio is 0.0; it must be in \(0, 1\]"),
-        (PruningSpec("fastv", math.nan), r"retention_ratio is nan; it must be in \(0, 1\]"),
-        (PruningSpec("fastv", 0.5, {"layer": 2.5}), r"parameter 'layer' is 2.5; it must be in the whole numbers"),
-        (PruningSpec("fastv", 0.5, {"k": 2}), "unknown parameter 'k'; method 'fastv' takes: layer"),
-        (PruningSpec("fastv", 0.5, {"layer": 32}), "'layer' is 32; it must be below the model's 32 layers"),
-        (PruningSpec("pyramiddrop", 0.02), "0.02 is out of reach for method 'pyramiddrop': the 1 of 32"),
-        (PruningSpec("pyramiddrop", 0.5, {"share_1": 0.5}), "leave out 'share_1' or the ratio"),
-        (PruningSpec("pyramiddrop", None, {"share_1": 0.1}), "the shares of method 'pyramiddrop' must descend"),
-        (PruningSpec("pyramiddrop", None, {"depth_1": 0.9}), "must ascend; they are 0.9, 0.5, 0.75"),
-        (PruningSpec("sparsevlm", 0.05, {"depth_1": 3 / 32}), "so 0.09375 is the least"),
-        (PruningSpec("sparsevlm", 0.5, {"scale": 9}), "leave out 'scale' or the ratio"),
+        (Pruning("fast"), "unknown pruning method 'fast'; there are: fastv, pyramiddrop, sparsevlm"),
+        (Pruning("fastv"), r"method 'fastv' needs a retention_ratio in \(0, 1\]"),
+        (Pruning("fastv", 0.0), r"retention_ratio is 0.0; it must be in \(0, 1\]"),
+        (Pruning("fastv", math.nan), r"retention_ratio is nan; it must be in \(0, 1\]"),
+        (Pruning("fastv", 0.5, {"layer": 2.5}), r"parameter 'layer' is 2.5; it must be in the whole numbers"),
+        (Pruning("fastv", 0.5, {"k": 2}), "unknown parameter 'k'; method 'fastv' takes: layer"),
+        (Pruning("fastv", 0.5, {"layer": 32}), "'layer' is 32; it must be below the model's 32 layers"),
+        (Pruning("pyramiddrop", 0.02), "0.02 is out of reach for method 'pyramiddrop': the 1 of 32"),
+        (Pruning("pyramiddrop", 0.5, {"share_1": 0.5}), "leave out 'share_1' or the ratio"),
+        (Pruning("pyramiddrop", None, {"share_1": 0.1}), "the shares of method 'pyramiddrop' must descend"),
+        (Pruning("pyramiddrop", None, {"depth_1": 0.9}), "must ascend; they are 0.9, 0.5, 0.75"),
+        (Pruning("sparsevlm", 0.05, {"depth_1": 3 / 32}), "so 0.09375 is the least"),
+        (Pruning("sparsevlm", 0.5, {"scale": 9}), "leave out 'scale' or the ratio"),
     ],
 )
-def test_refusals(spec: PruningSpec, message: str):
+def test_refusals(spec: Pruning, message: str):
     with pytest.raises(InvalidPruningError, match=message):
         compose(spec, LAYERS)
 

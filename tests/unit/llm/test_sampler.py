@@ -3,9 +3,10 @@
 import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from visionsplit.options.sampling import ResolvedSampling
 
-from llm_service.engines.continuous.sampler import SAMPLING_KEY, Sampler, SamplingRow, filter_scores, gumbel_noise
-from llm_service.job import SamplingOptions
+from llm_service.engines.continuous.sampler import SAMPLING_KEY, Sampler, SamplingRow
+from llm_service.engines.sampling_math import filter_scores, gumbel_noise
 
 VOCABULARY = 40
 
@@ -18,7 +19,7 @@ class Request:
     def __init__(self, position: int, slot: int = 0, **options):
         self.state = self
         self.position_offset = position
-        self.logit_processor_kwargs = {SAMPLING_KEY: SamplingRow(SamplingOptions(max_new_tokens=1, **options), slot)}
+        self.logit_processor_kwargs = {SAMPLING_KEY: SamplingRow(ResolvedSampling(max_new_tokens=1, **options), slot)}
 
 
 def process(sampler: Sampler, requests: list[Request], scores: torch.Tensor, last_ids: list[int] | None = None):

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from visionsplit.grid import Layout
 from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.options.compression import Compression
+from visionsplit.options.prefill import Pruning
 
-from encoder_service.compression import METHODS, CompressionSpec, compose
-from llm_service.job import PositionIds, PruningSpec
+from encoder_service.compression import METHODS, compose
 from llm_service.replica.text_model import load_text_model
 from training.dialogue.held_out import held_out
 from training.dialogue.questions import Question, Topic
@@ -31,25 +31,25 @@ from training.scenes.scene import Box, Item, Print, Scene
 
 
 def test_a_condition_names_a_method_with_its_settings() -> None:
-    assert parse_condition("none").spec == CompressionSpec("none")
-    assert parse_condition("globalcom2@0.25").spec == CompressionSpec("globalcom2", 0.25)
+    assert parse_condition("none").spec == Compression("none")
+    assert parse_condition("globalcom2@0.25").spec == Compression("globalcom2", 0.25)
     text = "globalcom2:score=local,budget=uniform,selection=top_k,layout=reference,tau=3@0.1"
-    assert parse_condition(text).spec == CompressionSpec(
-        "globalcom2", 0.1, Layout.REFERENCE, "local", "uniform", "top_k", parameters={"tau": 3.0}
+    assert parse_condition(text).spec == Compression(
+        "globalcom2", 0.1, "reference", "local", "uniform", "top_k", parameters={"tau": 3.0}
     )
     assert parse_condition("thumbnail").spec is None
-    assert parse_condition("prumerge+:step=2@0.1").spec == CompressionSpec("prumerge+", 0.1, parameters={"step": 2.0})
+    assert parse_condition("prumerge+:step=2@0.1").spec == Compression("prumerge+", 0.1, parameters={"step": 2.0})
 
 
 def test_a_condition_names_what_the_language_model_does() -> None:
     both = parse_condition("prumerge+@0.5+fastv:layer=2@0.1")
-    assert both.spec == CompressionSpec("prumerge+", 0.5)
-    assert both.pruning == PruningSpec("fastv", 0.1, {"layer": 2.0})
-    assert both.position_ids is PositionIds.RENUMBERED
+    assert both.spec == Compression("prumerge+", 0.5)
+    assert both.pruning == Pruning("fastv", 0.1, {"layer": 2.0})
+    assert both.position_ids == "renumbered"
     quotas = parse_condition("globalcom2:quotas=only@0.1+fastv")
-    assert quotas.spec == CompressionSpec("globalcom2", 0.1, quotas_only=True)
-    assert quotas.pruning == PruningSpec("fastv")
-    assert parse_condition("globalcom2:positions=original@0.1").position_ids is PositionIds.ORIGINAL
+    assert quotas.spec == Compression("globalcom2", 0.1, quotas_only=True)
+    assert quotas.pruning == Pruning("fastv")
+    assert parse_condition("globalcom2:positions=original@0.1").position_ids == "original"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from visionsplit.serving import health
 from visionsplit.serving.by_caller import ByCaller
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.health import INSTANCE_KEY, HealthService
-from visionsplit.wire.status import ErrorInterceptor
+from visionsplit.serving.interceptors import ErrorInterceptor
 
 from tests.fuzzing.attacks.http2 import Http2Client
 

@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from visionsplit.security.certificates import load_pair
 from visionsplit.security.client import ClientSecurity, is_local
 from visionsplit.security.files import CredentialsError, Watched
-from visionsplit.security.server import Guard, ServerSecurity
+from visionsplit.security.server import ServerSecurity
 from visionsplit.security.tls import ClientTls, ServerTls
 from visionsplit.security.tokens import AUTHORIZATION_KEY, AcceptedTokens, BearerToken, TokenHolder, read_tokens
+from visionsplit.serving.guard import Guard
 from visionsplit.serving.process import raise_open_files_limit
 
 from tests.certificates import Authority, Pair, pem_of_key
@@ -111,8 +112,9 @@ SERVER = """
 import asyncio, sys
 from pathlib import Path
 import grpc.aio
-from visionsplit.security.server import Guard, ServerSecurity
+from visionsplit.security.server import ServerSecurity
 from visionsplit.security.tls import ServerTls
+from visionsplit.serving.guard import Guard
 from visionsplit.serving.process import raise_open_files_limit
 
 async def main():

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from visionsplit.errors import InvalidTokensError
+from visionsplit.options.data_types import DataType
 from visionsplit.v1 import tensor_pb2
-from visionsplit.wire.tensors import DataType, TokenTensor, concatenate
+from visionsplit.wire.tensors import TokenTensor, concatenate
 
 VALUES = np.array([[0.0, 1.5, -2.0], [3.25, -0.5, 64.0]], np.float32)
 

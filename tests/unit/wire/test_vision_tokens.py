@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from visionsplit.errors import InvalidTokensError
 from visionsplit.grid import Region, TileGrid
+from visionsplit.options.data_types import DataType
 from visionsplit.v1 import vision_tokens_pb2 as pb
-from visionsplit.wire.tensors import DataType, TokenTensor
+from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto, grid_to_proto, split_into_chunks
 
 GRID = TileGrid.for_image(100, 200, rows=2, columns=2, side=4)  # valid: canvas rows 2..6

@@ -1,98 +1,14 @@
-"""Limits on calls and tiles, and the refusal of calls that would wait too long for the device."""
+"""How many tiles the encoder holds at once, and the refusal of requests that would wait too long for the device."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from visionsplit.errors import OverloadedError
 from visionsplit.serving.fairness import Shares
-from visionsplit.serving.overload import CallPlaces, Drain, OpenDoor, refuse_late
-
-_UNBOUNDED = 2**31
-_TEXTS_AT_ONCE = 16  # fewer calls without text than this fit into the batches of the device and of the engine
-# The estimate covers a call's own encoding and prefill beside its waiting, so more of the time must be left than where
-# only waiting counts: half of it is for the answer.
-_PATIENCE = 0.5
+from visionsplit.serving.overload import Drain, refuse_late
 
 
-class Admission:
-    """Lets calls in up to a limit, and none while draining. Used from one event loop."""
-
-    def __init__(self, max_calls: int, *, caller_share: float = 1.0) -> None:
-        self.door = OpenDoor("the encoder is draining")
-        self._places = CallPlaces(max_calls, share=caller_share)
-        self.answers = AnswerQueue()
-
-    @property
-    def active(self) -> int:
-        """Calls that hold a place."""
-        return self._places.active
-
-    @contextmanager
-    def call(self, caller: str = "") -> Iterator[None]:
-        """Hold a place for the length of a call.
-
-        Raises:
-            UnavailableError: draining.
-            OverloadedError: of `CallPlaces.call`.
-        """
-        with self.door.inside(), self._places.call(caller):
-            yield
-
-
-class AnswerQueue:
-    """Generate calls that have no text yet. Used from one event loop.
-
-    They wait in two services, one after the other. This counts both: the tiles' queue alone does not tell how busy the
-    language model is, and the LLM service does not know how long a call has yet to wait for the device.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._waiting = Shares(_UNBOUNDED, 1.0)
-        self._drain = Drain(_TEXTS_AT_ONCE, clock)
-
-    @property
-    def waiting(self) -> int:
-        """Calls without text."""
-        return self._waiting.taken
-
-    @contextmanager
-    def call(self, caller: str, time_remaining: float | None) -> Iterator[Callable[[], None]]:
-        """Hold a place in the queue until the returned function is called, at the first text, or the call ends.
-
-        Args:
-            caller: whose call it is.
-            time_remaining: seconds until the caller gives up, if it said so.
-
-        Raises:
-            OverloadedError: the first text would come too late.
-        """
-        if self._busy:
-            refuse_late(self._drain.seconds_for(self._waiting.ahead_of(caller, 1) + 1), time_remaining, _PATIENCE)
-        self._waiting.take(caller, 1)
-        self._drain.watch(busy=self._busy)
-        waits = True
-
-        def answered() -> None:
-            nonlocal waits
-            if waits:
-                waits = False
-                self._waiting.give_back(caller, 1)
-                self._drain.note(1, busy=self._busy)
-
-        try:
-            yield answered
-        finally:
-            if waits:
-                self._waiting.give_back(caller, 1)
-                self._drain.watch(busy=self._busy)
-
-    @property
-    def _busy(self) -> bool:
-        return self._waiting.taken >= _TEXTS_AT_ONCE
-
-
-class TileRoom:
+class TileCapacity:
     """Lets images in up to a number of tiles. Used from one event loop."""
 
     def __init__(
@@ -116,7 +32,7 @@ class TileRoom:
         self._batch_tiles = batch_tiles
         self._clock = clock
 
-    def reserve(self, tiles_of_images: list[int], caller: str = "", deadline: float | None = None) -> "list[Place]":
+    def reserve(self, tiles_of_images: list[int], caller: str = "", deadline: float | None = None) -> "list[TilePlace]":
         """A place for each image of a request, or none for any of them.
 
         Args:
@@ -147,7 +63,7 @@ class TileRoom:
         shares.take(caller, tiles)
         self._waiting.take(caller, tiles)
         self._drain.watch(busy=self._busy)
-        return [Place(self, caller, tiles) for tiles in tiles_of_images]
+        return [TilePlace(self, caller, tiles) for tiles in tiles_of_images]
 
     def seconds_to_wait(self, tiles: int, caller: str) -> float:
         """How long a request would wait for other callers' tiles, and for its own caller's earlier ones."""
@@ -175,11 +91,11 @@ class TileRoom:
         self._drain.note(tiles, busy=self._busy)
 
 
-class Place:
-    """Room for one image's tiles, from before it is decoded until it is encoded."""
+class TilePlace:
+    """Room for one image's tiles, from before the image is decoded until it is encoded. It has one holder."""
 
-    def __init__(self, room: TileRoom, caller: str, tiles: int) -> None:
-        self._room = room
+    def __init__(self, capacity: TileCapacity, caller: str, tiles: int) -> None:
+        self._capacity = capacity
         self._caller = caller
         self._tiles = tiles
         self._not_encoded = tiles
@@ -188,11 +104,8 @@ class Place:
         """Some of the image's tiles have been encoded; they keep their room until the image is complete."""
         tiles = min(tiles, self._not_encoded)
         self._not_encoded -= tiles
-        self._room.note_encoded(self._caller, tiles)
+        self._capacity.note_encoded(self._caller, tiles)
 
-    def leave(self) -> None:
-        """Give the room back; nothing happens the second time."""
-        tiles, self._tiles = self._tiles, 0
-        not_encoded, self._not_encoded = self._not_encoded, 0
-        if tiles:
-            self._room.give_back(self._caller, tiles, not_encoded=not_encoded)
+    def release(self) -> None:
+        """Give the room back. Whoever holds the place does this once."""
+        self._capacity.give_back(self._caller, self._tiles, not_encoded=self._not_encoded)

@@ -1,4 +1,4 @@
-"""What one call's images cost, told to the metrics, the call's trace and its line in the log."""
+"""Reports what one call's images cost to the metrics, the call's trace and its line in the log."""
 
 import time
 

@@ -1,10 +1,11 @@
-"""Reads a request's prompt."""
+"""A request's prompt read from its message, and the pruning methods listed in one."""
 
 from visionsplit.errors import InvalidPromptError
 from visionsplit.options.parameters import quoted
-from visionsplit.v1 import generation_pb2
+from visionsplit.v1 import choice_pb2, generation_pb2
 
 from llm_service.prompts.prompt import ChatPrompt, Prompt, TextPrompt, Turn
+from llm_service.pruning import PRUNING_METHODS
 
 
 def prompt_from_proto(message: generation_pb2.Prompt) -> Prompt:
@@ -19,6 +20,20 @@ def prompt_from_proto(message: generation_pb2.Prompt) -> Prompt:
     if form is None:
         raise InvalidPromptError("the request has no prompt")
     return ChatPrompt(tuple(_turn(turn) for turn in message.chat.messages))
+
+
+def pruning_methods_to_proto(*, supported: bool) -> list[choice_pb2.NamedChoice]:
+    """The methods that a request may name; none where the language model does not support pruning."""
+    if not supported:
+        return []
+    return [
+        choice_pb2.NamedChoice(
+            name=method.name,
+            description=method.description,
+            parameters={name: parameter.default for name, parameter in method.parameters.items()},
+        )
+        for method in PRUNING_METHODS.values()
+    ]
 
 
 def _turn(message: generation_pb2.ChatMessage) -> Turn:

@@ -1,0 +1,73 @@
+"""A server's security at work: its credentials, and the refusal of calls without a valid token."""
+
+import logging
+
+import grpc
+import grpc.aio
+
+from visionsplit.errors import UnauthenticatedError, UnavailableError
+from visionsplit.security.client import is_local
+from visionsplit.security.server import ServerSecurity
+from visionsplit.security.tokens import AcceptedTokens
+from visionsplit.serving.interceptors import Context, Handler, HandlerInterceptor
+from visionsplit.wire.status import set_status
+
+_log = logging.getLogger(__name__)
+
+# Load balancers and container runtimes ask without a token, and learn only whether the service serves.
+_OPEN_METHODS = ("/grpc.health.v1.Health/",)
+_SHOWN_CHARACTERS = 100
+
+
+class Guard:
+    """A server's security, with its files read.
+
+    Raises:
+        CredentialsError: a file cannot be used.
+    """
+
+    def __init__(self, security: ServerSecurity) -> None:
+        self._credentials = None if security.tls is None else security.tls.credentials()
+        self.tokens = AcceptedTokens(security.token_files) if security.token_files else None
+
+    @property
+    def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
+        """What comes before any interceptor that lets a call in; those that count calls may see the refused ones."""
+        return [] if self.tokens is None else [_TokenInterceptor(self.tokens)]
+
+    def bind(self, server: grpc.aio.Server, address: str) -> int:
+        """Let a server listen; returns its port.
+
+        Raises:
+            UnavailableError: the address cannot be bound.
+        """
+        try:
+            if self._credentials is not None:
+                return server.add_secure_port(address, self._credentials)
+            port = server.add_insecure_port(address)
+        except RuntimeError:
+            raise UnavailableError(f"cannot listen on {address}") from None
+        if not is_local(address):
+            exposed = "images and answers" if self.tokens is None else "images, answers and tokens"
+            _log.warning("%s is reachable from other machines without TLS: %s are not encrypted", address, exposed)
+        return port
+
+
+class _TokenInterceptor(HandlerInterceptor):
+    """Refuses every call without a token that is accepted, reflection included, before anything of it is read."""
+
+    def __init__(self, tokens: AcceptedTokens) -> None:
+        self._tokens = tokens
+
+    def replaced(self, handler: Handler, details: grpc.HandlerCallDetails) -> Handler:
+        if details.method.startswith(_OPEN_METHODS):
+            return handler
+        if self._tokens.holder(details.invocation_metadata or ()) is not None:
+            return handler
+        # A stream's handler, whatever the method is: gRPC would wait for the request of any other.
+        return grpc.stream_stream_rpc_method_handler(_refuse)
+
+
+async def _refuse(request_iterator: object, context: Context) -> None:
+    _log.info("refused a call from %s: no valid token", context.peer()[:_SHOWN_CHARACTERS])
+    set_status(context, UnauthenticatedError("a valid token is needed"))
