@@ -15,14 +15,13 @@ from pathlib import Path
 
 from visionsplit.options.compression import KEEP_ALL
 
+from benchmarks.shapes import SHIPPED
 from encoder_service.compression import listed_methods
 from training.evaluation.conditions import parse_condition
 from training.evaluation.results import Run
 from training.evaluation.run import evaluate, in_process_settings
 from training.evaluation.summary import AVERAGE, METRICS, ConditionSummary, Difference, summarise
 from training.evaluation.tables import facts, number, percent, table, tokens
-
-SHIPPED = Path(__file__).parent.parent / "models" / "visionsplit-mini"
 
 
 @dataclass(frozen=True)

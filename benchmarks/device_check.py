@@ -14,6 +14,7 @@ import torch
 from visionsplit_client import Compression, Prompt, Sampling
 from visionsplit_local import VisionSplit
 
+from benchmarks.shapes import SHIPPED
 from tests.checkpoints import tiny_checkpoint
 from tests.integration.system import WholeModel, noise_image
 
@@ -47,11 +48,10 @@ def main() -> None:
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: a GPU if there is one"
     )
     device: str = parser.parse_args().device
-    shipped = Path(__file__).parent.parent / "models" / "visionsplit-mini"
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = {text: tiny_checkpoint(Path(folder) / text, text) for text in ("llama", "mistral", "qwen2")}
         print(f"{device}: answers of {NEW_TOKENS} tokens equal to the whole model's")
-        for name, checkpoint in {**checkpoints, "shipped": shipped}.items():
+        for name, checkpoint in {**checkpoints, "shipped": SHIPPED}.items():
             print(f"{name:<10}{check(checkpoint, device)} of {len(SIZES)}", flush=True)
 
 

@@ -19,19 +19,10 @@ from transformers import CLIPVisionConfig, LlavaNextConfig
 from visionsplit.grid import TileGrid
 from visionsplit.options.compression import Compression
 
+from benchmarks.shapes import CLIP_L, SHIPPED
 from encoder_service.compression import Plan, TowerOutput, compose
 from encoder_service.device.vision_tower import VisionTower
 
-CLIP_L = CLIPVisionConfig(
-    hidden_size=1024,
-    intermediate_size=4096,
-    num_hidden_layers=24,
-    num_attention_heads=16,
-    image_size=336,
-    patch_size=14,
-    hidden_act="quick_gelu",
-)
-SHIPPED = Path(__file__).parent.parent / "models" / "visionsplit-mini"
 _METHOD = compose(Compression("globalcom2", 0.1))
 
 

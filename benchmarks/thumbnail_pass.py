@@ -12,7 +12,8 @@ import time
 
 import torch
 
-from benchmarks.selection_cost import CLIP_L, machine, random_tower, wait_for
+from benchmarks.selection_cost import machine, random_tower, wait_for
+from benchmarks.shapes import CLIP_L
 from encoder_service.compression import TowerOutput
 from encoder_service.device.vision_tower import VisionTower
 

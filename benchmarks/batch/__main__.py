@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from benchmarks.batch import inputs, jobs, report
 from benchmarks.selection_cost import machine
+from benchmarks.shapes import SHIPPED
 
 MODES = ("services", "ray")
 _IMAGES = {inputs.PROPORTIONED: 32, inputs.TINY: 6}  # of these models, by default; of others:
@@ -35,7 +36,7 @@ tokens are; a loop's larger batches differ from its batch of one as well where t
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; one table for each model goes to stdout as it is ready."""
     options = _parser().parse_args(arguments)
-    models = options.model or ([inputs.TINY] if options.quick else [str(inputs.SHIPPED), inputs.PROPORTIONED])
+    models = options.model or ([inputs.TINY] if options.quick else [str(SHIPPED), inputs.PROPORTIONED])
     logging.disable_progress_bar()
     print(f"{machine(torch.device('cpu'))}, {os.cpu_count()} cores; torch {torch.__version__}\n")
     print(EXPLANATION.format(tokens=options.max_new_tokens), flush=True)

@@ -7,7 +7,6 @@ from tests.checkpoints import tiny_checkpoint
 from training.dialogue.held_out import held_out
 from training.scenes.render import render
 
-SHIPPED = Path(__file__).parents[2] / "models" / "visionsplit-mini"
 PROPORTIONED = "proportioned"
 TINY = "tiny"
 _TILE = 168  # pixels, of both models

@@ -15,9 +15,9 @@ from benchmarks.efficiency.flops import (
     counted_projector,
     counted_tower,
 )
-from benchmarks.efficiency.shapes import RandomCheckpoint, llava_next
+from benchmarks.efficiency.shapes import RandomCheckpoint
 from benchmarks.efficiency.tables import markdown
-from benchmarks.selection_cost import CLIP_L
+from benchmarks.shapes import CLIP_L, llava_next
 
 POSTER_RATIOS = (1.0, 0.75, 0.5, 0.25, 0.1)
 _TILES, _CELLS, _NEWLINES = 5, 576, 48  # of a 2 x 2 image without padding

@@ -7,9 +7,8 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig
 from visionsplit.model.checkpoint import Checkpoint
 
 from benchmarks.efficiency.flops import LLAMA_2_7B, LLAMA_2_13B
-from benchmarks.selection_cost import CLIP_L, SHIPPED
+from benchmarks.shapes import CLIP_L, SHIPPED, llava_next
 
-_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]  # LLaVA-NeXT's, height and width
 _VOCABULARY = 32064  # Vicuna's 32,000 and LLaVA's own, padded to a multiple of 64
 # LLaVA-NeXT's tiles and hence its 2880 tokens, with 51 million weights.
 _SMALL_VISION = CLIPVisionConfig(
@@ -48,11 +47,6 @@ class RandomCheckpoint(Checkpoint):
                     parameter.normal_(std=0.02)
                 else:
                     parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-
-
-def llava_next(vision: CLIPVisionConfig, text: LlamaConfig) -> LlavaNextConfig:
-    """LLaVA-NeXT's configuration around the two halves, with its five grids."""
-    return LlavaNextConfig(vision_config=vision, text_config=text, image_grid_pinpoints=_PINPOINTS)
 
 
 def checkpoint(name: str) -> Checkpoint:

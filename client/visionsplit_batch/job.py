@@ -10,7 +10,7 @@ from typing import Generic
 from visionsplit_batch.assembly import Assembly
 from visionsplit_batch.errors import RefusedRunError, TooManyFailuresError
 from visionsplit_batch.part_state import Held, PartState
-from visionsplit_batch.parts import Part, cut
+from visionsplit_batch.parts import ROWS_PER_PART, Part, cut
 from visionsplit_batch.recording import Item, Recording
 from visionsplit_batch.rows import Failure, Outcome, Slice, Source
 from visionsplit_batch.run_folder import RunFolder
@@ -27,7 +27,7 @@ _HOPELESS_ROWS = 100
 class JobOptions:
     """How the work is cut. Only the first decides what is written."""
 
-    rows_per_part: int = 1000
+    rows_per_part: int = ROWS_PER_PART
     rows_per_slice: int = 16
     retry_errors: bool = False  # also do the rows that failed in earlier runs
     max_failures: int | None = None  # of this run; more end it; None ends it if all of its first rows fail

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from visionsplit_batch.rows import Entry, Slice
 
+ROWS_PER_PART = 1000  # unless a job chooses another number
+
 _T = TypeVar("_T")
 
 

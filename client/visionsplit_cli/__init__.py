@@ -10,28 +10,17 @@ from collections.abc import Sequence
 import visionsplit
 from visionsplit.errors import VisionSplitError
 
-from visionsplit_cli import (
-    ask,
-    batch_command,
-    caption,
-    encode,
-    given,
-    health,
-    hints,
-    info,
-    options,
-    output,
-    plan_command,
-    report,
-)
+from visionsplit_cli import ask, caption, encode, health, hints, image_arguments, info, options, output, report
+from visionsplit_cli.batch import command as batch
 from visionsplit_cli.local_services import up
 from visionsplit_cli.parser import CommandParser
+from visionsplit_cli.plan import command as plan
 from visionsplit_cli.top import command as top
 from visionsplit_cli.visualize import command as visualize
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
-_COMMANDS = (up, caption, ask, encode, batch_command, plan_command, visualize, info, health, top)
+_COMMANDS = (up, caption, ask, encode, batch, plan, visualize, info, health, top)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = _parser()
+    parser = build_parser()
     args = parser.parse_args(arguments)
     if args.command is None:
         parser.print_help(sys.stderr)
@@ -75,12 +64,13 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _images(args: argparse.Namespace) -> Sequence[str]:
     """The images' names in the order in which the services count them."""
     if hasattr(args, "image"):
-        return [given.shown(args.image)]
+        return [image_arguments.shown(args.image)]
     names: Sequence[str] = getattr(args, "images", ())
-    return getattr(args, "tokens", None) or [given.shown(name) for name in names]
+    return getattr(args, "tokens", None) or [image_arguments.shown(name) for name in names]
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, with a subcommand for each command."""
     parser = options.OneLineParser(
         prog="visionsplit", description="Ask questions about high-resolution images, with most vision tokens left out."
     )

@@ -16,7 +16,7 @@ from visionsplit_client import (
     TextDelta,
 )
 
-from visionsplit_cli import given, options, output, report
+from visionsplit_cli import image_arguments, options, output, report
 
 _QUOTES = 'put a question of several words in quotes, as in: visionsplit ask photo.jpg "What is it?"'
 
@@ -78,18 +78,18 @@ def _split(args: argparse.Namespace) -> tuple[list[str], str]:
         *images, question = args.words or [""]
         if not question:
             args.parser.error("a question is missing" if not args.words else "the question is empty")
-        if given.looks_like_image(question):
-            shown = given.shown(question)
+        if image_arguments.looks_like_image(question):
+            shown = image_arguments.shown(question)
             args.parser.error(f"a question is missing after {shown} (if it is the question, use --prompt)")
     else:
         images, question = args.words, args.prompt
     if not question.strip():
         args.parser.error("the question is empty")
-    if len(args.words) > 1 and (others := [word for word in images if not given.looks_like_image(word)]):
-        args.parser.error(f"{given.shown(others[0])!r} is neither a file nor a URL; {_QUOTES}")
+    if len(args.words) > 1 and (others := [word for word in images if not image_arguments.looks_like_image(word)]):
+        args.parser.error(f"{image_arguments.shown(others[0])!r} is neither a file nor a URL; {_QUOTES}")
     if args.tokens and images:
         args.parser.error("images and --tokens cannot be mixed")
-    given.check_images(args, images)
+    image_arguments.check_images(args, images)
     return images, question
 
 
@@ -101,7 +101,7 @@ def _start(client: Client, args: argparse.Namespace, pruning: Pruning | None) ->
             images, args.question, pruning=pruning, position_ids=args.position_ids, sampling=sampling
         )
     return client.stream(
-        [given.source_of(name) for name in args.images],
+        [image_arguments.source_of(name) for name in args.images],
         args.question,
         compression=options.compression_from(args),
         data_type=args.data_type,
@@ -114,7 +114,7 @@ def _start(client: Client, args: argparse.Namespace, pruning: Pruning | None) ->
 def _print_cost(generation: Generation, names: Sequence[str]) -> None:
     """On stderr, so that stdout holds the answer alone."""
     for image in generation.images:
-        name = f"{one_line(given.shown(names[image.index]))}: " if len(names) > 1 else ""
+        name = f"{one_line(image_arguments.shown(names[image.index]))}: " if len(names) > 1 else ""
         print(f"{name}{report.cost(image)}", file=sys.stderr)
     if generation.layer_tokens:
         print(report.layers(generation.layer_tokens), file=sys.stderr)

@@ -9,7 +9,7 @@ from visionsplit.errors import VisionSplitError
 from visionsplit.visible import counted, one_line, visible
 from visionsplit_client import Client, Compression, Generation, Pruning
 
-from visionsplit_cli import given, hints, options, output, report
+from visionsplit_cli import hints, image_arguments, options, output, report
 
 DEFAULT_PROMPT = "Describe the image."
 
@@ -34,7 +34,7 @@ class _Totals:
 
 def add_parser(commands: options.Subparsers) -> None:
     parser = commands.add_parser("caption", help="describe images", description=__doc__)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help=given.IMAGE_HELP)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help=image_arguments.IMAGE_HELP)
     parser.add_argument("--prompt", default=DEFAULT_PROMPT, help='The instruction. Default: "%(default)s".')
     options.add_json(parser)
     options.add_connection(parser)
@@ -45,7 +45,7 @@ def add_parser(commands: options.Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    given.check_images(args, args.images)
+    image_arguments.check_images(args, args.images)
     if not args.prompt.strip():
         options.usage_error(args, "the instruction of --prompt is empty")
     results = []
@@ -69,10 +69,10 @@ def _caption(
     client: Client, image: str, compression: Compression | None, pruning: Pruning | None, args: argparse.Namespace
 ) -> _Captioned:
     """One image's failure is its own; the others go on."""
-    name = given.shown(image)
+    name = image_arguments.shown(image)
     try:
         generation = client.generate(
-            given.source_of(image),
+            image_arguments.source_of(image),
             args.prompt,
             compression=compression,
             data_type=args.data_type,
@@ -91,7 +91,7 @@ def _mistake(error: Exception, image: str) -> str:
     """What was probably meant by something that is not an image."""
     if isinstance(error, IsADirectoryError):
         return "; `visionsplit batch caption` captions the images of a folder"
-    if isinstance(error, FileNotFoundError) and not given.looks_like_image(image):
+    if isinstance(error, FileNotFoundError) and not image_arguments.looks_like_image(image):
         return '; a question is asked with: visionsplit ask photo.jpg "What is it?"'
     return ""
 

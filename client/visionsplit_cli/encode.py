@@ -5,12 +5,12 @@ from pathlib import Path
 
 from visionsplit.visible import one_line
 
-from visionsplit_cli import given, options, report
+from visionsplit_cli import image_arguments, options, report
 
 
 def add_parser(commands: options.Subparsers) -> None:
     parser = commands.add_parser("encode", help="store an image's vision tokens", description=__doc__)
-    parser.add_argument("image", metavar="IMAGE", help=given.IMAGE_HELP)
+    parser.add_argument("image", metavar="IMAGE", help=image_arguments.IMAGE_HELP)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="The .safetensors file to write. Required."
     )
@@ -23,7 +23,9 @@ def add_parser(commands: options.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
     with options.client_from(args) as client:
-        image = client.encode(given.source_of(args.image), options.compression_from(args), data_type=args.data_type)
+        image = client.encode(
+            image_arguments.source_of(args.image), options.compression_from(args), data_type=args.data_type
+        )
     image.save(args.output)
     if args.json:
         report.print_json(
@@ -43,6 +45,6 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """End with a wrong usage before anything is encoded, or an image overwritten."""
     options.check_folder(args)
-    given.check_images(args, [args.image])
+    image_arguments.check_images(args, [args.image])
     if args.output.suffix.lower() != ".safetensors":
         options.usage_error(args, f"cannot write {args.output}: tokens are stored in a file that ends in .safetensors")

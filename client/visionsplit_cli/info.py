@@ -11,8 +11,7 @@ from typing import TypeVar
 
 from visionsplit.errors import VisionSplitError
 from visionsplit.visible import counted
-from visionsplit_client import EncoderInfo, HealthStatus, LlmInfo, NamedChoice
-from visionsplit_client._base import DEFAULT_ENCODER
+from visionsplit_client import DEFAULT_ENCODER, EncoderInfo, HealthStatus, LlmInfo, NamedChoice
 
 from visionsplit_cli import hints, options, output, report
 
@@ -68,7 +67,7 @@ def _services(args: argparse.Namespace, health: Mapping[str, HealthStatus]) -> l
 
 
 def _or_none(ask: Callable[[], InfoT], services: list[_Service], name: str) -> InfoT | None:
-    """One service's failure must not hide what the other says. Nobody is asked where nobody can be reached."""
+    """One service's failure must not hide what the other says. A service that cannot be reached is not asked."""
     if all(one.health is HealthStatus.UNREACHABLE for one in services if one.service == name):
         return None
     try:

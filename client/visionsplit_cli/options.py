@@ -22,8 +22,7 @@ from visionsplit.options.layout import LAYOUTS
 from visionsplit.options.prefill import POSITION_IDS
 from visionsplit.security.client import ClientSecurity
 from visionsplit.security.tokens import TOKEN_VARIABLE, BearerToken
-from visionsplit_client import Client, Compression, Pruning, Sampling
-from visionsplit_client._base import DEFAULT_ENCODER
+from visionsplit_client import DEFAULT_ENCODER, Client, Compression, Pruning, Sampling
 
 DEFAULT_LLM = "127.0.0.1:50052"
 DEFAULT_TIMEOUT = 120.0

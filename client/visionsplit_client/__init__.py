@@ -41,11 +41,12 @@ from visionsplit.wire.vision_tokens import VisionTokens
 
 from visionsplit_client._async_calls import AsyncEventStream
 from visionsplit_client._async_client import AsyncClient
+from visionsplit_client._base import DEFAULT_ENCODER
 from visionsplit_client._calls import EventStream
 from visionsplit_client._client import Client
 from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent, EncodeStarted, TokensArrived
 from visionsplit_client._errors import ImageFetchError, UnreachableError
-from visionsplit_client._images import ImageSource
+from visionsplit_client._images import ImageSource, read_image
 from visionsplit_client._info import EncoderInfo, Health, HealthStatus, LlmInfo, NamedChoice, VisionFormat
 from visionsplit_client._prompts import ImagePart, Message, Prompt
 from visionsplit_client._results import (
@@ -65,6 +66,7 @@ from visionsplit_client._settings import Limits, Retries, Timeouts
 from visionsplit_client._transport import AsyncGrpcTransport, AsyncTransport, GrpcTransport, Transport
 
 __all__ = [
+    "DEFAULT_ENCODER",
     "AsyncClient",
     "AsyncEventStream",
     "AsyncGrpcTransport",
@@ -136,4 +138,5 @@ __all__ = [
     "VisionFormat",
     "VisionSplitError",
     "VisionTokens",
+    "read_image",
 ]

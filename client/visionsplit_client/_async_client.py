@@ -14,9 +14,9 @@ from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
 
 from visionsplit_client._async_calls import AsyncCall, AsyncEventStream, AsyncUpload
-from visionsplit_client._async_connected import AsyncConnectedClient
+from visionsplit_client._async_connections import AsyncConnectedClient
 from visionsplit_client._base import TimeoutArgument
-from visionsplit_client._collect import EncodeCollector, GenerationCollector
+from visionsplit_client._collectors import EncodeCollector, GenerationCollector
 from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent
 from visionsplit_client._images import ImageSource, as_sources, read_image
 from visionsplit_client._prompts import MessageLike, Prompt
@@ -41,7 +41,7 @@ class AsyncClient(AsyncConnectedClient):
     """Asks questions about images. It belongs to one event loop. Close it, or use it as an async context manager.
 
     Every call may raise the errors drawn in `visionsplit.errors`, and ImageFetchError. A call's `timeout` in seconds
-    covers its retries and replaces the client's; None waits for ever. Reading the pictures does not count.
+    covers its retries and replaces the client's; None waits without a limit. Reading the images does not count.
 
     Args:
         encoders: address of the encoder service, or several, which are used in turn: HOST:PORT, [IPV6]:PORT,
@@ -49,14 +49,14 @@ class AsyncClient(AsyncConnectedClient):
         llm: address of the LLM service; only `generate_from_tokens`, `stream_from_tokens` and `llm_info` need it.
         timeout: seconds for each call, or `Timeouts`.
         retries: how a call that found its service unavailable is repeated.
-        limits: what is not read into memory.
-        transport: opens the connections, where what comes along does not do.
+        limits: which images are not read into memory.
+        transport: opens the connections in place of `GrpcTransport` or `AsyncGrpcTransport`.
         security: TLS and the token; without it, connections are plain. Certificates are read now, a token's file
             again whenever it changes.
 
     Raises:
-        ValueError: an address of another form, or given twice.
-        CredentialsError: a certificate or token that cannot be used, or a token that would travel in clear.
+        ValueError: an address has another form, or is given twice.
+        CredentialsError: a certificate or token cannot be used, or a token would be sent unencrypted.
     """
 
     async def generate(
@@ -75,13 +75,13 @@ class AsyncClient(AsyncConnectedClient):
         """Ask about images and wait for the whole answer.
 
         Args:
-            images: the pictures, in the order of their places in the prompt; None asks without any.
+            images: the images, in the order of their placeholders in the prompt; None asks without any.
             prompt: a question, which becomes one user turn behind the images, or a finished `Prompt.raw`.
             messages: a conversation instead of a prompt.
             compression: which vision tokens to keep; None means the encoder's default.
             data_type: how tokens travel between the services; None means the encoder's default.
             pruning: which vision tokens the language model drops while it reads; None drops none.
-            position_ids: the places of the tokens in the language model; "original" are those of the uncompressed
+            position_ids: the positions of the tokens in the language model; "original" are those in the uncompressed
                 prompt, None means "renumbered", which leaves no gaps.
             sampling: how to decode; None decodes greedily.
         """
@@ -123,8 +123,8 @@ class AsyncClient(AsyncConnectedClient):
         trace = CallTrace("EncoderService/Generate", self._metadata(collector.request_id))
 
         async def prepare() -> StartGenerate:
-            pictures = await asyncio.gather(*(self._read(source) for source in sources))
-            request = generate_request(pictures, form, compression, data_type, sampling, prefill)
+            files = await asyncio.gather(*(self._read(source) for source in sources))
+            request = generate_request(files, form, compression, data_type, sampling, prefill)
             return lambda address, seconds: EncoderServiceStub(self._channel(address)).Generate(
                 request, timeout=seconds, metadata=trace.metadata()
             )

@@ -12,8 +12,8 @@ from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
 
 from visionsplit_client._base import TimeoutArgument
 from visionsplit_client._calls import Call, EventStream
-from visionsplit_client._collect import EncodeCollector, GenerationCollector
-from visionsplit_client._connected import ConnectedClient
+from visionsplit_client._collectors import EncodeCollector, GenerationCollector
+from visionsplit_client._connections import ConnectedClient
 from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent
 from visionsplit_client._images import ImageSource, as_sources, read_image
 from visionsplit_client._prompts import MessageLike, Prompt
@@ -34,7 +34,7 @@ class Client(ConnectedClient):
     """Asks questions about images. Thread-safe. Close it, or use it as a context manager.
 
     Every call may raise the errors drawn in `visionsplit.errors`, and ImageFetchError. A call's `timeout` in seconds
-    covers its retries and replaces the client's; None waits for ever. Reading the pictures does not count.
+    covers its retries and replaces the client's; None waits without a limit. Reading the images does not count.
 
     Args:
         encoders: address of the encoder service, or several, which are used in turn: HOST:PORT, [IPV6]:PORT,
@@ -42,14 +42,14 @@ class Client(ConnectedClient):
         llm: address of the LLM service; only `generate_from_tokens`, `stream_from_tokens` and `llm_info` need it.
         timeout: seconds for each call, or `Timeouts`.
         retries: how a call that found its service unavailable is repeated.
-        limits: what is not read into memory.
-        transport: opens the connections, where what comes along does not do.
+        limits: which images are not read into memory.
+        transport: opens the connections in place of `GrpcTransport` or `AsyncGrpcTransport`.
         security: TLS and the token; without it, connections are plain. Certificates are read now, a token's file
             again whenever it changes.
 
     Raises:
-        ValueError: an address of another form, or given twice.
-        CredentialsError: a certificate or token that cannot be used, or a token that would travel in clear.
+        ValueError: an address has another form, or is given twice.
+        CredentialsError: a certificate or token cannot be used, or a token would be sent unencrypted.
     """
 
     def generate(
@@ -68,13 +68,13 @@ class Client(ConnectedClient):
         """Ask about images and wait for the whole answer.
 
         Args:
-            images: the pictures, in the order of their places in the prompt; None asks without any.
+            images: the images, in the order of their placeholders in the prompt; None asks without any.
             prompt: a question, which becomes one user turn behind the images, or a finished `Prompt.raw`.
             messages: a conversation instead of a prompt.
             compression: which vision tokens to keep; None means the encoder's default.
             data_type: how tokens travel between the services; None means the encoder's default.
             pruning: which vision tokens the language model drops while it reads; None drops none.
-            position_ids: the places of the tokens in the language model; "original" are those of the uncompressed
+            position_ids: the positions of the tokens in the language model; "original" are those in the uncompressed
                 prompt, None means "renumbered", which leaves no gaps.
             sampling: how to decode; None decodes greedily.
         """
@@ -108,10 +108,10 @@ class Client(ConnectedClient):
 
         The arguments are those of `generate`. The call starts with the first event asked for.
         """
-        pictures = [read_image(image, limits=self._limits, timeouts=self._timeouts) for image in as_sources(images)]
-        form = self._prompt(prompt, messages, len(pictures))
+        files = [read_image(image, limits=self._limits, timeouts=self._timeouts) for image in as_sources(images)]
+        form = self._prompt(prompt, messages, len(files))
         prefill = prefill_of(pruning, position_ids)
-        request = generate_request(pictures, form, compression, data_type, sampling, prefill)
+        request = generate_request(files, form, compression, data_type, sampling, prefill)
         collector = GenerationCollector(self._new_request_id())
         trace = CallTrace("EncoderService/Generate", self._metadata(collector.request_id))
 
@@ -143,8 +143,8 @@ class Client(ConnectedClient):
         timeout: TimeoutArgument = UNSET,
     ) -> EventStream[EncodeEvent, Encoded]:
         """The kept vision tokens as they are made: `EncodeStarted`, `TokensArrived`, at last `Encoded`."""
-        picture = read_image(image, limits=self._limits, timeouts=self._timeouts)
-        request = encode_request(picture, compression, data_type)
+        file = read_image(image, limits=self._limits, timeouts=self._timeouts)
+        request = encode_request(file, compression, data_type)
         collector = EncodeCollector(self._new_request_id(), compression)
         trace = CallTrace("EncoderService/Encode", self._metadata(collector.request_id))
 

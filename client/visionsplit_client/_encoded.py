@@ -16,13 +16,12 @@ from visionsplit.options.data_types import DataType, DataTypeName, data_type_of
 from visionsplit.options.layout import Layout, check_layout
 from visionsplit.options.messages import data_type_to_proto
 from visionsplit.v1 import tensor_pb2, vision_tokens_pb2
+from visionsplit.wire.stored_tensors import StoredTensor, read_tensors, write_tensors
 from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import Positions, TokenAssembler, VisionTokens, grid_from_proto, grid_to_proto
 
-from visionsplit_client import _safetensors
 from visionsplit_client._info import VisionFormat
 from visionsplit_client._results import EncodeTimings, ImageSummary
-from visionsplit_client._safetensors import StoredTensor
 
 _FILE_FORMAT = "visionsplit-tokens/1"
 _STORED_TYPE = {DataType.FLOAT32: "F32", DataType.FLOAT16: "F16", DataType.BFLOAT16: "BF16", DataType.INT8: "I8"}
@@ -56,7 +55,7 @@ class EncodedImage:
 
         Raises:
             OSError: the file cannot be read.
-            InvalidTokensError: it is no such file, or contradicts itself.
+            InvalidTokensError: it is not such a file, or contradicts itself.
         """
         with Path(path).open("rb") as file:
             return cls._read(file, str(path))
@@ -72,7 +71,7 @@ class EncodedImage:
         """Read what `to_bytes` gave, or the content of a file written by `save`.
 
         Raises:
-            InvalidTokensError: it is no such content, or contradicts itself.
+            InvalidTokensError: it is not such content, or contradicts itself.
         """
         return cls._read(io.BytesIO(content), "the content")
 
@@ -118,17 +117,19 @@ class EncodedImage:
 
     def _write(self, file: BinaryIO) -> None:
         metadata = {"format": _FILE_FORMAT, "visionsplit": json.dumps(self.to_metadata())}
-        _safetensors.write(file, self.to_tensors(), metadata)
+        write_tensors(file, self.to_tensors(), metadata)
 
     @classmethod
     def _read(cls, file: BinaryIO, name: str) -> "EncodedImage":
         try:
-            tensors, metadata = _safetensors.read(file)
+            tensors, metadata = read_tensors(file)
             if metadata.get("format") != _FILE_FORMAT:
                 raise InvalidTokensError(f"{name} holds {metadata.get('format')!r}, not {_FILE_FORMAT!r}")
             return _decode(json.loads(metadata["visionsplit"]), tensors)
         except _MALFORMED as error:
-            raise InvalidTokensError(f"{name} is no file of vision tokens: {type(error).__name__} {error}") from error
+            raise InvalidTokensError(
+                f"{name} is not a file of vision tokens: {type(error).__name__} {error}"
+            ) from error
 
 
 def _decode(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> EncodedImage:

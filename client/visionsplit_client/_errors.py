@@ -6,9 +6,9 @@
     │   └── UnreachableError               no connection; the text names the address, and the proxy if there is one
     ├── DeadlineError                      the call's timeout passed
     ├── IncompatibleServicesError          also: the address belongs to another service; the text names it
-    └── ImageFetchError                    a picture behind an http(s) URL could not be fetched
+    └── ImageFetchError                    an image behind an http(s) URL could not be fetched
 
-Mistakes on this side keep Python's own classes: a missing file is FileNotFoundError, an object that is no picture
+Mistakes on this side keep Python's own classes: a missing file is FileNotFoundError, an object that is not an image
 TypeError, a wrong option ValueError.
 """
 
@@ -30,7 +30,7 @@ class UnreachableError(UnavailableError):
 
 
 class ImageFetchError(VisionSplitError):
-    """A picture behind a URL could not be fetched: no answer, an HTTP error, too large, or too slow."""
+    """An image behind a URL could not be fetched: no answer, an HTTP error, too large, or too slow."""
 
 
 def call_error(error: grpc.RpcError, address: str, timeout: float | None, service: str) -> VisionSplitError:

@@ -8,7 +8,7 @@ from PIL import Image
 from visionsplit.errors import InvalidImageError
 from visionsplit.images import file_of
 
-from visionsplit_client._settings import Limits, Timeouts
+from visionsplit_client._settings import DEFAULT_LIMITS, DEFAULT_TIMEOUTS, Limits, Timeouts
 from visionsplit_client._sources import BinaryFile, check_size, is_file, of_dict, read_file, read_location, read_path
 
 ImageSource = (
@@ -45,10 +45,14 @@ def as_sources(images: ImageSource | Iterable[ImageSource] | None) -> list[Image
     return list(images)
 
 
-def read_image(source: ImageSource, *, limits: Limits, timeouts: Timeouts) -> bytes:
+def read_image(source: ImageSource, *, limits: Limits = DEFAULT_LIMITS, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> bytes:
     """The bytes of an image's file. Decoding them is the encoder's work.
 
     A URL is fetched here and never by a service. An open file is read from its current position on.
+
+    Args:
+        limits: which sources are read, and the most bytes of one.
+        timeouts: `fetch` is the time limit for a URL, in seconds.
 
     Raises:
         FileNotFoundError and other OSError: a file cannot be read.

@@ -8,6 +8,7 @@ from visionsplit.options.compression import Compression
 from visionsplit.options.data_types import DataTypeName
 from visionsplit.options.messages import compression_from_proto, data_type_from_proto
 from visionsplit.v1 import choice_pb2, encoder_service_pb2, llm_service_pb2, vision_tokens_pb2
+from visionsplit.wire.same_fields import from_message
 
 
 class HealthStatus(enum.Enum):
@@ -35,7 +36,7 @@ class VisionFormat:
 
     @classmethod
     def from_proto(cls, message: vision_tokens_pb2.VisionFormat) -> "VisionFormat":
-        return cls(message.feature_size, message.encoder_fingerprint)
+        return from_message(cls, message)
 
     def to_proto(self) -> vision_tokens_pb2.VisionFormat:
         return vision_tokens_pb2.VisionFormat(
@@ -77,11 +78,10 @@ class EncoderInfo:
 
     @classmethod
     def from_proto(cls, message: encoder_service_pb2.GetEncoderInfoResponse) -> "EncoderInfo":
-        return cls(
-            model=message.model,
+        return from_message(
+            cls,
+            message,
             format=VisionFormat.from_proto(message.format),
-            tile_pixels=message.tile_pixels,
-            patch_pixels=message.patch_pixels,
             grids=tuple((grid.rows, grid.columns) for grid in message.grids),
             methods=_choices(message.methods),
             scores=_choices(message.scores),
@@ -91,11 +91,6 @@ class EncoderInfo:
             default_compression=compression_from_proto(message.default_compression),
             default_data_type=data_type_from_proto(message.default_data_type).value,
             image_formats=tuple(message.image_formats),
-            max_image_pixels=message.max_image_pixels,
-            max_request_bytes=message.max_request_bytes,
-            max_images=message.max_images,
-            device=message.device,
-            version=message.version,
         )
 
 
@@ -119,22 +114,13 @@ class LlmInfo:
 
     @classmethod
     def from_proto(cls, message: llm_service_pb2.GetLlmInfoResponse) -> "LlmInfo":
-        return cls(
-            model=message.model,
+        return from_message(
+            cls,
+            message,
             format=VisionFormat.from_proto(message.format),
-            context_length=message.context_length,
-            image_placeholder=message.image_placeholder,
-            default_max_new_tokens=message.default_max_new_tokens,
-            max_new_tokens=message.max_new_tokens,
-            max_images=message.max_images,
-            backend=message.backend,
-            replicas=message.replicas,
-            engine=message.engine,
-            device=message.device,
-            version=message.version,
             pruning_methods=_choices(message.pruning_methods),
         )
 
 
 def _choices(messages: Iterable[choice_pb2.NamedChoice]) -> tuple[NamedChoice, ...]:
-    return tuple(NamedChoice(one.name, one.description, dict(one.parameters)) for one in messages)
+    return tuple(from_message(NamedChoice, one, parameters=dict(one.parameters)) for one in messages)

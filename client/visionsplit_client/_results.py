@@ -6,6 +6,7 @@ from typing import Literal
 from visionsplit.errors import InternalError
 from visionsplit.grid import TileGrid
 from visionsplit.v1 import encoder_service_pb2, generation_pb2
+from visionsplit.wire.same_fields import from_message
 from visionsplit.wire.vision_tokens import grid_from_proto
 
 FinishReason = Literal["stop", "length"]
@@ -55,21 +56,13 @@ class ImageSummary:
 
     @classmethod
     def from_proto(cls, message: encoder_service_pb2.ImageSummary) -> "ImageSummary":
-        timings = message.timings
-        return cls(
+        return from_message(
+            cls,
+            message,
             index=message.image_index,
             grid=grid_from_proto(message.grid),
             budgets=tuple(message.budgets),
-            tokens_before=message.tokens_before,
-            tokens_after=message.tokens_after,
-            wire_bytes=message.wire_bytes,
-            timings=EncodeTimings(
-                preprocess_seconds=timings.preprocess_seconds,
-                queue_seconds=timings.queue_seconds,
-                encode_seconds=timings.encode_seconds,
-                first_chunk_seconds=timings.first_chunk_seconds,
-                total_seconds=timings.total_seconds,
-            ),
+            timings=from_message(EncodeTimings, message.timings),
             cache=_cache_use(message.cache),
         )
 
@@ -151,25 +144,3 @@ def _cache_use(number: int) -> CacheUse:
     if number not in _CACHE_USES:
         raise InternalError(f"the encoder took tokens from the unknown cache {number}")
     return _CACHE_USES[number]
-
-
-def usage_from_proto(message: generation_pb2.Usage) -> Usage:
-    return Usage(
-        prompt_tokens=message.prompt_tokens,
-        text_tokens=message.text_tokens,
-        vision_tokens=message.vision_tokens,
-        newline_tokens=message.newline_tokens,
-        vision_tokens_before=message.vision_tokens_before,
-        generated_tokens=message.generated_tokens,
-        wire_bytes=message.wire_bytes,
-    )
-
-
-def llm_timings_from_proto(message: generation_pb2.LlmTimings) -> LlmTimings:
-    return LlmTimings(
-        receive_seconds=message.receive_seconds,
-        queue_seconds=message.queue_seconds,
-        first_token_seconds=message.first_token_seconds,
-        decode_seconds=message.decode_seconds,
-        total_seconds=message.total_seconds,
-    )

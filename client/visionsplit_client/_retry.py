@@ -4,10 +4,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import grpc
 from visionsplit.errors import DeadlineError, OverloadedError, UnavailableError, VisionSplitError
+from visionsplit.network.endpoints import Backoff, Rotation, growing_pause
 
 from visionsplit_client._errors import UnreachableError, call_error
 from visionsplit_client._settings import Retries
@@ -19,13 +19,6 @@ _MAX_PENALTY_SECONDS = 10.0
 _LONGEST_SECONDS = 1e8
 
 
-@dataclass
-class _Endpoint:
-    address: str
-    failures: int = 0
-    blocked_until: float = 0.0
-
-
 class Endpoints:
     """Equal services at several addresses, used in turn. Those that failed lately come last. Thread-safe."""
 
@@ -35,48 +28,33 @@ class Endpoints:
         if len(set(addresses)) != len(addresses):
             raise ValueError("an address is given twice")
         self.service = service  # what is expected there, with its article
-        self._endpoints = [_Endpoint(address) for address in addresses]
-        self._clock = clock
+        self.addresses = tuple(addresses)
+        self._rotation = Rotation(self.addresses)
+        self._backoffs = {
+            address: Backoff(_FIRST_PENALTY_SECONDS, _MAX_PENALTY_SECONDS, clock=clock) for address in addresses
+        }
         self._lock = threading.Lock()
-        self._next = 0
 
     def __len__(self) -> int:
-        return len(self._endpoints)
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        return tuple(endpoint.address for endpoint in self._endpoints)
+        return len(self.addresses)
 
     def pick(self, avoid: frozenset[str] = frozenset()) -> str:
         """The next address: one outside `avoid` if possible, among those one that works, else the soonest due."""
         with self._lock:
-            now = self._clock()
-            count = len(self._endpoints)
-            turn = [self._endpoints[(self._next + offset) % count] for offset in range(count)]
-            chosen = min(turn, key=lambda one: (one.address in avoid, max(one.blocked_until - now, 0.0)))
-            self._next = (self._endpoints.index(chosen) + 1) % count
-            return chosen.address
+            return self._rotation.pick(lambda address: (address in avoid, self._backoffs[address].remaining))
 
     def has_working(self, avoid: frozenset[str]) -> bool:
         """Whether an address outside `avoid` has not failed lately."""
         with self._lock:
-            now = self._clock()
-            return any(one.address not in avoid and one.blocked_until <= now for one in self._endpoints)
+            return any(address not in avoid and not one.remaining for address, one in self._backoffs.items())
 
     def succeeded(self, address: str) -> None:
         with self._lock:
-            endpoint = self._find(address)
-            endpoint.failures, endpoint.blocked_until = 0, 0.0
+            self._backoffs[address].succeeded()
 
     def failed(self, address: str) -> None:
         with self._lock:
-            endpoint = self._find(address)
-            penalty = min(_FIRST_PENALTY_SECONDS * 2**endpoint.failures, _MAX_PENALTY_SECONDS)
-            endpoint.failures = min(endpoint.failures + 1, 16)
-            endpoint.blocked_until = self._clock() + penalty
-
-    def _find(self, address: str) -> _Endpoint:
-        return next(endpoint for endpoint in self._endpoints if endpoint.address == address)
+            self._backoffs[address].failed()
 
 
 class Attempts:
@@ -95,7 +73,7 @@ class Attempts:
         self._endpoints = endpoints
         self._retries = retries
         self._timeout = timeout
-        self._on_lost = on_lost  # told of an address from which no answer came
+        self._on_lost = on_lost  # called with an address from which no answer came
         self._clock = clock
         self._rng = rng
         self._deadline: float | None = None
@@ -128,7 +106,7 @@ class Attempts:
         """Seconds to wait before the next try.
 
         Raises:
-            VisionSplitError: there is no next try.
+            VisionSplitError: the call must not be tried again.
         """
         error = call_error(rpc_error, self.address, self._timeout, self._endpoints.service)
         if isinstance(error, UnavailableError | DeadlineError):
@@ -153,7 +131,7 @@ class Attempts:
         if isinstance(error, OverloadedError) and error.retry_after_seconds is not None:
             # Never earlier than the service says, and not at the same moment as others.
             return error.retry_after_seconds * (1 + self._rng() / 2)
-        longest: float = min(self._retries.initial_delay * 2 ** (self._count - 1), self._retries.max_delay)
+        longest = growing_pause(self._count - 1, self._retries.initial_delay, self._retries.max_delay)
         return longest * (1 - self._rng() / 2)
 
     def _remaining(self) -> float | None:

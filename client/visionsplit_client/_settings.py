@@ -8,10 +8,10 @@ from visionsplit.network.transport import MAX_IMAGE_REQUEST_BYTES
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds that a client waits. None waits for ever."""
+    """Seconds that a client waits. None waits without a limit."""
 
     call: float | None = 120.0  # a whole call, its retries included; a call's own `timeout` replaces it
-    fetch: float | None = 30.0  # a picture behind an http(s) URL
+    fetch: float | None = 30.0  # an image behind an http(s) URL
 
     def __post_init__(self) -> None:
         for name in ("call", "fetch"):
@@ -62,7 +62,7 @@ class Limits:
 
 
 class Unset:
-    """Type of `UNSET`: an argument that was not given, where None has a meaning of its own."""
+    """Type of `UNSET`: an argument that was not given, because None means something else."""
 
     def __repr__(self) -> str:
         return "UNSET"

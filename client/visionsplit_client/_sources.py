@@ -14,14 +14,13 @@ from urllib.parse import unquote_to_bytes
 
 from visionsplit.errors import InvalidImageError
 from visionsplit.images import HEAD_BYTES, begins_as_image
+from visionsplit.network.locations import LONGEST_NAME, describe, is_data_url
+from visionsplit.network.web import TooLargeError, fetch
+from visionsplit.network.web_connections import WebError
 
 from visionsplit_client._errors import ImageFetchError
 from visionsplit_client._settings import Limits, Timeouts
-from visionsplit_client._web import TooLargeError, get
-from visionsplit_client._web_connections import WebError
 
-_LONGEST_NAME = 200  # characters of a source in an error
-_LONGEST_DATA = 40  # of a data: URL
 _READ_BYTES = 1 << 20
 _DICT_KEYS = frozenset({"bytes", "path"})
 # Documents that servers send instead of an image: pages to log in, errors, consents.
@@ -37,27 +36,6 @@ class BinaryFile(Protocol):
 def is_file(source: object) -> bool:
     """Whether a source is read from, rather than named."""
     return callable(getattr(source, "read", None))
-
-
-def describe(location: str) -> str:
-    """A path or URL as errors and tables show it: short, and without a password or the data of a data: URL."""
-    if is_data_url(location):
-        start = location[:_LONGEST_DATA].partition(",")[0]
-        return f"{start},… ({len(location)} characters)"
-    scheme, separator, rest = location.partition("://")
-    if separator and "@" in (host := rest.partition("/")[0]):
-        location = f"{scheme}://{host.rpartition('@')[2]}{rest[len(host) :]}"
-    if len(location) <= _LONGEST_NAME:
-        return location
-    return f"{location[: _LONGEST_NAME // 2]}…{location[-_LONGEST_NAME // 4 :]} ({len(location)} characters)"
-
-
-def is_data_url(location: str) -> bool:
-    return location.lstrip()[:5].lower() == "data:"
-
-
-def is_url(location: str) -> bool:
-    return is_data_url(location) or "://" in location
 
 
 def read_location(location: str, limits: Limits, timeouts: Timeouts) -> bytes:
@@ -93,7 +71,7 @@ def read_path(path: str | os.PathLike[Any], limits: Limits) -> bytes:
         with Path(os.fsdecode(path)).open("rb") as file:
             data = file.read(limits.max_image_bytes + 1)
     except OSError as error:
-        if len(os.fsdecode(path)) <= _LONGEST_NAME:
+        if len(os.fsdecode(path)) <= LONGEST_NAME:
             raise
         reason = f"{error.strerror}; base64 text needs data:image/png;base64, in front"
         raise type(error)(error.errno, reason, name) from None
@@ -157,7 +135,7 @@ def check_size(what: str, size: int, limits: Limits) -> None:
 
 def _fetch(url: str, limits: Limits, timeout: float | None) -> bytes:
     try:
-        page = get(
+        page = fetch(
             url,
             max_bytes=limits.max_image_bytes,
             timeout=timeout,

@@ -9,12 +9,11 @@ A single LLM service is not asked for its health, because the encoder has no oth
 
 import asyncio
 import logging
-import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from visionsplit.errors import IncompatibleServicesError, VisionSplitError
+from visionsplit.network.endpoints import Backoff, Rotation
 
 from encoder_service.llm.client import Checkpoint, LlmCall, LlmClient
 
@@ -25,20 +24,6 @@ _LONGEST_PAUSE_SECONDS = 1.5
 # Together less than two seconds, the longest time for which an encoder may be wrong about an LLM service.
 _LOOK_EVERY_SECONDS = 0.5
 _ANSWER_SECONDS = 1.0
-
-
-class Pauses:
-    """How long to leave something alone that keeps failing: twice as long each time, give or take a half."""
-
-    def __init__(self) -> None:
-        self._next = _FIRST_PAUSE_SECONDS
-
-    def next(self) -> float:
-        pause, self._next = self._next, min(self._next * 2, _LONGEST_PAUSE_SECONDS)
-        return pause * random.uniform(0.5, 1.0)
-
-    def reset(self) -> None:
-        self._next = _FIRST_PAUSE_SECONDS
 
 
 class LlmEndpoint:
@@ -52,12 +37,11 @@ class LlmEndpoint:
         self.checkpoint: Checkpoint | None = None  # what it runs, while it serves
         self.looked = asyncio.Event()  # it has been asked once
         self._instance: str | None = None  # the start of the service that runs `checkpoint`
-        self._retry_at = 0.0  # time.monotonic
-        self._pauses = Pauses()
+        self._backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, jitter=0.5)
 
     @property
     def ready(self) -> bool:
-        return self.serving and time.monotonic() >= self._retry_at
+        return self.serving and not self._backoff.remaining
 
     @contextmanager
     def call(self, begin: Callable[[LlmClient], LlmCall]) -> Iterator[LlmCall]:
@@ -71,12 +55,11 @@ class LlmEndpoint:
             self.in_flight -= 1
 
     def succeeded(self) -> None:
-        self._pauses.reset()
-        self._retry_at = 0.0
+        self._backoff.succeeded()
 
     def failed(self) -> None:
         """A call ended with UNAVAILABLE."""
-        self._retry_at = time.monotonic() + self._pauses.next()
+        self._backoff.failed()
 
     async def follow(self) -> None:
         """Ask for its health for good."""
@@ -121,7 +104,7 @@ class LlmEndpoints:
 
     def __init__(self, gateways: Sequence[LlmEndpoint]) -> None:
         self._gateways = list(gateways)
-        self._turn = 0
+        self._rotation = Rotation(self._gateways)
         self._following = [asyncio.create_task(gateway.follow()) for gateway in gateways] if len(gateways) > 1 else []
 
     def __len__(self) -> int:
@@ -149,10 +132,7 @@ class LlmEndpoints:
             for gateway in self._gateways:  # asked at the start; what does not answer is known after a second
                 await gateway.looked.wait()
             self._check_alike()
-        self._turn += 1
-        start = self._turn % len(self._gateways)
-        order = [gateway for gateway in self._gateways[start:] + self._gateways[:start] if gateway is not but]
-        return min(order, key=lambda gateway: (not gateway.ready, gateway.in_flight))
+        return self._rotation.pick(lambda gateway: (gateway is but, not gateway.ready, gateway.in_flight))
 
     def _check_alike(self) -> None:
         """An answer must not depend on who is asked."""

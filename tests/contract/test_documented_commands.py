@@ -5,8 +5,6 @@ import shlex
 
 import pytest
 import visionsplit_cli
-from visionsplit_cli import batch as batch
-from visionsplit_cli.plan.options import parser as plan_parser
 
 from encoder_service.config import PROGRAM as ENCODER
 from llm_service.config import PROGRAM as LLM
@@ -14,7 +12,7 @@ from tests.conftest import ROOT
 
 _PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _PARSERS = {
-    "visionsplit": lambda words: visionsplit_cli._parser().parse_args(words),
+    "visionsplit": lambda words: visionsplit_cli.build_parser().parse_args(words),
     "visionsplit-encoder": lambda words: read(ENCODER, words),
     "visionsplit-llm": lambda words: read(LLM, words),
 }
@@ -53,8 +51,4 @@ def test_there_are_some():
 def test_a_documented_command_can_be_given(words):
     # What stands for something else is taken for a value that any option of its kind takes.
     program, *arguments = [word.replace("HOST:PORT", "127.0.0.1:1") for word in words]
-    own = {"batch": batch.build_parser, "plan": lambda: plan_parser(None)}.get(arguments[0])
-    if own is not None:
-        own().parse_args(arguments[1:])
-    else:
-        _PARSERS[program](arguments)
+    _PARSERS[program](arguments)

@@ -5,13 +5,10 @@ import re
 
 import pytest
 import visionsplit_cli
-from visionsplit_cli.batch import build_parser as batch_parser
-from visionsplit_cli.plan.options import parser as plan_parser
 
 from encoder_service.config import PROGRAM as ENCODER
 from llm_service.config import PROGRAM as LLM
 
-_PASSED_ON = ("batch", "plan")  # these commands have parsers of their own
 _BANNED = re.compile(r"\b(nobody|anew|whoever|of its own|is no|so many|told of|None)\b|\(default")
 _FLAGS = (argparse._StoreTrueAction, argparse._HelpAction, argparse._VersionAction)
 
@@ -21,16 +18,12 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
     return dict(commands.choices)
 
 
+TOOL = _commands(visionsplit_cli.build_parser())
 PARSERS: dict[str, argparse.ArgumentParser] = {
     "visionsplit-encoder": ENCODER.parser(),
     "visionsplit-llm": LLM.parser(),
-    "visionsplit plan": plan_parser(None),
-    **{
-        f"visionsplit {name}": parser
-        for name, parser in _commands(visionsplit_cli._parser()).items()
-        if name not in _PASSED_ON
-    },
-    **{f"visionsplit batch {name}": parser for name, parser in _commands(batch_parser()).items()},
+    **{f"visionsplit {name}": parser for name, parser in TOOL.items() if name != "batch"},
+    **{f"visionsplit batch {name}": parser for name, parser in _commands(TOOL["batch"]).items()},
 }
 OPTIONS = [
     pytest.param(parser, action, id=f"{program} {'/'.join(action.option_strings) or action.dest}")

@@ -29,6 +29,23 @@ ORDER = {
         gateway backends replica engines
         generation_settings prompts job pruning config
     """,
+    "visionsplit_client": """
+        _async_client _client
+        _async_connections _connections _async_calls _collectors _requests
+        _calls _base _retry _encoded _images
+        _sources _info _errors _prompts _results _settings _tracing _transport
+    """,
+    "visionsplit_batch": """
+        progress summary job assembly settings
+        recording sources run_folder sinks runners
+        named_columns parts part_state records
+        rows storage listing fields formats left_out errors
+    """,
+    "visionsplit_cli": """
+        __main__ batch plan caption ask encode visualize info health top
+        local_services image_arguments hints parser report
+        conditions options checkout output signals
+    """,
     "visionsplit": """
         service telemetry receiving serving model cli security
         wire images options network v1 grid errors visible
@@ -64,6 +81,7 @@ FORBIDDEN = {
         for name in ("compression", "conditions", "data_types", "layout", "parameters", "prefill", "sampling")
     },
     "proto/visionsplit/model": (*_PROTOCOL, "ray"),
+    "proto/visionsplit/model/names.py": _HEAVY,
     "proto/visionsplit/telemetry/tracing.py": ("grpc",),
     **{f"proto/visionsplit/{name}.py/": (*_PROTOCOL, "numpy") for name in ("grid", "errors", "visible")},
     **{f"proto/visionsplit/serving/{name}.py": (*_PROTOCOL, "numpy") for name in ("fairness", "overload")},
@@ -85,7 +103,10 @@ FORBIDDEN = {
         "visionsplit.model",
     ),
     "client/visionsplit_batch": ("visionsplit_cli", _LOCAL, "training"),
-    "client/visionsplit_cli": (_LOCAL, "training", *_HEAVY, "visionsplit.model"),
+    "client/visionsplit_cli": (
+        *(_LOCAL, "training", *_HEAVY),
+        *("visionsplit.model.checkpoint", "visionsplit.model.stored_model"),
+    ),
     "client/visionsplit_local": ("visionsplit_batch", "visionsplit_cli", "training", *_HEAVY),
     "client/visionsplit_batch/sources": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
     "client/visionsplit_batch/sinks": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
@@ -170,6 +191,18 @@ def test_only_the_edge_of_a_service_sees_grpc(package: str) -> None:
         if module.split(".")[0] in ("grpc", "grpc_health", "grpc_reflection") or "visionsplit.v1" in module
     }
     assert seeing <= SEEING_GRPC[package]
+
+
+@pytest.mark.parametrize("package", [*_PLACE, "training"])
+def test_no_package_imports_private_names_of_another(package: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in sources(_PLACE.get(package, package))
+        for module in imported_modules(file)
+        if module.partition(".")[0] in {*_PLACE} - {package}
+        and any(part.startswith("_") and not part.startswith("__") for part in module.split("."))
+    ]
+    assert not wrong
 
 
 def test_proto_is_an_import_root_and_no_package() -> None:

@@ -1,6 +1,5 @@
 """Each half holds its own weights and none of the other's, measured on the processes that users start."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import psutil
 import pytest
 from visionsplit_client import Client, HealthStatus
 
+from benchmarks.load.system import free_port
 from tests.checkpoints import tiny_checkpoint
 
 MIB = 2**20
@@ -23,12 +23,6 @@ HEAVY_TEXT = {
     "head_dim": 64,
 }
 HEAVY_VISION = {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 10, "num_attention_heads": 8}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Several LLM services behind one encoder: work is shared, a lost one is passed over and found again."""
 
 import asyncio
-import socket
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from visionsplit.cli.settings import ConfigError
 from visionsplit.errors import IncompatibleServicesError, OverloadedError, UnavailableError
 from visionsplit_client import AsyncClient, HealthStatus, Prompt, Retries, Sampling
 
+from benchmarks.load.system import free_port
 from encoder_service.config import EncoderConfig
 from encoder_service.server import EncoderServer
 from llm_service.config import LlmConfig
@@ -25,9 +25,7 @@ SHORT = Sampling(max_new_tokens=4)
 
 
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 async def start_llm(model: Path, address: str) -> asyncio.subprocess.Process:

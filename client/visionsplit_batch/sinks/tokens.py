@@ -1,13 +1,11 @@
 """Shards of vision tokens: a part's rows in one safetensors file, each row's tensors side by side."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import IO
 
-from visionsplit_client._safetensors import StoredTensor, TensorPlace, encode_header
+from visionsplit.wire.stored_tensors import StoredTensor, TensorWriter
 
 from visionsplit_batch.errors import OutputError
 from visionsplit_batch.records import RunLabels, TokenRecord
@@ -17,7 +15,6 @@ from visionsplit_batch.storage import Storage
 SHARD_FORMAT = "visionsplit-token-shard/1"
 # Wide elements first, so that all are aligned where a token's width is a multiple of 4.
 TENSORS = ("positions", "scales", "features")
-_SPOOL_BYTES = 1 << 26  # in memory; beyond this in a temporary file
 _HEADER_CHARACTERS = 80_000_000  # of the 100 MB that the format allows; the tensors' places need the rest
 
 
@@ -26,7 +23,7 @@ class TokensSink(Sink[TokenRecord]):
 
     They are what `EncodedImage.save` writes. The file's metadata has `format`, `rows` (their count), the run's labels,
     and for each row under its number the JSON of its id, its fields, and each image's own metadata. A row is one range
-    of bytes. The header comes first and says where all of them are, so tensors wait in a temporary file for the last.
+    of bytes.
     """
 
     suffix = ".safetensors"
@@ -50,22 +47,17 @@ class TokensSink(Sink[TokenRecord]):
             )
 
     def _write(self, file: IO[bytes], rows: Iterable[TokenRecord]) -> None:
-        places: dict[str, TensorPlace] = {}
         stored: dict[str, str] = {}
-        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
+        with TensorWriter() as writer:
             for number, record in enumerate(rows):
                 for name, tensor in _tensors(number, record):
-                    begin = spool.tell()
-                    spool.write(tensor.data)
-                    places[name] = TensorPlace(tensor.dtype, tensor.shape, begin, spool.tell())
+                    writer.add(name, tensor)
                 stored[str(number)] = _metadata(record)
             metadata = {"format": SHARD_FORMAT, "rows": str(len(stored)), **asdict(self._labels), **stored}
             try:
-                file.write(encode_header(places, metadata))
+                writer.finish(file, metadata)
             except ValueError as error:
                 raise OutputError(f"{len(stored)} rows are too many for one file of tokens: {error}") from error
-            spool.seek(0)
-            shutil.copyfileobj(spool, file)
 
 
 def tensor_name(row: int, image: int, tensor: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from visionsplit.images import HEAD_BYTES, begins_as_image
-from visionsplit_client._sources import is_data_url
+from visionsplit.network.locations import is_data_url
 
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.sources.pictures import base64_head

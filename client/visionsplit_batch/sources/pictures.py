@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from visionsplit.images import begins_as_image
-from visionsplit_client import Limits, Timeouts
-from visionsplit_client._images import read_image
-from visionsplit_client._sources import is_data_url
+from visionsplit.network.locations import is_data_url
+from visionsplit_client import Limits, Timeouts, read_image
 
 from visionsplit_batch.storage import Storage, join, local_path, parse
 

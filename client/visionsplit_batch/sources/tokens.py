@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
+from visionsplit.wire.stored_tensors import Header
 from visionsplit_client import EncodedImage, InvalidTokensError
-from visionsplit_client._safetensors import Header
 
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Entry

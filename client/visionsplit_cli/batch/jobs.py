@@ -23,7 +23,7 @@ from visionsplit_batch.sources import Columns, open_source
 from visionsplit_batch.sources.tokens import TokenShards
 from visionsplit_batch.storage import Storage, absolute
 from visionsplit_batch.summary import input_json, input_text, left_out_text, summary_json, summary_text
-from visionsplit_client._base import DEFAULT_ENCODER
+from visionsplit_client import DEFAULT_ENCODER
 
 from visionsplit_cli import options as shared
 from visionsplit_cli import output as _output

@@ -4,10 +4,9 @@ import argparse
 import math
 
 from visionsplit.cli.command_line import at_least
-from visionsplit_batch.job import JobOptions
-from visionsplit_batch.sinks import FORMATS
-from visionsplit_batch.sources import FORMATS as SOURCES
-from visionsplit_client._base import DEFAULT_ENCODER
+from visionsplit_batch.formats import INPUT_FORMATS, OUTPUT_FORMATS
+from visionsplit_batch.parts import ROWS_PER_PART
+from visionsplit_client import DEFAULT_ENCODER
 
 from visionsplit_cli import options as shared
 from visionsplit_cli.caption import DEFAULT_PROMPT
@@ -52,7 +51,7 @@ def _add_input(parser: argparse.ArgumentParser, kind: str) -> None:
     )
     group.add_argument(
         "--format",
-        choices=[kind.format for kind in SOURCES],
+        choices=INPUT_FORMATS,
         help="The format of the input. Default: found by its name and content.",
     )
     group.add_argument(
@@ -92,10 +91,10 @@ def _add_output(parser: argparse.ArgumentParser, kind: str) -> None:
     if kind != "encode":
         group.add_argument(
             "--output-format",
-            choices=list(FORMATS),
+            choices=OUTPUT_FORMATS,
             help="The format of the output. Default: jsonl; openai for input in that format.",
         )
-    rows = _ROWS_PER_TOKENS_PART if kind == "encode" else JobOptions.rows_per_part
+    rows = _ROWS_PER_TOKENS_PART if kind == "encode" else ROWS_PER_PART
     group.add_argument(
         "--rows-per-file",
         type=at_least(1),

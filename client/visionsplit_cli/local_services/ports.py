@@ -9,7 +9,7 @@ from visionsplit.network.addresses import split_host_port
 
 
 class AddressTakenError(VisionSplitError):
-    """Somebody listens there, or the address is none of this machine's."""
+    """The address is in use, or does not belong to this machine."""
 
 
 def free_addresses(addresses: Sequence[str]) -> list[str]:
@@ -18,8 +18,8 @@ def free_addresses(addresses: Sequence[str]) -> list[str]:
     Another server there would answer our health checks, so it is looked for before ours are started.
 
     Raises:
-        ValueError: an address is no HOST:PORT.
-        AddressTakenError: one cannot be listened on.
+        ValueError: an address is not of the form HOST:PORT.
+        AddressTakenError: a server cannot listen on one of them.
     """
     with ExitStack() as probes:  # all are held until the last is found, so that none is found twice
         return [_free_address(address, probes) for address in addresses]

@@ -1,7 +1,6 @@
-"""A service as a child process: started in a group of its own, watched, and never left behind."""
+"""A service as a child process, with its own process group. It ends when this process does."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,23 +9,47 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_NAMES = {"encoder_service": "encoder service", "llm_service": "LLM service"}
 _POLL_SECONDS = 0.05
+# Asks Linux for a SIGTERM at the death of our process, however it dies (PR_SET_PDEATHSIG is 1 in linux/prctl.h), and
+# then becomes the service. A function that `subprocess` runs in the child could do the same, but not safely once this
+# process has threads, and gRPC starts some.
+_LAUNCHER = f"""
+import ctypes, os, sys
+if sys.platform.startswith("linux"):
+    ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)}, 0, 0, 0)
+    if os.getppid() != int(sys.argv[1]):  # our process died before the kernel was asked
+        sys.exit(1)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
 
 
 @dataclass
 class Service:
-    """One service. Its process group is its own, so that the terminal's Ctrl-C reaches only us, who stop in order."""
+    """One service. It has its own process group, so that the terminal's Ctrl-C reaches only this process.
 
-    name: str  # "encoder service"
-    address: str
-    command: Sequence[str]
+    This process then stops its services in order.
+    """
+
+    module: str  # "encoder_service" or "llm_service"
+    address: str  # HOST:PORT to listen on
+    options: Sequence[str]  # further options of its command line
+    stdout: int | None = None  # a file descriptor; None: ours
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return _NAMES[self.module]
+
     def start(self) -> None:
-        """Start the process. No other thread of ours may run yet: the child runs Python code before its program."""
+        # -P: a folder here with the module's name is not the service.
+        command = ["-P", "-m", self.module, "--listen", self.address, *self.options]
         self._process = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent()
+            [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=self.stdout,
+            start_new_session=True,
         )
 
     @property
@@ -63,18 +86,3 @@ def describe_exit(code: int) -> str:
         return f"signal {signal.Signals(-code).name}"
     except ValueError:
         return f"signal {-code}"
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """On Linux the kernel tells a child when its parent dies, however it dies. Elsewhere only a clean exit does."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork, where little may be done
-    parent = os.getpid()
-
-    def in_child() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the kernel was told
-            os._exit(1)
-
-    return in_child

@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import visionsplit_client
 from visionsplit.cli import command_line
 from visionsplit.cli.security_options import add_server_options, server_security_from
+from visionsplit.model.names import is_missing_folder
 from visionsplit.network.addresses import split_host_port
 from visionsplit.options.data_types import DTYPE_NAMES
 from visionsplit.security.client import ClientSecurity
 from visionsplit.security.tls import ClientTls
-from visionsplit_client._base import DEFAULT_ENCODER
+from visionsplit_client import DEFAULT_ENCODER
 
-from visionsplit_cli import options, output
+from visionsplit_cli import checkout, options, output
 from visionsplit_cli.local_services.ports import free_addresses
 from visionsplit_cli.local_services.processes import Service
 from visionsplit_cli.local_services.starting import check_alive, wait_until_healthy
@@ -47,7 +47,7 @@ def _further_options(text: str) -> list[str]:
 
 def add_parser(commands: options.Subparsers) -> None:
     parser = commands.add_parser("up", help="start both services on this machine", description=__doc__)
-    shipped = shipped_model()
+    shipped = checkout.shipped_model()
     parser.add_argument(
         "--model",
         default=shipped,
@@ -145,7 +145,6 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as files, _stop_signals() as stop:
         llm, encoder = _services(args, files.enter_context(_encoder_token()) if args.token_file else None)
         try:
-            # Before any connection: starting a child is safe only while we have no other thread.
             for service in (llm, encoder):
                 service.start()
             pause = partial(stop.wait, _WATCH_SECONDS)
@@ -167,15 +166,8 @@ def _check(args: argparse.Namespace) -> None:
     """End with a wrong usage what both services would fail of, each with its own words."""
     if args.encoder == args.llm and split_host_port(args.llm)[1] != 0:
         options.usage_error(args, f"both services cannot listen on {args.llm}")
-    if is_path(args.model) and not Path(args.model).is_dir():
+    if is_missing_folder(args.model):
         options.usage_error(args, f"there is no folder {args.model}")
-
-
-def is_path(model: str) -> bool:
-    """Whether this can be no hub id, which is a name or OWNER/NAME."""
-    parts = Path(model).parts
-    beside_a_folder = len(parts) == 2 and Path(parts[0]).is_dir()
-    return model.startswith((".", "/")) or len(parts) > 2 or beside_a_folder
 
 
 @contextmanager
@@ -211,32 +203,10 @@ def _services(args: argparse.Namespace, encoder_token: Path | None) -> tuple[Ser
         to_llm += ["--llm-token-file", str(encoder_token)]
         of_encoder = ["--token-file", str(encoder_token)]
     metrics = {name: ["--metrics", at] if args.metrics else [] for name, at in options.METRICS.items()}
-    python = [sys.executable, "-P", "-m"]  # -P: a folder here of the same name is not the service
     replicas = ["--backend", args.backend, "--replicas", str(args.replicas)]
-    llm = [
-        *python,
-        "llm_service",
-        "--listen",
-        args.llm,
-        *replicas,
-        *shared,
-        *of_encoder,
-        *metrics["llm"],
-        *args.llm_args,
-    ]
-    encoder = [
-        *python,
-        "encoder_service",
-        "--listen",
-        args.encoder,
-        "--llm",
-        args.llm,
-        *shared,
-        *to_llm,
-        *metrics["encoder"],
-        *args.encoder_args,
-    ]
-    return Service("LLM service", args.llm, llm), Service("encoder service", args.encoder, encoder)
+    llm = [*replicas, *shared, *of_encoder, *metrics["llm"], *args.llm_args]
+    encoder = ["--llm", args.llm, *shared, *to_llm, *metrics["encoder"], *args.encoder_args]
+    return Service("llm_service", args.llm, llm), Service("encoder_service", args.encoder, encoder)
 
 
 def _passed_on(args: argparse.Namespace, option: str, *, prefix: str = "") -> list[str]:
@@ -253,7 +223,7 @@ def _security(args: argparse.Namespace) -> ClientSecurity:
     if server_security_from(args).tls is None:
         return ClientSecurity()
     tls = ClientTls(args.tls_ca, args.tls_cert, args.tls_key, args.tls_server_name)
-    tls.read()  # and no more: gRPC must not run yet when the services are started
+    tls.read()
     return ClientSecurity(tls)
 
 
@@ -263,12 +233,6 @@ def _announce(args: argparse.Namespace, llm: Service, encoder: Service) -> None:
         option = "" if encoder.address == DEFAULT_ENCODER else f" --encoder {encoder.address}"
         print(f'ready; try: visionsplit ask{option} IMAGE "Describe the image."   (Ctrl-C stops both)')
     sys.stdout.flush()
-
-
-def shipped_model() -> str | None:
-    """The checkpoint beside the source code, where this runs from a checkout."""
-    folder = Path(visionsplit_client.__file__).parents[2] / "models" / "visionsplit-mini"
-    return str(folder) if (folder / "config.json").is_file() else None
 
 
 @contextmanager

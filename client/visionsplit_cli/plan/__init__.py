@@ -1,11 +1,11 @@
 """`visionsplit plan`: how many encoders a language model needs, from a short measurement of each.
 
-pictures.py    what is measured with
-services.py    services that run, or services of its own, one half after the other
-measuring.py   images per second of one half
+options.py     its options
+images.py      the images that are measured with
+services.py    the services that are measured: running ones, or some that it starts, one half after the other
+measuring.py   the images per second of one half
 sweep.py       both halves at every ratio
-shapes.py      from two rates to a group of encoders and language models, its speed and its cost
-report.py      as tables with plain words, or as JSON
-options.py     the command line
+groups.py      from the two rates to a group of encoders and language models, its speed and its cost
+report.py      the plan as text or as JSON
 command.py     the command
 """

@@ -1,16 +1,16 @@
 """Images per second of an encoder alone and of a language model alone."""
 
-import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from visionsplit.serving.async_helpers import together
 from visionsplit_client import AsyncClient, Compression, EncodedImage, Generation, Retries, Sampling
 
-from visionsplit_cli.plan.pictures import Pictures, any_number, varied
-from visionsplit_cli.plan.shapes import Rate
+from visionsplit_cli.plan.groups import Rate
+from visionsplit_cli.plan.images import InputImages, any_number, varied
 
 _T = TypeVar("_T")
 # A full service is waited for: it is to be full.
@@ -31,7 +31,7 @@ class Encoding:
     """An encoder at one ratio."""
 
     rate: Rate
-    images: tuple[EncodedImage, ...]  # one for each picture
+    images: tuple[EncodedImage, ...]  # one for each image
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class Answering:
 
 
 class EncoderMeter:
-    """Encodes pictures as fast as equal encoder services do."""
+    """Encodes images as fast as equal encoder services do."""
 
-    def __init__(self, client: AsyncClient, pictures: Pictures, effort: Effort, *, services: int = 1) -> None:
+    def __init__(self, client: AsyncClient, images: InputImages, effort: Effort, *, services: int = 1) -> None:
         self._client = client
-        self._num_pictures = len(pictures.files)
-        self._stream: Iterator[tuple[int, bytes]] = pictures.stream()
+        self._num_images = len(images.files)
+        self._stream: Iterator[tuple[int, bytes]] = images.stream()
         self._meter = _Meter(effort, services)
 
     async def check(self, compression: Compression) -> None:
-        """Encode one picture; raises what the encoder refuses."""
+        """Encode one image; raises what the encoder refuses."""
         _, content = next(self._stream)
         await self._client.encode(content, compression)
 
@@ -63,7 +63,7 @@ class EncoderMeter:
             index, content = next(self._stream)
             return index, await self._client.encode(content, compression)
 
-        rate, encoded = await self._meter.rate(encode, turn=self._num_pictures)
+        rate, encoded = await self._meter.rate(encode, turn=self._num_images)
         return Encoding(rate, tuple(image for _, image in sorted(dict(encoded).items())))
 
 
@@ -111,7 +111,7 @@ class _Meter:
         only ends counted, work that was begun before would count as done in no time.
 
         Args:
-            turn: calls until the same pictures come again. Whole turns are made, however long they take: each picture
+            turn: calls until the same images come again. Whole turns are made, however long they take: each image
                 then counts as often as any other.
         """
         await self._fill(call)
@@ -125,7 +125,7 @@ class _Meter:
                 begun += 1
                 given.append(await call())
 
-        await _together(caller, self._in_flight)
+        await together(caller() for _ in range(self._in_flight))
         seconds = time.monotonic() - started
         busy = (time.process_time() - computed) / seconds
         return Rate(len(given), seconds, self._services, self._in_flight, busy), given
@@ -137,21 +137,7 @@ class _Meter:
         """
         while True:
             started = time.monotonic()
-            await _together(call, self._in_flight)
+            await together(call() for _ in range(self._in_flight))
             if self._in_flight == self._most or 2 * (time.monotonic() - started) > self._seconds:
                 return
             self._in_flight = min(2 * self._in_flight, self._most)
-
-
-async def _together(call: Callable[[], Awaitable[Any]], number: int) -> None:
-    """So many at once, to the end of the last one. The first error ends all of them, and is raised as it is."""
-
-    async def one() -> None:
-        await call()
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(number):
-                group.create_task(one())
-    except ExceptionGroup as errors:  # they fail alike
-        raise errors.exceptions[0] from errors

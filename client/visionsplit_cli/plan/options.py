@@ -8,16 +8,13 @@ from visionsplit.options.compression import DEFAULT_METHOD
 
 from visionsplit_cli import options as shared
 from visionsplit_cli.caption import DEFAULT_PROMPT
-from visionsplit_cli.plan.pictures import MOST_ROWS
+from visionsplit_cli.plan.images import MOST_ROWS
 
 _RATIOS = (1.0, 0.5, 0.25, 0.1)
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """The command line."""
-    parser = shared.OneLineParser(
-        prog="visionsplit plan", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument(
         "inputs",
         nargs="*",
@@ -38,7 +35,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("-q", "--quiet", action="store_true", help="Print the result only.")
     shared.add_json(parser)
     parser.set_defaults(parser=parser)
-    return parser
 
 
 def _add_services(parser: argparse.ArgumentParser) -> None:

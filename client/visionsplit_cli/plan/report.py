@@ -16,7 +16,7 @@ from visionsplit_client import Compression
 
 from visionsplit_cli import report
 from visionsplit_cli.caption import DEFAULT_PROMPT
-from visionsplit_cli.plan.shapes import Prices, Rate, RatioPlan
+from visionsplit_cli.plan.groups import Prices, Rate, RatioPlan
 from visionsplit_cli.plan.sweep import percent
 
 _WIDTH = 110
@@ -34,7 +34,7 @@ class Setting:
     encoder_device: str  # as the service names it
     llm_device: str
     machine: str | None  # this one, where the services were started here, one after the other
-    pictures: str
+    images: str
     prompt: str
     max_new_tokens: int | None  # None: the LLM service's default
     seconds: float  # for each rate
@@ -111,7 +111,7 @@ def _setting(setting: Setting) -> str:
     length = "" if setting.max_new_tokens is None else f", at most {setting.max_new_tokens} new tokens"
     return (
         f"{setting.model} on {' and '.join(kinds)}: {where}\n"
-        f'{setting.pictures}, "{setting.prompt}"{length}, {setting.seconds:g} s for each rate'
+        f'{setting.images}, "{setting.prompt}"{length}, {setting.seconds:g} s for each rate'
     )
 
 

@@ -1,14 +1,10 @@
-"""Where the halves are: services that run, or services of this command's own.
+"""The services that are measured: running ones, or some that this command starts.
 
-Of its own each half runs alone, with the whole machine, and ends before the next begins.
+It starts one half at a time, which has the whole machine, and stops it before it starts the other.
 """
 
 import asyncio
 import gc
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,23 +19,13 @@ from visionsplit_client import ClientSecurity, Retries, UnavailableError
 from visionsplit_cli.local_services.ports import free_addresses
 from visionsplit_cli.local_services.processes import Service
 from visionsplit_cli.local_services.starting import wait_until_healthy
-from visionsplit_cli.plan.sweep import Wanted
+from visionsplit_cli.plan.sweep import SweepRequest
 
 _PLAIN = ClientSecurity()
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.2
 _CLOSING_SECONDS = 0.2
 _STDERR = 2
-# Becomes the service once Linux was told that it must end with us. It runs after the new program has begun, so that our
-# own threads, which gRPC has started by now, do not matter.
-_LAUNCHER = f"""
-import ctypes, os, sys
-if sys.platform.startswith("linux"):
-    ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)}, 0, 0, 0)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
 
 
 @dataclass(frozen=True)
@@ -50,9 +36,9 @@ class RunningServices:
     llm_address: str
     security: ClientSecurity = _PLAIN
 
-    def check(self, wanted: Wanted) -> None:
+    def check(self, request: SweepRequest) -> None:
         """See `Services`: that all answer, and belong together. What they refuse shows when they are asked."""
-        work = Work("caption", prompts=(wanted.prompt,))
+        work = Work("caption", prompts=(request.prompt,))
         asyncio.run(identify(work, self.encoder_addresses, self.llm_address, security=self.security, retries=Retries()))
 
     @contextmanager
@@ -70,27 +56,27 @@ class OwnServices:
 
     model: str  # checkpoint of both
     start_timeout: float  # seconds until one must serve
-    note: Callable[[str], None]  # told of each start
+    note: Callable[[str], None]  # called with a line at each start
     encoder_options: tuple[str, ...] = ()  # further ones, as on their command lines
     llm_options: tuple[str, ...] = ()
     security: ClientSecurity = _PLAIN
 
-    def check(self, wanted: Wanted) -> None:
+    def check(self, request: SweepRequest) -> None:
         """See `Services`: that they are installed, and know the method and its ratios."""
         for package in ("encoder_service", "llm_service", "torch"):
             if find_spec(package) is None:
-                raise UnavailableError(f"services of its own need visionsplit[encoder,llm]: there is no {package}")
-        if wanted.compression == Compression():
+                raise UnavailableError(f"starting services needs visionsplit[encoder,llm]: {package} is not installed")
+        if request.compression == Compression():
             return  # nothing to be wrong; others cost the seconds that PyTorch takes to be imported
         from encoder_service.compression import compose
 
-        for ratio in wanted.ratios:
-            compose(wanted.compression_at(ratio))
+        for ratio in request.ratios:
+            compose(request.compression_at(ratio))
 
     @contextmanager
     def encoders(self) -> Iterator[Sequence[str]]:
         self.note("starting the encoder service")
-        # No picture comes twice, so a cache would only fill.
+        # No image comes twice, so a cache would only fill.
         options = ("--cache-bytes", "0", *self.encoder_options)
         with _running("encoder_service", self.model, options, self.start_timeout) as address:
             yield (address,)
@@ -102,15 +88,6 @@ class OwnServices:
             yield address
 
 
-@dataclass
-class _LaterService(Service):
-    """A service that may be started while other threads run. What it prints is not our result."""
-
-    def start(self) -> None:
-        command = [sys.executable, "-P", "-c", _LAUNCHER, str(os.getpid()), *self.command]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=_STDERR, start_new_session=True)
-
-
 @contextmanager
 def _running(module: str, model: str, options: Sequence[str], start_timeout: float) -> Iterator[str]:
     """The address of a service that serves until the end of the block.
@@ -119,10 +96,8 @@ def _running(module: str, model: str, options: Sequence[str], start_timeout: flo
         UnavailableError: it does not start.
     """
     (address,) = free_addresses(["127.0.0.1:0"])
-    name = {"encoder_service": "encoder service", "llm_service": "LLM service"}[module]
-    # -P: a folder here of the same name is not the service.
-    arguments = ["-P", "-m", module, "--listen", address, "--model", model, "--log-level", "WARNING", *options]
-    service = _LaterService(name, address, arguments)
+    arguments = ["--model", model, "--log-level", "WARNING", *options]
+    service = Service(module, address, arguments, stdout=_STDERR)  # what it prints is not our result
     try:
         service.start()
         wait_until_healthy([service], timeout=start_timeout, pause=_pause, security=_PLAIN)

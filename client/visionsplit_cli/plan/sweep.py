@@ -8,14 +8,14 @@ from typing import Protocol
 
 from visionsplit_client import AsyncClient, ClientSecurity, Compression, EncoderInfo, LlmInfo, Sampling
 
+from visionsplit_cli.plan.groups import Prices, RatioPlan, group_for
+from visionsplit_cli.plan.images import InputImages
 from visionsplit_cli.plan.measuring import RETRIES, Answering, Effort, EncoderMeter, Encoding, LlmMeter
-from visionsplit_cli.plan.pictures import Pictures
-from visionsplit_cli.plan.shapes import Prices, RatioPlan, group_for
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to be measured."""
+class SweepRequest:
+    """What to measure."""
 
     ratios: tuple[float, ...]  # the largest first
     compression: Compression  # at ratios below 1, without the ratio
@@ -25,7 +25,7 @@ class Wanted:
     timeout: float  # seconds, of a call
 
     def compression_at(self, ratio: float) -> Compression:
-        """What is asked for at a ratio; at 1 there is nothing to choose, so no method is measured."""
+        """The compression at a ratio. Ratio 1 keeps everything, so no method is measured."""
         return Compression.none() if ratio == 1 else replace(self.compression, retention_ratio=ratio)
 
 
@@ -35,7 +35,7 @@ class Services(Protocol):
     @property
     def security(self) -> ClientSecurity: ...
 
-    def check(self, wanted: Wanted) -> None:
+    def check(self, request: SweepRequest) -> None:
         """Raises VisionSplitError for what can be known to fail before anything is measured."""
 
     def encoders(self) -> AbstractContextManager[Sequence[str]]:
@@ -46,38 +46,40 @@ class Services(Protocol):
 
 
 @dataclass(frozen=True)
-class Swept:
-    """What was found."""
+class SweepResult:
+    """The plan for each ratio, and the services that were measured."""
 
     plans: list[RatioPlan]  # in the order of the ratios
     encoder: EncoderInfo
     llm: LlmInfo
 
 
-def sweep(services: Services, wanted: Wanted, pictures: Pictures, prices: Prices, note: Callable[[str], None]) -> Swept:
+def sweep(
+    services: Services, request: SweepRequest, images: InputImages, prices: Prices, note: Callable[[str], None]
+) -> SweepResult:
     """Both halves at every ratio: the encoder first, whose tokens the language model is then asked about.
 
     Args:
         prices: by which groups are put together.
-        note: told of each step.
+        note: called with a line at each step.
 
     Raises:
         VisionSplitError: a service does not start, cannot be reached, or refuses.
     """
-    services.check(wanted)
+    services.check(request)
     with services.encoders() as addresses:
-        encoded, encoder = asyncio.run(_encode(addresses, services.security, wanted, pictures, note))
+        encoded, encoder = asyncio.run(_encode(addresses, services.security, request, images, note))
     with services.llm() as address:
-        answered, llm = asyncio.run(_answer(address, services.security, wanted, encoded, note))
-    return Swept(
-        [_plan(wanted, ratio, encoded[ratio], answered[ratio], prices) for ratio in wanted.ratios], encoder, llm
+        answered, llm = asyncio.run(_answer(address, services.security, request, encoded, note))
+    return SweepResult(
+        [_plan(request, ratio, encoded[ratio], answered[ratio], prices) for ratio in request.ratios], encoder, llm
     )
 
 
-def _plan(wanted: Wanted, ratio: float, encoding: Encoding, answering: Answering, prices: Prices) -> RatioPlan:
+def _plan(request: SweepRequest, ratio: float, encoding: Encoding, answering: Answering, prices: Prices) -> RatioPlan:
     return RatioPlan(
         ratio,
-        wanted.compression_at(ratio).method,
+        request.compression_at(ratio).method,
         encoding.rate,
         answering.rate,
         answering.vision_tokens,
@@ -90,33 +92,33 @@ def _plan(wanted: Wanted, ratio: float, encoding: Encoding, answering: Answering
 async def _encode(
     addresses: Sequence[str],
     security: ClientSecurity,
-    wanted: Wanted,
-    pictures: Pictures,
+    request: SweepRequest,
+    images: InputImages,
     note: Callable[[str], None],
 ) -> tuple[dict[float, Encoding], EncoderInfo]:
-    async with AsyncClient(addresses, retries=RETRIES, timeout=wanted.timeout, security=security) as client:
-        meter = EncoderMeter(client, pictures, wanted.effort, services=len(addresses))
-        for ratio in wanted.ratios:
-            await meter.check(wanted.compression_at(ratio))  # a wrong last one would be found late
+    async with AsyncClient(addresses, retries=RETRIES, timeout=request.timeout, security=security) as client:
+        meter = EncoderMeter(client, images, request.effort, services=len(addresses))
+        for ratio in request.ratios:
+            await meter.check(request.compression_at(ratio))  # a wrong last one would be found late
         found = {}
-        for ratio in wanted.ratios:
+        for ratio in request.ratios:
             note(f"measuring the encoder with {percent(ratio)} of the tokens")
-            found[ratio] = await meter.measure(wanted.compression_at(ratio))
+            found[ratio] = await meter.measure(request.compression_at(ratio))
         return found, await client.encoder_info()
 
 
 async def _answer(
     address: str,
     security: ClientSecurity,
-    wanted: Wanted,
+    request: SweepRequest,
     encoded: dict[float, Encoding],
     note: Callable[[str], None],
 ) -> tuple[dict[float, Answering], LlmInfo]:
-    async with AsyncClient(llm=address, retries=RETRIES, timeout=wanted.timeout, security=security) as client:
+    async with AsyncClient(llm=address, retries=RETRIES, timeout=request.timeout, security=security) as client:
         info = await client.llm_info()
-        meter = LlmMeter(client, wanted.prompt, wanted.sampling, wanted.effort, replicas=max(info.replicas, 1))
+        meter = LlmMeter(client, request.prompt, request.sampling, request.effort, replicas=max(info.replicas, 1))
         found = {}
-        for ratio in wanted.ratios:
+        for ratio in request.ratios:
             note(f"measuring the language model with {percent(ratio)} of the tokens")
             found[ratio] = await meter.measure(encoded[ratio].images)
         return found, info

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """0; 1 where a service does not answer the first time."""
     first = _look(args)
     if first.failures:
-        raise UnavailableError("; ".join(first.failures.values()))
+        raise UnavailableError("; ".join(dict.fromkeys(first.failures.values())))
     if args.once:
         _show(args, {name: _since_start(samples) for name, samples in first.services.items() if samples}, {})
         return 0

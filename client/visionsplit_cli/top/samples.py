@@ -4,10 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from prometheus_client.parser import text_string_to_metric_families
 from visionsplit.errors import UnavailableError
-from visionsplit_client._web import get
-from visionsplit_client._web_connections import WebError
+from visionsplit.network.web import fetch
+from visionsplit.network.web_connections import WebError
 
 _TIMEOUT_SECONDS = 5.0
 _MAX_PAGE_BYTES = 16 * 1024 * 1024
@@ -60,7 +59,7 @@ class Samples:
         return below
 
     def since(self, earlier: "Samples") -> "Samples":
-        """What has been added since; gauges stay as they are. A service that has started anew counts from zero."""
+        """What has been added since; gauges stay as they are. A service that was restarted counts from zero."""
         restarted = self.total("start_time_seconds") != earlier.total("start_time_seconds")
         if restarted:
             return self
@@ -79,10 +78,14 @@ def read_samples(address: str, service: str) -> Samples:
         service: "encoder" or "llm", whose metrics they must be.
 
     Raises:
-        UnavailableError: nobody answers there, or with something else.
+        UnavailableError: there is no answer, the answer is something else, or the package that reads it is missing.
     """
     try:
-        page = get(f"http://{address}/metrics", max_bytes=_MAX_PAGE_BYTES, timeout=_TIMEOUT_SECONDS)
+        from prometheus_client.parser import text_string_to_metric_families
+    except ImportError as error:
+        raise UnavailableError(f"`visionsplit top` needs visionsplit[cli]: {error}") from None
+    try:
+        page = fetch(f"http://{address}/metrics", max_bytes=_MAX_PAGE_BYTES, timeout=_TIMEOUT_SECONDS)
         families = list(text_string_to_metric_families(page.data.decode()))
     except WebError as error:
         raise UnavailableError(

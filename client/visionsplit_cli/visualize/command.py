@@ -11,15 +11,13 @@ from pathlib import Path
 from PIL import Image
 from visionsplit.cli.command_line import at_least, shares
 from visionsplit.images import UNLIMITED, decode_image
+from visionsplit.network.locations import is_url
 from visionsplit.options.compression import DEFAULT_RATIO, KEEP_ALL
 from visionsplit.options.conditions import METHOD_FORM
 from visionsplit.visible import counted, visible
-from visionsplit_client import Client, Compression, Sampling
-from visionsplit_client._images import read_image
-from visionsplit_client._settings import DEFAULT_LIMITS, DEFAULT_TIMEOUTS
-from visionsplit_client._sources import is_url
+from visionsplit_client import Client, Compression, Sampling, read_image
 
-from visionsplit_cli import given, options
+from visionsplit_cli import image_arguments, options
 from visionsplit_cli.conditions import parse_condition
 from visionsplit_cli.visualize.drawing import COMPACT, LARGE, Header, draw_panels
 from visionsplit_cli.visualize.panels import Shown, encode_all, summary_table
@@ -31,7 +29,7 @@ _ANSWER_TOKENS = 64  # at most; a panel has no room for more
 
 def add_parser(commands: options.Subparsers) -> None:
     parser = commands.add_parser("visualize", help="draw the kept vision tokens", description=__doc__)
-    parser.add_argument("image", metavar="IMAGE", help=given.IMAGE_HELP)
+    parser.add_argument("image", metavar="IMAGE", help=image_arguments.IMAGE_HELP)
     parser.add_argument(
         "-o",
         "--output",
@@ -90,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
     if args.ask is not None and not args.ask.strip():
         options.usage_error(args, "--ask is empty; it takes a question about the image")
     series = _comparisons(args) if args.compare else [_one_method(args)]
-    given.check_images(args, [args.image])
-    data = read_image(given.source_of(args.image), limits=DEFAULT_LIMITS, timeouts=DEFAULT_TIMEOUTS)
+    image_arguments.check_images(args, [args.image])
+    data = read_image(image_arguments.source_of(args.image))
     shown: list[Shown] = []
     with options.client_from(args) as client:
         for compressions in series:
@@ -117,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _name(image: str) -> str:
     """What the picture calls the image: a file by its name alone."""
-    return given.shown(image) if is_url(image) or image == given.STDIN else Path(image).name
+    return image_arguments.shown(image) if is_url(image) or image == image_arguments.STDIN else Path(image).name
 
 
 def _answered(client: Client, shown: Shown, question: str) -> Shown:

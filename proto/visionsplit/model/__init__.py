@@ -1,1 +1,1 @@
-"""Checkpoints in Hugging Face's format. The only folder of this package that imports PyTorch."""
+"""Checkpoints in Hugging Face's format. No other folder of this package imports PyTorch; `names` does not either."""

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
 from visionsplit.errors import VisionSplitError
+from visionsplit.model.names import is_path
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -155,7 +156,7 @@ class StoredModel:
             return f"checkpoint {self.name!r} has no file {name}"
         if self.source and folder.exists():
             return f"{self.name!r} is a file; a checkpoint is a folder or a hub id"
-        if _is_path(self.source):
+        if is_path(self.source):
             return f"there is no folder {self.name!r}"
         return f"there is no folder {self.name!r}, and no such checkpoint on the hub or the hub cannot be reached"
 
@@ -198,15 +199,10 @@ class StoredModel:
         return CheckpointError(f"{name} of checkpoint {self.name!r} is damaged or incomplete")
 
 
-def _is_path(source: str) -> bool:
-    """Whether a checkpoint's name can only be a path: a hub id has one slash at most and begins with a word."""
-    return source.count("/") > 1 or source.startswith(("/", ".", "~"))
-
-
 def _name_of(source: str) -> str:
     """What a checkpoint is called in logs and errors: its folder without the way there, or its hub id."""
     path = Path(source)
-    return path.resolve().name if source and (path.exists() or _is_path(source)) else source
+    return path.resolve().name if source and (path.exists() or is_path(source)) else source
 
 
 def one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Checks addresses before gRPC sees them: it takes port 99999 for 34463, and a slip of the pen for a host's name."""
+"""Checks addresses before gRPC sees them, which wraps port 99999 to 34463 and takes a typo for a host name."""
 
 import ipaddress
 import re
@@ -30,7 +30,7 @@ def split_host_port(address: str) -> tuple[str, int]:
     """The host, without the brackets of an IPv6 address, and the port, 0 to 65535.
 
     Raises:
-        ValueError: the address is no HOST:PORT and no [IPV6]:PORT.
+        ValueError: the address is neither HOST:PORT nor [IPV6]:PORT.
     """
     host, _, port = address.rpartition(":")
     if not _PORT.fullmatch(port) or int(port) > _MAX_PORT:
@@ -93,4 +93,4 @@ def _without_scheme(address: str) -> str:
 
 def _wrong(address: str, reason: str = "") -> ValueError:
     detail = f" ({reason})" if reason else ""
-    return ValueError(f"{address!r} is no address of the form HOST:PORT{detail}")
+    return ValueError(f"{address!r} is not an address of the form HOST:PORT{detail}")

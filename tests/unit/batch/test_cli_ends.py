@@ -8,7 +8,7 @@ import pytest
 import ray
 from visionsplit.errors import UnavailableError
 from visionsplit_batch.errors import TooManyFailuresError
-from visionsplit_cli import batch
+from visionsplit_cli import main
 from visionsplit_cli.batch import jobs
 
 from llm_service.backends.ray_cluster import connect
@@ -38,7 +38,7 @@ def test_the_last_event_says_why_a_job_ended(
             raise reason
 
     monkeypatch.setattr(jobs, "run", end)
-    assert batch.main(["caption", str(tmp_path), "-o", str(tmp_path / "out"), "--json"]) == code
+    assert main(["batch", "caption", str(tmp_path), "-o", str(tmp_path / "out"), "--json"]) == code
     event = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (event["event"], event["error"]) == ("error", name)
     assert event["message"]

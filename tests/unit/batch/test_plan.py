@@ -11,8 +11,8 @@ from visionsplit.images import ImageLimits, decode_image
 from visionsplit.options.data_types import DATA_TYPES
 from visionsplit_batch.errors import InputError
 from visionsplit_cli import main
+from visionsplit_cli.plan.images import MOST_ROWS, open_images, varied
 from visionsplit_cli.plan.measuring import Effort, EncoderMeter, LlmMeter
-from visionsplit_cli.plan.pictures import MOST_ROWS, open_pictures, varied
 from visionsplit_client import Compression, InvalidCompressionError, Sampling
 
 from encoder_service.config import CacheLimits
@@ -31,7 +31,7 @@ def picture(tmp_path: Path) -> Path:
 
 def test_pictures_come_in_turn_and_never_in_the_same_file_twice(picture):
     noise_image(56, 112).save(picture.parent / "tall.png")
-    pictures = open_pictures([str(picture.parent)])
+    pictures = open_images([str(picture.parent)])
     contents = [*islice(pictures.stream(), 6), *islice(pictures.stream(), 6)]
     assert [index for index, _ in contents] == [0, 1, 0, 1, 0, 1] * 2
     assert len({content for _, content in contents}) == 12
@@ -45,7 +45,7 @@ def test_a_picture_in_another_file_is_still_the_picture(tmp_path, form):
     image.save(buffer, format=form)
     path = tmp_path / f"picture.{form.lower()}"
     path.write_bytes(buffer.getvalue())
-    (_, other), *_ = islice(open_pictures([str(path)]).stream(), 1)
+    (_, other), *_ = islice(open_images([str(path)]).stream(), 1)
     limits = ImageLimits()
     assert decode_image(other, limits).tobytes() == decode_image(buffer.getvalue(), limits).tobytes()
 
@@ -54,21 +54,21 @@ def test_the_first_pictures_of_an_input_that_can_be_read_are_taken(picture):
     for number in range(2 * MOST_ROWS):
         Image.new("RGB", (8, 8)).save(picture.parent / f"{number:03}.png")
     (picture.parent / "000.png").write_bytes(b"")
-    assert len(open_pictures([str(picture.parent)]).files) == MOST_ROWS - 1
+    assert len(open_images([str(picture.parent)]).files) == MOST_ROWS - 1
     rows = [json.dumps({"image": "000.png"}), json.dumps({"image": "nowhere.png"})]
     (picture.parent / "rows.jsonl").write_text("\n".join(rows))
-    with pytest.raises(InputError, match=r"none of the first rows of .* has a picture that can be read"):
-        open_pictures([str(picture.parent / "rows.jsonl")])
+    with pytest.raises(InputError, match=r"none of the first rows of .* has an image that can be read"):
+        open_images([str(picture.parent / "rows.jsonl")])
 
 
 def test_without_pictures_there_are_some():
-    assert open_pictures([]).files
+    assert open_images([]).files
 
 
 async def test_no_cache_answers(random_checkpoints, picture):
     """Neither the encoder's, which serves smaller ratios from larger ones, nor the language model's of prompts."""
     async with running_system(random_checkpoints["llama"], encoder={"cache": CacheLimits(2**20)}) as system:
-        pictures = open_pictures([str(picture)])
+        pictures = open_images([str(picture)])
         encoders = EncoderMeter(system.client, pictures, BRIEF)
         llms = LlmMeter(system.client, "What?", Sampling(max_new_tokens=4), BRIEF)
         for compression in (Compression.none(), Compression("globalcom2", 0.5), Compression("globalcom2", 0.25)):
@@ -88,7 +88,7 @@ async def test_each_picture_counts_as_often_as_any_other(random_checkpoints, pic
     noise_image(56, 112).save(picture.parent / "tall.png")
     noise_image(56, 56).save(picture.parent / "small.png")
     async with running_system(random_checkpoints["llama"]) as system:
-        encoders = EncoderMeter(system.client, open_pictures([str(picture.parent)]), BRIEF)
+        encoders = EncoderMeter(system.client, open_images([str(picture.parent)]), BRIEF)
         encoding = await encoders.measure(Compression.none())
         llms = LlmMeter(system.client, "What?", Sampling(max_new_tokens=2), BRIEF)
         answering = await llms.measure(encoding.images)
@@ -101,7 +101,7 @@ async def test_each_picture_counts_as_often_as_any_other(random_checkpoints, pic
 
 async def test_what_an_encoder_refuses_is_raised_as_it_is(random_checkpoints, picture):
     async with running_system(random_checkpoints["llama"]) as system:
-        encoders = EncoderMeter(system.client, open_pictures([str(picture)]), BRIEF)
+        encoders = EncoderMeter(system.client, open_images([str(picture)]), BRIEF)
         with pytest.raises(InvalidCompressionError):
             await encoders.check(Compression("nothing-like-it", 0.5))
         with pytest.raises(InvalidCompressionError):
@@ -123,7 +123,7 @@ async def test_varied_tokens_are_still_the_image(random_checkpoints, picture):
     ("options", "message"),
     [
         (["--encoder", "127.0.0.1:1"], "--encoder and --llm go together"),
-        (["--encoder", "a:1", "--llm", "a:2", "--model", "m"], "are for services of its own"),
+        (["--encoder", "a:1", "--llm", "a:2", "--model", "m"], "are for services that this command starts"),
         (["--encoder", "a", "--llm", "a:2"], "a"),
         (["--model", "./nowhere"], "there is no folder ./nowhere"),
         (["--ratios", "1,2"], "--ratios: 2 is not above 0 and at most 1; for 2 percent write 0.02"),

@@ -1,5 +1,6 @@
 """Stored vision tokens: written by a job, read by the safetensors library and by another job."""
 
+import io
 import json
 import pickle
 import shutil
@@ -7,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors import safe_open
+from visionsplit.wire.stored_tensors import write_tensors
 from visionsplit_batch.errors import InputError, OutputError
 from visionsplit_batch.records import TokenRecord
 from visionsplit_batch.rows import Content, Entry, Failure
@@ -14,8 +16,8 @@ from visionsplit_batch.sinks import TokensSink
 from visionsplit_batch.sources.tokens import TokenShards
 from visionsplit_batch.storage import Storage
 from visionsplit_client import EncodedImage, InvalidTokensError
-from visionsplit_client._safetensors import encode_header, read_file, write_file
 
+from tests.token_files import read_file, write_file
 from tests.unit.batch.outcomes import LABELS, encoded, encoded_image, same_tokens
 
 DATA_TYPES = ("float32", "float16", "bfloat16", "int8")
@@ -210,7 +212,8 @@ class TestBytesOfOneImage:
         assert same_tokens(EncodedImage.from_bytes(image.to_bytes()), image)
 
     def test_broken_ones_are_refused(self):
-        content = encoded_image().to_bytes()
-        for broken in (b"", content[:-1], content + b"\0", encode_header({}, {})):
+        content, empty = encoded_image().to_bytes(), io.BytesIO()
+        write_tensors(empty, {}, {})
+        for broken in (b"", content[:-1], content + b"\0", empty.getvalue()):
             with pytest.raises(InvalidTokensError, match="the content"):
                 EncodedImage.from_bytes(broken)

@@ -14,8 +14,7 @@ from benchmarks.efficiency.flops import (
     flop_counter,
 )
 from benchmarks.efficiency.operations import choices, entering_tokens
-from benchmarks.efficiency.shapes import llava_next
-from benchmarks.selection_cost import CLIP_L
+from benchmarks.shapes import CLIP_L, llava_next
 
 pytestmark = pytest.mark.unit
 

@@ -8,8 +8,8 @@ import pytest
 from safetensors import safe_open
 from visionsplit import errors
 from visionsplit_client import Compression, Encoded, EncodedImage, EncodeStarted, Pruning, TokensArrived
-from visionsplit_client._safetensors import read_file, write_file
 
+from tests.token_files import read_file, write_file
 from tests.unit.client.fakes import FORMAT, GRID, WORDS
 
 DATA_TYPES = ("float32", "float16", "bfloat16", "int8")

@@ -21,6 +21,7 @@ PUBLIC = {
     *("VisionTokens", "TokenTensor", "TileGrid", "Region"),
     *("EncoderInfo", "LlmInfo", "NamedChoice", "VisionFormat", "Health", "HealthStatus"),
     *("ClientSecurity", "ClientTls", "BearerToken", "CredentialsError"),
+    *("read_image", "DEFAULT_ENCODER"),
     *("ImageFetchError", "UnreachableError", *errors.__all__),
 }
 

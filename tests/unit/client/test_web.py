@@ -8,9 +8,8 @@ import zlib
 
 import pytest
 from visionsplit.errors import InvalidImageError
-from visionsplit_client import ImageFetchError, Limits, Timeouts
-from visionsplit_client._images import read_image
-from visionsplit_client._web_connections import is_public
+from visionsplit.network.web_connections import is_public
+from visionsplit_client import ImageFetchError, Limits, Timeouts, read_image
 
 from tests.certificates import Authority
 from tests.proxies import VARIABLES, running_proxy
@@ -326,7 +325,7 @@ def test_addresses_of_the_internet_are_public(address):
 @pytest.fixture
 def public(web, names, monkeypatch):
     """The test's web server as a public host."""
-    monkeypatch.setattr("visionsplit_client._web_connections.is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr("visionsplit.network.web_connections.is_public", lambda address: address == "127.0.0.1")
     names["images.example"] = [["127.0.0.1"]]
     return web.url.replace("127.0.0.1", "images.example")
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from visionsplit_cli.plan import report
-from visionsplit_cli.plan.shapes import Group, Prices, Rate, RatioPlan, group_for
+from visionsplit_cli.plan.groups import Group, Prices, Rate, RatioPlan, group_for
 
 SETTING = report.Setting("model", "cuda:0", "cuda", "a machine", "2 pictures", "What?", None, 5.0)
 

@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import unquote, urljoin
 
 import urllib3
-import visionsplit
 from urllib3.exceptions import (
     HTTPError,
     InvalidChunkLength,
@@ -17,9 +16,10 @@ from urllib3.exceptions import (
     ProxySchemeUnknown,
 )
 from urllib3.util import Timeout, Url, parse_url
-from visionsplit.network.proxies import Proxy, web_proxy
 
-from visionsplit_client._web_connections import Deadline, WebError
+import visionsplit
+from visionsplit.network.proxies import Proxy, web_proxy
+from visionsplit.network.web_connections import Deadline, WebError
 
 _READ_BYTES = 1 << 16
 _MAX_REDIRECTS = 10
@@ -48,7 +48,7 @@ class Page:
     content_type: str  # in lower case, without parameters; empty if the server did not say
 
 
-def get(url: str, *, max_bytes: int, timeout: float | None, private_addresses: bool = True) -> Page:
+def fetch(url: str, *, max_bytes: int, timeout: float | None, private_addresses: bool = True) -> Page:
     """Fetch a URL and undo its Content-Encoding. Redirects to http and https are followed.
 
     Args:

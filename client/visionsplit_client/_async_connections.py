@@ -1,4 +1,4 @@
-"""The same as `_connected` for an event loop."""
+"""The same as `_connections` for an event loop."""
 
 # ruff: noqa: ASYNC109 - the timeout is a deadline that travels with the call, which asyncio.timeout cannot do
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from urllib3.exceptions import HTTPError
+
 from visionsplit.network.addresses import is_this_machine
 
 _LONGEST_WAIT = 1e6  # seconds; neither sockets nor threads take any number

@@ -1,20 +1,22 @@
 """Reads and writes the safetensors file format: a length, a JSON header, then the tensors' bytes.
 
-The safetensors library needs a framework to hold a bfloat16 tensor; here tensors stay bytes, as they are on the wire.
-https://huggingface.co/docs/safetensors describes the format.
+Tensors stay bytes, as they are on the wire. Files of many tensors are written as a stream and read in ranges of bytes,
+for which the safetensors library has no functions. https://huggingface.co/docs/safetensors describes the format.
 """
 
 import io
 import json
 import math
+import shutil
 import struct
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, Self
 
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MEMORY_BYTES = 1 << 26
 _METADATA = "__metadata__"
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "I32": 4}
 
@@ -52,7 +54,7 @@ class Header:
 
         Raises:
             OSError: the file cannot be read.
-            ValueError, TypeError, KeyError: it is no safetensors file, is cut short, or has a type that vision tokens
+            ValueError, TypeError, KeyError: the file has another format, is cut short, or has a type that vision tokens
                 never have.
         """
         size = file.seek(0, io.SEEK_END)
@@ -68,10 +70,10 @@ class Header:
         except RecursionError:
             raise ValueError("the header is nested too deeply") from None
         if not isinstance(header, dict):
-            raise ValueError("the header is no JSON object")
+            raise ValueError("the header is not a JSON object")
         metadata = header.pop(_METADATA, {})
         if not isinstance(metadata, dict):
-            raise ValueError("the metadata is no JSON object")
+            raise ValueError("the metadata is not a JSON object")
         places = {name: _place(name, entry, size - start) for name, entry in header.items()}
         _check_places(places.values(), size - start)
         return cls(places, metadata, start)
@@ -89,55 +91,63 @@ class Header:
         return StoredTensor(place.dtype, place.shape, _read_exactly(file, place.end - place.begin))
 
 
-def encode_header(places: Mapping[str, TensorPlace], metadata: Mapping[str, str]) -> bytes:
-    """The bytes in front of the tensors. Those must follow each other without gaps, in the order of `places`.
+class TensorWriter:
+    """Writes a file whose tensors come one after the other. Use it as a context manager.
 
-    Raises:
-        ValueError: the header is larger than the format allows.
+    A file begins with a header that says where all tensors are, so they wait for the last one: in memory, and in a
+    temporary file beyond 64 MiB.
     """
-    header: dict[str, Any] = {_METADATA: dict(metadata)}
-    for name, place in places.items():
-        header[name] = {
-            "dtype": place.dtype,
-            "shape": list(place.shape),
-            "data_offsets": [place.begin, place.end],
-        }
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    if len(encoded) > _MAX_HEADER_BYTES:
-        raise ValueError(f"the header has {len(encoded)} bytes; safetensors allows {_MAX_HEADER_BYTES}")
-    return _LENGTH.pack(len(encoded)) + encoded
+
+    def __init__(self) -> None:
+        self._waiting = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115 - __exit__ closes it
+        self._places: dict[str, TensorPlace] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.close()
+
+    def add(self, name: str, tensor: StoredTensor) -> None:
+        begin = self._waiting.tell()
+        self._waiting.write(tensor.data)
+        self._places[name] = TensorPlace(tensor.dtype, tensor.shape, begin, self._waiting.tell())
+
+    def finish(self, file: IO[bytes], metadata: Mapping[str, str]) -> None:
+        """Write the header and the tensors that were added.
+
+        Raises:
+            OSError: the file cannot be written.
+            ValueError: the header is larger than the format allows.
+        """
+        header: dict[str, Any] = {_METADATA: dict(metadata)}
+        for name, place in self._places.items():
+            header[name] = {
+                "dtype": place.dtype,
+                "shape": list(place.shape),
+                "data_offsets": [place.begin, place.end],
+            }
+        encoded = json.dumps(header, separators=(",", ":")).encode()
+        encoded += b" " * (-len(encoded) % 8)
+        if len(encoded) > _MAX_HEADER_BYTES:
+            raise ValueError(f"the header has {len(encoded)} bytes; safetensors allows {_MAX_HEADER_BYTES}")
+        file.write(_LENGTH.pack(len(encoded)) + encoded)
+        self._waiting.seek(0)
+        shutil.copyfileobj(self._waiting, file)
 
 
-def write(file: BinaryIO, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors in the given order, with wide elements first, so that all are aligned."""
-    ordered = dict(sorted(tensors.items(), key=lambda item: -_ITEM_BYTES[item[1].dtype]))
-    places: dict[str, TensorPlace] = {}
-    offset = 0
-    for name, tensor in ordered.items():
-        end = offset + len(tensor.data)
-        places[name] = TensorPlace(tensor.dtype, tensor.shape, offset, end)
-        offset = end
-    file.write(encode_header(places, metadata))
-    for tensor in ordered.values():
-        file.write(tensor.data)
+def write_tensors(file: IO[bytes], tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+    """Write a whole file: tensors in the given order, but those of wide elements first, so that all are aligned."""
+    with TensorWriter() as writer:
+        for name, tensor in sorted(tensors.items(), key=lambda item: -_ITEM_BYTES[item[1].dtype]):
+            writer.add(name, tensor)
+        writer.finish(file, metadata)
 
 
-def read(file: BinaryIO) -> tuple[dict[str, StoredTensor], Mapping[str, str]]:
+def read_tensors(file: BinaryIO) -> tuple[dict[str, StoredTensor], Mapping[str, str]]:
     """All tensors and the metadata of a seekable file. Raises as `Header.read` does."""
     header = Header.read(file)
     return {name: header.read_tensor(file, name) for name in header.places}, header.metadata
-
-
-def write_file(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
-    with path.open("wb") as file:
-        write(file, tensors, metadata)
-
-
-def read_file(path: Path) -> tuple[dict[str, StoredTensor], Mapping[str, str]]:
-    """All tensors and the metadata of a file. Raises as `Header.read` does."""
-    with path.open("rb") as file:
-        return read(file)
 
 
 def _place(name: str, entry: Mapping[str, Any], available: int) -> TensorPlace:

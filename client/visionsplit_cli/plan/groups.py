@@ -94,7 +94,7 @@ def group_for(encoder_rate: float, llm_rate: float, prices: Prices) -> Group:
         llm_rate: of one language model.
         prices: whose waiting is the dearer one.
     """
-    ideal = prices.encoder / encoder_rate + prices.llm / llm_rate  # of an image, where nobody ever waits
+    ideal = prices.encoder / encoder_rate + prices.llm / llm_rate  # cost of an image if no device ever waited
     best, best_use = None, -math.inf
     for devices in range(2, _LARGEST_GROUP + 1):
         for encoders in range(1, devices):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 from visionsplit.images import SUFFIXES
+from visionsplit.network.locations import describe, is_url
 from visionsplit_client import ImageSource
-from visionsplit_client._sources import describe, is_url
 
 from visionsplit_cli import options
 

@@ -8,6 +8,7 @@ from visionsplit.errors import InternalError, InvalidRequestError
 from visionsplit.options.compression import Compression
 from visionsplit.options.messages import layout_from_proto
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2
+from visionsplit.wire.same_fields import from_message
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent, EncodeStarted, TokensArrived
@@ -18,10 +19,10 @@ from visionsplit_client._results import (
     GenerationEvent,
     ImageEncoded,
     ImageSummary,
+    LlmTimings,
     TextDelta,
+    Usage,
     finish_reason,
-    llm_timings_from_proto,
-    usage_from_proto,
 )
 
 GenerateResponse = encoder_service_pb2.EncoderServiceGenerateResponse | llm_service_pb2.LlmServiceGenerateResponse
@@ -87,8 +88,8 @@ class GenerationCollector:
             text="".join(self._text),
             token_ids=tuple(self._token_ids),
             finish_reason=finish_reason(summary.finish_reason),
-            usage=usage_from_proto(summary.usage),
-            timings=llm_timings_from_proto(summary.timings),
+            usage=from_message(Usage, summary.usage),
+            timings=from_message(LlmTimings, summary.timings),
             layer_tokens=tuple(summary.layer_tokens),
             images=tuple(sorted(self._images, key=lambda image: image.index)),
             request_id=self.request_id,
