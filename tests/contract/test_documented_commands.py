@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 import visionsplit_cli
-from visionsplit_cli import batch as batch
+from visionsplit_cli import batch
 from visionsplit_cli.plan.options import parser as plan_parser
 
 from encoder_service.command_line import parse as parse_encoder

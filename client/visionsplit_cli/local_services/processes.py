@@ -26,7 +26,10 @@ class Service:
     def start(self) -> None:
         """Start the process. No other thread of ours may run yet: the child runs Python code before its program."""
         self._process = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent()
+            self.command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - no other thread runs yet
         )
 
     @property
