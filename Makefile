@@ -17,7 +17,7 @@ help: ## show this list
 demo: $(INSTALLED) ## start both services, caption the sample images, stop
 	@scripts/demo.sh
 
-test: types lint protocol docs tests ## everything that CI runs (about 15 minutes on two cores)
+test: types lint protocol tests ## everything that CI runs (about 15 minutes on two cores)
 
 types: $(INSTALLED) ## check the types (mypy, strict)
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
@@ -33,8 +33,9 @@ breaking: $(INSTALLED) ## compare the schema with the last release, or with anot
 	@test -n "$(REF)" || { echo "there is no release yet; name a branch or a commit: make breaking REF=main" >&2; exit 2; }
 	$(BIN)/buf breaking --against '.git#ref=$(REF)'
 
-docs: $(INSTALLED) ## build the documentation site into out/site; a warning is an error
-	$(BIN)/mkdocs build --strict --quiet
+docs: $(INSTALLED) ## build the documentation site into out/docs/site; a warning is an error
+	$(BIN)/python scripts/site_pages.py out/docs
+	$(BIN)/zensical build --strict --config-file out/docs/zensical.toml
 
 tests: $(INSTALLED) ## run the tests alone, without the checks of types, style and schema
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
