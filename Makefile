@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+UV := $(CURDIR)/$(BIN)/uv
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PACKAGES := visionsplit encoder_service llm_service visionsplit_client visionsplit_batch visionsplit_cli training benchmarks tests
 # What `make breaking` compares with: the last release, where there is one.
 REF ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos pictures clean
+.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos pictures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -46,8 +47,14 @@ test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kil
 test-proxy: $(INSTALLED) ## run deploy/proxy/nginx.conf in front of an encoder (a minute; needs nginx with its stream module)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/proxy
 
-test-wheel: $(INSTALLED) ## build the wheel, install it into clean environments and use it there (WHEEL_TIME)
+test-wheel: $(INSTALLED) ## build the wheel, install it into clean environments and use it there
 	$(BIN)/python -m pytest tests/wheel
+
+test-lowest: $(INSTALLED) ## run the unit tests with the oldest dependencies that pyproject.toml allows (needs the network)
+	UV=$(UV) scripts/test-lowest.sh
+
+dist: $(INSTALLED) ## build the wheel and the source archive into dist/
+	$(BIN)/python -m hatchling build
 
 fuzz: $(INSTALLED) ## ten thousand hostile requests, then every attack (20 minutes; ARGS="--messages 500 --seed 3": the requests alone)
 	$(BIN)/python -m tests.fuzzing $(ARGS)
@@ -57,7 +64,7 @@ attack: $(INSTALLED) ## attack both services beside a client that keeps the rule
 	$(BIN)/python -m tests.fuzzing.attacks $(ARGS)
 
 lock: $(INSTALLED) ## write uv.lock and constraints.txt after a change of dependencies (ARGS="--upgrade-package grpcio", ARGS=--upgrade)
-	UV=$(BIN)/uv scripts/lock.sh $(ARGS)
+	UV=$(UV) scripts/lock.sh $(ARGS)
 
 stubs: $(INSTALLED) ## regenerate the protobuf stubs after editing a .proto
 	scripts/generate-stubs.sh
@@ -96,7 +103,7 @@ $(INSTALLED): pyproject.toml uv.lock constraints.txt scripts/uv.txt scripts/lock
 	@echo "installing into $(VENV) (once; PyTorch and Ray take a while) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --require-hashes --requirement scripts/uv.txt
-	@UV=$(BIN)/uv scripts/locked.sh --all-extras --all-groups >$(VENV)/locked.txt
+	@UV=$(UV) scripts/locked.sh --all-extras --all-groups >$(VENV)/locked.txt
 	@$(PIP) install --no-deps --require-hashes --requirement $(VENV)/locked.txt
 	@$(PIP) install --constraint constraints.txt torch
 	@$(PIP) install --no-deps --no-build-isolation --editable .

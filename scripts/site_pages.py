@@ -56,9 +56,7 @@ def _with_links(name: str, pages: list[str]) -> str:
 def _navigation(pages: list[str]) -> str:
     """The value of `nav`, in TOML."""
     links = _LINK.findall((_ROOT / "README.md").read_text())
-    position = {
-        target: number for number, (_, target, _) in enumerate(links)
-    }  # of the last link, in the list at the end
+    position = {target: number for number, (_, target, _) in enumerate(links)}  # the last one counts
     docs = [page for page in pages if page.startswith("docs/") and not page.startswith("docs/reference/")]
     sections = {
         "Guide": sorted(docs, key=lambda page: position.get(page, len(links))),
