@@ -18,7 +18,7 @@ help: ## show this list
 demo: $(INSTALLED) ## start both services, caption the sample images, stop
 	@scripts/demo.sh
 
-test: types lint protocol tests ## everything that CI runs (about 15 minutes on two cores)
+test: types lint protocol tests ## all checks and all tests (about 15 minutes on two cores)
 
 types: $(INSTALLED) ## check the types (mypy, strict)
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
