@@ -19,7 +19,7 @@ _PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 def run(*command: str | Path, cwd: Path | None = None) -> str:
     """The output of a command that ends well, without the variables that point to this repository."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    environment["UV"] = str(_PROGRAMS / "uv")
+    environment |= {"UV": str(_PROGRAMS / "uv"), "PIP_NO_COMPILE": "1"}
     words = [str(word) for word in command]
     done = subprocess.run(words, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, f"{' '.join(words[:6])} ...: {done.stdout[-4000:]}"

@@ -11,6 +11,9 @@ from tests.conftest import ROOT
 from tests.wheel.conftest import Addresses
 from tests.wheel.environments import Environment, contents
 
+# Packages are downloaded and installed for some minutes.
+pytestmark = pytest.mark.timeout(1800)
+
 IMAGE = ROOT / "models" / "samples" / "signs.png"
 QUESTION = "What does the orange sign read?"
 ASK = """
