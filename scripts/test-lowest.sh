@@ -13,7 +13,7 @@ cp proto/visionsplit/__init__.py "$folder/proto/visionsplit"
 cp scripts/locked.sh "$folder/scripts"
 
 "$uv" lock --quiet --resolution lowest-direct --directory "$folder"
-"$folder/scripts/locked.sh" --all-extras --group test --group training --group build >"$folder/locked.txt"
+"$folder/scripts/locked.sh" --all-extras --all-groups >"$folder/locked.txt"
 torch=$("$uv" export --frozen --quiet --no-hashes --all-extras --directory "$folder" | sed -n 's/^\(torch==[^ ]*\).*/\1/p')
 pip="$python -m pip --quiet --disable-pip-version-check"
 $pip install --no-deps --require-hashes --requirement "$folder/locked.txt"
