@@ -59,19 +59,8 @@ class Environment:
         locked = folder / "locked.txt"
         locked.write_text(run(ROOT / "scripts" / "locked.sh", *(f"--extra={extra}" for extra in extras)))
         # By uv, which takes seconds where pip takes minutes.
-        python = environment.program("python")
-        run(
-            _UV,
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            python,
-            "--no-deps",
-            "--require-hashes",
-            "--requirements",
-            locked,
-        )
+        install = (_UV, "pip", "install", "--quiet", "--python", environment.program("python"))
+        run(*install, "--no-deps", "--require-hashes", "--requirements", locked)
         # Without an index: everything that the wheel and its extras require must be there by now.
         environment.pip("install", "--no-index", f"{wheel}[{','.join(extras)}]" if extras else wheel)
         return environment
