@@ -40,7 +40,9 @@ class ServerTls:
             return newest
 
         return grpc.dynamic_ssl_server_credentials(
-            in_force, newer, require_client_authentication=self.client_ca is not None
+            in_force,
+            newer,  # type: ignore[arg-type]  # the stubs do not know of None
+            require_client_authentication=self.client_ca is not None,
         )
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
