@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := visionsplit encoder_service llm_service visionsplit_client visionsplit_batch visionsplit_cli visionsplit_local training
+UV := $(CURDIR)/$(BIN)/uv
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PACKAGES := visionsplit encoder_service llm_service visionsplit_client visionsplit_batch visionsplit_cli visionsplit_local training benchmarks tests
+# What `make breaking` compares with: the last release, where there is one.
+REF ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol tests test-compose test-proxy fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos pictures clean
+.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos pictures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -14,7 +18,7 @@ help: ## show this list
 demo: $(INSTALLED) ## start both services, caption the sample images, stop
 	@scripts/demo.sh
 
-test: types lint protocol tests ## everything that CI runs (about 15 minutes on two cores)
+test: types lint protocol tests ## all checks and all tests (about 15 minutes on two cores)
 
 types: $(INSTALLED) ## check the types (mypy, strict)
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
@@ -26,8 +30,13 @@ lint: $(INSTALLED) ## check the style (ruff)
 protocol: $(INSTALLED) ## check the schema (buf)
 	$(BIN)/buf lint
 
-breaking: $(INSTALLED) ## compare the schema with another version: make breaking REF=v0.1.0
+breaking: $(INSTALLED) ## compare the schema with the last release, or with another version: make breaking REF=main
+	@test -n "$(REF)" || { echo "there is no release yet; name a branch or a commit: make breaking REF=main" >&2; exit 2; }
 	$(BIN)/buf breaking --against '.git#ref=$(REF)'
+
+docs: $(INSTALLED) ## build the documentation site into out/docs/site; a warning is an error
+	$(BIN)/python scripts/site_pages.py out/docs
+	$(BIN)/zensical build --strict --config-file out/docs/zensical.toml
 
 tests: $(INSTALLED) ## run the tests alone, without the checks of types, style and schema
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -38,12 +47,24 @@ test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kil
 test-proxy: $(INSTALLED) ## run deploy/proxy/nginx.conf in front of an encoder (a minute; needs nginx with its stream module)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/proxy
 
+test-wheel: $(INSTALLED) ## build the wheel, install it into clean environments and use it there
+	$(BIN)/python -m pytest tests/wheel
+
+test-lowest: $(INSTALLED) ## run the unit tests with the oldest dependencies that pyproject.toml allows (needs the network)
+	UV=$(UV) scripts/test-lowest.sh
+
+dist: $(INSTALLED) ## build the wheel and the source archive into dist/
+	$(BIN)/python -m hatchling build
+
 fuzz: $(INSTALLED) ## ten thousand hostile requests, then every attack (20 minutes; ARGS="--messages 500 --seed 3": the requests alone)
 	$(BIN)/python -m tests.fuzzing $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m tests.fuzzing.attacks)
 
 attack: $(INSTALLED) ## attack both services beside a client that keeps the rules (ten minutes; ARGS="--only images/", ARGS="--tls")
 	$(BIN)/python -m tests.fuzzing.attacks $(ARGS)
+
+lock: $(INSTALLED) ## write uv.lock and constraints.txt after a change of dependencies (ARGS="--upgrade-package grpcio", ARGS=--upgrade)
+	UV=$(UV) scripts/lock.sh $(ARGS)
 
 stubs: $(INSTALLED) ## regenerate the protobuf stubs after editing a .proto
 	scripts/generate-stubs.sh
@@ -78,11 +99,14 @@ pictures: $(INSTALLED) ## draw the documentation's figures again
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(INSTALLED): pyproject.toml constraints.txt | check-python
+$(INSTALLED): pyproject.toml uv.lock constraints.txt scripts/uv.txt scripts/locked.sh | check-python
 	@echo "installing into $(VENV) (once; PyTorch and Ray take a while) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps lmms-eval
+	@$(PIP) install --require-hashes --requirement scripts/uv.txt
+	@UV=$(UV) scripts/locked.sh --all-extras --all-groups >$(VENV)/locked.txt
+	@$(PIP) install --no-deps --require-hashes --requirement $(VENV)/locked.txt
+	@$(PIP) install --constraint constraints.txt torch
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 check-python:

@@ -19,6 +19,7 @@ _FOLDERS = (
     "contract",
     "unit",
     "proxy",
+    "wheel",
 )
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -99,7 +100,8 @@ class RawConnection:
 
     def _note(self, event: Event) -> None:
         if isinstance(event, ResponseReceived | TrailersReceived):
-            status = dict(event.headers or ()).get("grpc-status")
+            headers: Mapping[Any, Any] = dict(event.headers or ())  # str, by the connection's header_encoding
+            status = headers.get("grpc-status")
             if status is not None and event.stream_id is not None:
                 self._status[event.stream_id] = str(status)
         elif isinstance(event, StreamReset) and event.stream_id is not None:

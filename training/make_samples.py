@@ -1,4 +1,4 @@
-"""Draws the sample images: python -m training.make_samples [folder]
+"""Draws the sample images: `python -m training.make_samples [folder]`.
 
 Scenes of the generator from seeds of their own, which neither training nor evaluation uses, chosen for what is in them
 and not for how the model does on them.
@@ -18,6 +18,8 @@ TILE = 168  # pixels, the shipped model's
 
 @dataclass(frozen=True)
 class Sample:
+    """A sample image: the seed that its scene is drawn from, and the size of its grid."""
+
     name: str
     seed: int
     rows: int  # of crops

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -34,7 +34,7 @@ def _services(model: Path) -> Iterator[list[str]]:
 
 def sample(root: psutil.Process) -> dict[str, float]:
     """Private memory of a process and all below it, in MiB by kind."""
-    taken: Counter[str] = Counter()
+    taken: defaultdict[str, float] = defaultdict(float)
     for process in (root, *root.children(recursive=True)):
         try:
             memory = process.memory_info()

@@ -6,6 +6,7 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 
 _Field = FieldDescriptor
 
@@ -112,7 +113,7 @@ def _set(rng: random.Random, message: Any, field: FieldDescriptor, depth: int) -
         for _ in range(rng.randint(0, 3)):
             place[_scalar(rng, key)] = _scalar(rng, value)
     elif field.message_type is not None:
-        kind = field.message_type._concrete_class
+        kind = GetMessageClass(field.message_type)
         if field.is_repeated:
             place.extend(random_message(rng, kind, depth + 1) for _ in range(rng.randint(0, 3)))
         else:

@@ -122,7 +122,7 @@ async def test_a_strange_image_is_answered(system: System, width: int, height: i
             vision_tokens_pb2.Compression(method="globalcom2", retention_ratio=0.5, parameters={"tau": float("nan")}),
             "tau",
         ),
-        (vision_tokens_pb2.Compression(method="globalcom2", retention_ratio=0.5, layout=99), "99"),  # type: ignore[arg-type]
+        (vision_tokens_pb2.Compression(method="globalcom2", retention_ratio=0.5, layout=99), "99"),
     ],
 )
 async def test_a_bad_compression(system: System, compression: vision_tokens_pb2.Compression, says: str) -> None:
@@ -205,7 +205,7 @@ def prune(method: str, ratio: float | None = None, **parameters: float) -> gener
         (prune("fastv", 0.5, layer=0), InvalidPruningError, "parameter 'layer' is 0"),
         (prune("fastv", 0.5, layer=2), InvalidPruningError, "below the model's 2 layers"),
         (prune("fastv", 0.5, depth=1), InvalidPruningError, "unknown parameter 'depth'"),
-        (generation_pb2.Prefill(position_ids=77), InvalidRequestError, "position ids 77 are not known here"),  # type: ignore[arg-type]
+        (generation_pb2.Prefill(position_ids=77), InvalidRequestError, "position ids 77 are not known here"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

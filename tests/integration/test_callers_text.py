@@ -123,7 +123,7 @@ async def test_settings_of_megabytes_are_refused_before_they_are_read(system: Sy
     }
     request = encoder_service_pb2.EncoderServiceGenerateRequest(
         prompt=generation_pb2.Prompt(text="Hi"),
-        **{field: settings[field]},  # type: ignore[arg-type]
+        **{field: settings[field]},
     )
     options = channel_options(system.encoder_address)
     async with grpc.aio.insecure_channel(system.encoder_address, options=options) as channel:

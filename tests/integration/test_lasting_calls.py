@@ -62,5 +62,5 @@ async def test_slow_readers_long_answers_and_silent_uploads_leave_an_idle_servic
             for round_, deadline in itertools.product(range(2), (3.0, 20.0)):
                 await works(deadline, 1 + 10 * round_ + int(deadline))
                 await asyncio.sleep(1.5)
-            for call in (*lasting, *uploads):
-                call.cancel()
+            for unfinished in (*lasting, *uploads):
+                unfinished.cancel()

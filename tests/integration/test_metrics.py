@@ -13,7 +13,7 @@ from visionsplit.telemetry.config import TelemetryConfig
 from visionsplit.telemetry.setup import Telemetry
 from visionsplit_cli import main
 from visionsplit_cli.top.samples import Samples, read_samples
-from visionsplit_client import Compression, Pruning, Sampling
+from visionsplit_client import Compression, Generation, Pruning, Sampling
 
 from encoder_service.config import CacheLimits
 from tests.conftest import ROOT
@@ -39,7 +39,7 @@ async def cancels_known(system: System) -> bool:
     return all(page.total("requests_total", code="CANCELLED") for page in await pages(system))
 
 
-async def some_requests(system: System) -> list[object]:
+async def some_requests(system: System) -> list[Generation]:
     """Two answers, one of them pruned, a refusal by each service, and a call given up. Returns the answers."""
     picture = noise_image(100, 90)
     ask = system.client.generate

@@ -163,7 +163,7 @@ async def test_an_unread_answer_is_not_read_from_the_llm_service_either(random_c
             before = process.memory()
             request = encoder_service_pb2.EncoderServiceGenerateRequest(prompt={"text": "x"})
             call = process.stub.Generate(request)
-            await call.read()
+            await call.read()  # type: ignore[attr-defined]
             sent = -1
             while sent != llm.sent:
                 sent = llm.sent

@@ -41,7 +41,7 @@ class Proxy:
     encoder: Service
 
     def client(self, **options: object) -> Client:
-        return Client(self.address, security=ClientSecurity(ClientTls(ca=self.authority)), **options)  # type: ignore[arg-type]
+        return Client(self.address, security=ClientSecurity(ClientTls(ca=self.authority)), **options)
 
 
 @pytest.fixture(scope="session")

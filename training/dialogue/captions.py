@@ -24,7 +24,7 @@ class Mention:
 
 
 def caption(scene: Scene) -> str:
-    """ "A cat at the top left and a red sign that reads OPEN on the right."."""
+    """Describe the scene: "A cat at the top left and a red sign that reads OPEN on the right."."""
     phrases = [f"{_phrase(item)} {scene.place(item)}" for item in scene.in_reading_order()]
     sentence = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
     return f"{sentence[0].upper()}{sentence[1:]}."

@@ -82,7 +82,7 @@ class Item:
 
     @property
     def name(self) -> str:
-        """ "cat", "red heart", "blue sign"."""
+        """The colour, if it has one, and the kind: "cat", "red heart", "blue sign"."""
         return self.kind if self.colour is None else f"{self.colour} {self.kind}"
 
     @property
@@ -106,7 +106,7 @@ class Scene:
         return min(int(3 * y / self.height), 2), min(int(3 * x / self.width), 2)
 
     def place(self, item: Item) -> str:
-        """ "at the top left"."""
+        """Where the item is in the image: "at the top left"."""
         row, column = self.cell(item)
         return PLACES[row][column]
 

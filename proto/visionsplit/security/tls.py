@@ -41,7 +41,7 @@ class ServerTls:
 
         return grpc.dynamic_ssl_server_credentials(
             in_force,
-            newer,  # type: ignore[arg-type] # the stub knows no None
+            newer,  # type: ignore[arg-type]  # the stubs do not know of None
             require_client_authentication=self.client_ca is not None,
         )
 

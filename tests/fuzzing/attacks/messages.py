@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import time
 from collections.abc import Callable
+from typing import Any
 
 from google.protobuf.message import Message
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, vision_tokens_pb2
@@ -35,7 +36,7 @@ def tag(field: int, kind: int) -> bytes:
 def wrapped(kind: type[Message], *path: str, content: bytes) -> bytes:
     """`content` as the innermost of nested messages, whose fields' names are the path from `kind` on."""
     numbers = []
-    descriptor = kind.DESCRIPTOR
+    descriptor: Any = kind.DESCRIPTOR
     for name in path:
         field = descriptor.fields_by_name[name]
         numbers.append(field.number)

@@ -16,7 +16,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 async def test_an_engine_that_cannot_start_again_at_once(llama: Whole, monkeypatch: pytest.MonkeyPatch):
     """Its memory is not there for two attempts; meanwhile the service says so, and then it serves again."""
     attempts = 0
-    start = engine.start_manager
+    start = engine.start_manager  # type: ignore[attr-defined]
 
     def scarce(*arguments, **options):
         nonlocal attempts

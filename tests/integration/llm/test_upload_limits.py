@@ -142,6 +142,7 @@ async def test_a_request_within_the_limit_is_served_and_a_larger_one_refused_for
         held = await opened(caller, 1, requests=caller.upload(ASK, [tokens])[:2])
         await asyncio.sleep(0.2)
         error = error_from_rpc(await failure_of(caller.call(caller.upload(ASK + "<image>", [tokens] * 2))))
+        assert isinstance(error, OverloadedError)
         assert error.retry_after_seconds is not None
         assert str(error).startswith(f"other calls of this caller hold {one} bytes")
         cancel(held)

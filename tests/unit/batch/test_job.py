@@ -2,9 +2,10 @@
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from visionsplit_batch.errors import OutputError, RefusedRunError, TooManyFailuresError
@@ -44,7 +45,7 @@ class Numbers:
 class Immediate:
     """Answers rows in a random order, some way behind those that it takes; may fail some and stop after some."""
 
-    def __init__(self, *, fail: set[int] = frozenset(), stop_after: int | None = None, seed: int = 0) -> None:
+    def __init__(self, *, fail: Set[int] = frozenset(), stop_after: int | None = None, seed: int = 0) -> None:
         self.fail = fail
         self.stop_after = stop_after
         self.done: list[int] = []
@@ -85,11 +86,11 @@ class Run:
         self.seen: list[Counts] = []
 
     def __call__(
-        self, source: Numbers, runner: Immediate, *, settings: dict[str, object] = SETTINGS, **options: object
+        self, source: Numbers, runner: Immediate, *, settings: Mapping[str, Any] = SETTINGS, **options: object
     ) -> JobSummary:
         folder = RunFolder(str(self.path), Storage())
         recording = AnswersRecording(sink_for("jsonl", Storage()), LABELS, [])
-        with folder.opened(settings):
+        with folder.opened(dict(settings)):
             job = Job(
                 source,
                 runner,

@@ -52,16 +52,16 @@ def test_work_travels():
 
 def test_work_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="kind"):
-        Work("paint")  # type: ignore[arg-type]
+        Work("paint")
     with pytest.raises(ValueError, match="prompts"):
         Work("encode", ("What?",))
 
 
 def test_a_runner_without_the_services_it_needs_is_refused():
     with pytest.raises(ValueError, match="encoder"):
-        ServicesRunner(None, Work("caption", ("What?",)), llm="127.0.0.1:1")  # type: ignore[arg-type]
+        ServicesRunner(None, Work("caption", ("What?",)), llm="127.0.0.1:1")
     with pytest.raises(ValueError, match="LLM"):
-        ServicesRunner(None, Work("ask", ("What?",)), "127.0.0.1:1")  # type: ignore[arg-type]
+        ServicesRunner(None, Work("ask", ("What?",)), "127.0.0.1:1")
 
 
 @pytest.mark.parametrize("wrong", [{"encoders": 0}, {"llms": (2, 1)}, {"unit_rows": 0}, {"llm_gpus": -1.0}])

@@ -6,6 +6,7 @@ import os
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote_from_bytes
 
 import numpy as np
@@ -40,7 +41,7 @@ def spooled(path: Path) -> tempfile.SpooledTemporaryFile:
     return file
 
 
-def member(path: Path) -> zipfile.ZipExtFile:
+def member(path: Path) -> IO[bytes]:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.write(path, "a.png")

@@ -133,7 +133,7 @@ def determinantal(count, vectors, weights):
     """Each pick makes the determinant of the kept tokens' kernel largest."""
     everyone = range(len(vectors))
     kernel = np.array([[weights[i] * cosine(vectors[i], vectors[j]) * weights[j] for j in everyone] for i in everyone])
-    kept = []
+    kept: list[int] = []
     while len(kept) < count:
         kept.append(best({i: np.linalg.det(kernel[np.ix_([*kept, i], [*kept, i])]) for i in everyone if i not in kept}))
     return kept

@@ -159,18 +159,25 @@ def test_a_larger_ratio_serves_smaller_ones_where_it_can(pair, method):
         assert answer == outcome(fresh, image, Compression(method, ratio), "float16")[0]
 
 
+class Gate(threading.Event):
+    """An event with the lengths of what was to be decoded while it was not set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[int] = []
+
+
 @pytest.fixture
 def held(monkeypatch):
     """Holds every decoding until it is set; counts them."""
-    gate, decode, calls = threading.Event(), decode_image, []
+    gate, decode = Gate(), decode_image
 
     def waiting(data, limits):
-        calls.append(len(data))
+        gate.calls.append(len(data))
         assert gate.wait(30)
         return decode(data, limits)
 
     monkeypatch.setattr("encoder_service.pipeline.preparation.decode_image", waiting)
-    gate.calls = calls
     yield gate
     gate.set()
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from visionsplit.errors import InvalidCompressionError
 from visionsplit.grid import TileGrid
+from visionsplit.options.compression import Compression
 from visionsplit.options.layout import LAYOUTS
 from visionsplit.options.parameters import Parameter
 from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
@@ -17,7 +18,6 @@ from encoder_service.compression import (
     METHODS,
     SCORES,
     SELECTIONS,
-    Compression,
     TowerOutput,
     compose,
     select,

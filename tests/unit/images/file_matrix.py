@@ -30,9 +30,9 @@ def _netpbm() -> Iterator[Variant]:
         head = f"# a comment\n{width} {height}\n{largest}\n".encode()
         binary, plain = (b"P5", b"P2") if count == 1 else (b"P6", b"P3")
         pixels = array.astype("u1" if largest < 256 else ">u2").tobytes()
-        yield Variant(f"{binary} to {largest}", binary + b"\n" + head + pixels, shown)
+        yield Variant(f"{binary.decode()} to {largest}", binary + b"\n" + head + pixels, shown)
         text = " ".join(str(value) for value in array.ravel()).encode()
-        yield Variant(f"{plain} to {largest}", plain + b"\n" + head + text, shown)
+        yield Variant(f"{plain.decode()} to {largest}", plain + b"\n" + head + text, shown)
     dark = samples(*SIZE, 1, 8)
     data = b"P5 %d %d 65535\n" % (width, height) + dark.astype(">u2").tobytes()
     yield Variant("P5 to 65535, dark", data, grey(dark * (255 / 65535)))
@@ -89,13 +89,13 @@ def _bmp_colours() -> Iterator[Variant]:
         shown = np.stack([red, green, blue], axis=2) * (255 / (2.0 ** np.array(widths) - 1))
         data = bmp(words.astype("<u2").view(np.uint8), 16, compression=3 if masks else 0, masks=masks)
         yield Variant(f"bmp16 {name}", data, shown)
-    masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    with_alpha = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     for name, alpha in (("0", 0), ("255", 255), ("varied", samples(*SIZE, 1, 8, seed=4))):
         stored = np.concatenate([rgb[:, :, ::-1], np.broadcast_to(alpha, (*SIZE, 1))], axis=2).reshape(SIZE[0], -1)
         meant = over_white(rgb, alpha / 255) if name == "varied" else rgb.astype(float)
         yield Variant(f"bmp32 without alpha, {name}", bmp(stored, 32), rgb.astype(float))
         for header in (56, 108, 124):
-            data = bmp(stored, 32, header=header, compression=3, masks=masks)
+            data = bmp(stored, 32, header=header, compression=3, masks=with_alpha)
             yield Variant(f"bmp32 header={header} alpha={name}", data, meant)
 
 

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from visionsplit.images import ImageLimits, read_header
 
-from encoder_service import defaults
+from encoder_service.config import EncoderConfig
 
 MILLION = 1_000_000
 SIDE = 2000
@@ -90,4 +90,4 @@ def test_a_tiff_of_64_million_pixels_in_one_strip_fits_into_the_default_memory(d
         changed[tag.valueoffset : tag.valueoffset + size] = value.to_bytes(size, "little")
     header = read_header(bytes(changed) + bytes(48 * MILLION), ImageLimits())
     assert header.width * header.height == pixels
-    assert header.decoding_bytes <= defaults.MAX_DECODING_BYTES * 3 // 4
+    assert header.decoding_bytes <= EncoderConfig(model="a-folder").max_decoding_bytes * 3 // 4

@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -113,7 +114,7 @@ def _grey() -> Iterator[Variant]:
     for bits, photometric, order, compression, tiled in product(
         (8, 16), ("minisblack", "miniswhite"), ORDERS, COMPRESSIONS, (False, True)
     ):
-        options = {"tile": TILE} if tiled else {"rowsperstrip": 7}
+        options: dict[str, Any] = {"tile": TILE} if tiled else {"rowsperstrip": 7}
         if compression in PREDICTED and photometric == "minisblack":
             options["predictor"] = 2
         array = samples(*SIZE, 1, bits)[:, :, 0]
@@ -153,7 +154,7 @@ def _colours() -> Iterator[Variant]:
     for bits, planar, order, compression, tiled in product(
         (8, 16), ("contig", "separate"), ORDERS, (None, "zlib", "lzw", "zstd"), (False, True)
     ):
-        options = {"tile": TILE} if tiled else {"rowsperstrip": 5}
+        options: dict[str, Any] = {"tile": TILE} if tiled else {"rowsperstrip": 5}
         if compression in PREDICTED:
             options["predictor"] = 2
         array = samples(*SIZE, 3, bits)

@@ -46,7 +46,7 @@ def test_nothing_asked_is_no_pruning_and_no_gaps() -> None:
 
 @pytest.mark.parametrize(("number", "meaning"), [(0, "renumbered"), (1, "renumbered"), (2, "original")])
 def test_position_ids(number: int, meaning: PositionIds) -> None:
-    assert read(pb.Prefill(position_ids=number)).position_ids == meaning  # type: ignore[arg-type]
+    assert read(pb.Prefill(position_ids=number)).position_ids == meaning
 
 
 def test_a_pruning_becomes_what_a_job_can_carry_to_another_process() -> None:
@@ -60,7 +60,7 @@ def test_a_pruning_becomes_what_a_job_can_carry_to_another_process() -> None:
 
 def test_position_ids_of_a_newer_client_are_refused() -> None:
     with pytest.raises(InvalidRequestError, match=r"position ids 9 are not known here; .* renumbered, original"):
-        read(pb.Prefill(position_ids=9))  # type: ignore[arg-type]
+        read(pb.Prefill(position_ids=9))
 
 
 @pytest.mark.parametrize("num_images", [0, 1])

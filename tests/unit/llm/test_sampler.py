@@ -76,7 +76,8 @@ def test_draws_follow_the_distribution(sampler, scores):
 
 def test_noise_depends_on_every_argument():
     def noise(low=1, high=2, position=3):
-        return gumbel_noise(*(torch.tensor([value]) for value in (low, high, position)), 1000)
+        low, high, position = (torch.tensor([value]) for value in (low, high, position))
+        return gumbel_noise(low, high, position, 1000)
 
     base = noise()
     assert torch.equal(base, noise())

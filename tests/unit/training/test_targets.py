@@ -167,7 +167,7 @@ def test_places_are_learnt_where_something_is_shown(architecture: Architecture) 
     number = torch.arange(side * side)
     known = torch.cat([torch.eye(side)[number // side], torch.eye(side)[number % side]], 1) * 40  # [P, 2 * side]
     logits = torch.where(shown[..., None], torch.zeros(()), known)  # [T, P, 2 * side]
-    heads.places = ReadOut(logits)
+    heads.places = ReadOut(logits)  # type: ignore[assignment]
     states = tuple(torch.randn(3, 17, architecture.vision_width) for _ in range(architecture.vision_layers + 1))
     torch.testing.assert_close(heads(states, made).places, torch.tensor(side).float().log())
 

@@ -161,7 +161,7 @@ def test_damaged_messages_are_parsed_as_protobuf_parses_them_or_refused(message:
 
 
 def test_methods_that_take_bytes_are_known_by_their_requests() -> None:
-    large = [pb.EncodeRequest, GENERATE, UPLOAD]
+    large: list[type[Message]] = [pb.EncodeRequest, GENERATE, UPLOAD]
     small = [pb.GetEncoderInfoRequest, llm_service_pb2.GetLlmInfoRequest, health_pb2.HealthCheckRequest]
     assert all(has_bytes(kind.DESCRIPTOR) for kind in large)
     assert not any(has_bytes(kind.DESCRIPTOR) for kind in [*small, reflection_pb2.ServerReflectionRequest])

@@ -120,7 +120,7 @@ async def test_a_caller_that_leaves_during_a_write_is_no_failure(caplog: pytest.
     with caplog.at_level(logging.DEBUG, LOG.name):
         async with serving(write_on) as stub:
             call = stub.Encode(Request())
-            await call.read()
+            await call.read()  # type: ignore[attr-defined]
             await asyncio.wait_for(blocked.wait(), 20)
             call.cancel()
             await asyncio.wait_for(over.wait(), 20)
