@@ -108,7 +108,7 @@ class Campaign:
 
     async def _compare(self, encoder: LlmEndpoints) -> None:
         """For how long what an encoder believes has differed from what is so, without a break on either side."""
-        gateway = encoder._gateways[0]
+        gateway = encoder._endpoints[0]
         wrong_since: float | None = None
         before: tuple[bool, str] | None = None
         while True:

@@ -24,7 +24,7 @@ ENCODER, LLM = "unix:in-process-encoder", "unix:in-process-llm"  # what calls na
 class Services:
     """Loads both services, and is the transport of a client that calls them. Any thread may use it.
 
-    The loop has a thread of its own, so callers may be synchronous code, threads or a notebook whose own loop runs.
+    The loop runs in a separate thread, so callers may be synchronous code, threads or a notebook whose own loop runs.
     """
 
     encrypted = True  # as good as that: nothing leaves the process

@@ -17,7 +17,7 @@ from encoder_service.device.packing import PackedTokens, pack, to_host, to_token
 from encoder_service.device.text_tower import TextTower
 from encoder_service.device.vision_tower import VisionTower
 
-_FROM_TEXT = frozenset({TowerOutput.TEXT_RELEVANCE})  # not the vision tower's: each image has a text of its own
+_FROM_TEXT = frozenset({TowerOutput.TEXT_RELEVANCE})  # not the vision tower's: each image has its own text
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class _Chosen:
 
     span: TileSpan
     plan: Plan
-    numbers: torch.Tensor  # [K] int64, cells counted through the image's tiles
+    numbers: torch.Tensor  # [K] int64, cell numbers that go on from tile to tile
     packed: PackedTokens  # [K, Dv]
     evidence: torch.Tensor | None  # [P]; see `EncodedTiles`
     ranks: torch.Tensor | None  # [K]
@@ -133,7 +133,7 @@ class BatchEncoder:
         for choice in chosen:
             numbers = next(arrived)  # [K]
             packed = choice.packed.with_tensors([next(arrived) for _ in choice.packed.tensors])
-            # Copies of their own: what arrived may be a view of the whole batch.
+            # Copies: what arrived may be a view that keeps the whole batch in memory.
             evidence = None if choice.evidence is None else next(arrived).numpy().astype(np.float32)
             ranks = None if choice.ranks is None else next(arrived).numpy().astype(np.int32)
             try:

@@ -183,7 +183,7 @@ class TileQueue:
 
 
 class TileBatcher:
-    """Feeds the device from the queue, on a thread of its own."""
+    """Feeds the device from the queue, in a separate thread."""
 
     def __init__(self, encoder: BatchEncoder, limits: BatchLimits) -> None:
         self._encoder = encoder

@@ -102,20 +102,22 @@ class LlmEndpoint:
 class LlmEndpoints:
     """All LLM services of this encoder. Used from one event loop."""
 
-    def __init__(self, gateways: Sequence[LlmEndpoint]) -> None:
-        self._gateways = list(gateways)
-        self._rotation = Rotation(self._gateways)
-        self._following = [asyncio.create_task(gateway.follow()) for gateway in gateways] if len(gateways) > 1 else []
+    def __init__(self, endpoints: Sequence[LlmEndpoint]) -> None:
+        self._endpoints = list(endpoints)
+        self._rotation = Rotation(self._endpoints)
+        self._following = (
+            [asyncio.create_task(endpoint.follow()) for endpoint in endpoints] if len(endpoints) > 1 else []
+        )
 
     def __len__(self) -> int:
-        return len(self._gateways)
+        return len(self._endpoints)
 
     async def close(self) -> None:
         for following in self._following:
             following.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
-        for gateway in self._gateways:
-            await gateway.client.close()
+        for endpoint in self._endpoints:
+            await endpoint.client.close()
 
     async def pick(self, *, but: LlmEndpoint | None = None) -> LlmEndpoint:
         """The one to ask: the fewest calls in flight, in turns where they are equal.
@@ -129,14 +131,14 @@ class LlmEndpoints:
             IncompatibleServicesError: they run different checkpoints.
         """
         if self._following:
-            for gateway in self._gateways:  # asked at the start; what does not answer is known after a second
-                await gateway.looked.wait()
+            for endpoint in self._endpoints:  # asked at the start; what does not answer is known after a second
+                await endpoint.looked.wait()
             self._check_alike()
-        return self._rotation.pick(lambda gateway: (gateway is but, not gateway.ready, gateway.in_flight))
+        return self._rotation.pick(lambda endpoint: (endpoint is but, not endpoint.ready, endpoint.in_flight))
 
     def _check_alike(self) -> None:
         """An answer must not depend on who is asked."""
-        known = sorted({gateway.checkpoint for gateway in self._gateways if gateway.checkpoint is not None})
+        known = sorted({endpoint.checkpoint for endpoint in self._endpoints if endpoint.checkpoint is not None})
         if len(known) > 1:
             names = " and ".join(f"{one.name!r} (vision tower {one.encoder_fingerprint[:8]})" for one in known)
             raise IncompatibleServicesError(

@@ -59,7 +59,8 @@ class Upload:
             yield part
 
     async def _next(self) -> Part | None:
-        # A sender may be cancelled while it waits here; the parts must not be, or there is no second time.
+        # A sender may be cancelled while it waits here. The parts must not be cancelled with it, or they could not be
+        # sent a second time.
         if self._pulling is None:
             self._pulling = asyncio.ensure_future(self._pull())
         await asyncio.wait({self._pulling})

@@ -110,7 +110,7 @@ class Preparation:
     async def headers(self, images: Sequence[bytes], caller: str) -> list[Header]:
         """
         Raises:
-            InvalidImageError: one of them is no image, or too large; names it by its index.
+            InvalidImageError: one of them is not an image, or is too large; names it by its index.
         """
         return await together([self._header(*image, caller) for image in enumerate(images)])
 

@@ -107,5 +107,5 @@ class TilePlace:
         self._capacity.note_encoded(self._caller, tiles)
 
     def release(self) -> None:
-        """Give the room back. Whoever holds the place does this once."""
+        """Give the room back. The holder of the place does this once."""
         self._capacity.give_back(self._caller, self._tiles, not_encoded=self._not_encoded)
