@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import visionsplit_client
+import visionsplit_local
 
 from tests.conftest import ROOT
 
@@ -36,10 +37,11 @@ def inventory(site: Path) -> set[str]:
     return {line.split(" ")[0] for line in zlib.decompress(content).decode().splitlines()}
 
 
-def test_every_public_name_of_the_sdk_is_in_the_reference(site):
+def test_every_public_name_is_in_the_reference(site):
     names = inventory(site)
-    assert not {name for name in visionsplit_client.__all__ if f"visionsplit_client.{name}" not in names}
-    assert "visionsplit_client.Client.generate" in names
+    for package in (visionsplit_client, visionsplit_local):
+        assert not {name for name in package.__all__ if f"{package.__name__}.{name}" not in names}
+    assert {"visionsplit_client.Client.generate", "visionsplit_local.VisionSplit.generate"} <= names
 
 
 def test_every_page_of_the_documentation_is_in_the_navigation(site):
