@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 UV := $(CURDIR)/$(BIN)/uv
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-PACKAGES := visionsplit encoder_service llm_service visionsplit_client visionsplit_batch visionsplit_cli visionsplit_local training benchmarks tests
+PACKAGES := visionsplit encoder_service llm_service visionsplit_ray visionsplit_client visionsplit_batch visionsplit_cli visionsplit_local training benchmarks tests
 # What `make breaking` compares with: the last release, where there is one.
 REF ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 

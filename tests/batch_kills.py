@@ -1,7 +1,7 @@
 """`python -m tests.batch_kills --images 5000`: a killed batch job must write what an unbroken one does.
 
-It is killed at random moments, on a tiny checkpoint, with services beside it or with actors of its own on Ray; one
-image in fifty is broken. Exit code 1 if the two outputs differ.
+It is killed at random moments, on a tiny checkpoint, with services beside it or with services that it starts on Ray.
+One image in fifty is broken. Exit code 1 if the two outputs differ.
 """
 
 import argparse
@@ -151,7 +151,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--rows-per-file", type=int, default=500)
-    parser.add_argument("--on-ray", action="store_true", help="actors of its own rather than services")
+    parser.add_argument("--on-ray", action="store_true", help="Let the job start its services on Ray.")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -28,9 +28,10 @@ EXPLANATION = """\
 All in one run: the loop at each batch size, then the batch job. Same pictures from the same files in the same order,
 same prompt, float32, greedy decoding, at most {tokens} new tokens. Images/s count from the first image to the last,
 reading included; starting up (Python, weights, services) is left out of both sides there and in both sides of "with
-start". The loop uses all cores and has captioned one image before. A job on Ray starts its models after its first row
-has begun, so its start is taken from the same job on one picture. Answers are the same where text and number of
-tokens are; a loop's larger batches differ from its batch of one as well where two tokens are nearly equally likely."""
+start". The loop uses all cores and has captioned one image before. A job on Ray starts its services itself, so its
+start is taken from the same job on one image, whose own time is left out of both. Answers are the same where text and
+number of tokens are; a loop's larger batches differ from its batch of one as well where two tokens are nearly equally
+likely."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

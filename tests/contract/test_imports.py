@@ -16,6 +16,7 @@ _PLACE = {
     "visionsplit_local": "client/visionsplit_local",
     "encoder_service": "encoder_service",
     "llm_service": "llm_service",
+    "visionsplit_ray": "visionsplit_ray",
 }
 # Each package's folders and modules from the top down: each imports only what stands below it.
 ORDER = {
@@ -35,16 +36,16 @@ ORDER = {
         _calls _base _retry _encoded _images
         _sources _info _errors _prompts _results _settings _tracing _transport
     """,
-    "visionsplit_batch": """
-        progress summary job assembly settings
-        recording sources run_folder sinks runners
-        named_columns parts part_state records
-        rows storage listing fields formats left_out errors
-    """,
     "visionsplit_cli": """
         __main__ batch plan caption ask encode visualize info health top
         local_services image_arguments hints parser report
         conditions options checkout output signals
+    """,
+    "visionsplit_ray": """
+        __main__ server encoder_pool encoder_actor gpus scaling
+    """,
+    "visionsplit_batch": """
+        steps job sources sinks runners rows storage formats errors
     """,
     "visionsplit": """
         service telemetry receiving serving model cli security
@@ -55,12 +56,12 @@ ORDER = {
 _LOCAL = "visionsplit_local"
 _PACKAGES = (
     *("visionsplit_client", "visionsplit_batch", "visionsplit_cli", "encoder_service", "llm_service", _LOCAL),
-    "training",
+    *("training", "visionsplit_ray"),
 )
 _HEAVY = ("torch", "transformers", "tokenizers", "ray")
 _PROTOCOL = ("visionsplit.wire", "visionsplit.v1", "visionsplit.options.messages", "grpc")
 # What works on rows in this process; the rest of a batch job needs the client and pyarrow only.
-_WORKING = ("encoder_service", "llm_service", *_HEAVY, "visionsplit_batch.runners.ray_data")
+_WORKING = ("encoder_service", "llm_service", "visionsplit_ray", *_HEAVY, "visionsplit_batch.runners.ray_runner")
 _LEARNING = ("training.model", "training.learning", "training.evaluation")
 
 # folder or file -> module prefixes it must not import
@@ -87,7 +88,7 @@ FORBIDDEN = {
     **{f"proto/visionsplit/serving/{name}.py": (*_PROTOCOL, "numpy") for name in ("fairness", "overload")},
     "encoder_service": (
         *("llm_service", "visionsplit_client", "visionsplit_batch", "visionsplit_cli", _LOCAL, "training"),
-        "ray",
+        *("visionsplit_ray", "ray"),
     ),
     "llm_service": (
         "encoder_service",
@@ -96,23 +97,28 @@ FORBIDDEN = {
         "visionsplit_cli",
         _LOCAL,
         "training",
+        "visionsplit_ray",
     ),
+    "visionsplit_ray": ("visionsplit_client", "visionsplit_batch", "visionsplit_cli", _LOCAL, "training"),
     "client/visionsplit_client": (
         *("encoder_service", "llm_service", "visionsplit_batch", "visionsplit_cli", _LOCAL, "training"),
+        "visionsplit_ray",
         *_HEAVY,
         "visionsplit.model",
     ),
     "client/visionsplit_batch": ("visionsplit_cli", _LOCAL, "training"),
     "client/visionsplit_cli": (
-        *(_LOCAL, "training", *_HEAVY),
+        *(_LOCAL, "visionsplit_ray", "training", *_HEAVY),
         *("visionsplit.model.checkpoint", "visionsplit.model.stored_model"),
     ),
     "client/visionsplit_local": ("visionsplit_batch", "visionsplit_cli", "training", *_HEAVY),
-    "client/visionsplit_batch/sources": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
-    "client/visionsplit_batch/sinks": (*_WORKING, "visionsplit_batch.job", "visionsplit_batch.assembly"),
     **{
-        f"client/visionsplit_batch/{module}.py": _WORKING
-        for module in ("rows", "parts", "records", "run_folder", "assembly", "job", "settings", "progress")
+        f"client/visionsplit_batch/{folder}": _WORKING
+        for folder in ("job", "steps", "sinks", "sources", "rows", "storage")
+    },
+    **{
+        f"client/visionsplit_batch/runners/{module}.py": _WORKING
+        for module in ("base", "row", "row_calls", "services", "services_identity", "ray_reader")
     },
     "encoder_service/compression": (
         *_PROTOCOL,

@@ -1,6 +1,6 @@
-"""What works on the rows: services that run already (`services`), or pools on a Ray cluster (`ray_data`).
+"""What works on the rows: services that run already (`services`), or services that it starts on Ray (`ray_runner`).
 
-Only `hosts`, `feed` and `ray_data` need Ray and the services' packages, so they are not imported here.
+Only the modules with `ray` in their names need Ray and the services' packages, so they are not imported here.
 """
 
 from visionsplit_batch.runners.base import Runner, RunnerIdentity, StageUse, Work, WorkKind

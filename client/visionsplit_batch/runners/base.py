@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, Self, get_args
 from visionsplit_client import Compression, DataTypeName, PositionIds, Pruning, Sampling
 
 from visionsplit_batch.errors import BatchError
-from visionsplit_batch.rows import Content, Outcome, Question, Slice
+from visionsplit_batch.rows.rows import Content, Outcome, Question, Slice
 
 WorkKind = Literal["caption", "encode", "ask"]
 Stage = Literal["read", "encode", "ask"]

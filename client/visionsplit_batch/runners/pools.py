@@ -5,16 +5,21 @@ import os
 from dataclasses import dataclass, replace
 
 from visionsplit_batch.runners.base import WorkKind
+from visionsplit_ray.gpus import gpu_share
 
 Size = int | tuple[int, int]  # of a pool: fixed, or least and most
+
+_ROWS_OF_LLM = 64  # as many as a replica runs in one step
+_ROWS_OF_ENCODER = 16  # some batches of tiles
+_ROWS_OF_READER = 256  # calls that one Python process keeps up with
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Workers of each stage, and what each takes of a machine.
+    """The number of encoders and language models, and what each takes of a machine.
 
-    A pool with a least and a most grows while work waits for it. Without GPUs, a service computes with as many threads
-    as it has CPUs here.
+    With a least and a most, their number follows the work. Without GPUs, each computes with as many threads as it has
+    CPUs here.
 
     Raises:
         ValueError: a number out of its range.
@@ -26,12 +31,7 @@ class Pools:
     encoder_gpus: float | None = None  # of one; 0.5 puts two on a GPU. None: see `on`
     llm_cpus: float | None = None  # None: see `on`
     llm_gpus: float | None = None
-    readers: int = 2  # tasks that read at once
-    reader_cpus: float = 0.25  # they mostly wait
-    unit_rows: int = 8  # that travel together: few, so that the next stage starts early
-    # After so many rows the pools are started anew: Ray Data keeps statistics of each unit while a dataset runs, some
-    # 8 KB a unit in the driver.
-    rows_per_dataset: int = 100_000
+    reader_cpus: float = 0.25  # of an actor that reads rows and calls the services: mostly it waits
     object_store_bytes: int | None = None  # of a cluster started for the job; None: by Ray, from the machine's memory
 
     def __post_init__(self) -> None:
@@ -39,9 +39,6 @@ class Pools:
             least, most = bounds(getattr(self, name))
             if not 1 <= least <= most:
                 raise ValueError(f"{name} is {getattr(self, name)}; a number from 1 on is needed, or least and most")
-        for name in ("readers", "unit_rows", "rows_per_dataset"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
         for name in ("encoder_cpus", "encoder_gpus", "llm_cpus", "llm_gpus", "reader_cpus"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
@@ -52,7 +49,7 @@ class Pools:
 
         Where the GPUs are enough, each worker gets one; otherwise as few as possible share one. GPUs that one pool was
         given by number are not given to the other. A language model without a GPU, where the job has the machine to
-        itself, gets all cores: it has most of the work, and Ray only counts cores, it takes none from the encoders.
+        itself, gets all cores: it has most of the work, and Ray only counts cores, so the encoders lose none.
 
         Args:
             gpus: of the machine or the cluster.
@@ -63,7 +60,7 @@ class Pools:
         given = {"encoder": self.encoder_gpus, "llm": self.llm_gpus}
         left = gpus - sum(workers[name] * (share or 0.0) for name, share in given.items())
         open_workers = sum(workers[name] for name, share in given.items() if share is None)
-        share = _share(left, open_workers)
+        share = gpu_share(left, open_workers)
         llm_gpus = share if self.llm_gpus is None else self.llm_gpus
         llm_cpus = self.llm_cpus
         if llm_cpus is None:
@@ -81,10 +78,20 @@ class Pools:
             parts.append(_workers(self.llms, "language model", self.llm_gpus))
         return " and ".join(parts)
 
+    def in_flight(self, kind: WorkKind) -> int:
+        """Rows whose calls run at one time: they fill every service, and let the next rows wait inside."""
+        encoders = 0 if kind == "ask" else bounds(self.encoders)[1]
+        llms = 0 if kind == "encode" else bounds(self.llms)[1]
+        return _ROWS_OF_ENCODER * encoders + _ROWS_OF_LLM * llms
+
+    def readers(self, kind: WorkKind) -> int:
+        """Actors that read rows and call the services."""
+        return math.ceil(self.in_flight(kind) / _ROWS_OF_READER)
+
     def cpus(self, kind: WorkKind) -> int:
-        """CPUs that a cluster started for the job says to have: the machine's, or what the pools take, if that is
-        more. Ray counts them and takes nobody's away; with fewer it would wait for others for ever."""
-        needed = self.readers * self.reader_cpus
+        """CPUs that a cluster started for the job says to have: the machine's, or what the actors ask for, if that is
+        more. Ray only counts CPUs; if there are fewer than the actors ask for, some are never started."""
+        needed = self.readers(kind) * self.reader_cpus
         needed += 0.0 if kind == "ask" else bounds(self.encoders)[1] * self.encoder_cpus
         needed += 0.0 if kind == "encode" else bounds(self.llms)[1] * (self.llm_cpus or 0.0)
         return max(os.cpu_count() or 1, int(-(-needed // 1)))
@@ -93,14 +100,6 @@ class Pools:
 def bounds(size: Size) -> tuple[int, int]:
     """Least and most."""
     return (size, size) if isinstance(size, int) else size
-
-
-def _share(gpus: float, workers: int) -> float:
-    """The share of a GPU for each worker: one, or the reciprocal of a whole number, which fills each GPU evenly."""
-    if workers == 0 or gpus <= 0:
-        return 0.0
-    whole = math.floor(gpus)
-    return 1.0 / math.ceil(workers / whole) if whole else math.floor(gpus / workers * 100) / 100
 
 
 def _workers(size: Size, name: str, gpus: float | None) -> str:

@@ -1,4 +1,4 @@
-"""One row's calls, the same for both runners: repeated where that helps, failed where it does not."""
+"""One row's calls, and which of their errors fail the row."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,6 @@ from visionsplit.serving.async_helpers import together
 from visionsplit_client import (
     AsyncClient,
     CancelledError,
-    Compression,
     EncodedImage,
     Generation,
     IncompatibleServicesError,
@@ -23,7 +22,7 @@ from visionsplit_client import (
 )
 
 from visionsplit_batch.errors import BatchError
-from visionsplit_batch.rows import Answers, Content, Failure, Question, Tokens
+from visionsplit_batch.rows.rows import Answers, Content, Failure, Question, Tokens
 from visionsplit_batch.runners.base import Stage, TemplateError, Work
 
 _T = TypeVar("_T")
@@ -32,9 +31,6 @@ _T = TypeVar("_T")
 ENDS_JOB = (UnavailableError, UnauthenticatedError, IncompatibleServicesError, CancelledError)
 # What may be wrong with one row: the services' errors, and Python's own for what the client refuses before it calls.
 FAILS_ROW = (VisionSplitError, ValueError, TypeError, OSError)
-# A service that goes away ends the calls inside it, and the client repeats none that has begun to answer. Rows can
-# be: nobody has seen their first words. Each of these tries includes the client's own.
-_TRIES = 3
 
 
 class NoImagesError(BatchError):
@@ -48,14 +44,12 @@ async def answer_images(client: AsyncClient, work: Work, content: Content, quest
     return await _answers(ask, work, content, questions)
 
 
-async def encode_images(
-    client: AsyncClient, work: Work, content: Content, compression: Compression | None = None
-) -> Tokens:
-    """The tokens of each of a row's images; `compression` takes the place of the work's."""
+async def encode_images(client: AsyncClient, work: Work, content: Content) -> Tokens:
+    """The tokens of each of a row's images."""
     _check_images(content)
 
     async def encode(image: bytes) -> EncodedImage:
-        return await _repeated(lambda: client.encode(image, compression or work.compression, data_type=work.data_type))
+        return await _once_there_is_room(lambda: client.encode(image, work.compression, data_type=work.data_type))
 
     images = await together([encode(image) for image in content.images])
     return Tokens(tuple(images), content.fields)
@@ -89,7 +83,7 @@ async def _answers(
     """Every question at once, by a call of the client that has the images or tokens already."""
 
     async def ask(question: Question) -> Generation:
-        return await _repeated(
+        return await _once_there_is_room(
             lambda: generate(
                 question.text,
                 messages=question.messages,
@@ -107,12 +101,8 @@ def _check_images(content: Content) -> None:
         raise NoImagesError("the row has no image")
 
 
-async def _repeated(call: Callable[[], Awaitable[_T]]) -> _T:
-    """The result of a call that may be made again.
-
-    A service that is full is waited for as long as it names a time: the job has nothing else to do.
-    """
-    tries = 0
+async def _once_there_is_room(call: Callable[[], Awaitable[_T]]) -> _T:
+    """The result of a call, which is made again while the service is full and names a time after which to ask."""
     while True:
         try:
             return await call()
@@ -120,7 +110,3 @@ async def _repeated(call: Callable[[], Awaitable[_T]]) -> _T:
             if error.retry_after_seconds is None:
                 raise
             await asyncio.sleep(error.retry_after_seconds)
-        except (UnavailableError, CancelledError):
-            tries += 1
-            if tries == _TRIES:
-                raise

@@ -40,6 +40,12 @@ class StageClock:
         finally:
             self.worked(stage, time.monotonic() - started)
 
+    def take_seconds(self) -> Mapping[Stage, float]:
+        """The seconds of work since the last time."""
+        with self._lock:
+            seconds, self._seconds = self._seconds, dict.fromkeys(self._places, 0.0)
+            return seconds
+
     def clear(self) -> None:
         """No row is anywhere any more."""
         with self._lock:

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from visionsplit_batch.records import Record
+from visionsplit_batch.rows.records import Record
 from visionsplit_batch.sinks.base import Sink
 from visionsplit_batch.sinks.jsonl import JsonlSink
 from visionsplit_batch.sinks.openai import OpenAiSink
 from visionsplit_batch.sinks.parquet import ParquetSink
 from visionsplit_batch.sinks.tokens import TokensSink
 from visionsplit_batch.sinks.webdataset import WebDatasetSink
-from visionsplit_batch.storage import Storage
+from visionsplit_batch.storage.storage import Storage
 
 __all__ = ["FORMATS", "Sink", "TokensSink", "sink_for"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import IO, Any, ClassVar, Generic, TypeVar
 
-from visionsplit_batch.fields import plain_text
-from visionsplit_batch.part_state import FailedRow
-from visionsplit_batch.storage import Storage
+from visionsplit_batch.rows.fields import plain_text
+from visionsplit_batch.rows.part_state import FailedRow
+from visionsplit_batch.storage.storage import Storage
 
 Row = TypeVar("Row", contravariant=True)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import IO
 
-from visionsplit_batch.records import Record
+from visionsplit_batch.rows.records import Record
 from visionsplit_batch.sinks.base import Sink, json_line
 
 

@@ -7,10 +7,10 @@ from typing import IO, Any
 
 from visionsplit import errors
 
-from visionsplit_batch.fields import plain_text
-from visionsplit_batch.part_state import FailedRow
-from visionsplit_batch.records import Record
-from visionsplit_batch.rows import Failure
+from visionsplit_batch.rows.fields import plain_text
+from visionsplit_batch.rows.part_state import FailedRow
+from visionsplit_batch.rows.records import Record
+from visionsplit_batch.rows.rows import Failure
 from visionsplit_batch.sinks.base import Sink, json_line
 
 # Looked up along an error's class hierarchy.

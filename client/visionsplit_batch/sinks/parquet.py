@@ -6,7 +6,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visionsplit_batch.records import Record, record_schema
+from visionsplit_batch.rows.records import Record, record_schema
 from visionsplit_batch.sinks.base import Sink, json_text
 
 _GROUP_ROWS = 4096  # of a row group, which is held in memory

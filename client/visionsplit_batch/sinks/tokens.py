@@ -8,9 +8,9 @@ from typing import IO
 from visionsplit.wire.stored_tensors import StoredTensor, TensorWriter
 
 from visionsplit_batch.errors import OutputError
-from visionsplit_batch.records import RunLabels, TokenRecord
+from visionsplit_batch.rows.records import RunLabels, TokenRecord
 from visionsplit_batch.sinks.base import Sink, json_text
-from visionsplit_batch.storage import Storage
+from visionsplit_batch.storage.storage import Storage
 
 SHARD_FORMAT = "visionsplit-token-shard/1"
 # Wide elements first, so that all are aligned where a token's width is a multiple of 4.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from visionsplit_batch.fields import iso_duration
+from visionsplit_batch.rows.fields import iso_duration
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _NANOSECONDS_A_DAY = 86_400 * 1_000_000_000

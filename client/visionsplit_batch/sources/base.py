@@ -8,9 +8,9 @@ from itertools import groupby
 from typing import Any, ClassVar, Generic, TypeVar
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.fields import json_values
-from visionsplit_batch.left_out import LeftOut, in_words
-from visionsplit_batch.rows import Content, Entry, Failure
+from visionsplit_batch.rows.fields import json_values
+from visionsplit_batch.rows.left_out import LeftOut, in_words
+from visionsplit_batch.rows.rows import Content, Entry, Failure
 from visionsplit_batch.sources.inputs import Found, Inputs, suffix
 from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.unique import unique

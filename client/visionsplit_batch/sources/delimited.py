@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content, Entry
+from visionsplit_batch.rows.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.delimited_rows import DelimitedRow, delimited_rows, delimiter_of, values_of
 from visionsplit_batch.sources.files import readable
@@ -15,7 +15,7 @@ from visionsplit_batch.sources.inputs import Found, Inputs, reading
 from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, distinct, id_or
 from visionsplit_batch.sources.text import TextFile, decoded, open_text, read_lines
-from visionsplit_batch.storage import Storage, parent
+from visionsplit_batch.storage.storage import Storage, parent
 
 _ROWS_LOOKED_AT = 100  # for the columns
 _IMAGES_IN_ROW = 2  # of the largest allowed, as base64 text, that a row has room for

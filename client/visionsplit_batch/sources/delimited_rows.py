@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from visionsplit_batch.sources.text import Place, decoded, is_blank, read_lines
-from visionsplit_batch.storage import Storage
+from visionsplit_batch.storage.storage import Storage
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 

@@ -8,8 +8,8 @@ from visionsplit.images import begins_as_image
 from visionsplit_client import Limits, Timeouts
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.left_out import in_words
-from visionsplit_batch.rows import Source
+from visionsplit_batch.rows.left_out import in_words
+from visionsplit_batch.rows.rows import Source
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.delimited import CsvSource, TsvSource
 from visionsplit_batch.sources.files import FilesSource, ListSource
@@ -24,7 +24,7 @@ from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns
 from visionsplit_batch.sources.text import decoded, encoding_of
 from visionsplit_batch.sources.webdataset import WebDatasetSource
-from visionsplit_batch.storage import Storage, absolute
+from visionsplit_batch.storage.storage import Storage, absolute
 
 FORMATS: tuple[type[RowSource[Any]], ...] = (
     FilesSource, ListSource, JsonLinesSource, JsonSource, CsvSource, TsvSource, ParquetSource, WebDatasetSource,

@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 from visionsplit.images import HEAD_BYTES, SUFFIXES, begins_as_image
 
-from visionsplit_batch.rows import Content, Entry
+from visionsplit_batch.rows.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.inputs import Found, is_url, reading
 from visionsplit_batch.sources.text import read_lines
-from visionsplit_batch.storage import parent, parse
+from visionsplit_batch.storage.storage import parent, parse
 
 _LONGEST_LINE = 1 << 20  # bytes
 

@@ -8,7 +8,7 @@ from visionsplit.network.locations import is_data_url
 
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.sources.pictures import base64_head
-from visionsplit_batch.storage import parse
+from visionsplit_batch.storage.storage import parse
 
 IMAGE_COLUMNS = (
     "image", "images", "img", "image_path", "image_file", "path", "file", "file_name", "filename", "filepath",

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content, Entry
+from visionsplit_batch.rows.rows import Content, Entry
 from visionsplit_batch.sources.arrow_cells import column_cells, row_values
 from visionsplit_batch.sources.arrow_samples import FILES_LOOKED_AT, ROWS_LOOKED_AT, ArrowSamples
 from visionsplit_batch.sources.base import RowSource
@@ -18,7 +18,7 @@ from visionsplit_batch.sources.files import readable
 from visionsplit_batch.sources.inputs import Inputs
 from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, distinct, id_or
-from visionsplit_batch.storage import Storage, join, parent, parse
+from visionsplit_batch.storage.storage import Storage, join, parent, parse
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 _MAX_STATE_BYTES = 1 << 26

@@ -12,9 +12,9 @@ from typing import Literal
 from fsspec.utils import glob_translate
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.left_out import Tally
-from visionsplit_batch.run_folder import ERRORS, RUN_SETTINGS, STATE
-from visionsplit_batch.storage import Storage, absolute, join, local_path, parse
+from visionsplit_batch.rows.left_out import Tally
+from visionsplit_batch.storage.run_files import ERRORS, RUN_SETTINGS, STATE
+from visionsplit_batch.storage.storage import Storage, absolute, join, local_path, parse
 
 _MAGIC = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")

@@ -9,7 +9,7 @@ from typing import Any
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.sources.json_array import array_elements
 from visionsplit_batch.sources.text import HEAD_BYTES, Place, decoded, encoding_of, read_lines
-from visionsplit_batch.storage import Storage
+from visionsplit_batch.storage.storage import Storage
 
 _ARRAY = re.compile(r"\s*\[\s*(?:\{|\]|\Z)")
 

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content, Entry
+from visionsplit_batch.rows.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
 from visionsplit_batch.sources.inputs import Found, Inputs, reading
@@ -14,7 +14,7 @@ from visionsplit_batch.sources.json_rows import is_array, json_rows, parse_row
 from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, row_id
 from visionsplit_batch.sources.text import Place, TextFile, open_text
-from visionsplit_batch.storage import parent
+from visionsplit_batch.storage.storage import parent
 
 _ROWS_LOOKED_AT = 100  # for the columns
 _IMAGES_IN_ROW = 8  # of the largest allowed, that a row has room for

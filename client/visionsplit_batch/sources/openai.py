@@ -7,7 +7,7 @@ from typing import Any
 from visionsplit_client import ImagePart, Message, Sampling
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content, Question
+from visionsplit_batch.rows.rows import Content, Question
 from visionsplit_batch.sources.jsonl import JsonLinesSource
 from visionsplit_batch.sources.table import Columns, row_id
 

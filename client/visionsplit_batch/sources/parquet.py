@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content, Entry
+from visionsplit_batch.rows.rows import Content, Entry
 from visionsplit_batch.sources.arrow_cells import column_cells, row_values
 from visionsplit_batch.sources.arrow_samples import FILES_LOOKED_AT, ROWS_LOOKED_AT, ArrowSamples
 from visionsplit_batch.sources.base import RowSource
@@ -20,7 +20,7 @@ from visionsplit_batch.sources.files import readable
 from visionsplit_batch.sources.inputs import Found, Inputs
 from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, distinct, id_or
-from visionsplit_batch.storage import Storage, parent
+from visionsplit_batch.storage.storage import Storage, parent
 
 _ROWS_AT_ONCE = 32  # with their images, in memory
 _IDS_AT_ONCE = 8192

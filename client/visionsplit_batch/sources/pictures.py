@@ -11,7 +11,7 @@ from visionsplit.images import begins_as_image
 from visionsplit.network.locations import is_data_url
 from visionsplit_client import Limits, Timeouts, read_image
 
-from visionsplit_batch.storage import Storage, join, local_path, parse
+from visionsplit_batch.storage.storage import Storage, join, local_path, parse
 
 _SHORTEST_BASE64 = 40  # characters; few pictures are smaller
 

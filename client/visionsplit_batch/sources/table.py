@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content, Question
+from visionsplit_batch.rows.rows import Content, Question
 from visionsplit_batch.sources.guess import image_column
 from visionsplit_batch.sources.pictures import Pictures
 

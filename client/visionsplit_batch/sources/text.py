@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from visionsplit_batch.storage import Storage
+from visionsplit_batch.storage.storage import Storage
 
 HEAD_BYTES = 1 << 16  # of a file, by which its encoding and its form are known
 Place = tuple[int, int, int]  # offset and length in bytes, and the number

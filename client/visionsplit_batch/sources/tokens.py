@@ -9,13 +9,13 @@ from visionsplit.wire.stored_tensors import Header
 from visionsplit_client import EncodedImage, InvalidTokensError
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content, Entry
+from visionsplit_batch.rows.rows import Content, Entry
 from visionsplit_batch.sinks.tokens import SHARD_FORMAT, TENSORS, tensor_name
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
 from visionsplit_batch.sources.inputs import Inputs
 from visionsplit_batch.sources.pictures import Pictures
-from visionsplit_batch.storage import Storage
+from visionsplit_batch.storage.storage import Storage
 
 # What reading JSON of another form, or a wrong file, raises on the way.
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Entry
+from visionsplit_batch.rows.rows import Entry
 
 _ENTRIES_AT_ONCE = 1024
 _CACHE_KIB = 16_384  # of the index in memory; the rest is in a temporary file, some 40 bytes for an entry

@@ -14,14 +14,14 @@ import pyarrow as pa
 from visionsplit.images import SUFFIXES
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content, Entry
+from visionsplit_batch.rows.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
 from visionsplit_batch.sources.inputs import Found, Inputs
 from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns
 from visionsplit_batch.sources.text import decoded, encoding_of
-from visionsplit_batch.storage import parse
+from visionsplit_batch.storage.storage import parse
 
 _IMAGE, _JSON, _TEXT = range(3)
 _FIELD_KINDS = {"json": _JSON, "txt": _TEXT}

@@ -13,7 +13,7 @@ import logging
 from visionsplit.errors import InvalidRequestError, VisionSplitError
 from visionsplit.telemetry.log_lines import LineFormatter
 from visionsplit_batch.errors import InputError, RefusedRunError, TooManyFailuresError
-from visionsplit_batch.left_out import needs_attention
+from visionsplit_batch.rows.left_out import needs_attention
 
 from visionsplit_cli import options as shared
 from visionsplit_cli import output

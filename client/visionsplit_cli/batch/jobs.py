@@ -1,28 +1,28 @@
 """A job put together from its options."""
 
 import argparse
+import hashlib
 import json
 import sys
 from contextlib import closing, redirect_stdout
 from typing import Any
 
-from visionsplit.images import ImageLimits
 from visionsplit.visible import visible
-from visionsplit_batch.job import Job, JobOptions, JobSummary
-from visionsplit_batch.left_out import LeftOut, needs_attention
-from visionsplit_batch.named_columns import check_columns
-from visionsplit_batch.progress import Bar, Events, Lines, Progress, Quiet, StageShares
-from visionsplit_batch.recording import AnswersRecording, Recording, TokensRecording
-from visionsplit_batch.rows import Source
-from visionsplit_batch.run_folder import RunFolder, fingerprint
+from visionsplit_batch.job.job import Job, JobOptions, JobSummary
+from visionsplit_batch.job.progress import Bar, Events, Lines, Progress, Quiet, StageShares
+from visionsplit_batch.job.recording import AnswersRecording, Recording, TokensRecording
+from visionsplit_batch.job.run_folder import RunFolder, fingerprint
+from visionsplit_batch.job.settings import labels_of, run_settings
+from visionsplit_batch.job.summary import input_json, input_text, left_out_text, summary_json, summary_text
+from visionsplit_batch.rows.left_out import LeftOut, needs_attention
+from visionsplit_batch.rows.named_columns import check_columns
+from visionsplit_batch.rows.rows import Source
 from visionsplit_batch.runners import Runner, Work
 from visionsplit_batch.runners.services import ServicesRunner
-from visionsplit_batch.settings import labels_of, run_settings
 from visionsplit_batch.sinks import TokensSink, sink_for
 from visionsplit_batch.sources import Columns, open_source
 from visionsplit_batch.sources.tokens import TokenShards
-from visionsplit_batch.storage import Storage, absolute
-from visionsplit_batch.summary import input_json, input_text, left_out_text, summary_json, summary_text
+from visionsplit_batch.storage.storage import Storage, absolute
 from visionsplit_client import DEFAULT_ENCODER
 
 from visionsplit_cli import options as shared
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> tuple[JobSummary, tuple[LeftOut, ...]]:
     total = sum(1 for _ in source.entries())  # also finds what is wrong before any work is done
     left_out = source.left_out
     _say(args, input_text(source.settings(), total), input_json(source.settings(), total))
-    with _runner(args, source, work) as runner:
+    with _runner(args, source, work, output) as runner:
         output_format = _output_format(args, source)
         settings = run_settings(
             source,
@@ -140,36 +140,41 @@ def _source(args: argparse.Namespace, storage: Storage, output: str) -> Source:
     )
 
 
-def _runner(args: argparse.Namespace, source: Source, work: Work) -> Runner:
+def _runner(args: argparse.Namespace, source: Source, work: Work, output: str) -> Runner:
     if args.model is not None:
-        return _ray_runner(args, source, work)
+        return _ray_runner(args, source, work, output)
     encoders: list[str] = [] if args.kind == "ask" else args.encoder or [DEFAULT_ENCODER]
     security = shared.security_from(args)
     return ServicesRunner(source, work, encoders, args.llm, in_flight=args.in_flight, security=security)
 
 
-def _ray_runner(args: argparse.Namespace, source: Source, work: Work) -> Runner:
+def _ray_runner(args: argparse.Namespace, source: Source, work: Work, output: str) -> Runner:
     # Only such a job needs Ray, PyTorch and the services.
     from visionsplit_batch.runners.pools import Pools
-    from visionsplit_batch.runners.ray_data import RayDataRunner
-
-    from encoder_service.config import EncoderConfig
-    from llm_service.config import LlmConfig
+    from visionsplit_batch.runners.ray_runner import RayRunner
+    from visionsplit_batch.runners.ray_services import service_configs
 
     sizes: dict[str, Any] = {}
-    encoder = llm = None
+    images: dict[str, Any] = {}
     if args.kind != "ask":
         sizes |= {"encoders": args.encoders, "encoder_gpus": args.encoder_gpus, "encoder_cpus": args.encoder_cpus}
-        limits = ImageLimits() if args.max_image_pixels is None else ImageLimits(args.max_image_pixels)
-        encoder = EncoderConfig(args.model, text_tower=args.text_tower, image=limits)
+        images = {"text_tower": args.text_tower, "max_image_pixels": args.max_image_pixels}
     if args.kind != "encode":
         sizes |= {"llms": args.llms, "llm_gpus": args.llm_gpus, "llm_cpus": args.llm_cpus}
-        llm = LlmConfig(args.model)
+    encoder, llm = service_configs(args.model, args.kind, **images)
 
     def on_start(pools: str) -> None:
         text = f"starting {pools} for {args.model} on Ray; the first rows wait until the models are loaded"
         _say(args, text, json.dumps({"event": "start", "model": args.model, "pools": pools}))
 
-    return RayDataRunner(
-        source, work, encoder=encoder, llm=llm, pools=Pools(**sizes), address=args.ray_address, on_start=on_start
+    return RayRunner(
+        source,
+        work,
+        encoder=encoder,
+        llm=llm,
+        pools=Pools(**sizes),
+        address=args.ray_address,
+        # The same command finds the language models again that a killed job has left on a cluster.
+        application=f"visionsplit-batch-{hashlib.sha256(output.encode()).hexdigest()[:16]}",
+        on_start=on_start,
     )

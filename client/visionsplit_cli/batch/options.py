@@ -3,9 +3,9 @@
 import argparse
 import math
 
-from visionsplit.cli.command_line import at_least
+from visionsplit.cli.command_line import at_least, pool_size
 from visionsplit_batch.formats import INPUT_FORMATS, OUTPUT_FORMATS
-from visionsplit_batch.parts import ROWS_PER_PART
+from visionsplit_batch.job.parts import ROWS_PER_PART
 from visionsplit_client import DEFAULT_ENCODER
 
 from visionsplit_cli import options as shared
@@ -148,7 +148,7 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
     )
     shared.add_security(parser)
     group = parser.add_argument_group(
-        "on Ray", "The job starts the services that it needs, on this machine or on a Ray cluster."
+        "on Ray", "The job starts the services that it needs, on this machine or on a Ray cluster, and stops them."
     )
     group.add_argument(
         "--model",
@@ -173,37 +173,37 @@ def _add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
         )
         group.add_argument(
             "--encoders",
-            type=_pool,
+            type=pool_size,
             default=(1, 1),
             metavar="N[-M]",
-            help="The number of Ray actors that encode; a range such as 2-8 scales with the work. Default: 1.",
+            help="The number of encoders; a range such as 2-8 follows the work. Default: 1.",
         )
         group.add_argument(
-            "--encoder-gpus", type=_share, metavar="SHARE", help=f"The share of a GPU for each of these actors; {_GPUS}"
+            "--encoder-gpus", type=_share, metavar="SHARE", help=f"The share of a GPU for each of them; {_GPUS}"
         )
         group.add_argument(
             "--encoder-cpus",
             type=at_least(1),
             default=1,
             metavar="N",
-            help="The number of threads of each encoding actor without a GPU. Default: 1.",
+            help="The number of threads of each encoder without a GPU. Default: 1.",
         )
     if kind != "encode":
         group.add_argument(
             "--llms",
-            type=_pool,
+            type=pool_size,
             default=(1, 1),
             metavar="N[-M]",
-            help="The number of Ray actors that answer; a range such as 2-8 scales with the work. Default: 1.",
+            help="The number of language models; a range such as 2-8 follows the work. Default: 1.",
         )
         group.add_argument(
-            "--llm-gpus", type=_share, metavar="SHARE", help=f"The share of a GPU for each of these actors; {_GPUS}"
+            "--llm-gpus", type=_share, metavar="SHARE", help=f"The share of a GPU for each of them; {_GPUS}"
         )
         group.add_argument(
             "--llm-cpus",
             type=at_least(1),
             metavar="N",
-            help="The number of CPUs of each answering actor. Default: 1; without GPUs, on a cluster that "
+            help="The number of CPUs of each language model. Default: 1; without GPUs, on a cluster that "
             "the job starts, all CPUs of the machine.",
         )
 
@@ -238,12 +238,3 @@ def _share(text: str) -> float:
     if not 0 <= share < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a share of a GPU; a number from 0 on is needed, such as 0.5")
     return share
-
-
-def _pool(text: str) -> tuple[int, int]:
-    least, _, most = text.partition("-")
-    positive = at_least(1)
-    pool = positive(least), positive(most or least)
-    if pool[0] > pool[1]:
-        raise argparse.ArgumentTypeError(f"{text}: the first number is the smaller one")
-    return pool

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-_NAMES = {"encoder_service": "encoder service", "llm_service": "LLM service"}
+_NAMES = {"encoder_service": "encoder service", "llm_service": "LLM service", "visionsplit_ray": "LLM service"}
 _POLL_SECONDS = 0.05
 # Asks Linux for a SIGTERM at the death of our process, however it dies (PR_SET_PDEATHSIG is 1 in linux/prctl.h), and
 # then becomes the service. A function that `subprocess` runs in the child could do the same, but not safely once this
@@ -31,7 +31,7 @@ class Service:
     This process then stops its services in order.
     """
 
-    module: str  # "encoder_service" or "llm_service"
+    module: str  # "encoder_service", "llm_service", or "visionsplit_ray" for both
     address: str  # HOST:PORT to listen on
     options: Sequence[str]  # further options of its command line
     stdout: int | None = None  # a file descriptor; None: ours

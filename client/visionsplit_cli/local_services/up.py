@@ -71,10 +71,19 @@ def add_parser(commands: options.Subparsers) -> None:
     )
     parser.add_argument(
         "--replicas",
-        type=command_line.at_least(1),
-        default=1,
-        metavar="N",
-        help="The number of the LLM service's replicas; several need --backend ray. Default: %(default)s.",
+        type=command_line.pool_size,
+        default=(1, 1),
+        metavar="N[-M]",
+        help="The number of the LLM service's replicas; several, or a range such as 1-4 that follows the load, need "
+        "--backend ray. Default: 1.",
+    )
+    parser.add_argument(
+        "--encoders",
+        type=command_line.pool_size,
+        metavar="N[-M]",
+        help="The number of encoders as Ray actors, beside the replicas; a range such as 2-8 follows the load. They "
+        "listen at --encoder and the ports behind it, and serve no metrics. Needs --backend ray. Default: one "
+        "encoder, in a process of its own.",
     )
     parser.add_argument(
         "--device",
@@ -139,25 +148,25 @@ def run(args: argparse.Namespace) -> int:
     """0 after Ctrl-C or SIGTERM, which is how it is meant to end; 1 if a service does not start or ends on its own."""
     _check(args)
     security = _security(args)
-    args.encoder, args.llm = free_addresses([args.encoder, args.llm])
+    args.llm, *args.encoder_addresses = free_addresses([args.llm, *_encoder_addresses(args)])
     if not args.quiet:
         output.warn(f"starting the LLM service and the encoder service with {args.model} ...")
     with ExitStack() as files, _stop_signals() as stop:
-        llm, encoder = _services(args, files.enter_context(_encoder_token()) if args.token_file else None)
+        services = _services(args, files.enter_context(_encoder_token()) if args.token_file else None)
         try:
-            for service in (llm, encoder):
+            for service in services if args.encoders is None else services[:1]:  # which runs the others on Ray
                 service.start()
             pause = partial(stop.wait, _WATCH_SECONDS)
-            if wait_until_healthy((llm, encoder), timeout=args.start_timeout, pause=pause, security=security):
-                _announce(args, llm, encoder)
+            if wait_until_healthy(services, timeout=args.start_timeout, pause=pause, security=security):
+                _announce(args)
                 while not pause():
-                    check_alive((llm, encoder))
+                    check_alive(services)
         finally:
             stopped_once = stop.is_set()
             stop.clear()  # a second signal means: at once
             if stopped_once and not args.quiet:
                 print("stopping", file=sys.stderr, flush=True)
-            for service in (encoder, llm):
+            for service in reversed(services):
                 service.stop(grace=args.grace + _EXIT_SECONDS, hurry=stop.is_set)
     return 0
 
@@ -166,8 +175,18 @@ def _check(args: argparse.Namespace) -> None:
     """End with a wrong usage what both services would fail of, each with its own words."""
     if args.encoder == args.llm and split_host_port(args.llm)[1] != 0:
         options.usage_error(args, f"both services cannot listen on {args.llm}")
+    if args.backend == "local" and (args.encoders is not None or args.replicas != (1, 1)):
+        options.usage_error(args, "--backend local has one encoder and one replica; more need --backend ray")
     if is_missing_folder(args.model):
         options.usage_error(args, f"there is no folder {args.model}")
+
+
+def _encoder_addresses(args: argparse.Namespace) -> list[str]:
+    """One address for each of the most encoders: at consecutive ports, of which the LLM service's is left out."""
+    most = 1 if args.encoders is None else args.encoders[1]
+    host, port = args.encoder.rpartition(":")[0], split_host_port(args.encoder)[1]
+    addresses = [f"{host}:{port and port + offset}" for offset in range(most + 1)]
+    return [address for address in addresses if port == 0 or address != args.llm][:most]
 
 
 @contextmanager
@@ -182,7 +201,7 @@ def _encoder_token() -> Iterator[Path]:
         yield path
 
 
-def _services(args: argparse.Namespace, encoder_token: Path | None) -> tuple[Service, Service]:
+def _services(args: argparse.Namespace, encoder_token: Path | None) -> list[Service]:
     """
     Args:
         encoder_token: the file with the encoder's token for the LLM service; None where no tokens are used.
@@ -203,10 +222,23 @@ def _services(args: argparse.Namespace, encoder_token: Path | None) -> tuple[Ser
         to_llm += ["--llm-token-file", str(encoder_token)]
         of_encoder = ["--token-file", str(encoder_token)]
     metrics = {name: ["--metrics", at] if args.metrics else [] for name, at in options.METRICS.items()}
-    replicas = ["--backend", args.backend, "--replicas", str(args.replicas)]
-    llm = [*replicas, *shared, *of_encoder, *metrics["llm"], *args.llm_args]
-    encoder = ["--llm", args.llm, *shared, *to_llm, *metrics["encoder"], *args.encoder_args]
-    return Service("llm_service", args.llm, llm), Service("encoder_service", args.encoder, encoder)
+    llm = [*_replicas(args), *shared, *of_encoder, *metrics["llm"], *args.llm_args]
+    encoder = ["--llm", args.llm, *shared, *to_llm]
+    addresses = args.encoder_addresses
+    if args.encoders is None:
+        encoder += [*metrics["encoder"], *args.encoder_args]
+        return [Service("llm_service", args.llm, llm), Service("encoder_service", addresses[0], encoder)]
+    pool = ["--encoders", "-".join(map(str, args.encoders)), "--encoder-listen", ",".join(addresses)]
+    pool += ["--encoder-args", shlex.join([*encoder, *args.encoder_args])]
+    always = [Service("encoder_service", address, []) for address in addresses[: args.encoders[0]]]
+    return [Service("visionsplit_ray", args.llm, [*llm, *pool]), *always]
+
+
+def _replicas(args: argparse.Namespace) -> list[str]:
+    least, most = args.replicas
+    if least == most:
+        return ["--backend", args.backend, "--replicas", str(least)]
+    return ["--backend", args.backend, "--min-replicas", str(least), "--max-replicas", str(most)]
 
 
 def _passed_on(args: argparse.Namespace, option: str, *, prefix: str = "") -> list[str]:
@@ -227,10 +259,13 @@ def _security(args: argparse.Namespace) -> ClientSecurity:
     return ClientSecurity(tls)
 
 
-def _announce(args: argparse.Namespace, llm: Service, encoder: Service) -> None:
-    print(f"{llm.name}: {llm.address}\n{encoder.name}: {encoder.address}")
+def _announce(args: argparse.Namespace) -> None:
+    print(f"LLM service: {args.llm}")
+    for address in args.encoder_addresses:
+        print(f"encoder service: {address}")
     if not args.quiet:
-        option = "" if encoder.address == DEFAULT_ENCODER else f" --encoder {encoder.address}"
+        first = args.encoder_addresses[0]
+        option = "" if first == DEFAULT_ENCODER else f" --encoder {first}"
         print(f'ready; try: visionsplit ask{option} IMAGE "Describe the image."   (Ctrl-C stops both)')
     sys.stdout.flush()
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from visionsplit.errors import UnavailableError
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Failure
+from visionsplit_batch.rows.rows import Failure
 from visionsplit_client import EncodedImage
 
 from visionsplit_cli.checkout import sample_images

@@ -132,6 +132,16 @@ path = Kind(lambda text: Path(_not_empty(text)), "a path", "FILE")
 flag = Kind(_flag, "true or false", "BOOL", lambda value: "true" if value else "false")
 
 
+def pool_size(text: str) -> tuple[int, int]:
+    """Reads N, or N-M for a number that changes; the least and the most of it."""
+    least, _, most = text.partition("-")
+    positive = at_least(1)
+    size = positive(least), positive(most or least)
+    if size[0] > size[1]:
+        raise argparse.ArgumentTypeError(f"{text}: the first number must not be larger than the second")
+    return size
+
+
 def shares(text: str) -> tuple[float, ...]:
     """Reads numbers in (0, 1] with commas between them."""
     return tuple(share(part.strip()) for part in text.split(","))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from visionsplit_batch.rows import Content, Entry, Failure, Outcome, Question, Slice
+from visionsplit_batch.rows.rows import Content, Entry, Failure, Outcome, Question, Slice
 from visionsplit_client import AsyncClient, Compression, EncodedImage, Sampling
 
 from tests.integration.system import noise_image
@@ -33,6 +33,7 @@ class Files:
     repeat: int = 1
     titles: Mapping[str, str | None] = field(default_factory=dict)  # in place of the names
     deadly: str | None = None  # an entry's id
+    only_first: str | None = None  # a file that is not repeated
 
     def settings(self) -> Mapping[str, Any]:
         return {"folder": str(self.folder)}
@@ -40,7 +41,8 @@ class Files:
     def entries(self) -> Iterator[Entry]:
         for number in range(self.repeat):
             for path in sorted(self.folder.iterdir()):
-                yield Entry(f"{number}/{path.name}", str(path))
+                if not number or path.name != self.only_first:
+                    yield Entry(f"{number}/{path.name}", str(path))
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Content | Failure]:
         for entry in entries:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from visionsplit_batch.rows import Answers, Failure, Outcome, Question, Slice, Tokens
+from visionsplit_batch.rows.rows import Answers, Failure, Outcome, Question, Slice, Tokens
 from visionsplit_batch.runners import Runner, Work
 from visionsplit_batch.runners.services import ServicesRunner
 from visionsplit_client import (

@@ -7,8 +7,8 @@ import numpy as np
 from visionsplit.grid import TileGrid
 from visionsplit.options.data_types import DataTypeName, data_type_of
 from visionsplit.wire.tensors import TokenTensor
-from visionsplit_batch.records import RunLabels
-from visionsplit_batch.rows import Answers, Outcome, Question, Tokens
+from visionsplit_batch.rows.records import RunLabels
+from visionsplit_batch.rows.rows import Answers, Outcome, Question, Tokens
 from visionsplit_client import Compression, EncodedImage, Generation, ImageSummary, LlmTimings, Usage, VisionTokens
 from visionsplit_client._info import VisionFormat
 from visionsplit_client._results import EncodeTimings

@@ -4,7 +4,7 @@ import io
 import pickle
 
 from PIL import Image
-from visionsplit_batch.rows import Content, Failure
+from visionsplit_batch.rows.rows import Content, Failure
 from visionsplit_batch.sources import open_source
 
 

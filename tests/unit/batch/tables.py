@@ -13,14 +13,14 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from visionsplit_batch.assembly import Assembly
-from visionsplit_batch.parts import cut
-from visionsplit_batch.recording import AnswersRecording, TokensRecording
-from visionsplit_batch.rows import Answers, Failure, Outcome, Tokens
-from visionsplit_batch.run_folder import RunFolder
+from visionsplit_batch.job.assembly import Assembly
+from visionsplit_batch.job.parts import cut
+from visionsplit_batch.job.recording import AnswersRecording, TokensRecording
+from visionsplit_batch.job.run_folder import RunFolder
+from visionsplit_batch.rows.rows import Answers, Failure, Outcome, Tokens
 from visionsplit_batch.sinks import TokensSink, sink_for
 from visionsplit_batch.sources.tokens import TokenShards
-from visionsplit_batch.storage import Storage
+from visionsplit_batch.storage.storage import Storage
 
 from tests.unit.batch.outcomes import LABELS, answered, encoded
 from tests.unit.batch.source_checks import opened, png

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.fields import plain_text
-from visionsplit_batch.rows import Content, Failure
+from visionsplit_batch.rows.fields import plain_text
+from visionsplit_batch.rows.rows import Content, Failure
 from visionsplit_batch.sources import Columns
 
 from tests.unit.batch import tables

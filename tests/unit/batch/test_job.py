@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from visionsplit_batch.errors import OutputError, RefusedRunError, TooManyFailuresError
-from visionsplit_batch.job import Counts, Job, JobOptions, JobSummary
-from visionsplit_batch.recording import AnswersRecording
-from visionsplit_batch.rows import Content, Entry, Failure, Outcome, Slice
-from visionsplit_batch.run_folder import RunFolder
+from visionsplit_batch.job.job import Counts, Job, JobOptions, JobSummary
+from visionsplit_batch.job.recording import AnswersRecording
+from visionsplit_batch.job.run_folder import RunFolder
+from visionsplit_batch.rows.rows import Content, Entry, Failure, Outcome, Slice
 from visionsplit_batch.runners import StageUse
 from visionsplit_batch.sinks import sink_for
-from visionsplit_batch.storage import Storage
+from visionsplit_batch.storage.storage import Storage
 
 from tests.unit.batch.outcomes import LABELS, answered
 

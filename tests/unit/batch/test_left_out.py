@@ -8,10 +8,10 @@ import fsspec
 import pytest
 from PIL import Image
 from visionsplit.images import HEAD_BYTES, begins_as_image
-from visionsplit_batch import listing
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.left_out import in_words, needs_attention
-from visionsplit_batch.rows import Failure
+from visionsplit_batch.rows.left_out import in_words, needs_attention
+from visionsplit_batch.rows.rows import Failure
+from visionsplit_batch.storage import listing
 
 from tests.unit.batch.source_checks import images, opened, png, read_all
 

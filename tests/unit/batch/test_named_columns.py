@@ -4,8 +4,8 @@ import json
 
 import pytest
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.named_columns import check_columns
-from visionsplit_batch.rows import Content
+from visionsplit_batch.rows.named_columns import check_columns
+from visionsplit_batch.rows.rows import Content
 from visionsplit_batch.runners import Work
 from visionsplit_batch.sources import Columns
 

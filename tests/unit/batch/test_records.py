@@ -4,9 +4,9 @@ import json
 
 import pyarrow as pa
 import pytest
-from visionsplit_batch.fields import carried
-from visionsplit_batch.records import Record, Timings, TokenRecord, method_text, record_schema
-from visionsplit_batch.rows import Failure, Outcome, Question
+from visionsplit_batch.rows.fields import carried
+from visionsplit_batch.rows.records import Record, Timings, TokenRecord, method_text, record_schema
+from visionsplit_batch.rows.rows import Failure, Outcome, Question
 from visionsplit_client import Compression, ImagePart, Message, Pruning
 
 from tests.unit.batch.outcomes import LABELS, answered, encoded, encoded_image

@@ -4,15 +4,12 @@ import os
 import pickle
 
 import pytest
-from visionsplit_batch.rows import Content, Question
+from visionsplit_batch.rows.rows import Content, Question
 from visionsplit_batch.runners import Work
 from visionsplit_batch.runners.base import TemplateError
-from visionsplit_batch.runners.placement import placed_llm
 from visionsplit_batch.runners.pools import Pools
 from visionsplit_batch.runners.services import ServicesRunner
 from visionsplit_client import Compression, Sampling
-
-from llm_service.config import LlmConfig
 
 ROW = Content(fields={"title": "a cat", "top 5": 3, "empty": None, "Straße": "x", "sizes": [1, "ü"], "on": True})
 
@@ -64,7 +61,7 @@ def test_a_runner_without_the_services_it_needs_is_refused():
         ServicesRunner(None, Work("ask", ("What?",)), "127.0.0.1:1")
 
 
-@pytest.mark.parametrize("wrong", [{"encoders": 0}, {"llms": (2, 1)}, {"unit_rows": 0}, {"llm_gpus": -1.0}])
+@pytest.mark.parametrize("wrong", [{"encoders": 0}, {"llms": (2, 1)}, {"encoder_cpus": -1.0}, {"llm_gpus": -1.0}])
 def test_pools_out_of_range_are_refused(wrong: dict):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Pools(**wrong)
@@ -94,11 +91,6 @@ def test_gpus_are_used_where_there_are_any(pools: dict, gpus: int, encoder: floa
     assert Pools(**pools).on("caption", gpus=gpus, alone=False).llm_cpus == 1.0
 
 
-def test_a_job_may_fill_the_replicas_that_it_starts():
-    engine = placed_llm(LlmConfig("m"), Pools()).engine
-    assert engine.max_running_of_caller == 2 * engine.max_running
-
-
 def test_only_the_workers_of_the_job_share_gpus():
     assert Pools().on("encode", gpus=1, alone=True).encoder_gpus == 1
     assert Pools().on("ask", gpus=1, alone=True).llm_gpus == 1
@@ -109,5 +101,12 @@ def test_only_the_workers_of_the_job_share_gpus():
 
 
 def test_a_cluster_of_the_jobs_own_has_room_for_its_pools():
-    assert Pools(encoders=(1, 100), encoder_cpus=2.0).cpus("encode") == 201
+    assert Pools(encoders=(1, 100), encoder_cpus=2.0).cpus("encode") == 202
     assert Pools(encoders=100).cpus("ask") < 100
+
+
+def test_rows_in_flight_follow_the_pools():
+    pools = Pools(encoders=(1, 4), llms=8)
+    assert pools.in_flight("caption") == 4 * 16 + 8 * 64
+    assert (pools.in_flight("encode"), pools.in_flight("ask")) == (64, 512)
+    assert [pools.readers(kind) for kind in ("caption", "encode", "ask")] == [3, 1, 2]

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 from openai.types.chat import ChatCompletion
-from visionsplit_batch.part_state import FailedRow
-from visionsplit_batch.records import Record, Timings
-from visionsplit_batch.rows import Failure
+from visionsplit_batch.rows.part_state import FailedRow
+from visionsplit_batch.rows.records import Record, Timings
+from visionsplit_batch.rows.rows import Failure
 from visionsplit_batch.sinks import FORMATS, sink_for
 from visionsplit_batch.sinks.webdataset import row_id_of, sample_key
-from visionsplit_batch.storage import Storage
+from visionsplit_batch.storage.storage import Storage
 
 from tests.unit.batch.outcomes import LABELS, answered
 

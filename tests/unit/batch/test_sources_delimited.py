@@ -4,7 +4,7 @@ import csv
 
 import pytest
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content, Question
+from visionsplit_batch.rows.rows import Content, Question
 from visionsplit_batch.sources import Columns
 from visionsplit_client import Limits
 

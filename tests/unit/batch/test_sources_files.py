@@ -7,7 +7,7 @@ import uuid
 import fsspec
 import pytest
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content, Failure
+from visionsplit_batch.rows.rows import Content, Failure
 from visionsplit_client import Limits
 
 from tests.unit.batch.source_checks import images, opened, png, read_all

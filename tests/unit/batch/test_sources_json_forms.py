@@ -5,7 +5,7 @@ import random
 
 import pytest
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content
+from visionsplit_batch.rows.rows import Content
 from visionsplit_batch.sources import Columns, json_array
 from visionsplit_client import ImagePart, Limits, Message
 

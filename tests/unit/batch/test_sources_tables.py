@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content, Question
+from visionsplit_batch.rows.rows import Content, Question
 from visionsplit_batch.sources import Columns
 
 from tests.unit.batch.source_checks import images, opened, png, read_all

@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Entry
+from visionsplit_batch.rows.rows import Entry
 from visionsplit_batch.sources.unique import unique
 
 

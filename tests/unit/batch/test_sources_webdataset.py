@@ -9,7 +9,7 @@ import uuid
 import fsspec
 import pytest
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.rows import Content, Question
+from visionsplit_batch.rows.rows import Content, Question
 from visionsplit_batch.sources import Columns
 
 from tests.unit.batch.source_checks import opened, png, read_all

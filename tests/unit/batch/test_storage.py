@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from visionsplit_batch.storage import Storage, absolute, join, parent
+from visionsplit_batch.storage.storage import Storage, absolute, join, parent
 
 
 @pytest.fixture(params=["path", "file", "memory", "local"])

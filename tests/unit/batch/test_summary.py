@@ -2,10 +2,10 @@
 
 import json
 
-from visionsplit_batch.job import Counts, JobSummary
-from visionsplit_batch.left_out import LeftOut
-from visionsplit_batch.part_state import Held
-from visionsplit_batch.summary import input_json, input_text, left_out_text, summary_json, summary_text
+from visionsplit_batch.job.job import Counts, JobSummary
+from visionsplit_batch.job.summary import input_json, input_text, left_out_text, summary_json, summary_text
+from visionsplit_batch.rows.left_out import LeftOut
+from visionsplit_batch.rows.part_state import Held
 
 SHARES = {"read": 0.01, "encode": 0.02, "ask": 0.01}
 LEFT_OUT = (

@@ -10,11 +10,11 @@ import pytest
 from safetensors import safe_open
 from visionsplit.wire.stored_tensors import write_tensors
 from visionsplit_batch.errors import InputError, OutputError
-from visionsplit_batch.records import TokenRecord
-from visionsplit_batch.rows import Content, Entry, Failure
+from visionsplit_batch.rows.records import TokenRecord
+from visionsplit_batch.rows.rows import Content, Entry, Failure
 from visionsplit_batch.sinks import TokensSink
 from visionsplit_batch.sources.tokens import TokenShards
-from visionsplit_batch.storage import Storage
+from visionsplit_batch.storage.storage import Storage
 from visionsplit_client import EncodedImage, InvalidTokensError
 
 from tests.token_files import read_file, write_file

@@ -1,0 +1,154 @@
+"""Outcomes, which come in any order, put together to parts, which are written whole."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Generic
+
+from visionsplit_batch.job.parts import Part
+from visionsplit_batch.job.recording import Item, Recording
+from visionsplit_batch.job.run_folder import RunFolder
+from visionsplit_batch.rows.part_state import FailedRow, PartState
+from visionsplit_batch.rows.rows import Failure, Outcome
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _OpenPart(Generic[Item]):
+    part: Part
+    before: PartState | None  # it is done, but for rows that failed and are tried again
+    pending: set[int]
+    items: dict[int, Item] = field(default_factory=dict)
+    failed: dict[int, FailedRow] = field(default_factory=dict)
+    journal: IO[bytes] | None = None
+
+    @property
+    def retry(self) -> int:
+        return 0 if self.before is None else len(self.before.files)
+
+
+class Assembly(Generic[Item]):
+    """The parts under way. For one thread."""
+
+    def __init__(self, folder: RunFolder, recording: Recording[Item], on_commit: Callable[[PartState], None]) -> None:
+        self._folder = folder
+        self._recording = recording
+        self._on_commit = on_commit
+        self._open: dict[int, _OpenPart[Item]] = {}
+
+    def begin(self, part: Part, before: PartState | None = None) -> frozenset[int]:
+        """The rows that are still to do: those that the journal does not have, or failed before.
+
+        Args:
+            before: of a part whose failed rows are tried again.
+        """
+        pending = set(part.indices) if before is None else {row.index for row in before.failed}
+        opened = _OpenPart[Item](part, before, pending)
+        path = self._folder.journal(part.number)
+        if path is not None:
+            journal = _read_journal(path, self._recording.from_json)
+            opened.items |= {index: item for index, item in journal.items() if index in pending}
+            pending.difference_update(opened.items)
+            opened.journal = path.open("ab")
+        remaining = frozenset(pending)
+        self._open[part.number] = opened
+        if not remaining:
+            self._commit(opened)
+        return remaining
+
+    def add(self, outcome: Outcome) -> tuple[int, int] | Failure:
+        """A row has ended; with the last one of its part, the part is written.
+
+        Returns:
+            The row's vision tokens before and after compression; or its failure, also that of a row that the output
+            cannot hold.
+        """
+        opened = self._open[outcome.part]
+        if outcome.index not in opened.pending:
+            raise ValueError(f"row {outcome.index} has ended twice")
+        item = self._item(outcome)
+        if isinstance(item, Failure):
+            opened.failed[outcome.index] = FailedRow(outcome.index, outcome.id, item)
+        else:
+            self._note(opened, outcome.index, item)
+            opened.items[outcome.index] = item
+        opened.pending.remove(outcome.index)
+        if not opened.pending:
+            self._commit(opened)
+        return item if isinstance(item, Failure) else self._recording.tokens([item])
+
+    def close(self) -> None:
+        """Leave the parts that are not whole to a later run."""
+        for opened in self._open.values():
+            if opened.journal is not None:
+                opened.journal.close()
+        self._open.clear()
+
+    def _item(self, outcome: Outcome) -> Item | Failure:
+        if isinstance(outcome.result, Failure):
+            return outcome.result
+        try:
+            return self._recording.item(outcome)
+        except ValueError as error:
+            return Failure.of(error, "write")
+
+    def _note(self, opened: _OpenPart[Item], index: int, item: Item) -> None:
+        """Into the journal. It is not forced to the disk: that guards against the end of this process, the usual case;
+        what a power cut takes is done again."""
+        stored = self._recording.to_json(item)
+        if opened.journal is not None and stored is not None:
+            opened.journal.write(json.dumps({"index": index, "item": stored}).encode() + b"\n")
+            opened.journal.flush()
+
+    def _commit(self, opened: _OpenPart[Item]) -> None:
+        part, before, recording = opened.part, opened.before, self._recording
+        items = [opened.items[index] for index in sorted(opened.items)]
+        files = () if before is None else before.files
+        if items or before is None:  # a part without answers has an empty file: none is missing
+            name = self._folder.name_of(part.number, recording.sink.suffix, opened.retry)
+            recording.sink.write(self._folder.answers(name), items)
+            files = (*files, name)
+        tokens_before, tokens_after = recording.tokens(items)
+        state = PartState(
+            number=part.number,
+            rows=len(part.entries),
+            digest=part.digest,
+            files=files,
+            written=len(items) + (0 if before is None else before.written),
+            tokens_before=tokens_before + (0 if before is None else before.tokens_before),
+            tokens_after=tokens_after + (0 if before is None else before.tokens_after),
+            failed=tuple(opened.failed[index] for index in sorted(opened.failed)),
+        )
+        if opened.journal is not None:
+            opened.journal.close()
+        self._folder.commit(state)
+        del self._open[part.number]
+        self._on_commit(state)
+
+
+def _read_journal(path: Path, restored: Callable[[dict[str, Any]], Item]) -> dict[int, Item]:
+    """What an earlier run noted, by the rows' indices.
+
+    A crash may have left a line without its end, and a power cut lines that were never written. The file is cut off
+    before the first line that cannot be read, so that lines can follow; the rows behind it are done again.
+    """
+    if not path.is_file():
+        return {}
+    rows: dict[int, Item] = {}
+    whole = 0
+    with path.open("r+b") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                stored = json.loads(line)
+                rows[stored["index"]] = restored(stored["item"])
+            except (ValueError, TypeError, KeyError):
+                break
+            whole += len(line)
+        file.truncate(whole)
+    _log.info("%s: %d rows were done before", path.name, len(rows))
+    return rows

@@ -1,0 +1,201 @@
+"""A batch job from its listing to its last part."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic
+
+from visionsplit_batch.errors import RefusedRunError, TooManyFailuresError
+from visionsplit_batch.job.assembly import Assembly
+from visionsplit_batch.job.parts import ROWS_PER_PART, Part, cut
+from visionsplit_batch.job.recording import Item, Recording
+from visionsplit_batch.job.run_folder import RunFolder
+from visionsplit_batch.rows.part_state import Held, PartState
+from visionsplit_batch.rows.rows import Failure, Outcome, Slice, Source
+from visionsplit_batch.runners import Runner
+
+_log = logging.getLogger(__name__)
+
+# When none of the first rows has succeeded, the fault is likely the job's and not the rows'. A limit that the user sets
+# takes the place of this one.
+_HOPELESS_ROWS = 100
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How the work is cut. Only the first decides what is written."""
+
+    rows_per_part: int = ROWS_PER_PART
+    rows_per_slice: int = 16
+    retry_errors: bool = False  # also do the rows that failed in earlier runs
+    max_failures: int | None = None  # of this run; more end it; None ends it if all of its first rows fail
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How far a job is."""
+
+    total: int  # rows of the input
+    before: int  # done by earlier runs
+    answered: int  # by this run
+    failed: int  # in this run
+    tokens_before: int  # of the rows that this run answered: vision tokens without compression
+    tokens_after: int
+    seconds: float  # since this run's first row was begun
+    first_seconds: float | None  # of these, until its first row ended: models are loaded then
+
+    @property
+    def ended(self) -> int:
+        """Rows that this run is done with."""
+        return self.answered + self.failed
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.ended / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At this rate; None before there is one."""
+        left = self.total - self.before - self.ended
+        return left / self.rows_per_second if self.rows_per_second else None
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """What a whole run, with those before it, has left in the folder."""
+
+    counts: Counts
+    held: Held
+
+
+class Job(Generic[Item]):
+    """One run. `run` may be called once."""
+
+    def __init__(
+        self,
+        source: Source,
+        runner: Runner,
+        folder: RunFolder,
+        recording: Recording[Item],
+        options: JobOptions,
+        *,
+        run: str,
+        total: int,
+        on_progress: Callable[[Counts], None],
+    ) -> None:
+        """
+        Args:
+            folder: opened.
+            run: the run's fingerprint.
+            total: rows of the input.
+            on_progress: told after every row.
+        """
+        self._source = source
+        self._runner = runner
+        self._folder = folder
+        self._recording = recording
+        self._options = options
+        self._run = run
+        self._total = total
+        self._on_progress = on_progress
+        self._assembly = Assembly(folder, recording, self._committed)
+        self._before = self._answered = self._failed = 0
+        self._tokens_before = self._tokens_after = 0
+        self._started: float | None = None
+        self._first_seconds: float | None = None
+        self._first_failure: Failure | None = None
+
+    def run(self) -> JobSummary:
+        """Do what is left to do. However it ends, the list of errors is written, and what is done stays done.
+
+        Raises:
+            InputError: the input cannot be listed.
+            RefusedRunError: the input is another one than the run was begun with.
+            OutputError, OSError: nothing can be written.
+            TooManyFailuresError: too many rows fail.
+            VisionSplitError: the services cannot go on.
+        """
+        self._folder.check_rows(math.ceil(self._total / self._options.rows_per_part))
+        try:
+            for outcome in self._runner.run(self._slices()):
+                self._take(outcome)
+        finally:
+            self._assembly.close()
+            held = self._folder.write_errors(lambda row: self._recording.sink.failure_line(row, self._run))
+        return JobSummary(self.counts, held)
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(
+            self._total,
+            self._before,
+            self._answered,
+            self._failed,
+            self._tokens_before,
+            self._tokens_after,
+            self._elapsed,
+            self._first_seconds,
+        )
+
+    @property
+    def _elapsed(self) -> float:
+        return 0.0 if self._started is None else time.monotonic() - self._started
+
+    def _slices(self) -> Iterator[Slice]:
+        """What is left to do; called by the runner whenever it has room."""
+        for part in cut(self._source.entries(), self._options.rows_per_part):
+            state = self._folder.intact(part.number)
+            if state is not None:
+                _check_same(part, state, self._folder)
+            if state is not None and not (state.failed and self._options.retry_errors):
+                self._note_before(len(part.entries))
+                continue
+            remaining = self._assembly.begin(part, state)
+            self._note_before(len(part.entries) - len(remaining))
+            self._started = self._started or time.monotonic()
+            yield from part.slices(remaining, self._options.rows_per_slice)
+
+    def _note_before(self, rows: int) -> None:
+        self._before += rows
+        self._on_progress(self.counts)
+
+    def _take(self, outcome: Outcome) -> None:
+        if self._first_seconds is None:
+            self._first_seconds = self._elapsed
+        ended = self._assembly.add(outcome)
+        if isinstance(ended, Failure):
+            self._failed += 1
+            self._first_failure = self._first_failure or ended
+            _log.info("%s: %s", outcome.id, ended.message)
+            self._check_hope(self._first_failure)
+        else:
+            self._answered += 1
+            self._tokens_before += ended[0]
+            self._tokens_after += ended[1]
+        self._on_progress(self.counts)
+
+    def _check_hope(self, first: Failure) -> None:
+        limit = self._options.max_failures
+        if limit is not None and self._failed > limit:
+            raise TooManyFailuresError(
+                f"{self._failed} rows failed, more than --max-failures {limit}; the first: {first.message}"
+            )
+        if limit is None and self._failed >= _HOPELESS_ROWS and not (self._answered or self._before):
+            raise TooManyFailuresError(
+                f"all of the first {self._failed} rows failed; --max-failures N goes on until more than N rows have "
+                f"failed; the first: {first.message}"
+            )
+
+    def _committed(self, state: PartState) -> None:
+        _log.info("part %d is written: %d rows, %d failed", state.number, state.written, len(state.failed))
+
+
+def _check_same(part: Part, state: PartState, folder: RunFolder) -> None:
+    if part.digest != state.digest:
+        first = part.entries[0].id
+        raise RefusedRunError(
+            f"the input is not that with which {folder.location} was begun: part {part.number}, which begins with row "
+            f"{part.start} ({first!r}), has other rows now; give a new folder"
+        )

@@ -1,0 +1,47 @@
+"""What a run keeps about each part that is done."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from visionsplit_batch.rows.rows import Failure
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """A row without an answer."""
+
+    index: int  # over the whole input
+    id: str
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class PartState:
+    """A part that is done."""
+
+    number: int
+    rows: int  # of the input
+    digest: str  # of its entries
+    files: tuple[str, ...]  # names in the folder: one, and one more for each retry that answered something
+    written: int  # rows in these files
+    tokens_before: int
+    tokens_after: int
+    failed: tuple[FailedRow, ...]
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "PartState":
+        fields = json.loads(data)
+        failed = [FailedRow(row["index"], row["id"], Failure(**row["failure"])) for row in fields.pop("failed")]
+        return cls(**{**fields, "files": tuple(fields["files"]), "failed": tuple(failed)})
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the parts that are done hold together."""
+
+    parts: int
+    written: int  # rows in the files
+    failed: int  # rows in the list of errors

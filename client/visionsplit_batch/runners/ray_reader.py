@@ -1,0 +1,101 @@
+"""What reads the rows on a Ray cluster, and calls the services about them."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from visionsplit.serving.async_helpers import together
+from visionsplit_client import AsyncClient, CancelledError, Retries, UnavailableError
+
+from visionsplit_batch.rows.rows import Answers, Content, Failure, Slice, Source, Tokens
+from visionsplit_batch.runners.base import Stage, Work
+from visionsplit_batch.runners.row_calls import RowCalls, stage_places
+from visionsplit_batch.runners.usage import StageClock
+
+Result = Answers | Tokens | Failure
+
+_READ_THREADS = 4
+# The job repeats a lost row itself, at the addresses of the time: the service may have been lost because of the row.
+_RETRIES = Retries(attempts=1, overloaded=True)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A row without a result, because the process that worked on it ended or could not be reached."""
+
+    stage: Stage
+    reason: str
+
+
+@dataclass(frozen=True)
+class Worked:
+    """What a reader did."""
+
+    results: tuple[Result | Lost, ...]  # one for each row of the slice
+    seconds: Mapping[Stage, float]  # of work since the last time
+
+
+@dataclass
+class _Held:
+    client: AsyncClient
+    calls: int = 0
+
+
+class Reader:
+    """A Ray actor with an event loop: Ray calls `work` for several slices at one time."""
+
+    def __init__(self, source: Source, work: Work, llm: str | None, in_flight: int) -> None:
+        """
+        Args:
+            llm: the LLM service's address.
+            in_flight: the most rows whose calls run at one time.
+        """
+        self._work = work
+        self._llm = llm
+        self._clock = StageClock(stage_places(work.kind, in_flight=in_flight, read_threads=_READ_THREADS))
+        self._calls = RowCalls(
+            source, work, has_llm=llm is not None, in_flight=in_flight, read_threads=_READ_THREADS, clock=self._clock
+        )
+        self._clients: dict[tuple[str, ...], _Held] = {}  # by the encoders' addresses
+
+    async def ready(self) -> None:
+        """Return once the actor is there."""
+
+    async def work(self, one: Slice, encoders: tuple[str, ...]) -> Worked:
+        """Read the rows of a slice and ask about them.
+
+        Args:
+            encoders: the addresses at this time.
+
+        Raises:
+            VisionSplitError: the services refuse the job as a whole.
+        """
+        contents = await self._calls.read(one)
+        async with self._client(encoders) as client:
+            results = await together([self._row(client, content) for content in contents])
+        return Worked(tuple(results), self._clock.take_seconds())
+
+    async def _row(self, client: AsyncClient, content: Content | Failure) -> Result | Lost:
+        try:
+            return await self._calls.row(client, content)
+        except (UnavailableError, CancelledError) as error:
+            return Lost(self._calls.first, str(error))
+
+    @asynccontextmanager
+    async def _client(self, encoders: tuple[str, ...]) -> AsyncIterator[AsyncClient]:
+        """The client for these addresses. Those for other addresses are closed once they have no calls."""
+        if encoders not in self._clients:
+            options: dict[str, Any] = {"llm": self._llm, "timeout": self._work.timeout, "retries": _RETRIES}
+            client = AsyncClient(encoders, **options) if encoders else AsyncClient(**options)
+            self._clients[encoders] = _Held(client)
+        held = self._clients[encoders]
+        held.calls += 1
+        try:
+            yield held.client
+        finally:
+            held.calls -= 1
+            for addresses, other in list(self._clients.items()):
+                if addresses != encoders and not other.calls:
+                    del self._clients[addresses]
+                    await other.client.close()

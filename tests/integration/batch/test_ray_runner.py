@@ -1,0 +1,272 @@
+"""A batch job's rows through services that it starts on a Ray cluster: one for all tests here, as it takes seconds."""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from visionsplit.images import ImageHeader, ImageLimits
+from visionsplit_batch import Ask, Caption, Encode
+from visionsplit_batch.rows.rows import Answers, Failure, Slice, Tokens
+from visionsplit_batch.runners import Runner, Work
+from visionsplit_client import (
+    Client,
+    Compression,
+    HealthStatus,
+    IncompatibleServicesError,
+    InvalidCompressionError,
+    InvalidImageError,
+)
+
+from benchmarks.load.nodes import replicas_of
+from encoder_service.config import CacheLimits, EncoderConfig
+from encoder_service.pipeline import preparation
+from llm_service.config import LlmConfig
+from tests.conftest import ROOT
+from tests.integration.batch.rows import KEEP_HALF, SHORT, Files, by_id, pictures, plain_loop, slices
+from tests.integration.system import System, noise_image, running_system
+
+DEADLY = b"deadly image"
+PROMPT = "What is {title}?"
+CAPTION = Work("caption", (PROMPT,), compression=KEEP_HALF, sampling=SHORT)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray = pytest.importorskip("ray")
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        configure_logging=False,
+        object_store_memory=256 * 2**20,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(random_checkpoints: dict[str, Path]) -> Path:
+    return random_checkpoints["llama"]
+
+
+class DeadlyEncoder(EncoderConfig):
+    """An encoder whose process is killed by an image that holds `DEADLY`, as a fault in a library of C would do."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # only in the process that gets the configuration
+        self.__dict__.update(state)
+        names = vars(preparation)
+        plain = names["read_header"]
+
+        def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
+            if DEADLY in data:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return plain(data, limits)
+
+        names["read_header"] = read_header
+
+
+def runner_of(source: Files, work: Work, checkpoint: Path, encoder: type = EncoderConfig, **pools) -> Runner:
+    from visionsplit_batch.runners.pools import Pools
+    from visionsplit_batch.runners.ray_runner import RayRunner
+
+    sizes = {"encoder_cpus": 0.5, "llm_cpus": 0.5}
+    models = {"encoder": encoder(model=str(checkpoint)), "llm": LlmConfig(model=str(checkpoint))}
+    return RayRunner(source, work, **models, pools=Pools(**(sizes | pools)))
+
+
+async def test_captions_are_those_of_a_plain_loop(cluster, checkpoint: Path, tmp_path: Path):
+    """Also of rows that were in a process which is killed. A picture that is none fails alone, and so does a row that
+    brings down the process of any encoder, or of any reader, that has it."""
+    whole = Files(pictures(tmp_path / "whole", 10))
+    async with running_system(checkpoint) as system:
+        expected = await plain_loop(system.client, whole, PROMPT)
+    folder = pictures(tmp_path / "some", 10)
+    (folder / "picture003.png").write_bytes(b"no picture at all")
+    shutil.copyfile(folder / "picture004.png", folder / "picture010.png")
+    with (folder / "picture010.png").open("ab") as file:
+        file.write(DEADLY)
+    source = Files(folder, repeat=20, only_first="picture010.png", deadly="3/picture005.png")
+    pulled, most, outcomes = 0, 0, []
+
+    def counted() -> Iterator[Slice]:
+        nonlocal pulled
+        for one in slices(source, rows=6):
+            pulled += len(one.entries)
+            yield one
+
+    with runner_of(source, CAPTION, checkpoint, DeadlyEncoder, encoders=2) as runner:
+        assert runner.identity().llm_model == "llama"
+        for outcome in runner.run(counted()):
+            outcomes.append(outcome)
+            most = max(most, pulled - len(outcomes))
+            if len(outcomes) == 100:
+                uses = runner.stages()
+                replicas_of(psutil.Process())[0].kill()
+    found = by_id(outcomes)
+    assert len(found) == 201
+    for id, outcome in found.items():
+        name = f"0/{Path(id).name}"
+        if id in (source.deadly, "0/picture010.png"):
+            assert isinstance(outcome.result, Failure)
+            stage = "read" if id == source.deadly else "encode"
+            assert (outcome.result.error, outcome.result.stage) == ("LostWorkerError", stage)
+        elif "picture003" in id:
+            assert isinstance(outcome.result, Failure)
+            assert (outcome.result.error, outcome.result.stage) == ("InvalidImageError", "encode")
+        else:
+            assert isinstance(outcome.result, Answers), outcome.result
+            assert outcome.result.generations[0].text == expected[name]
+    indices = sorted((outcome.index, outcome.part) for outcome in outcomes)
+    assert indices == [(index, index // 12) for index in range(201)]
+    assert most < 250
+    assert [use.name for use in uses] == ["read", "encode", "ask"]
+    assert sum(use.rows for use in uses) > 0
+    assert uses[2].busy > 0
+
+
+async def test_encoding_and_asking_apart(cluster, checkpoint: Path, tmp_path: Path):
+    source = Files(pictures(tmp_path / "pictures", 5))
+    async with running_system(checkpoint) as system:
+        expected = await plain_loop(system.client, source, "What?")
+    stored = Files(tmp_path / "tokens")
+    stored.folder.mkdir()
+    with runner_of(source, Work("encode", compression=KEEP_HALF), checkpoint) as runner:
+        for outcome in runner.run(slices(source)):
+            assert isinstance(outcome.result, Tokens)
+            outcome.result.images[0].save(stored.folder / f"{Path(outcome.id).stem}.safetensors")
+    with runner_of(stored, Work("ask", ("What?",), sampling=SHORT), checkpoint) as runner:
+        answers = [outcome.result for outcome in runner.run(slices(stored))]
+    assert sorted(one.generations[0].text for one in answers if isinstance(one, Answers)) == sorted(expected.values())
+
+
+def test_what_ends_the_job_is_raised(cluster, random_checkpoints: dict[str, Path], tmp_path: Path):
+    """Tokens of another encoder than the language model knows are nothing that one row has done wrong."""
+    source, stored = Files(pictures(tmp_path / "pictures", 2)), Files(tmp_path / "tokens")
+    stored.folder.mkdir()
+    with runner_of(source, Work("encode", compression=KEEP_HALF), random_checkpoints["qwen2"]) as runner:
+        for outcome in runner.run(slices(source)):
+            outcome.result.images[0].save(stored.folder / f"{Path(outcome.id).stem}.safetensors")
+    with runner_of(stored, Work("ask", ("What?",)), random_checkpoints["llama"]) as runner:
+        outcomes = runner.run(slices(replace(stored, repeat=50)))
+        with pytest.raises(IncompatibleServicesError):
+            list(outcomes)
+
+
+def test_a_compression_that_needs_what_is_not_there_is_refused(checkpoint: Path, tmp_path: Path):
+    with pytest.raises(InvalidCompressionError, match="text tower"):
+        runner_of(Files(tmp_path), replace(CAPTION, compression=replace(KEEP_HALF, method="cdpruner")), checkpoint)
+    with pytest.raises(InvalidCompressionError, match="no-such"):
+        runner_of(Files(tmp_path), replace(CAPTION, compression=replace(KEEP_HALF, method="no-such")), checkpoint)
+
+
+async def test_the_documented_ray_data_pipeline_runs(cluster, checkpoint: Path, tmp_path: Path):
+    text = (ROOT / "docs" / "batch.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    pictures(tmp_path / "photos", 5)
+    async with running_system(checkpoint) as system:
+        for old, new in (
+            ("127.0.0.1:50051", system.encoder_address),
+            ("photos/", str(tmp_path / "photos")),
+            ("captions/", str(tmp_path / "captions")),
+        ):
+            assert old in example
+            example = example.replace(old, new)
+        await asyncio.to_thread(exec, example, {"__name__": "__main__"})
+        first = await system.client.generate(
+            tmp_path / "photos" / "picture000.png", "Describe the image.", compression=Compression("globalcom2", 0.25)
+        )
+    rows = pyarrow.parquet.read_table(tmp_path / "captions").sort_by("path").to_pylist()
+    assert [Path(row["path"]).name for row in rows] == [f"picture{number:03}.png" for number in range(5)]
+    assert rows[0]["text"] == first.text
+    assert rows[0]["tokens_after"] == first.usage.vision_tokens < rows[0]["tokens_before"]
+    assert [row["error"] for row in rows] == [None] * 5
+
+
+async def test_images_of_every_form_are_captioned_and_a_row_that_fails_says_why(
+    cluster, checkpoint: Path, tmp_path: Path
+):
+    """In one batch without Ray Data; and encoded and asked about by Ray Data, where blocks of failures are merged."""
+    import ray
+
+    path = pictures(tmp_path, 1) / "picture000.png"
+    pixels = np.asarray(Image.open(path))
+    data = path.read_bytes()
+    forms = [str(path), data, {"bytes": data, "path": None}, pixels, pixels.astype(np.float32), b"none", None]
+    rows = [{"image": form, "ask": f"What {number}?"} for number, form in enumerate(forms)]
+
+    def work(system: System) -> None:
+        caption = Caption(system.encoder_address, prompt_column="ask", compression=KEEP_HALF, sampling=SHORT)
+        with Client(system.encoder_address) as client:
+            expected = [client.generate(path, row["ask"], compression=KEEP_HALF, sampling=SHORT).text for row in rows]
+        found = caption({name: [row[name] for row in rows] for name in rows[0]})
+        assert found["text"] == expected[:4] + [None] * 3
+        assert [error and error.partition(":")[0] for error in found["error"]] == [None] * 4 + ["InvalidImageError"] * 3
+        with pytest.raises(InvalidImageError, match="float32"):
+            Caption(system.encoder_address, raise_errors=True)({"image": [forms[4]]})
+
+        stored = ray.data.from_items([row for row in rows if not isinstance(row["image"], np.ndarray | str | dict)])
+        encode = {"encoders": system.encoder_address, "compression": KEEP_HALF}
+        ask = Ask(system.llm_address, prompt="Not {ask}", prompt_column="ask", sampling=SHORT)
+        arrow = {"batch_format": "pyarrow", "num_cpus": 0.1}
+        actors = ray.data.ActorPoolStrategy(size=1)
+        tokens = stored.map_batches(Encode, fn_constructor_kwargs=encode, batch_size=1, compute=actors, **arrow)
+        answers = tokens.rename_columns({"error": "first"}).map_batches(ask, batch_size=2, **arrow).take_all()
+        assert [row["text"] for row in answers if row["text"]] == [expected[1]]
+        reasons = sorted((row["first"] or "").partition(":")[0] for row in answers)
+        assert reasons == ["", "InvalidImageError", "InvalidImageError"]
+        assert sum("InvalidTokensError" in (row["error"] or "") for row in answers) == 2
+
+    async with running_system(checkpoint) as system:
+        await asyncio.to_thread(work, system)
+
+
+def test_a_pool_of_encoders_grows_and_shrinks_with_its_load(cluster, checkpoint: Path):
+    from visionsplit_ray.encoder_pool import EncoderPool, PoolConfig
+    from visionsplit_ray.scaling import ScaleRule
+
+    rule = ScaleRule(grow_tiles=0.5, grow_seconds=2, shrink_tiles=0.5, shrink_seconds=2)
+    config = EncoderConfig(str(checkpoint), device="cpu", cache=CacheLimits(memory_bytes=0))
+    pool = EncoderPool(config, PoolConfig(1, 2, num_cpus=0.5, scale=rule))
+    image, enough = noise_image(1600, 1600), threading.Event()
+
+    def keep_busy(client: Client) -> None:
+        while not enough.is_set():
+            client.encode(image)
+
+    def wait_for(number: int) -> tuple[str, ...]:
+        deadline = time.monotonic() + 120
+        while len(pool.addresses) != number:
+            assert time.monotonic() < deadline, pool.addresses
+            time.sleep(0.1)
+        return pool.addresses
+
+    pool.start(120)
+    try:
+        first = pool.addresses
+        with Client(first) as client, ThreadPoolExecutor(8) as threads:
+            for _ in range(8):
+                threads.submit(keep_busy, client)
+            both = wait_for(2)
+            enough.set()
+        with Client(both) as client:
+            assert set(client.health().values()) == {HealthStatus.SERVING}
+        assert wait_for(1) == first
+    finally:
+        enough.set()
+        pool.stop(0.0)
