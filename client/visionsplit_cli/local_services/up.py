@@ -83,7 +83,7 @@ def add_parser(commands: options.Subparsers) -> None:
         metavar="N[-M]",
         help="The number of encoders as Ray actors, beside the replicas; a range such as 2-8 follows the load. They "
         "listen at --encoder and the ports behind it, and serve no metrics. Needs --backend ray. Default: one "
-        "encoder, in a process of its own.",
+        "encoder, in a separate process.",
     )
     parser.add_argument(
         "--device",
