@@ -66,7 +66,7 @@ def test_every_choice_of_a_sampling_is_made_when_it_is_resolved() -> None:
         (Sampling(), sampling_to_proto, sampling_from_proto),
         (Sampling(7, 0.5, 0.25, 3, 0, ("\n", "end"), 2.0), sampling_to_proto, sampling_from_proto),
     ],
-    ids=repr,
+    ids=["compression", "method alone", "prefill", "pruning", "no prefill", "no sampling", "sampling"],
 )
 def test_options_survive_the_wire(asked, to_proto, from_proto) -> None:
     message = to_proto(asked)
