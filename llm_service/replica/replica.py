@@ -1,4 +1,4 @@
-"""One copy of the language model: tokens in, tokens out. Knows neither grpc nor Ray."""
+"""One copy of the language model: tokens in, tokens out. Independent of gRPC and Ray."""
 
 import asyncio
 import hashlib
@@ -30,7 +30,7 @@ from llm_service.replica.trace import ReplicaTrace
 
 @dataclass(frozen=True)
 class ReplicaInfo:
-    """What a replica runs."""
+    """What a replica runs: engine, device and context length."""
 
     engine: str
     device: str
@@ -38,7 +38,7 @@ class ReplicaInfo:
 
 
 class Replica:
-    """The language half of a checkpoint, loaded and decoding."""
+    """The loaded language half of a checkpoint and its decoding engines."""
 
     def __init__(self, config: ReplicaConfig) -> None:
         """Load the weights and start the engine. Blocks.
@@ -65,12 +65,12 @@ class Replica:
         self._engine = ContinuousBatchingEngine(model, config.engine, image_token_id=image_token_id, end_ids=end_ids)
         self._engine.start()
         if self._layerwise is not None:
-            self._layerwise.start()  # after the other, which takes a share of the memory that it finds free
+            self._layerwise.start()  # after the continuous engine, which sizes its cache by the free memory it finds
         self._tracing = Tracing("visionsplit-llm-replica", config.otlp_endpoint)
         self.info = ReplicaInfo(self._engine.name, str(device), self._engine.context_length)
 
     def stop(self) -> None:
-        """End what runs with UnavailableError and release everything. Blocks."""
+        """End running jobs with UnavailableError and release all memory. Blocks."""
         self._engine.stop()
         if self._layerwise is not None:
             self._layerwise.stop()
@@ -78,7 +78,7 @@ class Replica:
 
     @property
     def use(self) -> EngineUse:
-        """What of the engine's memory is taken."""
+        """How much of the engine's memory is in use."""
         return self._engine.use
 
     @property
@@ -86,10 +86,10 @@ class Replica:
         return self._engine.healthy and (self._layerwise is None or self._layerwise.healthy)
 
     async def generate(self, job: Job) -> AsyncGenerator[TokenEvent, None]:
-        """Tokens as they come; see `Engine.generate` for the errors. Closing the generator cancels the job.
+        """Yield tokens as they are decoded; `Engine.generate` lists the errors. Closing the generator cancels the job.
 
         Raises:
-            InvalidRequestError: also for pruning or original places where the model or the layout has none.
+            InvalidRequestError: also if the model or the layout does not support pruning or original position ids.
         """
         with ReplicaTrace(self._tracing.tracer, job) as trace:
             engine = self._engine_for(job)
