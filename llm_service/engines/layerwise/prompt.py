@@ -1,4 +1,4 @@
-"""A request's prompt as the layers read it."""
+"""Converts a request's prompt into embeddings and a layout for the layers."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from llm_service.pruning.base import NO_TILE
 def read_prompt(
     request: EngineRequest, model: LayerwiseModel, *, image_token_id: int
 ) -> tuple[torch.Tensor, PromptLayout]:
-    """Embeds text and images: [n, Dl] in the model's type on its device, and the layout of the n tokens."""
+    """Embed text and images: [n, Dl] in the model's type on its device, and the layout of the n tokens."""
     ids = np.array(request.token_ids, np.int64)
     cuts = np.flatnonzero(ids == image_token_id)
     pieces = _Pieces()
@@ -27,7 +27,7 @@ def read_prompt(
 
 
 class _Pieces:
-    """The parts of a prompt, one after the other."""
+    """Collects the parts of a prompt in order."""
 
     def __init__(self) -> None:
         self.embeddings: list[torch.Tensor] = []
@@ -36,7 +36,7 @@ class _Pieces:
         self._positions: list[NDArray[np.int64]] = []
         self._quotas: list[NDArray[np.int64]] = []
         self._with_quotas = False
-        self._place = 0  # of the next token
+        self._place = 0  # position of the next token
         self._num_tiles = 0
 
     def add_text(self, model: LayerwiseModel, ids: NDArray[np.int64]) -> None:

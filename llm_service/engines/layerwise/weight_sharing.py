@@ -1,4 +1,4 @@
-"""A second module over the same weights: what another engine does to its model leaves this one alone."""
+"""Creates a second model that shares the weights of a first, and is unaffected by what an engine does to the first."""
 
 import copy
 
@@ -7,16 +7,16 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from visionsplit.errors import InvalidRequestError
 
-# Those whose decoder layers `LayerwiseModel` knows from the inside; their rotation is the same function.
+# The architectures whose decoder layers `LayerwiseModel` can run; all of them use the same rotation function.
 SUPPORTED = ("llama", "mistral", "qwen2")
 
 
 def twin_of(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same class on the same device, its parameters the same memory as the given one's.
+    """A model of the same class on the same device, whose parameters share memory with those of the given model.
 
-    Continuous batching sets the attention implementation in its model's configuration and has its input embedding
-    replaced; the twin has a configuration of its own and the plain embedding. Weights are only ever read, so both may
-    compute at one time.
+    Continuous batching changes the attention implementation in its model's configuration and replaces its input
+    embedding; the second model has a separate configuration and the original embedding. Weights are only read, so both
+    models may compute at the same time.
 
     Raises:
         InvalidRequestError: the architecture is not one of `SUPPORTED`.
@@ -34,6 +34,6 @@ def twin_of(model: PreTrainedModel) -> PreTrainedModel:
     weights = {key: value for key, value in model.state_dict().items() if not key.startswith(name)}
     twin.load_state_dict({**weights, f"{name}weight": table.weight}, assign=True)
     with torch.device(model.device):
-        # Its tables are no parameters: made anew, in full precision.
+        # The rotation tables are not parameters, so they are computed again, in full precision.
         twin.model.rotary_emb = type(twin.model.rotary_emb)(config)
     return twin.requires_grad_(False).eval()
