@@ -1,6 +1,7 @@
-"""Images as files and as Pillow images, read as 8-bit RGB: the same for the encoder, the client and the tool.
+"""Decodes image files and converts Pillow images to 8-bit RGB, by one rule for the encoder, the client and the tool.
 
-docs/images.md says which files are read, what their samples mean and what is refused. Knows Pillow and NumPy only.
+docs/images.md says which files are read, how their samples are interpreted and what is refused. The package depends
+only on Pillow and NumPy.
 """
 
 from visionsplit.images.apart import ApartDecoder

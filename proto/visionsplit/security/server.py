@@ -1,4 +1,4 @@
-"""What a service puts before its calls: encryption, and proof of who calls."""
+"""TLS and token checks of a server."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -17,21 +17,21 @@ from visionsplit.wire.status import set_status
 
 _log = logging.getLogger(__name__)
 
-# Load balancers and container runtimes ask without a token, and learn only whether the service serves.
+# Load balancers and container runtimes call these without a token, and learn only whether the service is serving.
 _OPEN_METHODS = ("/grpc.health.v1.Health/",)
 _SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
 class ServerSecurity:
-    """How a service is protected. Everything off is a plain connection on which everybody may call."""
+    """How a service is protected. The default is an unencrypted connection on which any client may call."""
 
     tls: ServerTls | None = None
-    token_files: tuple[Path, ...] = ()  # the tokens of all of them are accepted; none: no token is needed
+    token_files: tuple[Path, ...] = ()  # a token from any of them is accepted; without files no token is needed
 
 
 class Guard:
-    """A server's security, with its files read.
+    """A server's security, with its files loaded.
 
     Raises:
         CredentialsError: a file cannot be used.
@@ -43,11 +43,11 @@ class Guard:
 
     @property
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """What comes before any interceptor that lets a call in; those that count calls may see the refused ones."""
+        """To install before any interceptor that admits calls; interceptors that count calls may come earlier."""
         return [] if self.tokens is None else [_TokenInterceptor(self.tokens)]
 
     def bind(self, server: grpc.aio.Server, address: str) -> int:
-        """Let a server listen; returns its port.
+        """Let a server listen on an address; return the port.
 
         Raises:
             UnavailableError: the address cannot be bound.
@@ -65,7 +65,7 @@ class Guard:
 
 
 class _TokenInterceptor(grpc.aio.ServerInterceptor):
-    """Refuses every call without a token that is accepted, reflection included, before anything of it is read."""
+    """Refuses every call without a valid token, including reflection, before reading any of it."""
 
     def __init__(self, tokens: AcceptedTokens) -> None:
         self._tokens = tokens
@@ -76,12 +76,12 @@ class _TokenInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:  # noqa: ANN401 - a grpc.RpcMethodHandler, whose kinds grpc does not type
         handler = await continuation(handler_call_details)
-        # A method that does not exist is left to gRPC, so that others who see the call know that too.
+        # gRPC itself answers for a method that does not exist, so that outer interceptors see that too.
         if handler is None or handler_call_details.method.startswith(_OPEN_METHODS):
             return handler
         if self._tokens.holder(handler_call_details.invocation_metadata or ()) is not None:
             return handler
-        # A stream's handler, whatever the method is: gRPC would wait for the request of any other.
+        # Always a handler for streams: for other kinds gRPC would first wait for the request.
         return grpc.stream_stream_rpc_method_handler(_refuse)
 
 

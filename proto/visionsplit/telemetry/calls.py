@@ -1,4 +1,4 @@
-"""Interceptors that see every call of our services from outside: one counts, one traces."""
+"""Interceptors around every call of the project's own services: one counts calls, one traces them."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Runs `around` in place of each of our calls' behaviour. Belongs outside the interceptor that maps errors."""
+    """Runs `around` in place of the behaviour of each call. Install it outside the interceptor that maps errors."""
 
     async def intercept_service(
         self,
@@ -68,9 +68,9 @@ class MetricsInterceptor(CallInterceptor):
 
 
 class TracingInterceptor(CallInterceptor):
-    """A span for each call, the child of what the caller's metadata names and the current one while the call runs.
+    """Creates a span for each call, as a child of the caller's span, and makes it current while the call runs.
 
-    With a tracer that records nothing, the caller's context still goes along to the next service.
+    With a tracer that records nothing, the caller's trace context is still passed on to the next service.
     """
 
     def __init__(self, tracer: Tracer) -> None:
@@ -83,7 +83,7 @@ class TracingInterceptor(CallInterceptor):
             context=context_of(context.invocation_metadata()),
             kind=SpanKind.SERVER,
             attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": name},
-            # An error's text may quote the caller.
+            # The texts of errors are not recorded, because they may quote the caller.
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -102,7 +102,7 @@ class TracingInterceptor(CallInterceptor):
 
 
 def status_at_end(context: Context, error: BaseException | None) -> grpc.StatusCode:
-    """How a call ended whose behaviour returned, or raised `error`."""
+    """The final status of a call whose behaviour returned, or raised `error`."""
     code: grpc.StatusCode | None = context.code()
     if isinstance(error, grpc.aio.AbortError):
         return code or grpc.StatusCode.UNKNOWN

@@ -1,4 +1,4 @@
-"""What of telemetry is on. Read once at the edge, the standard OpenTelemetry variables included."""
+"""Telemetry settings, read once at start-up from options and the standard OpenTelemetry variables."""
 
 import argparse
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ class TelemetryConfig:
     """Settings of one service's telemetry; everything is off by default.
 
     Raises:
-        ValueError: an address or endpoint of another form.
+        ValueError: an address or endpoint is malformed.
     """
 
-    metrics: str | None = None  # HOST:PORT of the page of metrics, or PORT on loopback; port 0 takes a free one
-    otlp_endpoint: str | None = None  # of an OpenTelemetry collector that takes traces over gRPC
-    log_prompts: bool = False  # whether a call's line in the log holds its prompt
+    metrics: str | None = None  # HOST:PORT at which metrics are served, or PORT on loopback; port 0 takes a free one
+    otlp_endpoint: str | None = None  # the OpenTelemetry collector that receives traces over gRPC
+    log_prompts: bool = False  # whether the log line of a call contains its prompt
 
     def __post_init__(self) -> None:
         if self.metrics is not None:
@@ -33,10 +33,10 @@ class TelemetryConfig:
 
 
 def metrics_address(text: str) -> tuple[str, int]:
-    """Host and port; a port alone means loopback.
+    """Split an address into host and port; a port alone means loopback.
 
     Raises:
-        ValueError: another form.
+        ValueError: the address is malformed.
     """
     try:
         return split_host_port(text if ":" in text else f"{_LOOPBACK}:{text}")
@@ -45,7 +45,7 @@ def metrics_address(text: str) -> tuple[str, int]:
 
 
 def add_telemetry_options(parser: argparse.ArgumentParser) -> None:
-    """The options behind `telemetry_from`, and `--log-format`."""
+    """Add the options that `telemetry_from` reads, and `--log-format`."""
     group = parser.add_argument_group("telemetry")
     add = group.add_argument
     add(
@@ -69,13 +69,13 @@ def add_telemetry_options(parser: argparse.ArgumentParser) -> None:
 
 
 def telemetry_from(options: argparse.Namespace, environment: Mapping[str, str]) -> TelemetryConfig:
-    """The settings of a command line and, where it names no collector, of OpenTelemetry's own variables.
+    """The settings from a command line and, if it names no collector, from OpenTelemetry's own variables.
 
-    Headers, certificates, time limits, sampling and resource attributes come from those variables alone: the
-    OpenTelemetry SDK reads them.
+    Headers, certificates, time limits, sampling and resource attributes come only from those variables, which the
+    OpenTelemetry SDK reads.
 
     Raises:
-        ValueError: a setting makes no sense.
+        ValueError: a setting is invalid.
     """
     return TelemetryConfig(
         metrics=options.metrics,

@@ -1,4 +1,4 @@
-"""Token tensors on the wire: data type + shape + little-endian bytes, checked before anything trusts them."""
+"""Token tensors on the wire: data type + shape + little-endian bytes, validated before use."""
 
 import enum
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from visionsplit.v1 import tensor_pb2
 
 
 class DataType(enum.Enum):
-    """Storage format of a tensor's elements; the value is the protocol's number."""
+    """Storage format of a tensor's elements; the value is the number in the protocol."""
 
     FLOAT32 = tensor_pb2.DATA_TYPE_FLOAT32
     FLOAT16 = tensor_pb2.DATA_TYPE_FLOAT16
@@ -24,7 +24,7 @@ class DataType(enum.Enum):
 
     @property
     def row_overhead(self) -> int:
-        """Bytes per row beside the elements: the scale of an int8 row."""
+        """Bytes per row in addition to the elements: the scale of an int8 row."""
         return 4 if self is DataType.INT8 else 0
 
 
@@ -39,9 +39,9 @@ _LARGEST_SCALE = np.finfo(np.float32).max / np.float32(128)  # an element reache
 
 @dataclass(frozen=True)
 class TokenTensor:
-    """Rows of vision tokens as they travel.
+    """Rows of vision tokens in wire format.
 
-    `data` holds rows * columns little-endian elements; `scales` one float32 per row for INT8, else nothing.
+    `data` holds rows * columns little-endian elements; `scales` holds one float32 per row for INT8, else nothing.
     """
 
     data_type: DataType
@@ -90,10 +90,10 @@ class TokenTensor:
 
     @classmethod
     def from_proto(cls, message: tensor_pb2.Tensor) -> "TokenTensor":
-        """Check a received tensor.
+        """Validate a received tensor.
 
         Raises:
-            InvalidTokensError: type, shape, byte count or a value is not what the protocol says.
+            InvalidTokensError: the type, the shape, the byte count or a value violates the protocol.
         """
         try:
             data_type = DataType(message.data_type)
