@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from visionsplit.errors import OverloadedError
 from visionsplit.serving.fairness import Shares
-from visionsplit.serving.overload import CallPlaces, Drain, OpenDoor, refuse_late
+from visionsplit.serving.overload import CallPlaces, OpenDoor, ServiceRate, refuse_late
 
 _UNBOUNDED = 2**31
 _TEXTS_AT_ONCE = 16  # fewer calls without text than this fit into the batches of the device and of the engine
@@ -49,7 +49,7 @@ class AnswerQueue:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._waiting = Shares(_UNBOUNDED, 1.0)
-        self._drain = Drain(_TEXTS_AT_ONCE, clock)
+        self._rate = ServiceRate(_TEXTS_AT_ONCE, clock)
 
     @property
     def waiting(self) -> int:
@@ -68,9 +68,9 @@ class AnswerQueue:
             OverloadedError: the first text would come too late.
         """
         if self._busy:
-            refuse_late(self._drain.seconds_for(self._waiting.ahead_of(caller, 1) + 1), time_remaining, _PATIENCE)
+            refuse_late(self._rate.seconds_for(self._waiting.ahead_of(caller, 1) + 1), time_remaining, _PATIENCE)
         self._waiting.take(caller, 1)
-        self._drain.watch(busy=self._busy)
+        self._rate.watch(busy=self._busy)
         waits = True
 
         def answered() -> None:
@@ -78,14 +78,14 @@ class AnswerQueue:
             if waits:
                 waits = False
                 self._waiting.give_back(caller, 1)
-                self._drain.note(1, busy=self._busy)
+                self._rate.record(1, busy=self._busy)
 
         try:
             yield answered
         finally:
             if waits:
                 self._waiting.give_back(caller, 1)
-                self._drain.watch(busy=self._busy)
+                self._rate.watch(busy=self._busy)
 
     @property
     def _busy(self) -> bool:
@@ -112,7 +112,7 @@ class TileRoom:
         """
         self._shares = Shares(max_tiles, caller_share)
         self._waiting = Shares(max_tiles, 1.0)  # of the same tiles, those that are not encoded yet
-        self._drain = Drain(batch_tiles, clock)
+        self._rate = ServiceRate(batch_tiles, clock)
         self._batch_tiles = batch_tiles
         self._clock = clock
 
@@ -134,25 +134,25 @@ class TileRoom:
         if shares.taken + tiles > shares.limit:
             raise OverloadedError(
                 f"{shares.taken} tiles are waiting; {tiles} more exceed the limit of {shares.limit}",
-                self._drain.retry_after(shares.taken + tiles - shares.limit),
+                self._rate.retry_after(shares.taken + tiles - shares.limit),
             )
         if not shares.fits_own(caller, tiles):
             held = shares.held_by(caller)
             raise OverloadedError(
                 f"{held} tiles of this caller are waiting; {tiles} more exceed its part of {shares.own_limit}",
-                self._drain.retry_after(held + tiles - shares.own_limit),
+                self._rate.retry_after(held + tiles - shares.own_limit),
             )
         if deadline is not None:
             refuse_late(self.seconds_to_wait(tiles, caller), deadline - self._clock())
         shares.take(caller, tiles)
         self._waiting.take(caller, tiles)
-        self._drain.watch(busy=self._busy)
+        self._rate.watch(busy=self._busy)
         return [Place(self, caller, tiles) for tiles in tiles_of_images]
 
     def seconds_to_wait(self, tiles: int, caller: str) -> float:
         """How long a request would wait for other callers' tiles, and for its own caller's earlier ones."""
         beyond_batch = self._waiting.ahead_of(caller, tiles) - self._batch_tiles + 1
-        return self._drain.seconds_for(beyond_batch) if beyond_batch > 0 else 0.0
+        return self._rate.seconds_for(beyond_batch) if beyond_batch > 0 else 0.0
 
     @property
     def _busy(self) -> bool:
@@ -167,12 +167,12 @@ class TileRoom:
         """Free the room of some tiles, of which `not_encoded` were given up before they were encoded."""
         self._shares.give_back(caller, tiles)
         self._waiting.give_back(caller, not_encoded)
-        self._drain.watch(busy=self._busy)
+        self._rate.watch(busy=self._busy)
 
     def note_encoded(self, caller: str, tiles: int) -> None:
         """Some tiles have been encoded; they keep their room until `give_back`."""
         self._waiting.give_back(caller, tiles)
-        self._drain.note(tiles, busy=self._busy)
+        self._rate.record(tiles, busy=self._busy)
 
 
 class Place:

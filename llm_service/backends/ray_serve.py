@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from visionsplit.errors import InternalError, OverloadedError, UnavailableError, VisionSplitError
 from visionsplit.serving.fairness import FairGate
-from visionsplit.serving.overload import Drain
+from visionsplit.serving.overload import ServiceRate
 
 from llm_service.backends.base import Backend
 from llm_service.backends.packing import pack
@@ -44,7 +44,7 @@ class RayServeBackend(Backend):
         # Ray Serve's own queue is first-in first-out. This gate lets callers take turns, and admits only as many jobs
         # as the replicas can run.
         self._gate = FairGate(replicas * config.max_ongoing_requests)
-        self._drain = Drain()
+        self._rate = ServiceRate()
         self._uses = ReplicaUses(application, DEPLOYMENT)
 
     @property
@@ -84,7 +84,7 @@ class RayServeBackend(Backend):
         try:
             async with self._gate.place(job.caller):
                 await self._pass(handle, job, buffer)
-            self._drain.note(1, busy=len(self._gate) > 0)
+            self._rate.record(1, busy=len(self._gate) > 0)
             buffer.put(InternalError("a replica ended its answer too early"))  # not read after a final event
         except Exception as error:  # whatever it is, `generate` waits for it in the buffer
             buffer.put(self._translate(error))
@@ -123,7 +123,7 @@ class RayServeBackend(Backend):
         if isinstance(cause, VisionSplitError):
             return cause
         if isinstance(cause, BackPressureError):
-            return OverloadedError("every replica is busy and the queue is full", self._drain.retry_after(1))
+            return OverloadedError("every replica is busy and the queue is full", self._rate.retry_after(1))
         if isinstance(cause, RayActorError | DeploymentUnavailableError):
             return UnavailableError("the replica that served the call was lost")
         _log.error("a replica failed", exc_info=error)

@@ -9,7 +9,7 @@ import torch
 from visionsplit.errors import OverloadedError
 from visionsplit.serving.async_helpers import to_its_end
 from visionsplit.serving.fairness import Claim, FairGate
-from visionsplit.serving.overload import Drain
+from visionsplit.serving.overload import ServiceRate
 
 from llm_service.engines.base import EngineRequest, ImageInput
 from llm_service.engines.continuous.sampler import Sampler, SamplingRow
@@ -60,7 +60,7 @@ class Admission:
         self._forget_ids = forget_ids
         self._running = 0
         self._waiting = 0
-        self._drain = Drain()
+        self._rate = ServiceRate()
         # This gate comes before the turns: a request that waits for others of its caller must hold no turn meanwhile.
         self._own_turn = FairGate(_UNBOUNDED, own_places=max_running_of_caller)
         self._text_turn = FairGate()
@@ -74,7 +74,7 @@ class Admission:
             OverloadedError: too many requests are waiting already.
         """
         if self._waiting >= self._max_waiting:
-            later = self._drain.retry_after(1)
+            later = self._rate.retry_after(1)
             raise OverloadedError(f"{self._waiting} requests are waiting for a replica already", later)
         self._waiting += 1
         place = Place(request.caller, [], SamplingRow(request.sampling))
@@ -94,7 +94,7 @@ class Admission:
     def release(self, place: Place) -> None:
         """Return everything a place holds. Call only when no engine step can touch its rows or its slot any more."""
         if place.counted:
-            self._drain.note(1, busy=self._waiting > 0)
+            self._rate.record(1, busy=self._waiting > 0)
             self._running -= 1
         place.counted = False
         if place.counted_of_caller:

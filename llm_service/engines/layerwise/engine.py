@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from visionsplit.errors import InternalError, OverloadedError, PromptTooLongError, UnavailableError, VisionSplitError
 from visionsplit.serving.fairness import Turns
-from visionsplit.serving.overload import Drain
+from visionsplit.serving.overload import ServiceRate
 
 from llm_service.engines.base import Engine, EngineRequest
 from llm_service.engines.layerwise.model import LayerwiseModel
@@ -44,7 +44,7 @@ class LayerwiseEngine(Engine):
         self._kv_tokens = max_running * model.context_length
         self._waiting: Turns[Run] = Turns()
         self._running: list[Run] = []
-        self._drain = Drain()
+        self._rate = ServiceRate()
         self._changed = threading.Condition()  # guards both collections and wakes the thread
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="layerwise-engine")
@@ -103,7 +103,7 @@ class LayerwiseEngine(Engine):
             if not self.healthy:
                 raise UnavailableError("the layerwise engine is not running")
             if len(self._waiting) >= self._max_waiting:
-                later = self._drain.retry_after(1)
+                later = self._rate.retry_after(1)
                 raise OverloadedError(f"{len(self._waiting)} requests are waiting for a replica already", later)
             self._waiting.put(run.request.caller, run)
             self._changed.notify()
@@ -172,7 +172,7 @@ class LayerwiseEngine(Engine):
         if finished:
             with self._changed:
                 self._running.remove(run)
-                self._drain.note(1, busy=len(self._waiting) > 0)
+                self._rate.record(1, busy=len(self._waiting) > 0)
 
 
 def _own_stream(device: torch.device) -> AbstractContextManager[object]:

@@ -30,7 +30,7 @@ class _Sample(NamedTuple):
     amount: int  # served
 
 
-class Drain:
+class ServiceRate:
     """The rate at which a service processes what waits for it, measured only while it is busy."""
 
     def __init__(self, at_once: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,7 +56,7 @@ class Drain:
             if now - self._idle_since > _FORGET_SECONDS:
                 self._samples.clear()
 
-    def note(self, amount: int, *, busy: bool) -> None:
+    def record(self, amount: int, *, busy: bool) -> None:
         """Record that `amount` has just been served, and whether there is still enough work."""
         now = self._clock()
         if self._since is not None:
@@ -132,12 +132,12 @@ class Line:
         """
         self._share = share
         self._gate = FairGate()
-        self._drain = Drain(at_once, clock)
+        self._rate = ServiceRate(at_once, clock)
         self.resize(at_once)
 
     @property
     def _busy(self) -> bool:
-        return self._gate.inside >= self._drain.at_once
+        return self._gate.inside >= self._rate.at_once
 
     @property
     def waiting(self) -> int:
@@ -146,27 +146,27 @@ class Line:
 
     def resize(self, at_once: int) -> None:
         """Change the number of calls served in parallel."""
-        self._drain.at_once = at_once
+        self._rate.at_once = at_once
         self._gate.resize(math.ceil(at_once / self._share), own_places=at_once)
-        self._drain.watch(busy=self._busy)
+        self._rate.watch(busy=self._busy)
 
     def seconds_to_wait(self, caller: str) -> float:
         """How long a new call would wait for its turn. While fewer calls are present than are served at once, this is
         0."""
         if self._gate.has_place(caller):
             return 0.0
-        return self._drain.seconds_for(self._gate.ahead_of(caller) + 1)
+        return self._rate.seconds_for(self._gate.ahead_of(caller) + 1)
 
     @asynccontextmanager
     async def turn(self, caller: str) -> AsyncIterator[None]:
         """Wait for a turn and hold it until the call has been served; leaving with an exception means it was not."""
         try:
             async with self._gate.place(caller):
-                self._drain.watch(busy=self._busy)
+                self._rate.watch(busy=self._busy)
                 yield
-            self._drain.note(1, busy=self._busy)
+            self._rate.record(1, busy=self._busy)
         finally:
-            self._drain.watch(busy=self._busy)
+            self._rate.watch(busy=self._busy)
 
 
 class CallPlaces:
@@ -174,7 +174,7 @@ class CallPlaces:
 
     def __init__(self, max_calls: int, *, share: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._shares = Shares(max_calls, share)
-        self._drain = Drain(clock=clock)
+        self._rate = ServiceRate(clock=clock)
 
     @property
     def active(self) -> int:
@@ -192,10 +192,10 @@ class CallPlaces:
         try:
             yield
             # Only served calls are recorded, since refusals and expired deadlines end sooner.
-            self._drain.note(1, busy=self._busy)
+            self._rate.record(1, busy=self._busy)
         finally:
             self._shares.give_back(caller, 1)
-            self._drain.watch(busy=self._busy)
+            self._rate.watch(busy=self._busy)
 
     def check(self, caller: str) -> None:
         """Raise if a call of this caller would be refused.
@@ -206,7 +206,7 @@ class CallPlaces:
         if (part := self._shares.used_up(caller, 1)) is None:
             return
         # The time until several places are free: with one place, all refused callers would come back for the same one.
-        later = self._drain.retry_after(max(self._shares.limit // _RETURNING, 1))
+        later = self._rate.retry_after(max(self._shares.limit // _RETURNING, 1))
         raise OverloadedError(f"{part.held} calls{part.of} are running, and no more are accepted", later)
 
     @property
