@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from visionsplit.errors import OverloadedError
 from visionsplit.serving.fairness import Shares
-from visionsplit.serving.overload import CallPlaces, OpenDoor, ServiceRate, refuse_late
+from visionsplit.serving.overload import CallGate, CallPlaces, ServiceRate, refuse_late
 
 _UNBOUNDED = 2**31
 _TEXTS_AT_ONCE = 16  # fewer calls without text than this fit into the batches of the device and of the engine
@@ -19,7 +19,7 @@ class Admission:
     """Lets calls in up to a limit, and none while draining. Used from one event loop."""
 
     def __init__(self, max_calls: int, *, caller_share: float = 1.0) -> None:
-        self.door = OpenDoor("the encoder is draining")
+        self.gate = CallGate("the encoder is draining")
         self._places = CallPlaces(max_calls, share=caller_share)
         self.answers = AnswerQueue()
 
@@ -36,7 +36,7 @@ class Admission:
             UnavailableError: draining.
             OverloadedError: of `CallPlaces.call`.
         """
-        with self.door.inside(), self._places.call(caller):
+        with self.gate.inside(), self._places.call(caller):
             yield
 
 

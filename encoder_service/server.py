@@ -172,7 +172,7 @@ class EncoderServer:
     async def stop(self, grace: float | None) -> None:
         """Report NOT_SERVING, refuse new calls, give those inside `grace` seconds to end, release everything."""
         self._health.shut_down()
-        await self._admission.door.drain(grace)
+        await self._admission.gate.drain(grace)
         if self._server is not None:
             # What is left now has had its time; health watchers alone would never end.
             await self._server.stop(None)

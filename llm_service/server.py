@@ -97,7 +97,7 @@ class LlmServer:
             await self._watch.stop()
             self._watch = None
         self._health.shut_down()
-        if self._admission is not None and not await self._admission.door.drain(grace) and grace:
+        if self._admission is not None and not await self._admission.gate.drain(grace) and grace:
             _log.warning("requests still run after %g seconds of grace; they are cancelled", grace)
         if self._server is not None:
             await self._server.stop(None)

@@ -1,7 +1,7 @@
 """Which calls are let in, what they may hold, whose turn it is, and when the last of them has ended."""
 
 from prometheus_client import Gauge
-from visionsplit.serving.overload import CallPlaces, Line, OpenDoor, refuse_late
+from visionsplit.serving.overload import CallGate, CallPlaces, Line, refuse_late
 
 from llm_service.config import Limits
 from llm_service.gateway.prefill import Prefill
@@ -24,7 +24,7 @@ class Admission:
             max_calls: of which a caller gets its share; `limits` may say another number.
             uploads: told how many uploads are under way.
         """
-        self.door = OpenDoor("the service is stopping")
+        self.gate = CallGate("the service is stopping")
         self.places = CallPlaces(limits.max_calls or max_calls, share=limits.caller_share)
         self.uploads = Uploads(limits, uploads)
         # Requests wait in a replica for different things: for a step, for rows of the slab, for the layerwise engine.

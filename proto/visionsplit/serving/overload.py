@@ -214,7 +214,7 @@ class CallPlaces:
         return 2 * self.active > self._shares.limit
 
 
-class OpenDoor:
+class CallGate:
     """Admits calls until the service stops, and knows when the last one has ended. Used from one event loop."""
 
     def __init__(self, closed: str) -> None:
