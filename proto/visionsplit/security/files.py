@@ -30,7 +30,7 @@ def read_file(path: Path, what: str) -> bytes:
         raise CredentialsError(f"{what} {path} cannot be read: {error.strerror}") from None
 
 
-class Watched(Generic[_T]):
+class ReloadingFiles(Generic[_T]):
     """A value loaded from files, and loaded again when one of the files has changed. Thread-safe.
 
     If changed files cannot be used, the previous value stays in force and one warning is logged: files are often

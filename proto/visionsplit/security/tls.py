@@ -7,7 +7,7 @@ import grpc
 
 from visionsplit.network.transport import ChannelOptions
 from visionsplit.security.certificates import KeyPair, load_authorities, load_pair
-from visionsplit.security.files import CredentialsError, Watched
+from visionsplit.security.files import CredentialsError, ReloadingFiles
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class ServerTls:
             CredentialsError: the files cannot be used.
         """
         paths = [path for path in (self.certificate, self.key, self.client_ca) if path is not None]
-        watched = Watched(paths, self._configuration)
-        in_force = watched.get()
+        files = ReloadingFiles(paths, self._configuration)
+        in_force = files.get()
 
         # gRPC calls this for each connection, under a lock, and creates a TLS context from every configuration that it
         # returns. With a new context for each connection, a thousand connections that timed out during the handshake
         # ended the process with a segmentation fault (grpcio 1.76 and 1.85). None means no change.
         def newer() -> grpc.ServerCertificateConfiguration | None:
             nonlocal in_force
-            newest = watched.get()
+            newest = files.get()
             if newest is in_force:
                 return None
             in_force = newest

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from visionsplit.security.files import CredentialsError, Watched, read_file
+from visionsplit.security.files import CredentialsError, ReloadingFiles, read_file
 
 AUTHORIZATION_KEY = "authorization"  # metadata key
 TOKEN_VARIABLE = "VISIONSPLIT_TOKEN"
@@ -75,7 +75,7 @@ class AcceptedTokens:
         for path in paths:
             if not read_tokens(path):
                 raise CredentialsError(f"the token file {path} holds no token")
-        self._holders = Watched(paths, lambda: _holders([line for path in paths for line in read_tokens(path)]))
+        self._holders = ReloadingFiles(paths, lambda: _holders([line for path in paths for line in read_tokens(path)]))
 
     def holder(self, metadata: Iterable[tuple[str, str | bytes]]) -> TokenHolder | None:
         """The holder of the token in a call's metadata; None without a valid token. Compares in constant time."""
@@ -131,9 +131,9 @@ class TokenSender:
     def __init__(self, source: BearerToken) -> None:
         if source.file is not None:
             path = Path(source.file)
-            self._token = Watched([path], lambda: _first(path))
+            self._token = ReloadingFiles([path], lambda: _first(path))
         else:
-            self._token = Watched([], lambda: _given(source))
+            self._token = ReloadingFiles([], lambda: _given(source))
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return ((AUTHORIZATION_KEY, f"Bearer {self._token.get()}"),)

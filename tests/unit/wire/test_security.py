@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from visionsplit.security.certificates import load_pair
 from visionsplit.security.client import ClientSecurity, is_local
-from visionsplit.security.files import CredentialsError, Watched
+from visionsplit.security.files import CredentialsError, ReloadingFiles
 from visionsplit.security.server import Guard, ServerSecurity
 from visionsplit.security.tls import ClientTls, ServerTls
 from visionsplit.security.tokens import AUTHORIZATION_KEY, AcceptedTokens, BearerToken, TokenHolder, read_tokens
@@ -92,13 +92,13 @@ def test_a_change_that_cannot_be_used_leaves_what_was_before(tmp_path, caplog):
         except (OSError, ValueError):
             raise CredentialsError(f"{path} holds no number") from None
 
-    watched = Watched([path], load)
+    files = ReloadingFiles([path], load)
     path.write_text("no number")
-    assert [watched.get(), watched.get()] == [1, 1]
+    assert [files.get(), files.get()] == [1, 1]
     path.unlink()
-    assert watched.get() == 1
+    assert files.get() == 1
     path.write_text("222")
-    assert watched.get() == 222
+    assert files.get() == 222
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
 
 
