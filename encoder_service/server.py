@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from visionsplit.errors import UnavailableError
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.receiving.receiver import ReceiveLimits, Receiver
-from visionsplit.security.server import Guard
+from visionsplit.security.server import ServerSecurityStack
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.health import HEALTH_SERVICE_NAME, HealthService
 from visionsplit.serving.server_options import server_options
@@ -95,7 +95,7 @@ class EncoderServer:
             CredentialsError: a certificate, key or token cannot be used.
             UnavailableError: the address cannot be bound.
         """
-        guard = Guard(self._config.security)
+        guard = ServerSecurityStack(self._config.security)
         if self._config.llm_addresses:
             self._llm = LlmGateways(
                 [

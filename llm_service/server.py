@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha import reflection
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.network.transport import MAX_TOKEN_MESSAGE_BYTES
 from visionsplit.receiving.receiver import ReceiveLimits, Receiver
-from visionsplit.security.server import Guard
+from visionsplit.security.server import ServerSecurityStack
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.health import HEALTH_SERVICE_NAME, HealthService
 from visionsplit.serving.server_options import server_options
@@ -66,7 +66,7 @@ class LlmServer:
             UnavailableError: the address cannot be bound.
             ValueError: the device is not there.
         """
-        guard = Guard(self._config.security)
+        guard = ServerSecurityStack(self._config.security)
         limits = self._config.limits
         receiver = self._receiver = Receiver(
             ReceiveLimits(max_bytes=MAX_TOKEN_MESSAGE_BYTES, caller_share=limits.caller_share),
@@ -145,7 +145,7 @@ class LlmServer:
         )
 
     async def _serve(
-        self, gateway: LlmGateway, guard: Guard, receiver: Receiver, max_calls: int
+        self, gateway: LlmGateway, guard: ServerSecurityStack, receiver: Receiver, max_calls: int
     ) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(
             interceptors=[

@@ -30,7 +30,7 @@ class ServerSecurity:
     token_files: tuple[Path, ...] = ()  # a token from any of them is accepted; without files no token is needed
 
 
-class Guard:
+class ServerSecurityStack:
     """A server's security, with its files loaded.
 
     Raises:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from visionsplit.security.certificates import load_pair
 from visionsplit.security.client import ClientSecurity, is_local
 from visionsplit.security.files import CredentialsError, ReloadingFiles
-from visionsplit.security.server import Guard, ServerSecurity
+from visionsplit.security.server import ServerSecurity, ServerSecurityStack
 from visionsplit.security.tls import ClientTls, ServerTls
 from visionsplit.security.tokens import AUTHORIZATION_KEY, AcceptedTokens, BearerToken, TokenHolder, read_tokens
 from visionsplit.serving.process import raise_open_files_limit
@@ -77,7 +77,7 @@ def test_security_is_checked_at_the_start(authority, tmp_path):
     ]
     for security in wrong:
         with pytest.raises(CredentialsError, match=r"missing|empty"):
-            Guard(security)
+            ServerSecurityStack(security)
     with pytest.raises(CredentialsError, match="go together"):
         ClientTls(certificate=good.certificate)
 
@@ -111,14 +111,14 @@ SERVER = """
 import asyncio, sys
 from pathlib import Path
 import grpc.aio
-from visionsplit.security.server import Guard, ServerSecurity
+from visionsplit.security.server import ServerSecurityStack, ServerSecurity
 from visionsplit.security.tls import ServerTls
 from visionsplit.serving.process import raise_open_files_limit
 
 async def main():
     raise_open_files_limit()
     server = grpc.aio.server(options=[("grpc.server_handshake_timeout_ms", 1500)])
-    guard = Guard(ServerSecurity(ServerTls(Path(sys.argv[1]), Path(sys.argv[2]))))
+    guard = ServerSecurityStack(ServerSecurity(ServerTls(Path(sys.argv[1]), Path(sys.argv[2]))))
     print(guard.bind(server, "127.0.0.1:0"), flush=True)
     await server.start()
     await asyncio.to_thread(sys.stdin.read)
