@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from visionsplit.errors import InvalidPruningError, PromptTooLongError
 
 from llm_service.engines.layerwise.kv_cache import KvCache
-from llm_service.engines.layerwise.weight_sharing import twin_of
+from llm_service.engines.layerwise.weight_sharing import weight_sharing_copy
 from llm_service.pruning import PromptLayout, Pruning, Stage
 
 _ROWS_AT_ONCE = 64  # rows of attention for all heads: bounds the memory that a long question takes
@@ -46,9 +46,9 @@ class LayerwiseModel:
         """Allocate almost no memory.
 
         Raises:
-            InvalidRequestError: the architecture is not supported; see `twin_of`.
+            InvalidRequestError: the architecture is not supported; see `weight_sharing_copy`.
         """
-        self._model = twin_of(model)
+        self._model = weight_sharing_copy(model)
         config = self._model.config
         self.context_length = int(config.max_position_embeddings)
         self.num_layers = int(config.num_hidden_layers)

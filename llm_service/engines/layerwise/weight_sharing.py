@@ -11,7 +11,7 @@ from visionsplit.errors import InvalidRequestError
 SUPPORTED = ("llama", "mistral", "qwen2")
 
 
-def twin_of(model: PreTrainedModel) -> PreTrainedModel:
+def weight_sharing_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A model of the same class on the same device, whose parameters share memory with those of the given model.
 
     Continuous batching changes the attention implementation in its model's configuration and replaces its input
