@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from visionsplit.errors import InvalidCompressionError, InvalidImageError
-from visionsplit.serving.async_helpers import to_its_end
+from visionsplit.serving.async_helpers import finish_despite_cancellation
 
 _T = TypeVar("_T")
 
@@ -26,7 +26,7 @@ async def in_thread(
         on_cancel: called when the task is cancelled; it may make the function return sooner.
     """
     work = asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
-    return await to_its_end(work, on_cancel=on_cancel)
+    return await finish_despite_cancellation(work, on_cancel=on_cancel)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from functools import partial
 
 from visionsplit.errors import VisionSplitError
 from visionsplit.images import ImageLimits
-from visionsplit.serving.async_helpers import together
+from visionsplit.serving.async_helpers import gather_or_cancel
 from visionsplit.serving.fairness import Claim, FairGate
 
 from encoder_service import defaults
@@ -103,7 +103,7 @@ class EncoderPipeline:
         keys, hits = await self._look_up(headers, wanted)
         sources = self._board(images, headers, keys, hits, wanted)
         try:
-            await together([_prepared(index, source) for index, source in enumerate(sources)])
+            await gather_or_cancel([_prepared(index, source) for index, source in enumerate(sources)])
             yield sources
         finally:
             for source in sources:
@@ -158,7 +158,7 @@ class EncoderPipeline:
         while True:
             stamps = [cache.stamp(key) for key in keys]
             finds = [self._find(cache, index, key, wanted) for index, key in enumerate(keys)]
-            hits = await together(finds)
+            hits = await gather_or_cancel(finds)
             # A flight may have landed during the search; then it would be encoded a second time.
             if all(hit or cache.stamp(key) is stamp for hit, key, stamp in zip(hits, keys, stamps, strict=True)):
                 return list(keys), hits

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from visionsplit.grid import Layout, UnpadRule
 from visionsplit.images import ApartDecoder, ImageHeader, ImageLimits, decode_image, read_header
-from visionsplit.serving.async_helpers import together
+from visionsplit.serving.async_helpers import gather_or_cancel
 from visionsplit.serving.fairness import Claim, FairGate
 
 from encoder_service.admission import Place
@@ -79,7 +79,7 @@ class Preparation:
         Raises:
             InvalidImageError: one of them is no image, or too large; names it by its index.
         """
-        return await together([self._header(*image, caller) for image in enumerate(images)])
+        return await gather_or_cancel([self._header(*image, caller) for image in enumerate(images)])
 
     async def prepare(self, data: bytes, header: Header, place: Place, layout: Layout, claim: Claim) -> PreparedImage:
         """Decode and cut an image once its turn has come.

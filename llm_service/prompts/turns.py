@@ -3,7 +3,7 @@
 import asyncio
 from functools import partial
 
-from visionsplit.serving.async_helpers import to_its_end
+from visionsplit.serving.async_helpers import finish_despite_cancellation
 from visionsplit.serving.fairness import FairGate
 
 from llm_service.prompts.prompt import Prompt, PromptEncoder
@@ -32,4 +32,4 @@ class PromptTurns:
         async with gate.place(caller):
             # A thread cannot be stopped. A cancelled call keeps its turn until the thread is free, or a second one
             # would start beside it.
-            return await to_its_end(asyncio.to_thread(encode))
+            return await finish_despite_cancellation(asyncio.to_thread(encode))

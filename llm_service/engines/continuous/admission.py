@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from visionsplit.errors import OverloadedError
-from visionsplit.serving.async_helpers import to_its_end
+from visionsplit.serving.async_helpers import finish_despite_cancellation
 from visionsplit.serving.fairness import Claim, FairGate
 from visionsplit.serving.overload import ServiceRate
 
@@ -171,4 +171,4 @@ class Admission:
 
 async def _to_thread(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
     """Run in a thread and wait for its end even if cancelled: its target must not be reassigned while it writes."""
-    await to_its_end(asyncio.to_thread(function, *args, **kwargs))
+    await finish_despite_cancellation(asyncio.to_thread(function, *args, **kwargs))

@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def together(work: Iterable[Awaitable[T]]) -> list[T]:
+async def gather_or_cancel(work: Iterable[Awaitable[T]]) -> list[T]:
     """Run awaitables concurrently and return their results in order. The first error cancels the others.
 
     An awaitable that has not been started when the error occurs never starts.
@@ -20,7 +20,7 @@ async def together(work: Iterable[Awaitable[T]]) -> list[T]:
             task.cancel()
 
 
-async def to_its_end(work: Awaitable[T], *, on_cancel: Callable[[], object] | None = None) -> T:
+async def finish_despite_cancellation(work: Awaitable[T], *, on_cancel: Callable[[], object] | None = None) -> T:
     """Await work that must not stop midway: if the caller is cancelled, the cancellation is raised when the work ends.
 
     Args:
