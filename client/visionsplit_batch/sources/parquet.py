@@ -69,7 +69,7 @@ class Reader:
         self._opened.close()
 
 
-class Shelf:
+class ReaderCache:
     """Keeps the last reader for the next slice, which often continues where the previous one ended.
 
     A reader cannot be pickled, so the cache is empty in a process that receives it.
@@ -79,8 +79,8 @@ class Shelf:
         self._lock = threading.Lock()
         self._reader: Reader | None = None
 
-    def __reduce__(self) -> tuple[type["Shelf"], tuple[()]]:
-        return Shelf, ()
+    def __reduce__(self) -> tuple[type["ReaderCache"], tuple[()]]:
+        return ReaderCache, ()
 
     def take(self, path: str) -> Reader | None:
         """Remove and return the reader, if it is for this file. The caller then owns it."""
@@ -110,7 +110,7 @@ class ParquetSource(RowSource[Reader]):
         """Raises InputError if the first files lack a column."""
         super().__init__(inputs, pictures)
         self._one_file = inputs.single_file
-        self._shelf = Shelf()
+        self._readers = ReaderCache()
         samples = ArrowSamples(wanted=columns.image is None)
         first: Found | None = None
         for found in islice(self.files(), FILES_LOOKED_AT):
@@ -139,13 +139,13 @@ class ParquetSource(RowSource[Reader]):
 
     @contextlib.contextmanager
     def open_file(self, path: str) -> Iterator[Reader]:
-        reader = self._shelf.take(path) or Reader(self.inputs.storage, path, self._columns.names)
+        reader = self._readers.take(path) or Reader(self.inputs.storage, path, self._columns.names)
         try:
             yield reader
         except BaseException:
             reader.close()
             raise
-        self._shelf.put(reader)
+        self._readers.put(reader)
 
     def read_row(self, file: Reader, entry: Entry) -> Content:
         return self._columns.content(file.row(entry.place[0]), self.pictures, parent(entry.path))
