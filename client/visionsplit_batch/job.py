@@ -9,7 +9,7 @@ from typing import Generic
 
 from visionsplit_batch.assembly import Assembly
 from visionsplit_batch.errors import RefusedRunError, TooManyFailuresError
-from visionsplit_batch.part_state import Held, PartState
+from visionsplit_batch.part_state import PartState, RunTotals
 from visionsplit_batch.parts import Part, cut
 from visionsplit_batch.recording import Item, Recording
 from visionsplit_batch.rows import Failure, Outcome, Slice, Source
@@ -67,7 +67,7 @@ class JobSummary:
     """What this run and earlier ones have written to the folder."""
 
     counts: Counts
-    held: Held
+    held: RunTotals
 
 
 class Job(Generic[Item]):

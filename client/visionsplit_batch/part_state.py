@@ -39,7 +39,7 @@ class PartState:
 
 
 @dataclass(frozen=True)
-class Held:
+class RunTotals:
     """Totals over all finished parts."""
 
     parts: int

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from visionsplit_batch.errors import OutputError, RefusedRunError
-from visionsplit_batch.part_state import FailedRow, Held, PartState
+from visionsplit_batch.part_state import FailedRow, PartState, RunTotals
 from visionsplit_batch.storage import Storage, join, local_path, parse
 
 _log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class RunFolder:
             assert state is not None
             yield state
 
-    def write_errors(self, line: Callable[[FailedRow], bytes]) -> Held:
+    def write_errors(self, line: Callable[[FailedRow], bytes]) -> RunTotals:
         """Rewrite the list of failed rows from the parts' states, or remove it if there are none.
 
         The list is therefore always complete, and never contains a row that was answered later. In a store each state
@@ -165,7 +165,7 @@ class RunFolder:
             with self.storage.write_atomically(location) as file:
                 for row in itertools.chain([first], failures):
                     file.write(line(row))
-        return Held(parts, written, failed)
+        return RunTotals(parts, written, failed)
 
     @contextlib.contextmanager
     def _permitted(self) -> Iterator[None]:
