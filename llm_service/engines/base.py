@@ -13,7 +13,7 @@ from llm_service.pruning import Pruning
 
 
 @dataclass(frozen=True)
-class Places:
+class OriginalPositions:
     """The positions at which an image's tokens would stand if every one of them had been kept."""
 
     offsets: NDArray[np.int64]  # [num_tokens], ascending, relative to the image's first position
@@ -29,12 +29,12 @@ class ImageInput:
     embed: Callable[[], torch.Tensor]  # -> [num_tokens, Dl] in the model's type, on its device
     tiles: NDArray[np.int64]  # [num_tokens]: the tile of each vision token, -1 for a newline
     quotas: tuple[int, ...] | None = None  # how many vision tokens of each tile pruning keeps
-    places: Places | None = None  # None numbers the tokens consecutively
+    positions: OriginalPositions | None = None  # None numbers the tokens consecutively
 
     @property
     def span(self) -> int:
         """The number of positions that the image takes in the position encoding."""
-        return self.num_tokens if self.places is None else self.places.span
+        return self.num_tokens if self.positions is None else self.positions.span
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class EngineRequest:
         return len(self.token_ids) - len(self.images) + sum(image.num_tokens for image in self.images)
 
     @property
-    def num_places(self) -> int:
+    def num_positions(self) -> int:
         """Positions of the prompt: one per token, or more if its images keep their original positions."""
         return len(self.token_ids) - len(self.images) + sum(image.span for image in self.images)
 

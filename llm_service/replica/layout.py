@@ -44,12 +44,12 @@ def sequence_order(grid: TileGrid, positions: Positions, layout: Layout) -> Orde
     canvas_column = crop_column * grid.side + tile_column  # [crop tokens]
     # The stride is one column wider than the canvas: a newline sorts as the last cell of its row.
     stride = grid.canvas_width + 1
-    places = np.concatenate([canvas_row * stride + canvas_column, newline_rows * stride + grid.canvas_width])
+    keys = np.concatenate([canvas_row * stride + canvas_column, newline_rows * stride + grid.canvas_width])
     sources = np.concatenate([crops, np.full(len(newline_rows), NEWLINE)])
-    return np.concatenate([thumbnail, sources[np.argsort(places, kind="stable")]]).astype(np.int64)
+    return np.concatenate([thumbnail, sources[np.argsort(keys, kind="stable")]]).astype(np.int64)
 
 
-def original_places(grid: TileGrid, positions: Positions, order: Order) -> NDArray[np.int64]:
+def original_positions(grid: TileGrid, positions: Positions, order: Order) -> NDArray[np.int64]:
     """The position at which each token of one image would stand if every token had been kept, in the spatial layout.
 
     Args:
@@ -67,11 +67,11 @@ def original_places(grid: TileGrid, positions: Positions, order: Order) -> NDArr
     valid_column = crop_column * grid.side + column - grid.valid.left
     stride = grid.valid.width + 1
     in_canvas = grid.cells_per_tile + valid_row * stride + valid_column
-    places = np.where(tile == 0, row * grid.side + column, in_canvas)  # [tokens]
+    by_token = np.where(tile == 0, row * grid.side + column, in_canvas)  # [tokens]
     newlines = grid.cells_per_tile + np.arange(grid.valid.height) * stride + grid.valid.width  # [newlines]
     result = np.empty(len(order), np.int64)
     result[order == NEWLINE] = newlines
-    result[order != NEWLINE] = places[order[order != NEWLINE]]
+    result[order != NEWLINE] = by_token[order[order != NEWLINE]]
     return result
 
 

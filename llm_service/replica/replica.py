@@ -14,7 +14,7 @@ from visionsplit.telemetry.tracing import Tracing
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.config import ReplicaConfig
-from llm_service.engines.base import Engine, EngineRequest, EngineUse, ImageInput, Places
+from llm_service.engines.base import Engine, EngineRequest, EngineUse, ImageInput, OriginalPositions
 from llm_service.engines.continuous.engine import ContinuousBatchingEngine
 from llm_service.engines.layerwise.engine import LayerwiseEngine
 from llm_service.engines.layerwise.model import LayerwiseModel
@@ -22,7 +22,7 @@ from llm_service.engines.layerwise.weight_sharing import SUPPORTED
 from llm_service.generation_settings import GenerationSettings
 from llm_service.job import Job, PositionIds, TokenEvent
 from llm_service.pruning import compose
-from llm_service.replica.layout import original_places, original_span, sequence_order, tiles_of
+from llm_service.replica.layout import original_positions, original_span, sequence_order, tiles_of
 from llm_service.replica.projector import Projector
 from llm_service.replica.text_model import load_text_model
 from llm_service.replica.trace import ReplicaTrace
@@ -122,16 +122,18 @@ class Replica:
 
     def _image(self, tokens: VisionTokens, job: Job) -> ImageInput:
         order = sequence_order(tokens.grid, tokens.positions, job.layout)
-        places = None
+        positions = None
         if job.position_ids is PositionIds.ORIGINAL:
-            places = Places(original_places(tokens.grid, tokens.positions, order), original_span(tokens.grid))
+            positions = OriginalPositions(
+                original_positions(tokens.grid, tokens.positions, order), original_span(tokens.grid)
+            )
         return ImageInput(
             _content_key(tokens, job.layout),
             len(order),
             partial(self._projector, tokens.features, order),
             tiles_of(tokens.positions, order),
             tokens.quotas,
-            places,
+            positions,
         )
 
 

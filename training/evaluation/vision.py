@@ -11,7 +11,7 @@ from visionsplit.model.checkpoint import Checkpoint
 from encoder_service.compression import TileFeatures, TowerOutput, compose, select
 from encoder_service.device.vision_tower import VisionTower
 from llm_service.job import PositionIds
-from llm_service.replica.layout import NEWLINE, original_places, original_span, sequence_order, tiles_of
+from llm_service.replica.layout import NEWLINE, original_positions, original_span, sequence_order, tiles_of
 from llm_service.replica.projector import Projector
 from training.evaluation.conditions import Condition
 from training.evaluation.decoding import EmbeddedImage
@@ -67,7 +67,7 @@ class VisionHalf:
         order = sequence_order(grid, positions, condition.spec.layout)  # [V]
         places, count = np.arange(len(order)), len(order)
         if condition.position_ids is PositionIds.ORIGINAL:
-            places, count = original_places(grid, positions, order), original_span(grid)
+            places, count = original_positions(grid, positions, order), original_span(grid)
         return EmbeddedImage(
             self._project(kept.features, order.tolist()),
             torch.from_numpy(places),

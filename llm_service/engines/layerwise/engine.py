@@ -86,15 +86,15 @@ class LayerwiseEngine(Engine):
             self._leave(run)
 
     def _check_size(self, request: EngineRequest) -> None:
-        prompt, places, new = request.num_prompt_tokens, request.num_places, request.sampling.max_new_tokens
+        prompt, positions, new = request.num_prompt_tokens, request.num_positions, request.sampling.max_new_tokens
         if prompt + new > self.context_length:
             raise PromptTooLongError(
                 f"prompt of {prompt} tokens and {new} new tokens need {prompt + new}; "
                 f"this replica holds {self.context_length}"
             )
-        if places + new > self._model.context_length:
+        if positions + new > self._model.context_length:
             raise PromptTooLongError(
-                f"prompt of {places} original places and {new} new tokens need {places + new}; "
+                f"prompt of {positions} original positions and {new} new tokens need {positions + new}; "
                 f"the model has {self._model.context_length}"
             )
 

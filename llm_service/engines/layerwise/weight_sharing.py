@@ -23,17 +23,17 @@ def weight_sharing_copy(model: PreTrainedModel) -> PreTrainedModel:
     """
     if model.config.model_type not in SUPPORTED:
         raise InvalidRequestError(
-            f"vision tokens can be pruned, or keep their original places, in {', '.join(SUPPORTED)} models; "
+            f"vision tokens can be pruned, or keep their original positions, in {', '.join(SUPPORTED)} models; "
             f"this one is {model.config.model_type}"
         )
     config = copy.deepcopy(model.config)
     with no_init_weights(), torch.device("meta"):
-        twin: PreTrainedModel = type(model)._from_config(config, attn_implementation="sdpa")
+        copied: PreTrainedModel = type(model)._from_config(config, attn_implementation="sdpa")
     table = model.get_input_embeddings()
     name = "model.embed_tokens."
     weights = {key: value for key, value in model.state_dict().items() if not key.startswith(name)}
-    twin.load_state_dict({**weights, f"{name}weight": table.weight}, assign=True)
+    copied.load_state_dict({**weights, f"{name}weight": table.weight}, assign=True)
     with torch.device(model.device):
         # The rotation tables are not parameters, so they are computed again, in full precision.
-        twin.model.rotary_emb = type(twin.model.rotary_emb)(config)
-    return twin.requires_grad_(False).eval()
+        copied.model.rotary_emb = type(copied.model.rotary_emb)(config)
+    return copied.requires_grad_(False).eval()
