@@ -11,8 +11,8 @@ from visionsplit_batch.errors import InputError
 from visionsplit_batch.fields import json_values
 from visionsplit_batch.left_out import LeftOut, in_words
 from visionsplit_batch.rows import Content, Entry, Failure
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Found, Inputs, suffix
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.unique import unique
 
 File = TypeVar("File")  # opened once for all of a slice's entries in one file
@@ -25,12 +25,12 @@ class RowSource(ABC, Generic[File]):
     suffixes: ClassVar[frozenset[str]]  # of the format's files in folders and globs
     known_columns: frozenset[str] | None = None  # see `Source.known_columns`
 
-    def __init__(self, inputs: Inputs, pictures: Pictures) -> None:
+    def __init__(self, inputs: Inputs, image_reader: ImageReader) -> None:
         self.inputs = inputs
-        self.pictures = pictures
+        self.image_reader = image_reader
 
     def settings(self) -> Mapping[str, Any]:
-        root = {} if self.pictures.root is None else {"image_root": self.pictures.root}
+        root = {} if self.image_reader.root is None else {"image_root": self.image_reader.root}
         return {"format": self.format, "inputs": self.inputs.locations, **root, **self.options()}
 
     @property

@@ -11,8 +11,8 @@ from visionsplit_batch.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.delimited_rows import DelimitedRow, delimited_rows, delimiter_of, values_of
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Found, Inputs, reading
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, distinct, id_or
 from visionsplit_batch.sources.text import TextFile, decoded, open_text, read_lines
 from visionsplit_batch.storage import Storage, parent
@@ -62,10 +62,10 @@ class CsvSource(RowSource[Table]):
     suffixes = frozenset({".csv"})
     delimiters = ",;\t"
 
-    def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
+    def __init__(self, inputs: Inputs, image_reader: ImageReader, columns: Columns) -> None:
         """Raises InputError if the first file has no column names, or lacks a column that is needed."""
-        super().__init__(inputs, pictures)
-        self._max_row = _IMAGES_IN_ROW * pictures.limits.max_image_bytes
+        super().__init__(inputs, image_reader)
+        self._max_row = _IMAGES_IN_ROW * image_reader.limits.max_image_bytes
         self._one_file = inputs.single_file
         first = next(self.files(), None)
         if first is None:
@@ -105,7 +105,7 @@ class CsvSource(RowSource[Table]):
         if length > self._max_row:
             raise ValueError(f"the row has {length} bytes, more than the {self._max_row} that are read")
         values = values_of(file.text.text(offset, length), file.header.delimiter)
-        return self._columns.content(file.header.row(values), self.pictures, parent(entry.path))
+        return self._columns.content(file.header.row(values), self.image_reader, parent(entry.path))
 
     def _header(self, found: Found) -> Header:
         with reading(found):

@@ -14,13 +14,13 @@ from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.delimited import CsvSource, TsvSource
 from visionsplit_batch.sources.files import FilesSource, ListSource
 from visionsplit_batch.sources.huggingface import HuggingFaceSource, is_saved_dataset
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Found, Inputs, is_url, suffix
 from visionsplit_batch.sources.json_rows import json_rows, parse_row
 from visionsplit_batch.sources.jsonl import JsonLinesSource, JsonSource
 from visionsplit_batch.sources.llava import LlavaSource, is_llava
 from visionsplit_batch.sources.openai import OpenAiSource
 from visionsplit_batch.sources.parquet import ParquetSource
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns
 from visionsplit_batch.sources.text import decoded, encoding_of
 from visionsplit_batch.sources.webdataset import WebDatasetSource
@@ -82,29 +82,29 @@ def open_source(
     """
     storage = Storage()
     root = None if image_root is None else absolute(image_root)
-    pictures = Pictures(limits or Limits(), timeouts or Timeouts(), storage, root)
+    image_reader = ImageReader(limits or Limits(), timeouts or Timeouts(), storage, root)
     try:
         found = Inputs(inputs, storage, output=output)
         name = format or _detect(found)
-        return _make(name, found, pictures, columns or Columns(), split)
+        return _make(name, found, image_reader, columns or Columns(), split)
     except (OSError, ValueError) as error:  # for example a store of an unknown kind, or a missing permission
         raise InputError(f"the input {', '.join(inputs)} cannot be opened: {error}") from error
 
 
-def _make(name: str, inputs: Inputs, pictures: Pictures, columns: Columns, split: str | None) -> Source:
+def _make(name: str, inputs: Inputs, image_reader: ImageReader, columns: Columns, split: str | None) -> Source:
     if split is not None and name != HuggingFaceSource.format:
         raise InputError(f"the format {name} has no splits; leave out the split {split!r}")
-    if pictures.root is not None and name in (FilesSource.format, WebDatasetSource.format):
+    if image_reader.root is not None and name in (FilesSource.format, WebDatasetSource.format):
         raise InputError(f"the format {name} has no paths that could begin in a folder; leave out the image root")
     if name == HuggingFaceSource.format:
-        return HuggingFaceSource(inputs, pictures, columns, split)
+        return HuggingFaceSource(inputs, image_reader, columns, split)
     if name in (FilesSource.format, ListSource.format):
         if columns != Columns():
             raise InputError(f"the format {name} has no columns; name none")
-        return FilesSource(inputs, pictures) if name == FilesSource.format else ListSource(inputs, pictures)
+        return FilesSource(inputs, image_reader) if name == FilesSource.format else ListSource(inputs, image_reader)
     for kind in _WITH_COLUMNS:
         if name == kind.format:
-            return kind(inputs, pictures, columns)
+            return kind(inputs, image_reader, columns)
     raise InputError(f"unknown format {name!r}; there are: {_known()}")
 
 
@@ -159,7 +159,7 @@ def _by_content(inputs: Inputs, strange: Found | None) -> str:
     if strange.name.lower().endswith(_COMPRESSED):
         raise InputError(f"{strange.name} is compressed, so that it cannot be read from the middle; unpack it first")
     if not inputs.single_file:  # perhaps images with odd names
-        source = FilesSource(inputs, Pictures(storage=inputs.storage))
+        source = FilesSource(inputs, ImageReader(storage=inputs.storage))
         if next(source.files(), None) is not None:
             return FilesSource.format
     else:

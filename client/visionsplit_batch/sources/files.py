@@ -39,7 +39,7 @@ class FilesSource(RowSource[None]):
         return nullcontext()
 
     def read_row(self, file: None, entry: Entry) -> Content:
-        return Content(images=(self.pictures.from_text(entry.path, parent(entry.path)),))
+        return Content(images=(self.image_reader.from_text(entry.path, parent(entry.path)),))
 
     def _begins_as_image(self, found: Found) -> bool:
         try:
@@ -73,7 +73,7 @@ class ListSource(FilesSource):
                         continue
                     line = _line(data, encoding, first=number == 1)
                     bare = line.strip()
-                    location = bare if is_url(bare) else self.pictures.resolve(line, folder)
+                    location = bare if is_url(bare) else self.image_reader.resolve(line, folder)
                     yield Entry(readable(line), location, (number,))
 
     def read_row(self, file: None, entry: Entry) -> Content:

@@ -7,7 +7,7 @@ from visionsplit.images import HEAD_BYTES, begins_as_image
 from visionsplit_client._sources import is_data_url
 
 from visionsplit_batch.errors import InputError
-from visionsplit_batch.sources.pictures import base64_head
+from visionsplit_batch.sources.image_reader import base64_head
 from visionsplit_batch.storage import parse
 
 IMAGE_COLUMNS = (

@@ -15,8 +15,8 @@ from visionsplit_batch.sources.arrow_cells import column_cells, row_values
 from visionsplit_batch.sources.arrow_samples import FILES_LOOKED_AT, ROWS_LOOKED_AT, ArrowSamples
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Inputs
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, distinct, id_or
 from visionsplit_batch.storage import Storage, join, parent, parse
 
@@ -73,9 +73,9 @@ class HuggingFaceSource(RowSource[ArrowFile]):
     format = "huggingface"
     suffixes = frozenset({".arrow"})
 
-    def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns, split: str | None = None) -> None:
+    def __init__(self, inputs: Inputs, image_reader: ImageReader, columns: Columns, split: str | None = None) -> None:
         """Raises InputError if the input is not a saved dataset, lacks a column, or needs another split."""
-        super().__init__(inputs, pictures)
+        super().__init__(inputs, image_reader)
         folder = inputs.folder
         if folder is None or parse(folder) is not None:
             raise InputError("a saved dataset is one folder on this machine's file systems; from a store, use parquet")
@@ -120,7 +120,7 @@ class HuggingFaceSource(RowSource[ArrowFile]):
         batch = file.batch(offset)
         if self._columns.names is not None:
             batch = batch.select(self._columns.names)
-        return self._columns.content(row_values(batch, row), self.pictures, parent(entry.path))
+        return self._columns.content(row_values(batch, row), self.image_reader, parent(entry.path))
 
     def _ids(self, batch: pa.RecordBatch, first: int) -> Iterator[str]:
         if self._columns.id is None:

@@ -9,9 +9,9 @@ from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Found, Inputs, reading
 from visionsplit_batch.sources.json_rows import is_array, json_rows, parse_row
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, row_id
 from visionsplit_batch.sources.text import Place, TextFile, open_text
 from visionsplit_batch.storage import parent
@@ -34,10 +34,10 @@ class JsonLinesSource(RowSource[TextFile]):
     image_columns: ClassVar[tuple[str, ...]] = ()  # columns of the format, even if the first rows lack them
     id_column: str | None
 
-    def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
+    def __init__(self, inputs: Inputs, image_reader: ImageReader, columns: Columns) -> None:
         """Raises InputError if the first rows lack a column."""
-        super().__init__(inputs, pictures)
-        self._max_row = _IMAGES_IN_ROW * pictures.limits.max_image_bytes
+        super().__init__(inputs, image_reader)
+        self._max_row = _IMAGES_IN_ROW * image_reader.limits.max_image_bytes
         self._one_file = inputs.single_file
         self._set_columns(columns)
 
@@ -77,7 +77,7 @@ class JsonLinesSource(RowSource[TextFile]):
         return self.content(parse_row(file.text(offset, length)), parent(entry.path))
 
     def content(self, row: Mapping[str, Any], folder: str) -> Content:
-        return self._columns.content(row, self.pictures, folder)
+        return self._columns.content(row, self.image_reader, folder)
 
     def _id(self, row: bytes, encoding: str) -> str | None:
         if self.id_column is None:

@@ -37,7 +37,7 @@ class LlavaSource(JsonLinesSource):
         if self.id_column is not None:
             row_id(row.get(self.id_column), self.id_column)
         turns = _turns(row.get(_CONVERSATIONS))
-        content = self._columns.content(row, self.pictures, folder)
+        content = self._columns.content(row, self.image_reader, folder)
         questions = tuple(_questions(turns, len(content.images)))
         return Content(images=content.images, questions=questions, fields=content.fields)
 

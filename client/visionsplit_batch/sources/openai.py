@@ -65,7 +65,7 @@ class OpenAiSource(JsonLinesSource):
         locations: list[str] = []
         messages = tuple(_message(message, locations) for message in _list(body, "messages"))
         question = Question(messages=messages, sampling=_sampling(body))
-        images = tuple(self.pictures.from_text(location, folder) for location in locations)
+        images = tuple(self.image_reader.from_text(location, folder) for location in locations)
         fields = {name: body[name] for name in _FIELDS if body.get(name) is not None}
         return Content(images=images, questions=(question,), fields=fields)
 

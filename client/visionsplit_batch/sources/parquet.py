@@ -17,8 +17,8 @@ from visionsplit_batch.sources.arrow_cells import column_cells, row_values
 from visionsplit_batch.sources.arrow_samples import FILES_LOOKED_AT, ROWS_LOOKED_AT, ArrowSamples
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Found, Inputs
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, distinct, id_or
 from visionsplit_batch.storage import Storage, parent
 
@@ -106,9 +106,9 @@ class ParquetSource(RowSource[Reader]):
     format = "parquet"
     suffixes = frozenset({".parquet", ".pq"})
 
-    def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
+    def __init__(self, inputs: Inputs, image_reader: ImageReader, columns: Columns) -> None:
         """Raises InputError if the first files lack a column."""
-        super().__init__(inputs, pictures)
+        super().__init__(inputs, image_reader)
         self._one_file = inputs.single_file
         self._readers = ReaderCache()
         samples = ArrowSamples(wanted=columns.image is None)
@@ -148,7 +148,7 @@ class ParquetSource(RowSource[Reader]):
         self._readers.put(reader)
 
     def read_row(self, file: Reader, entry: Entry) -> Content:
-        return self._columns.content(file.row(entry.place[0]), self.pictures, parent(entry.path))
+        return self._columns.content(file.row(entry.place[0]), self.image_reader, parent(entry.path))
 
     def _ids(self, file: pq.ParquetFile, found: Found) -> Iterator[str]:
         before = "row" if self._one_file else f"{readable(found.name)} row"

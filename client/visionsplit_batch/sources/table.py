@@ -8,7 +8,7 @@ from typing import Any
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Question
 from visionsplit_batch.sources.guess import image_column
-from visionsplit_batch.sources.pictures import Pictures
+from visionsplit_batch.sources.image_reader import ImageReader
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Columns:
     def takes(self, name: str) -> bool:
         return self.fields is None or name in self.fields
 
-    def content(self, row: Mapping[str, Any], pictures: Pictures, folder: str) -> Content:
+    def content(self, row: Mapping[str, Any], image_reader: ImageReader, folder: str) -> Content:
         """Read a row: the columns that are neither id, image nor prompt become its fields.
 
         Raises:
@@ -72,7 +72,7 @@ class Columns:
         questions = self.questions(row)
         taken = (self.id, self.image, self.prompt)
         fields = {name: value for name, value in row.items() if name not in taken and self.takes(name)}
-        return Content(images=pictures.of_cell(row[self.image], folder), questions=questions, fields=fields)
+        return Content(images=image_reader.of_cell(row[self.image], folder), questions=questions, fields=fields)
 
     def questions(self, row: Mapping[str, Any]) -> tuple[Question, ...]:
         """One question for each prompt of the row; empty if the job's prompts apply.

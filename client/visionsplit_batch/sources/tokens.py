@@ -13,8 +13,8 @@ from visionsplit_batch.rows import Content, Entry
 from visionsplit_batch.sinks.tokens import SHARD_FORMAT, TENSORS, tensor_name
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Inputs
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.storage import Storage
 
 # The exceptions that JSON of another form, or a wrong file, causes during reading.
@@ -36,7 +36,7 @@ class TokenShards(RowSource[BinaryIO]):
             location: a shard, or a folder or pattern of shards.
             storage: opens the shards.
         """
-        super().__init__(Inputs([location], storage), Pictures(storage=storage))
+        super().__init__(Inputs([location], storage), ImageReader(storage=storage))
         self._last: tuple[str, Header] | None = None  # cached, since consecutive rows share a shard's large header
 
     def __getstate__(self) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Found, Inputs
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns
 from visionsplit_batch.sources.text import decoded, encoding_of
 from visionsplit_batch.storage import parse
@@ -48,9 +48,9 @@ class WebDatasetSource(RowSource[pa.NativeFile]):
     format = "webdataset"
     suffixes = frozenset({".tar"})
 
-    def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
+    def __init__(self, inputs: Inputs, image_reader: ImageReader, columns: Columns) -> None:
         """Raises InputError if a column of ids is named, since keys are the ids."""
-        super().__init__(inputs, pictures)
+        super().__init__(inputs, image_reader)
         if columns.id is not None:
             raise InputError("the ids of a WebDataset are its keys; name no column for them")
         self._columns = columns
@@ -75,12 +75,12 @@ class WebDatasetSource(RowSource[pa.NativeFile]):
     def read_row(self, file: pa.NativeFile, entry: Entry) -> Content:
         images: list[bytes] = []
         fields: dict[str, Any] = {}
-        limit = self.pictures.limits.max_image_bytes
+        limit = self.image_reader.limits.max_image_bytes
         for kind, offset, size in zip(entry.place[::3], entry.place[1::3], entry.place[2::3], strict=True):
             file.seek(offset)
             data = file.read(min(size, limit + 1))
             if kind == _IMAGE:
-                images.append(self.pictures.checked(data))
+                images.append(self.image_reader.checked(data))
             elif len(data) > limit:
                 raise ValueError(f"a .json or .txt member has {size} bytes, more than the {limit} that are read")
             else:
@@ -97,8 +97,8 @@ class WebDatasetSource(RowSource[pa.NativeFile]):
         if wanted is not None:
             images = [member for member in sample if member.suffix == wanted.lower()]
         else:
-            pictures = [member for member in sample if posixpath.splitext(f"x.{member.suffix}")[1] in SUFFIXES]
-            images = [member for member in pictures if "." not in member.suffix] or pictures
+            candidates = [member for member in sample if posixpath.splitext(f"x.{member.suffix}")[1] in SUFFIXES]
+            images = [member for member in candidates if "." not in member.suffix] or candidates
         kinds = [(_IMAGE, member) for member in images]
         kinds += [(_FIELD_KINDS[member.suffix], member) for member in sample if member.suffix in _FIELD_KINDS]
         return tuple(number for kind, member in kinds for number in (kind, *member.place))

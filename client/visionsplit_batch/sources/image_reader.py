@@ -18,7 +18,7 @@ _SHORTEST_BASE64 = 40  # characters; few images are smaller
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageReader:
     """Reads image files, within limits. Errors are those of `read_image` and `Storage`, and ValueError."""
 
     limits: Limits = field(default_factory=Limits)
