@@ -1,4 +1,4 @@
-"""`python -m training.evaluation`: score a checkpoint or a running system on the held-out scenes."""
+"""`python -m training.evaluation`: scores a checkpoint or a running system on the held-out scenes."""
 
 import argparse
 import asyncio
@@ -25,14 +25,14 @@ _CHANCE = "random@0.1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the tables go to stdout, everything else to stderr."""
+    """Run the command line; tables go to stdout, everything else to stderr."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.read:
         _refuse_what_changes_no_answer(parser, options)
     try:
         if options.out:
-            options.out.mkdir(parents=True, exist_ok=True)  # now, not after an hour
+            options.out.mkdir(parents=True, exist_ok=True)  # created now, so that an error does not come after an hour
         run = Run.read(options.read) if options.read else _evaluate(options)
         if options.out:
             run.write(options.out)  # before anything is computed from it

@@ -1,4 +1,4 @@
-"""The encoder's half and the projector in this process: an image is encoded once, then compressed in every way."""
+"""The encoder's half and the projector in this process: an image is encoded once and compressed in several ways."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ _RULE = {Layout.SPATIAL: UnpadRule.HUGGING_FACE, Layout.REFERENCE: UnpadRule.REF
 
 @dataclass(frozen=True)
 class EncodedPicture:
-    """One image's T tiles of P cells, all of them, ready for any compression."""
+    """One image's T tiles of P cells, complete, ready for any compression."""
 
     picture: Picture
-    encoded: TileFeatures  # on the CPU: choosing is many small steps
+    encoded: TileFeatures  # on the CPU, since choosing consists of many small steps
 
 
 class VisionHalf:
@@ -48,13 +48,13 @@ class VisionHalf:
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture], *, max_tiles: int) -> Iterator[EncodedPicture]:
-        """Encode images together, up to `max_tiles` tiles in a pass, but whole images."""
+        """Encode images together, up to `max_tiles` tiles in a forward pass, without splitting an image."""
         for batch in grouped(pictures, lambda picture: picture.grid.num_tiles, max_tiles):
             yield from self._encode(batch)
 
     @torch.inference_mode()
     def embed(self, image: EncodedPicture, condition: Condition) -> EmbeddedImage:
-        """The image as it enters the language model: kept tokens and newlines, projected and in order.
+        """The image as input of the language model: kept tokens and newlines, projected and in order.
 
         Raises:
             InvalidCompressionError: the image would keep no token.
@@ -77,7 +77,7 @@ class VisionHalf:
         )
 
     def _project(self, features: torch.Tensor, order: list[int]) -> torch.Tensor:
-        """Kept features [K, Dv] and newlines as the order says, [V, Dl]."""
+        """Kept features [K, Dv] and newlines in the given order, [V, Dl]."""
         newline = self._projector.image_newline
         projected = self._projector.multi_modal_projector(features.to(newline.device, newline.dtype))  # [K, Dl]
         return torch.cat([projected, newline[None]])[torch.tensor(order, device=newline.device)]
