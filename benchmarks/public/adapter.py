@@ -1,4 +1,4 @@
-"""visionsplit as a model of lmms-eval: its questions become calls of the encoder service.
+"""Makes visionsplit a model of lmms-eval: its questions become calls of the encoder service.
 
 The chat interface, which lmms-eval prefers: a task gives a conversation, with its images as Pillow images. These are
 sent without loss and at their full size; the encoder's image processor alone cuts them.
@@ -26,7 +26,7 @@ from benchmarks.public.tally import ALL, Tally
 
 @dataclass(frozen=True)
 class Job:
-    """One question of a task, ready to be sent."""
+    """One question of a task, ready to send."""
 
     task: str
     document: int
@@ -125,7 +125,7 @@ class VisionSplit(lmms):  # type: ignore[misc]  # lmms-eval has no types
             raise type(error)(f"document {job.document} of task {job.task}: {error}") from error
 
     def _conclude(self, seconds: float, generated: int, about: dict[str, Any]) -> None:
-        """Leave the counts in the log, in lmms-eval's results ("throughput") and in the file that was asked for."""
+        """Write the counts to the log, to lmms-eval's results ("throughput") and to the requested file."""
         for line in self._tally.lines():
             logger.info(line)
         figures = self._tally.report().get(ALL, {})

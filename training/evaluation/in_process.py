@@ -70,7 +70,7 @@ class InProcessModel:
         self._pruning_decoder = PruningDecoder(text_model, end_ids=generation.end_ids, max_new_tokens=longest)
 
     def answers(self, examples: Sequence[Example], progress: Callable[[int], object]) -> Iterator[Answer]:
-        """Ask every question under every condition, a chunk of images at a time; `progress` receives answered questions."""
+        """Ask everything under every condition, a chunk of images at a time; `progress` gets the answered questions."""
         waiting = iter(examples)
         drawn = pictures(self._source, [example.number for example in examples], workers=self._settings.workers)
         size = max(_LEAST_CHUNK, self._settings.batch // 4)

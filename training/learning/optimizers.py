@@ -26,7 +26,7 @@ class Optimizers:
     """Both optimizers, used like one."""
 
     def __init__(self, modules: dict[str, nn.Module], rates: LearningRates) -> None:
-        """`modules` by the name of their rate: "vision", "text", or "other" for parameters that Muon is not made for."""
+        """`modules` by the name of their rate: "vision", "text", or "other" for parameters that Muon does not suit."""
         matrices: dict[str, list[nn.Parameter]] = {"vision": [], "text": []}
         rest: list[nn.Parameter] = []
         for name, module in modules.items():

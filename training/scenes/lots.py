@@ -141,7 +141,7 @@ def _under(box: Box, printed: Print) -> Print:
 
 
 def _place_all(lots: random.Random, items: list[Item], width: float, height: float) -> list[Item]:
-    """Place items without overlap, most often crowded around one spot; items for which there is no room are left out."""
+    """Place items without overlap, most often crowded around one spot; items that find no room are left out."""
     crowded = lots.random() < 0.6
     focus = lots.uniform(0.1, 0.9) * width, lots.uniform(0.1, 0.9) * height
     spread = lots.uniform(50, 90)
