@@ -52,7 +52,7 @@ def timed(tower: VisionTower, batches: list[torch.Tensor]) -> list[float]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Whether the thumbnail should get a forward pass of its own.")
+    parser = argparse.ArgumentParser(description="Measures whether a separate forward pass for the thumbnail pays.")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: a GPU if there is one"
     )

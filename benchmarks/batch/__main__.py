@@ -88,9 +88,7 @@ def _jobs(model: Path, images: Path, folder: Path, options: argparse.Namespace) 
         for ratio in options.ratios:
             run = caption("ray", images, there, ratio)
             number = len(run.captions)
-            seconds = (
-                (run.seconds - first.seconds) * number / max(number - 1, 1)
-            )  # the single image's row is not repeated
+            seconds = (run.seconds - first.seconds) * number / max(number - 1, 1)  # of all images, without the start
             yield report.Job("ray", ratio, run, first.command_seconds, seconds)
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.batch.loop --model M --images FOLDER [--batch-sizes 1 4 8] [--prompt TEXT] [--max-new-tokens N]
 
-A process of its own, with as many threads as PyTorch takes by itself, float32 as the services have on a CPU, decoding
-greedily. Prints one JSON document. One image is captioned before any time is taken.
+The loop runs in a separate process, with PyTorch's default number of threads, in float32 like the services on a CPU,
+and decodes greedily. It prints one JSON document. One image is captioned before times are taken.
 """
 
 import argparse
