@@ -62,7 +62,7 @@ class CachedTokens:
         """Whether this entry also serves every request that `other` serves."""
         return all(own >= others for own, others in zip(self.budgets, other.budgets, strict=True))
 
-    def answer(self, composition: Composition, device: torch.device) -> EncodedTiles | None:
+    def restrict_to(self, composition: Composition, device: torch.device) -> EncodedTiles | None:
         """Return what encoding the image again would give, all tiles at once; None if the entry lacks some of it.
 
         Args:

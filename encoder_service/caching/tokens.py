@@ -116,11 +116,11 @@ class TokenCache:
             InvalidCompressionError: the request's ratio keeps no token of the image.
         """
         entry = self._memory.get(key.entry)
-        tiles = entry.answer(composition, self._device) if entry is not None else None
+        tiles = entry.restrict_to(composition, self._device) if entry is not None else None
         if entry is not None and tiles is not None:
             return Hit(entry.grid, tiles, CacheUse.MEMORY)
         entry = self._disk.get(key.entry) if self._disk is not None else None
-        tiles = entry.answer(composition, self._device) if entry is not None else None
+        tiles = entry.restrict_to(composition, self._device) if entry is not None else None
         if entry is None or tiles is None:
             return None
         self._memory.put(key.entry, entry)

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from PIL import Image
 from visionsplit.grid import Layout, UnpadRule
-from visionsplit.images import ApartDecoder, ImageHeader, ImageLimits, decode_image, read_header
+from visionsplit.images import ImageHeader, ImageLimits, ProcessDecoder, decode_image, read_header
 from visionsplit.serving.async_helpers import gather_or_cancel
 from visionsplit.serving.fairness import Claim, FairGate
 
@@ -63,7 +63,7 @@ class Preparation:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
         self._turns = DecodingTurns(threads, max_bytes)
         self._apart = ThreadPoolExecutor(self._turns.apart_places, thread_name_prefix="encoder-apart")
-        self._decoders: set[ApartDecoder] = set()  # that are at work
+        self._decoders: set[ProcessDecoder] = set()  # that are at work
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="encoder-text")
         self._text_turns = FairGate()
 
@@ -93,10 +93,10 @@ class Preparation:
 
         Raises:
             InvalidImageError: it cannot be decoded.
-            OverloadedError: of `ApartDecoder.decode`.
+            OverloadedError: of `ProcessDecoder.decode`.
         """
         async with self._turns.turn(header.image, claim):
-            if header.image.apart:
+            if header.image.needs_process:
                 return await self._prepare_apart(data, header.image.decoding_bytes, place, _RULE[layout])
             decode = partial(decode_image, data, self._limits)
             return await in_thread(self._pool, self._cut, decode, place, _RULE[layout])
@@ -108,7 +108,7 @@ class Preparation:
             return await in_thread(self._texts, self._text_tower.embed, text)
 
     async def _prepare_apart(self, data: bytes, decoding_bytes: int, place: Place, rule: UnpadRule) -> PreparedImage:
-        decoder = ApartDecoder()
+        decoder = ProcessDecoder()
         decode = partial(decoder.decode, data, self._limits, decoding_bytes)
         self._decoders.add(decoder)
         try:

@@ -1,4 +1,4 @@
-"""`python -m visionsplit.images`: decodes one image for `apart.ApartDecoder`.
+"""`python -m visionsplit.images`: decodes one image for `process_decoder.ProcessDecoder`.
 
 The program reads the file from standard input, and writes a line of JSON followed by the pixels as RGB.
 """
@@ -10,8 +10,8 @@ import sys
 from typing import BinaryIO
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images.apart import MOST_CPU_SECONDS, OUT_OF_MEMORY
 from visionsplit.images.header import ImageLimits
+from visionsplit.images.process_decoder import MOST_CPU_SECONDS, OUT_OF_MEMORY
 from visionsplit.images.reading import decode_image
 
 _OWN_BYTES = 1 << 31  # address space for Python and its libraries
@@ -20,7 +20,7 @@ _ROWS = 256  # rows of pixels written at a time
 
 
 def main(asked: str, questions: BinaryIO, answers: BinaryIO) -> None:
-    """`asked` is JSON written by `ApartDecoder`: the limits and the memory for decoding."""
+    """`asked` is JSON written by `ProcessDecoder`: the limits and the memory for decoding."""
     settings = json.loads(asked)
     _limit(resource.RLIMIT_CPU, MOST_CPU_SECONDS)
     _limit(resource.RLIMIT_AS, _OWN_BYTES + settings["bytes"])

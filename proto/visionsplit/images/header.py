@@ -19,7 +19,7 @@ _PIXEL_BYTES = {"WEBP": 16, "GIF": 8, "BMP": 8, "PPM": 16, "JPEG2000": 24, "AVIF
 _JPEG_BYTES, _TURNED_BYTES, _COEFFICIENT_BYTES = 4, 4, 8  # _COEFFICIENT_BYTES: of a progressive JPEG
 _ENDING_BYTES = 6  # for the pixels that `jpeg.ended` compares
 _PNG_BYTES, _WIDE_PNG_BYTES = 8, 16
-_APART_BYTES = 7  # for pixels that are received from another process
+_PROCESS_BYTES = 7  # for pixels that are received from another process
 _BLOCK_PIXELS, _BLOCK_PIXEL_BYTES = 1 << 20, 64  # for the block that is being converted
 _COPIES = 3  # of the file
 
@@ -42,7 +42,7 @@ class ImageHeader:
     width: int  # as stored, before applying the orientation
     height: int
     decoding_bytes: int  # upper bound of the memory that `decode_image` takes, including the returned image
-    apart: bool  # whether decoding holds the interpreter lock for seconds, which `ApartDecoder` avoids
+    needs_process: bool  # whether decoding holds the interpreter lock for seconds, which `ProcessDecoder` avoids
 
 
 def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
@@ -57,13 +57,14 @@ def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
             layout = tiff.read_layout(data)
             width, height = checked_size((layout.width, layout.height), limits)
             tiff.check_parts(layout, len(data))
-            return ImageHeader(width, height, tiff.decoding_bytes(layout, len(data)), apart=False)
+            return ImageHeader(width, height, tiff.decoding_bytes(layout, len(data)), needs_process=False)
         announced, pixel_bytes = _announced(form, data)
         width, height = checked_size(announced, limits)
-        apart = _is_slow(form, data)
+        needs_process = _is_slow(form, data)
         pixels = width * height
-        decoding = pixels * (pixel_bytes + _APART_BYTES * apart) + min(pixels, _BLOCK_PIXELS) * _BLOCK_PIXEL_BYTES
-        return ImageHeader(width, height, decoding + _COPIES * len(data), apart)
+        pixel_bytes += _PROCESS_BYTES * needs_process
+        decoding = pixels * pixel_bytes + min(pixels, _BLOCK_PIXELS) * _BLOCK_PIXEL_BYTES
+        return ImageHeader(width, height, decoding + _COPIES * len(data), needs_process)
 
 
 def checked_size(size: tuple[int, int], limits: ImageLimits) -> tuple[int, int]:

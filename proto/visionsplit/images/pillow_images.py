@@ -15,22 +15,22 @@ from visionsplit.images.reading import decode_image
 
 
 def file_of(image: Image.Image) -> bytes:
-    """Encode the image as a file: the original if the image was opened and not loaded, else a PNG of `held_to_rgb`.
+    """Encode the image as a file: the original if the image was opened and not loaded, else a PNG of `pillow_to_rgb`.
 
     Raises:
-            InvalidImageError: raised by `held_to_rgb`.
+            InvalidImageError: raised by `pillow_to_rgb`.
     """
     file = _unloaded(image)
     if file is not None and not image.tell():
         return file
     buffer = io.BytesIO()
-    pixels = held_to_rgb(image).copy()  # it may be the caller's own image
+    pixels = pillow_to_rgb(image).copy()  # it may be the caller's own image
     pixels.info = {}  # otherwise Pillow would write its profile and transparent colour into the file
     pixels.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def held_to_rgb(image: Image.Image) -> Image.Image:
+def pillow_to_rgb(image: Image.Image) -> Image.Image:
     """The image as 8-bit RGB, rotated by its EXIF orientation and composited over white.
 
     Until Pillow has loaded an image, its file is available and is decoded. Afterwards there are only pixels in one of

@@ -33,7 +33,7 @@ _LOGGED_CHARACTERS = 2000
 _log = logging.getLogger(__name__)
 
 
-class ApartDecoder:
+class ProcessDecoder:
     """Decodes one image in a separate process. One thread waits for the result, and any thread may stop it."""
 
     def __init__(self) -> None:
