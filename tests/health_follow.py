@@ -218,7 +218,7 @@ async def _other_service() -> AsyncIterator[str]:
 
 
 def follow(events: int, *, seed: int, steady_seconds: float) -> Report:
-    """Let so many events happen, each followed by up to `steady_seconds` in which nothing does."""
+    """Let a number of events happen, each followed by up to `steady_seconds` in which nothing does."""
     return asyncio.run(Campaign(seed).run(events, _KINDS, steady_seconds=steady_seconds))
 
 

@@ -11,7 +11,7 @@ from visionsplit_cli.plan.options import parser as plan_parser
 from encoder_service.command_line import build_parser as encoder_parser
 from llm_service.options import build_parser as llm_parser
 
-_PASSED_ON = ("batch", "plan")  # these commands have parsers of their own
+_PASSED_ON = ("batch", "plan")  # these commands have separate parsers
 _BANNED = re.compile(r"\b(nobody|anew|whoever|of its own|is no|so many|told of|None)\b|\(default")
 _FLAGS = (argparse._StoreTrueAction, argparse._HelpAction, argparse._VersionAction)
 

@@ -1,4 +1,4 @@
-"""`visionsplit batch`, run as its users run it: processes of its own against real services."""
+"""`visionsplit batch`, run as users run it: separate processes against real services."""
 
 import asyncio
 import datetime

@@ -75,7 +75,7 @@ async def ask(client: AsyncClient) -> tuple[int, ...]:
 
 
 async def refused(system: System, security: ClientSecurity) -> VisionSplitError:
-    """How a client of its own is refused."""
+    """How a separate client is refused."""
     async with AsyncClient(system.encoder_address, retries=ONCE, timeout=20, security=security) as client:
         with pytest.raises(VisionSplitError) as caught:
             await ask(client)

@@ -153,13 +153,13 @@ def _share(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 <= float(text) <= 1:
             return float(text)
-    raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1")
+    raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1")
 
 
 def _positive(text: str) -> int:
     number = at_least(0)(text)
     if number == 0:
-        raise argparse.ArgumentTypeError("0 is no positive whole number")
+        raise argparse.ArgumentTypeError("0 is not a positive whole number")
     return number
 
 

@@ -38,7 +38,7 @@ def main() -> int:
         "--seconds",
         type=float,
         default=5.0,
-        help="The length of attacks without an end of their own. Default: %(default)g.",
+        help="The duration of attacks that do not end by themselves. Default: %(default)g.",
     )
     parser.add_argument("--tls", action="store_true", help="Start the services with TLS and tokens. Default: off.")
     parser.add_argument("--list", action="store_true", help="Print the attacks' names and end.")

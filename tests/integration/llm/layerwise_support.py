@@ -72,7 +72,7 @@ def whole_embeddings(whole: Whole, image, prompt: str = ASK) -> tuple[torch.Tens
 
 @torch.no_grad()
 def plain_decoding(whole: Whole, embeddings: torch.Tensor, positions: torch.Tensor, count: int) -> list[int]:
-    """Greedy decoding that computes everything anew for every token."""
+    """Greedy decoding that computes everything again for every token."""
     half, tokens = whole.model.model.language_model, []
     for _ in range(count):
         # Without a mask the library takes a gap between places for the border of two prompts.

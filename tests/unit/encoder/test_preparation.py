@@ -38,7 +38,7 @@ class Decoder:
 
 async def until(condition):
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - threads tell nobody
+        while not condition():  # noqa: ASYNC110 - threads do not notify
             await asyncio.sleep(0.005)
 
 
