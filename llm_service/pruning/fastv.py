@@ -23,8 +23,8 @@ class FastV(Pruning):
     """Layers 0 to K-1 see every token; layer K-1's attention decides which tokens layer K and later layers see.
 
     The score is that layer's post-softmax attention from the last token, mean over heads. The kept tokens stay in order
-    and keep their positions: the lower layers' caches still hold every position, and generated tokens continue the
-    numbering of the whole prompt.
+    and keep their positions: the positions of dropped tokens stay unused, and generated tokens continue the numbering
+    of the whole prompt.
 
     The count is int(n * ratio) of the n vision tokens, newlines included, as in the port to lmms-eval. The authors'
     first code takes the count itself; the port to Hugging Face drops round(n * (1 - ratio)). The ratio says what is

@@ -114,7 +114,8 @@ class SlabAllocator:
             raise ValueError(f"{needed} rows of {self._rows}")
         runs = self._place_or_undo(images)
         if runs is None and not self.in_use:
-            # Cached images between gaps may leave no gap large enough. Without them the whole ring is one gap.
+            # Requested images that are cached stay where they are, and may leave no gap that is large enough for the
+            # others. Without cached images the whole ring is one gap.
             self._runs.clear()
             runs = self._place_or_undo(images)
         return runs

@@ -48,8 +48,9 @@ async def process_watched() -> AsyncIterator[None]:
 
     Only Linux reports both; on other systems nothing is watched.
     """
-    # Objects loaded at the start are permanent. Freezing them keeps the garbage collector from traversing all of them,
-    # half a second for PyTorch and transformers, in each full collection, and so from collecting rarely.
+    # Objects loaded at the start are permanent. A full collection would traverse all of them, half a second for PyTorch
+    # and transformers; and since Python delays full collections in proportion to the number of long-lived objects, they
+    # would also be rare. Frozen objects are neither traversed nor counted.
     gc.collect()
     gc.freeze()
     # A computing thread releases the interpreter lock at every PyTorch operation, and gets it back from a busy event
