@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from visionsplit.errors import InternalError, OverloadedError, PromptTooLongError, UnavailableError, VisionSplitError
-from visionsplit.serving.fairness import Turns
+from visionsplit.serving.fairness import FairQueue
 from visionsplit.serving.overload import ServiceRate
 
 from llm_service.engines.base import Engine, EngineRequest
@@ -42,7 +42,7 @@ class LayerwiseEngine(Engine):
         self._max_waiting = max_waiting
         self._max_running = max_running
         self._kv_tokens = max_running * model.context_length
-        self._waiting: Turns[Run] = Turns()
+        self._waiting: FairQueue[Run] = FairQueue()
         self._running: list[Run] = []
         self._rate = ServiceRate()
         self._changed = threading.Condition()  # guards both collections and wakes the thread
@@ -125,7 +125,7 @@ class LayerwiseEngine(Engine):
                 self._stopping = True
                 left = [*self._running, *self._waiting]
                 self._running.clear()
-                self._waiting = Turns()
+                self._waiting = FairQueue()
             for run in left:
                 run.fail(UnavailableError("the service is stopping"))
 

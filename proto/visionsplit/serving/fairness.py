@@ -43,87 +43,89 @@ def address_behind(caller: str) -> str:
     return caller.address if isinstance(caller, RelayedCaller) else caller
 
 
-class Turns(Generic[_T]):
+class FairQueue(Generic[_T]):
     """Waiting items by caller. Callers take turns; the items of each caller keep their order. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[str, deque[_T]] = OrderedDict()  # never empty queues, the caller next in turn first
+        self._queues: OrderedDict[str, deque[_T]] = (
+            OrderedDict()
+        )  # none is empty; the caller whose turn is next comes first
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[_T]:
-        for line in self._lines.values():
-            yield from line
+        for queue in self._queues.values():
+            yield from queue
 
     def put(self, caller: str, item: _T) -> None:
-        self._lines.setdefault(caller, deque()).append(item)
+        self._queues.setdefault(caller, deque()).append(item)
         self._count += 1
 
     def first(self) -> _T:
         """The item that `pop` would return. Raises IndexError if nothing waits."""
-        return self._line()[1][0]
+        return self._next_queue()[1][0]
 
     def pop(self) -> _T:
         """Remove the first item of the caller whose turn it is, which then goes last. Raises IndexError if empty."""
-        caller, _ = self._line()
+        caller, _ = self._next_queue()
         return self.take(caller)
 
     def first_of(self, eligible: Callable[[str], bool]) -> tuple[str, _T] | None:
         """The caller whose turn it is among the `eligible` ones, with its first item; None if none of them waits."""
-        return next(((caller, line[0]) for caller, line in self._lines.items() if eligible(caller)), None)
+        return next(((caller, queue[0]) for caller, queue in self._queues.items() if eligible(caller)), None)
 
     def remove(self, caller: str, item: _T) -> bool:
         """Remove an item from a caller's queue; return whether it was there."""
-        line = self._lines.get(caller)
-        if line is None or item not in line:
+        queue = self._queues.get(caller)
+        if queue is None or item not in queue:
             return False
-        line.remove(item)
+        queue.remove(item)
         self._count -= 1
-        if not line:
-            del self._lines[caller]
+        if not queue:
+            del self._queues[caller]
         return True
 
     def ahead_of(self, caller: str) -> int:
         """The number of items that would be taken before an item that this caller added now."""
-        return ahead_in_turns({name: len(line) for name, line in self._lines.items()}, caller, 1)
+        return ahead_in_turns({name: len(queue) for name, queue in self._queues.items()}, caller, 1)
 
     def take(self, caller: str) -> _T:
         """Remove the first item of a caller, which then goes last. Raises KeyError if the caller has no item."""
-        line = self._lines[caller]
-        item = line.popleft()
+        queue = self._queues[caller]
+        item = queue.popleft()
         self._count -= 1
-        if line:
-            self._lines.move_to_end(caller)
+        if queue:
+            self._queues.move_to_end(caller)
         else:
-            del self._lines[caller]
+            del self._queues[caller]
         return item
 
-    def hasten(self, caller: str, item: _T, other: str) -> bool:
+    def move_if_sooner(self, caller: str, item: _T, other: str) -> bool:
         """Move an item to the end of another caller's queue, if fewer items wait there than before it in its own.
 
         Returns:
             Whether it was moved. An item that is not waiting is not.
         """
-        line = self._lines.get(caller, deque())
-        if item not in line or len(self._lines.get(other, ())) >= line.index(item):
+        queue = self._queues.get(caller, deque())
+        if item not in queue or len(self._queues.get(other, ())) >= queue.index(item):
             return False
         self.remove(caller, item)
         self.put(other, item)
         return True
 
-    def _line(self) -> tuple[str, deque[_T]]:
-        if not self._lines:
+    def _next_queue(self) -> tuple[str, deque[_T]]:
+        if not self._queues:
             raise IndexError("nothing waits")
-        return next(iter(self._lines.items()))
+        return next(iter(self._queues.items()))
 
 
 @dataclass(eq=False)
 class _Turn:
     """A task that waits at a gate. Compared by identity."""
 
-    come: asyncio.Future[None]
+    admitted: asyncio.Future[None]
     places: int
 
 
@@ -132,16 +134,16 @@ class Claim:
 
     def __init__(self, caller: str) -> None:
         self.caller = caller  # the caller in whose queue the work waits
-        self._waiting: tuple[Turns[_Turn], _Turn] | None = None  # at the gate where it waits now
+        self._waiting: tuple[FairQueue[_Turn], _Turn] | None = None  # at the gate where it waits now
 
     def join(self, caller: str) -> None:
         """Add another caller that wants the work."""
         if self._waiting is not None:
             turns, turn = self._waiting
-            if turns.hasten(self.caller, turn, caller):
+            if turns.move_if_sooner(self.caller, turn, caller):
                 self.caller = caller
 
-    def queue(self, turns: Turns[_Turn], turn: _Turn) -> None:
+    def queue(self, turns: FairQueue[_Turn], turn: _Turn) -> None:
         """Add the work to its caller's queue at a gate."""
         turns.put(self.caller, turn)
         self._waiting = turns, turn
@@ -164,7 +166,7 @@ class FairGate:
         self.own_places = own_places
         self.inside = 0  # places taken
         self._inside_of: Counter[str] = Counter()
-        self._waiting: Turns[_Turn] = Turns()
+        self._waiting: FairQueue[_Turn] = FairQueue()
 
     def __len__(self) -> int:
         """The number of waiting tasks."""
@@ -181,7 +183,7 @@ class FairGate:
     def resize(self, places: int, *, own_places: int | None = None) -> None:
         """Change the limits; tasks inside beyond a smaller limit may finish."""
         self.places, self.own_places = places, own_places
-        self._let_in()
+        self._admit()
 
     @asynccontextmanager
     async def place(self, caller: str | Claim, places: int = 1) -> AsyncIterator[None]:
@@ -198,13 +200,13 @@ class FairGate:
         """Wait for places; return them with `leave` for the claim's caller."""
         turn = _Turn(asyncio.get_running_loop().create_future(), places)
         claim.queue(self._waiting, turn)
-        self._let_in()
+        self._admit()
         try:
-            await turn.come
+            await turn.admitted
         except asyncio.CancelledError:
             self._waiting.remove(claim.caller, turn)
-            if turn.come.cancelled():
-                self._let_in()  # others may have been waiting behind this task
+            if turn.admitted.cancelled():
+                self._admit()  # others may have been waiting behind this task
             else:  # admitted at the same moment as cancelled: the places are taken and must be returned
                 self.leave(claim.caller, places)
             raise
@@ -217,21 +219,21 @@ class FairGate:
         self._inside_of[caller] -= places
         if not self._inside_of[caller]:
             del self._inside_of[caller]
-        self._let_in()
+        self._admit()
 
     def _has_own_place(self, caller: str) -> bool:
         return self.own_places is None or self._inside_of[caller] < self.own_places
 
-    def _let_in(self) -> None:
+    def _admit(self) -> None:
         while (first := self._waiting.first_of(self._has_own_place)) is not None:
             caller, turn = first
-            if not turn.come.cancelled() and self.inside + turn.places > self.places:
+            if not turn.admitted.cancelled() and self.inside + turn.places > self.places:
                 return
             self._waiting.take(caller)
-            if not turn.come.cancelled():  # a cancelled task is about to leave and takes no places
+            if not turn.admitted.cancelled():  # a cancelled task is about to leave and takes no places
                 self.inside += turn.places
                 self._inside_of[caller] += turn.places
-                turn.come.set_result(None)
+                turn.admitted.set_result(None)
 
 
 class UsedUp(NamedTuple):

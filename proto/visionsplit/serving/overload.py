@@ -119,7 +119,7 @@ def refuse_late(wait: float, time_remaining: float | None, patience: float = PAT
     )
 
 
-class Line:
+class ServiceQueue:
     """A queue for something that serves a few calls at a time: callers take turns. Used from one event loop."""
 
     def __init__(self, at_once: int, *, share: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
