@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 # If none of the first rows succeeds, the fault is likely in the job and not in the rows. A limit that the user sets
 # replaces this one.
-_HOPELESS_ROWS = 100
+_FIRST_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -173,20 +173,20 @@ class Job(Generic[Item]):
             self._failed += 1
             self._first_failure = self._first_failure or ended
             _log.info("%s: %s", outcome.id, ended.message)
-            self._check_hope(self._first_failure)
+            self._check_failures(self._first_failure)
         else:
             self._answered += 1
             self._tokens_before += ended[0]
             self._tokens_after += ended[1]
         self._on_progress(self.counts)
 
-    def _check_hope(self, first: Failure) -> None:
+    def _check_failures(self, first: Failure) -> None:
         limit = self._options.max_failures
         if limit is not None and self._failed > limit:
             raise TooManyFailuresError(
                 f"{self._failed} rows failed, more than --max-failures {limit}; the first: {first.message}"
             )
-        if limit is None and self._failed >= _HOPELESS_ROWS and not (self._answered or self._before):
+        if limit is None and self._failed >= _FIRST_ROWS and not (self._answered or self._before):
             raise TooManyFailuresError(
                 f"all of the first {self._failed} rows failed; --max-failures N continues until more than N rows have "
                 f"failed; the first: {first.message}"

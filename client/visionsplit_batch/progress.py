@@ -86,7 +86,7 @@ class Bar:
         self._bar.close()
 
 
-class _NowAndThen(ABC):
+class _PeriodicLine(ABC):
     """Prints a line at intervals."""
 
     def __init__(self, shares: StageShares, stream: TextIO, seconds: float) -> None:
@@ -109,7 +109,7 @@ class _NowAndThen(ABC):
     def _line(self, counts: Counts, stages: Sequence[StageUse]) -> str: ...
 
 
-class Lines(_NowAndThen):
+class Lines(_PeriodicLine):
     """Prints lines for people who read a log."""
 
     def __init__(self, shares: StageShares, stream: TextIO = sys.stderr) -> None:
@@ -121,7 +121,7 @@ class Lines(_NowAndThen):
         return f"{done} of {counts.total} images, {rate}, {_state(counts, stages)}"
 
 
-class Events(_NowAndThen):
+class Events(_PeriodicLine):
     """Prints JSON for schedulers, one object per line."""
 
     def __init__(self, shares: StageShares, stream: TextIO) -> None:

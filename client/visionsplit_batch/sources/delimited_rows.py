@@ -67,17 +67,17 @@ def delimited_rows(storage: Storage, location: str, delimiter: str, longest: int
         OSError: the file cannot be read.
     """
     allow_long_values(longest)
-    coming = _Coming(storage, location, longest)
+    reader = _LineReader(storage, location, longest)
     number = 0
-    while lines := coming.row(delimiter):
+    while lines := reader.row(delimiter):
         length = sum(line.length for line in lines)
         data = b"".join(line.data for line in lines)
-        if not is_blank(data, coming.encoding):
-            yield DelimitedRow((lines[0].offset, length, number), data, coming.encoding)
+        if not is_blank(data, reader.encoding):
+            yield DelimitedRow((lines[0].offset, length, number), data, reader.encoding)
             number += 1
 
 
-class _Coming:
+class _LineReader:
     """The lines still to be read, including those that a malformed row had consumed."""
 
     def __init__(self, storage: Storage, location: str, longest: int) -> None:

@@ -127,7 +127,7 @@ class Inputs:
 
     def _below(self, folder: str, depth: int | None) -> Iterator[str]:
         own = self.is_output(folder)  # a run's answers or tokens may be the input of another run
-        for name in self.storage.list(folder, depth, _Walk(self, folder, own)):
+        for name in self.storage.list(folder, depth, _InputVisitor(self, folder, own)):
             if own and name == ERRORS:
                 self.tally.add(name, "output")
             elif is_hidden(name):
@@ -140,7 +140,7 @@ class Inputs:
         return [text] if there else expand_braces(text)
 
 
-class _Walk:
+class _InputVisitor:
     """The visitor of one folder of the input."""
 
     def __init__(self, inputs: Inputs, folder: str, is_run: bool) -> None:
