@@ -1,4 +1,4 @@
-"""`python -m tests.batch_kills --images 5000`: a killed batch job must write what an unbroken one does.
+"""`python -m tests.batch_kills --images 5000`: a killed batch job must write the same as an uninterrupted one.
 
 It is killed at random moments, on a tiny checkpoint, with services beside it or with with its actors on Ray; one
 image in fifty is broken. Exit code 1 if the two outputs differ.

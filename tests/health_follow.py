@@ -1,4 +1,4 @@
-"""`python -m tests.health_follow --events 200`: encoders follow an LLM service through restarts, drains and worse.
+"""`python -m tests.health_follow --events 200`: encoders follow an LLM service through restarts, drains and crashes.
 
 The encoders' side is the real one (`LlmGateways`), two of them; the LLM service's side is the real health service and a
 stand-in for its calls, behind a relay that can stop passing bytes on, as a stopped process or a firewall does. The

@@ -1,4 +1,4 @@
-"""Both services under fire, and whether they are as they were afterwards."""
+"""Runs both services during hostile requests, and compares their state before and after."""
 
 import gc
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Whatever is sent, the caller gets a clear error of the right class and the next call works."""
+"""Any input gets a clear error of the right class, and the next call succeeds."""
 
 import asyncio
 import io

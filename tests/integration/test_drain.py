@@ -1,4 +1,4 @@
-"""SIGTERM to the processes that users start, with an answer on its way. The other half runs in this process."""
+"""SIGTERM to the processes that users start, while an answer is being sent. The other half runs in this process."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""What callers see while parts of the system are killed, restarted or cut off. Processes, as users run them."""
+"""What callers see while parts of the system are killed, restarted or disconnected, in processes as users run them."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""An encoder whose cache lies on a disk that is full, and then is not."""
+"""An encoder whose cache is on a full disk that later has room again."""
 
 import asyncio
 import os

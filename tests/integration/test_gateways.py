@@ -1,4 +1,4 @@
-"""Several LLM services behind one encoder: work is shared, a lost one is passed over and found again."""
+"""Several LLM services behind one encoder: work is shared, a lost service is skipped and found again."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Both services behind TLS and tokens: who gets in, who does not, and what they learn."""
+"""Both services with TLS and tokens: which calls are admitted, and what refused callers learn."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Whose turn it is."""
+"""Turns among callers, and their shares."""
 
 import asyncio
 import random

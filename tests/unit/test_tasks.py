@@ -1,4 +1,4 @@
-"""What work and its awaiter see of each other's ends."""
+"""How cancellation and errors pass between a task and its awaiter."""
 
 import asyncio
 

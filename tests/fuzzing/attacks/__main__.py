@@ -1,4 +1,4 @@
-"""`python -m tests.fuzzing.attacks`: attack both services, each time with a caller beside who keeps the rules.
+"""`python -m tests.fuzzing.attacks`: attacks both services, each time beside a caller that keeps the rules.
 
 Each line has the attack, how long it lasted, the question of the caller beside that suffered most with its seconds,
 each service's memory before, at the peak and afterwards, what the attacker got, and "ok" or what fell short. The exit

@@ -1,4 +1,4 @@
-"""Attacks one after the other, each with a caller beside who keeps the rules, and what both of them meet."""
+"""Runs attacks one after another, each beside a caller that keeps the rules, and records what both experience."""
 
 import asyncio
 import contextlib

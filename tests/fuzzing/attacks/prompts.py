@@ -1,4 +1,4 @@
-"""Prompts that cost a tokenizer, a template or a log more than they cost their caller."""
+"""Prompts that cost a tokenizer, a template or a log more than their sender."""
 
 import asyncio
 import time

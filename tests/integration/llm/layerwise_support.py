@@ -1,4 +1,4 @@
-"""Replicas of deeper random checkpoints, asked directly, and what the library makes of the same prompt."""
+"""Replicas of deeper random checkpoints, called directly, and the library's output for the same prompts."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Health is that of the replica, and a broken engine comes back by itself."""
+"""The service's health is that of its replica, and a failed engine restarts by itself."""
 
 import asyncio
 

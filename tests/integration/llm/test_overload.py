@@ -1,4 +1,4 @@
-"""More requests than an engine takes at once: turns among callers, and nothing for those who have left."""
+"""More requests than an engine runs at once: callers take turns, and cancelled requests take nothing."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""A request's place: images of every mix find rows, and no request holds a place that is not needed."""
+"""A request's place: any mix of images finds rows, and no request holds a place that it does not need."""
 
 import asyncio
 

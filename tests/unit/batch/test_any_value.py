@@ -1,4 +1,4 @@
-"""Any value in any column of any input survives into every output, or fails its row alone."""
+"""Any value in any column of any input reaches every output, or fails only its row."""
 
 import datetime
 import itertools

@@ -1,4 +1,4 @@
-"""Which column is taken for the images'."""
+"""The choice of the column of images."""
 
 import base64
 

@@ -1,4 +1,4 @@
-"""A job's parts, its journal and its resumption; the rows are worked on at once, in the test's own order."""
+"""A job's parts, its journal and its resumption; rows are processed at once, in the test's order."""
 
 import json
 import random

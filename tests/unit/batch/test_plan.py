@@ -1,4 +1,4 @@
-"""What `visionsplit plan` measures with, how it measures, and what it refuses."""
+"""The images with which `visionsplit plan` measures, how it measures, and what it refuses."""
 
 import io
 import json

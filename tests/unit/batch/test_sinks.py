@@ -1,4 +1,4 @@
-"""The output formats, read by the programs that others read them with."""
+"""The output formats, read by the programs that users read them with."""
 
 import io
 import json

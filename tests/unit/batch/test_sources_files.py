@@ -1,4 +1,4 @@
-"""Images as files, lists of them, and how an input's format is found."""
+"""Inputs of image files and lists of them, and the detection of an input's format."""
 
 import http.server
 import threading

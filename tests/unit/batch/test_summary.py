@@ -1,4 +1,4 @@
-"""What a job says about its input and about what it did."""
+"""A job's report about its input and its results."""
 
 import json
 

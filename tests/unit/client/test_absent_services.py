@@ -1,4 +1,4 @@
-"""The blocking client and services that are not there, or come later."""
+"""The blocking client with services that are absent, or start later."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""The client for an event loop against scripted services."""
+"""The asyncio client with scripted services."""
 
 import asyncio
 import inspect

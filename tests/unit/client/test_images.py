@@ -1,4 +1,4 @@
-"""Images as callers have them. What is behind an http(s) URL is in test_web."""
+"""Images in the forms that callers have them. URLs are tested in test_web."""
 
 import base64
 import io

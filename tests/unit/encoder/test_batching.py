@@ -1,4 +1,4 @@
-"""How tiles of different images share the device."""
+"""Tiles of different images share batches on the device."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""What calls that are given up hold while their work goes on, and for how long it does."""
+"""The resources that cancelled calls hold while their work continues, and for how long."""
 
 import asyncio
 import threading

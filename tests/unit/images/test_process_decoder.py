@@ -1,4 +1,4 @@
-"""Images decoded in another process: what they give, and how that process may end."""
+"""Images decoded in a separate process: their pixels, and the ways in which the process may end."""
 
 import os
 import struct

@@ -1,4 +1,4 @@
-"""Where tokens stand: original positions in the spatial layout, and the prompt that is made of them."""
+"""Original positions of tokens in the spatial layout, and prompts that use them."""
 
 import numpy as np
 import pytest

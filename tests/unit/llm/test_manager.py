@@ -1,4 +1,4 @@
-"""What is relied on of the transformers library's inside: fails where a new version works differently."""
+"""The transformers library's internals that the engine relies on: fails if a new version works differently."""
 
 import inspect
 import threading

@@ -1,4 +1,4 @@
-"""Who waits for whom when prompts are tokenised."""
+"""The order in which prompts are tokenised."""
 
 import asyncio
 import threading

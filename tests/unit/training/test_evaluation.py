@@ -1,4 +1,4 @@
-"""What the evaluation computes from answers: conditions, scores, intervals, tables; and its decoder."""
+"""The evaluation's computations from answers: conditions, scores, intervals, tables; and its decoder."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What an overloaded service says about when to come back, over a real socket; and how it comes to know."""
+"""An overloaded service's retry times, over a real socket, and how they are estimated."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What is refused at the start, what is read again, and that no secret shows."""
+"""Credentials that are refused at the start, files that are read again, and secrets that never show."""
 
 import logging
 import os
