@@ -76,6 +76,7 @@ class RayServeBackend(Backend):
                 finished = event.finished
                 yield event
         finally:
+            # Wait for the end: only then has the stream been cancelled and the place in the gate been returned.
             reading.cancel()
             await asyncio.wait({reading})
 
@@ -97,7 +98,7 @@ class RayServeBackend(Backend):
             async for event in stream:
                 buffer.put(event)
         finally:
-            stream.cancel()
+            stream.cancel()  # ends the job on its replica; has no effect after the last event
 
     async def num_replicas(self) -> int:
         try:

@@ -16,8 +16,8 @@ from transformers.generation.continuous_batching.cache_allocators import FULL_AT
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-LIBRARYS = "sdpa"  # the implementation that must be set while a manager is created
-BY_REQUEST = "sdpa_by_request"
+LIBRARY_ATTENTION = "sdpa"  # the implementation that must be set while a manager is created
+BY_REQUEST_ATTENTION = "sdpa_by_request"
 
 
 def attend_by_request(
@@ -73,4 +73,4 @@ def attend_by_request(
     return output, None
 
 
-ALL_ATTENTION_FUNCTIONS.register(BY_REQUEST, attend_by_request)
+ALL_ATTENTION_FUNCTIONS.register(BY_REQUEST_ATTENTION, attend_by_request)

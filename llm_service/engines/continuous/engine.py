@@ -119,6 +119,7 @@ class ContinuousBatchingEngine(Engine):
             async for event in _events(sink):
                 yield event
         finally:
+            # True if no final event has come: the request may be running in the present manager.
             if self._router.close(request_id) and (current := self._running) is not None:
                 current.manager.cancel_request(request_id)
             release()
@@ -168,6 +169,8 @@ class ContinuousBatchingEngine(Engine):
         if running.manager.is_running():
             running.cancellations.wake()
         else:
+            # The thread has ended and drains no more. The supervisor may have called the callbacks before this one was
+            # added; calling them again is harmless, since each is called only once.
             running.cancellations.release_all()
 
     def _forget_cached_blocks(self) -> None:
@@ -184,6 +187,8 @@ class ContinuousBatchingEngine(Engine):
         with self._state_lock:
             self._running, self._capacity, self._broken = running, running.capacity, False
             stopped_meanwhile = self._stopping.is_set()
+        # A `stop` during the start found no manager to stop, so it is stopped here. The lock orders the two: either
+        # `stop` sees the manager, or this sees the flag.
         if stopped_meanwhile:
             running.stop()
 
@@ -205,7 +210,7 @@ class ContinuousBatchingEngine(Engine):
                 return
             _log.error("decoding failed (%s); restarting", running.manager.background_thread_status.fatal_error)
             running.manager.stop(block=True)
-            del running
+            del running  # with its cache, so that the next manager finds the memory free
             self._replace()
 
     def _replace(self) -> None:

@@ -14,7 +14,7 @@ from transformers.generation.continuous_batching.continuous_api import Continuou
 from transformers.generation.continuous_batching.model_runner import infer_max_single_request_tokens
 
 from llm_service.config import EngineConfig
-from llm_service.engines.continuous.attention import BY_REQUEST, LIBRARYS
+from llm_service.engines.continuous.attention import BY_REQUEST_ATTENTION, LIBRARY_ATTENTION
 from llm_service.engines.continuous.delivery import CancelQueue, SinkRouter
 from llm_service.engines.continuous.sampler import Sampler
 
@@ -39,7 +39,7 @@ def start_manager(
     """Allocate the cache and begin to serve."""
     on_cpu = model.device.type == "cpu"
     if on_cpu:
-        model.set_attn_implementation(LIBRARYS)
+        model.set_attn_implementation(LIBRARY_ATTENTION)
     manager = model.init_continuous_batching(
         GenerationConfig(do_sample=False, eos_token_id=list(end_ids) or -1),
         ContinuousBatchingConfig(
@@ -60,7 +60,7 @@ def start_manager(
     sampler.always_process = any(manager.continuous_batching_config.cuda_graph_booleans)
     manager.warmup()
     if on_cpu:
-        model.set_attn_implementation(BY_REQUEST)
+        model.set_attn_implementation(BY_REQUEST_ATTENTION)
     capacity = infer_max_single_request_tokens(manager.batch_processor.cache)
     manager.start()
     return RunningManager(manager, manager._generation_thread, cancellations, capacity)

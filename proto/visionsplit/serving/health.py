@@ -114,7 +114,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """
         told = None
         while not watcher.given_up:
-            watcher.changed.clear()
+            watcher.changed.clear()  # before reading the status, so that a change after this wakes the watcher again
             status = self._status if known else health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
             if status != told:
                 await context.write(health_pb2.HealthCheckResponse(status=status))
