@@ -1,4 +1,4 @@
-"""Draws the emoji that the scenes are made of into one picture: python -m training.make_assets [font]
+"""Draws the emoji of the scenes into one image: python -m training.make_assets [font]
 
 Needs the font Noto Color Emoji (Debian: fonts-noto-color-emoji). The picture is committed, so that rendering a scene
 needs no installed font.
@@ -12,7 +12,7 @@ from training.scenes.sprites import ATLAS_COLUMNS, EMOJI_ATLAS, SPRITE_SIDE
 from training.scenes.vocabulary import EMOJI
 
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
-STRIKE = 109  # the one size, in pixels, that the font's bitmaps come in
+STRIKE = 109  # pixels: the only size of the font's bitmaps
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from visionsplit.network.addresses import host_of
 from visionsplit.network.proxies import grpc_proxy
 from visionsplit.network.transport import channel_options
 from visionsplit.security.client import ClientSecurity
-from visionsplit.security.files import Watched
+from visionsplit.security.files import ReloadingFiles
 from visionsplit.v1 import llm_service_pb2_grpc
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class LlmChannel(LlmConnection):
         tls = security.tls
         options = {**dict(channel_options(address)), _RECONNECT_OPTION: _MAX_RECONNECT_MS}
         self._options = [*options.items(), *(() if tls is None else tls.options())]
-        self._credentials = None if tls is None else Watched(tls.paths, tls.credentials)
+        self._credentials = None if tls is None else ReloadingFiles(tls.paths, tls.credentials)
         self._used = None if self._credentials is None else self._credentials.get()
         self._channel = self._connect()
         self._retiring: set[asyncio.Task[None]] = set()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
-from visionsplit.serving.async_helpers import to_its_end
+from visionsplit.serving.async_helpers import finish_despite_cancellation
 
 _T = TypeVar("_T")
 
@@ -44,7 +44,7 @@ class Outbox(Generic[_T]):
             if self._writing is not None:
                 # gRPC gives a call whose first write was cancelled midway no status any more: its caller would wait in
                 # vain.
-                await to_its_end(asyncio.wait({self._writing}))
+                await finish_despite_cancellation(asyncio.wait({self._writing}))
 
     def put(self, message: _T) -> None:
         """Write a message when those before it have been written, and do not wait for it."""

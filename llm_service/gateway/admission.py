@@ -1,7 +1,7 @@
 """Which calls are let in, what they may hold, whose turn it is, and when the last of them has ended."""
 
 from prometheus_client import Gauge
-from visionsplit.serving.overload import CallPlaces, Line, OpenDoor, refuse_late
+from visionsplit.serving.overload import CallGate, CallPlaces, ServiceQueue, refuse_late
 
 from llm_service.config import Limits
 from llm_service.gateway.prefill import CheckedPrefill
@@ -24,14 +24,14 @@ class Admission:
             max_calls: of which a caller gets its share; `limits` may say another number.
             uploads: told how many uploads are under way.
         """
-        self.door = OpenDoor("the service is stopping")
+        self.gate = CallGate("the service is stopping")
         self.places = CallPlaces(limits.max_calls or max_calls, share=limits.caller_share)
         self.uploads = Uploads(limits, uploads)
         # Requests wait in a replica for different things: for a step, for rows of the slab, for the layerwise engine.
         # None of them must stand in the way of those that wait for something else.
         self._prompts_at_once = min(_PROMPTS_AT_ONCE, 2 * max_running)
         self._texts, self._images, self._layerwise = (
-            Line(self._prompts_at_once, share=limits.caller_share) for _ in range(3)
+            ServiceQueue(self._prompts_at_once, share=limits.caller_share) for _ in range(3)
         )
 
     def set_replicas(self, replicas: int) -> None:
@@ -44,13 +44,13 @@ class Admission:
         """Requests that wait for their turn at a replica."""
         return sum(line.waiting for line in (self._texts, self._images, self._layerwise))
 
-    def line(self, prefill: CheckedPrefill, num_images: int) -> Line:
+    def line(self, prefill: CheckedPrefill, num_images: int) -> ServiceQueue:
         """Where a request waits for its first token."""
         if prefill.layer_by_layer:
             return self._layerwise
         return self._images if num_images else self._texts
 
-    def check(self, line: Line, caller: str, time_remaining: float | None) -> None:
+    def check(self, line: ServiceQueue, caller: str, time_remaining: float | None) -> None:
         """Refuse a call for which there is no place, or for which the first token would come too late.
 
         Args:

@@ -65,7 +65,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         request_id, caller = request_id_of(context), self.callers.of(context)
         with (
             log_call(_log, request_id, "Generate") as record,
-            self.admission.door.inside(),
+            self.admission.gate.inside(),
             ExitStack() as held,
         ):
             describe_current(request_id=request_id)

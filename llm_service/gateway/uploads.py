@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from prometheus_client import Gauge
 from visionsplit.errors import DeadlineError, OverloadedError
 from visionsplit.serving.fairness import Shares, UsedUp, address_behind
-from visionsplit.serving.overload import Drain
+from visionsplit.serving.overload import ServiceRate
 
 from llm_service.config import Limits
 
@@ -116,8 +116,8 @@ class Uploads:
         self.limits = limits
         self._places = Shares(limits.max_uploads, limits.caller_share)
         self._bytes = Shares(limits.max_upload_bytes, limits.caller_share)
-        self._drain = Drain()
-        self._bytes_drain = Drain()
+        self._rate = ServiceRate()
+        self._bytes_rate = ServiceRate()
         self._receiving: dict[Reception, None] = {}  # in the order in which the calls were opened
         self._gauge = gauge
 
@@ -137,7 +137,7 @@ class Uploads:
         self._receiving[reception] = None
         try:
             yield
-            self._drain.note(1, busy=_half_taken(self._places))
+            self._rate.record(1, busy=_half_taken(self._places))
         finally:
             del self._receiving[reception]
             self._leave_place(reception)
@@ -167,7 +167,7 @@ class Uploads:
             raise OverloadedError(
                 f"other calls{part.of} hold {part.held} bytes of vision tokens; this request's {whole} and theirs are "
                 f"more than {part.limit}",
-                self._bytes_drain.retry_after(whole),
+                self._bytes_rate.retry_after(whole),
             )
         reception.num_bytes = whole
 
@@ -177,11 +177,11 @@ class Uploads:
         num_bytes, reception.num_bytes = reception.num_bytes, 0
         if num_bytes:
             self._bytes.give_back(reception.caller, num_bytes)
-            self._bytes_drain.note(num_bytes, busy=_half_taken(self._bytes))
+            self._bytes_rate.record(num_bytes, busy=_half_taken(self._bytes))
 
     def retry_after(self) -> float:
         """Seconds after which there should be a place again."""
-        return self._drain.retry_after(1)
+        return self._rate.retry_after(1)
 
     def _bound_silent(self) -> None:
         """Give up a call without a header where too many wait for theirs."""
@@ -222,7 +222,7 @@ class Uploads:
             reception.has_place = False
             self._places.give_back(reception.caller, 1)
             self._gauge.set(self._places.taken)
-            self._drain.watch(busy=_half_taken(self._places))
+            self._rate.watch(busy=_half_taken(self._places))
 
 
 def _half_taken(shares: Shares) -> bool:

@@ -11,7 +11,7 @@ from visionsplit_cli.plan.options import parser as plan_parser
 from encoder_service.config import PROGRAM as ENCODER
 from llm_service.config import PROGRAM as LLM
 
-_PASSED_ON = ("batch", "plan")  # these commands have parsers of their own
+_PASSED_ON = ("batch", "plan")  # these commands have separate parsers
 _BANNED = re.compile(r"\b(nobody|anew|whoever|of its own|is no|so many|told of|None)\b|\(default")
 _FLAGS = (argparse._StoreTrueAction, argparse._HelpAction, argparse._VersionAction)
 

@@ -1,4 +1,4 @@
-"""Which addresses are taken: by clients to connect to, by services to listen on."""
+"""Addresses that are accepted: by clients to connect to, by services to listen on."""
 
 import pytest
 from visionsplit.network.addresses import check_address, split_host_port
@@ -25,7 +25,7 @@ WRONG = [
 
 @pytest.mark.parametrize("address", WRONG)
 def test_addresses_that_are_refused(address):
-    with pytest.raises(ValueError, match="is no address of the form HOST:PORT"):
+    with pytest.raises(ValueError, match="is not a valid HOST:PORT address"):
         check_address(address)
 
 

@@ -1,4 +1,4 @@
-"""What a client says of an address that is none, and what it calls a service of another kind behind one."""
+"""A client's errors for invalid addresses, and for addresses of another kind of service."""
 
 import pytest
 from visionsplit import errors
@@ -20,7 +20,7 @@ def test_the_tool_prints_one_line(option, picture, capsys):
         main(["caption", str(picture), option, "http://127.0.0.1:50051"])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "'http://127.0.0.1:50051' is no address of the form HOST:PORT" in line
+    assert "'http://127.0.0.1:50051' is not a valid HOST:PORT address" in line
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`visionsplit health`, which health checks of containers call."""
+"""`visionsplit health`, which containers use as their health check."""
 
 import pytest
 from visionsplit_cli import main
@@ -19,4 +19,4 @@ def test_a_wrong_address_is_a_wrong_usage(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["health", "nowhere"])
     assert ended.value.code == 2
-    assert "'nowhere' is no address" in capsys.readouterr().err
+    assert "'nowhere' is not a valid HOST:PORT address" in capsys.readouterr().err
