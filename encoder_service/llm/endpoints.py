@@ -1,4 +1,4 @@
-"""Several LLM services behind one encoder: the one with the fewest calls is asked next, and a lost one is left alone.
+"""Several LLM services behind one encoder: the one with the fewest calls is asked next, and a lost one is skipped.
 
 Each is asked for its health (grpc.health.v1, Check) twice a second, and has a second to answer. A Watch would hear of a
 change sooner, but of one that a half-open connection or a proxy swallows it would never hear. One that does not
@@ -28,7 +28,7 @@ _ANSWER_SECONDS = 1.0
 
 
 class Pauses:
-    """How long to leave something alone that keeps failing: twice as long each time, give or take a half."""
+    """How long to leave a failing service alone: twice as long each time, with a random factor."""
 
     def __init__(self) -> None:
         self._next = _FIRST_PAUSE_SECONDS
@@ -42,16 +42,16 @@ class Pauses:
 
 
 class LlmEndpoint:
-    """One LLM service, and what is known of it."""
+    """One LLM service and its known state."""
 
     def __init__(self, address: str, client: LlmClient) -> None:
         self.address = address
         self.client = client
         self.in_flight = 0
         self.serving = False
-        self.checkpoint: Checkpoint | None = None  # what it runs, while it serves
-        self.looked = asyncio.Event()  # it has been asked once
-        self._instance: str | None = None  # the start of the service that runs `checkpoint`
+        self.checkpoint: Checkpoint | None = None  # the checkpoint that it runs, while it serves
+        self.looked = asyncio.Event()  # set once it has been asked
+        self._instance: str | None = None  # identifies the start of the service that runs `checkpoint`
         self._retry_at = 0.0  # time.monotonic
         self._pauses = Pauses()
 
@@ -61,7 +61,7 @@ class LlmEndpoint:
 
     @contextmanager
     def call(self, begin: Callable[[LlmClient], LlmCall]) -> Iterator[LlmCall]:
-        """Begin a call; leaving cancels it if it has not ended."""
+        """Start a call; leaving the context cancels it if it has not ended."""
         call = begin(self.client)
         self.in_flight += 1
         try:
@@ -75,11 +75,11 @@ class LlmEndpoint:
         self._retry_at = 0.0
 
     def failed(self) -> None:
-        """A call ended with UNAVAILABLE."""
+        """Record that a call ended with UNAVAILABLE."""
         self._retry_at = time.monotonic() + self._pauses.next()
 
     async def follow(self) -> None:
-        """Ask for its health for good."""
+        """Check its health until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
@@ -88,7 +88,7 @@ class LlmEndpoint:
                 self._note(False, f"no answer within {_ANSWER_SECONDS:g} s")
             except VisionSplitError as error:
                 self._note(False, str(error))
-            except Exception:  # following that ended would leave the state as it was, for ever
+            except Exception:  # the task must not end, or the state would never change again
                 if self.serving or not self.looked.is_set():
                     _log.exception("the LLM service at %s cannot be asked for its health", self.address)
                 self._note(False, "see above")
@@ -99,7 +99,7 @@ class LlmEndpoint:
         if not health.serving:
             self._note(False, "it says so")
             return
-        # A service may have been replaced by another one between two looks, behind the same address.
+        # Another service may have replaced it between two checks, behind the same address.
         if self.checkpoint is None or health.instance is None or health.instance != self._instance:
             self.checkpoint = await self.client.checkpoint()
             self._instance = health.instance
@@ -135,7 +135,7 @@ class LlmEndpoints:
             await gateway.client.close()
 
     async def pick(self, *, but: LlmEndpoint | None = None) -> LlmEndpoint:
-        """The one to ask: the fewest calls in flight, in turns where they are equal.
+        """Choose the service to ask: the one with the fewest calls in flight, in turn if these are equal.
 
         If none is ready, one that is not: its failure then says why.
 
@@ -146,7 +146,7 @@ class LlmEndpoints:
             IncompatibleServicesError: they run different checkpoints.
         """
         if self._following:
-            for gateway in self._gateways:  # asked at the start; what does not answer is known after a second
+            for gateway in self._gateways:  # asked at the start; services that do not answer are known after a second
                 await gateway.looked.wait()
             self._check_alike()
         self._turn += 1
@@ -155,7 +155,7 @@ class LlmEndpoints:
         return min(order, key=lambda gateway: (not gateway.ready, gateway.in_flight))
 
     def _check_alike(self) -> None:
-        """An answer must not depend on who is asked."""
+        """Check that an answer does not depend on which service is asked."""
         known = sorted({gateway.checkpoint for gateway in self._gateways if gateway.checkpoint is not None})
         if len(known) > 1:
             names = " and ".join(f"{one.name!r} (vision tower {one.encoder_fingerprint[:8]})" for one in known)
