@@ -1,9 +1,9 @@
-"""What [CLS] attends to in one layer of the vision tower, from the layer's input and without an attention map.
+"""The attention of [CLS] in one layer of the vision tower, computed from the layer's input without an attention map.
 
 A score is q . k with k = W x + b, which is (W^T q) . x + q . b: W is applied to the one query instead of every patch.
 
-How a tile is scored must not depend on its company in the batch, to the last bit. So each tile has products of its own;
-and since PyTorch computes a batch of one in another way, a single tile keeps itself company.
+A tile's scores must not depend on the other tiles of its batch, to the last bit. So each tile has separate products;
+and since PyTorch computes a batch of one in another way, a single tile is computed twice, as a batch of two.
 """
 
 import math

@@ -75,9 +75,7 @@ class EncodedTiles:
     started: float  # when these tiles' first forward pass began, seconds of time.monotonic
     seconds: float  # their forward passes with scores, selection and packing
     # Further values with which a cache can serve a smaller ratio:
-    evidence: NDArray[np.float32] | None = (
-        None  # [P], what the budgets were computed from, if anything; only with the first tiles
-    )
+    evidence: NDArray[np.float32] | None = None  # [P], the basis of the budgets, if any; only with the first tiles
     ranks: NDArray[np.int32] | None = None  # [K], the order of picking over all tiles, if these compete
 
 
