@@ -1,6 +1,6 @@
-"""`python -m tests.batch_kills --images 5000`: a killed batch job must write what an unbroken one does.
+"""`python -m tests.batch_kills --images 5000`: a killed batch job must write the same as an uninterrupted one.
 
-It is killed at random moments, on a tiny checkpoint, with services beside it or with actors of its own on Ray; one
+It is killed at random moments, on a tiny checkpoint, with services beside it or with with its actors on Ray; one
 image in fifty is broken. Exit code 1 if the two outputs differ.
 """
 
@@ -74,7 +74,7 @@ class BatchRun:
         return process.returncode, output.decode() + problems.decode()
 
     async def killed(self, seconds: float) -> bool:
-        """Run, and kill it so many seconds after it has written something new; whether it was still running then."""
+        """Run, and kill it this many seconds after it has written something new; whether it was still running then."""
         process = await self.working()
         await asyncio.sleep(seconds)
         running = process.returncode is None
@@ -151,7 +151,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--rows-per-file", type=int, default=500)
-    parser.add_argument("--on-ray", action="store_true", help="actors of its own rather than services")
+    parser.add_argument("--on-ray", action="store_true", help="use the job's actors on Ray instead of services")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

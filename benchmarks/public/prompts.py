@@ -31,7 +31,7 @@ _END_OF_TURN = "</s>"
 
 @dataclass(frozen=True)
 class Question:
-    """What one call sends."""
+    """The content of one call."""
 
     images: tuple[Image.Image, ...]  # in order, at their full size
     prompt: Prompt | None  # either this

@@ -1,1 +1,1 @@
-"""Offline jobs: caption or encode a dataset, with running services or on a Ray cluster of its own."""
+"""Offline jobs: caption or encode a dataset, with running services or on a Ray cluster that the job starts."""

@@ -49,7 +49,7 @@ class DecodingTurns:
         """
         size = header.decoding_bytes
         async with AsyncExitStack() as held:
-            if header.apart:
+            if header.needs_process:
                 await held.enter_async_context(self._apart.place(claim))
                 await held.enter_async_context(self._large.place(claim, size))
             else:

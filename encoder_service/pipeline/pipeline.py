@@ -9,7 +9,7 @@ from functools import partial
 
 from visionsplit.errors import VisionSplitError
 from visionsplit.images import ImageLimits
-from visionsplit.serving.async_helpers import together
+from visionsplit.serving.async_helpers import gather_or_cancel
 from visionsplit.serving.fairness import FairGate
 
 from encoder_service.caching.entry import CachedTokens
@@ -113,7 +113,7 @@ class EncoderPipeline:
         keys, hits = await self._look_up(headers, wanted)
         sources = self._sources(images, headers, keys, hits, wanted)
         try:
-            await together([_prepared(index, source) for index, source in enumerate(sources)])
+            await gather_or_cancel([_prepared(index, source) for index, source in enumerate(sources)])
             yield sources
         finally:
             for source in sources:
@@ -176,7 +176,7 @@ class EncoderPipeline:
         while True:
             stamps = [cache.stamp(key) for key in keys]
             finds = [self._find(cache, index, key, wanted) for index, key in enumerate(keys)]
-            hits = await together(finds)
+            hits = await gather_or_cancel(finds)
             # An encoding may have ended during the search: its tokens came into the cache too late to be found, and it
             # can no longer be joined. Without another look the image would be encoded a second time.
             if all(hit or cache.stamp(key) is stamp for hit, key, stamp in zip(hits, keys, stamps, strict=True)):

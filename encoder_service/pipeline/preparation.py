@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from visionsplit.errors import InvalidCompressionError, InvalidImageError
 from visionsplit.grid import UnpadRule
-from visionsplit.images import ApartDecoder, ImageHeader, ImageLimits, decode_image, read_header
+from visionsplit.images import ImageHeader, ImageLimits, ProcessDecoder, decode_image, read_header
 from visionsplit.options.layout import UNPAD_RULES, Layout
-from visionsplit.serving.async_helpers import to_its_end, together
+from visionsplit.serving.async_helpers import finish_despite_cancellation, gather_or_cancel
 from visionsplit.serving.fairness import Claim, FairGate
 
 from encoder_service.caching.key import image_digest
@@ -46,7 +46,7 @@ async def in_thread(
         on_cancel: called when the task is cancelled; it may make the function return sooner.
     """
     work = asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
-    return await to_its_end(work, on_cancel=on_cancel)
+    return await finish_despite_cancellation(work, on_cancel=on_cancel)
 
 
 @contextmanager
@@ -96,7 +96,7 @@ class Preparation:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
         self._turns = DecodingTurns(threads, max_bytes)
         self._apart = ThreadPoolExecutor(self._turns.apart_places, thread_name_prefix="encoder-apart")
-        self._decoders: set[ApartDecoder] = set()  # that are at work
+        self._decoders: set[ProcessDecoder] = set()  # that are at work
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="encoder-text")
         self._text_turns = FairGate()
 
@@ -112,7 +112,7 @@ class Preparation:
         Raises:
             InvalidImageError: one of them is not an image, or is too large; names it by its index.
         """
-        return await together([self._header(*image, caller) for image in enumerate(images)])
+        return await gather_or_cancel([self._header(*image, caller) for image in enumerate(images)])
 
     async def prepare(self, data: bytes, header: Header, layout: Layout, claim: Claim) -> PreparedImage:
         """Decode and cut an image once its turn has come.
@@ -125,10 +125,10 @@ class Preparation:
 
         Raises:
             InvalidImageError: it cannot be decoded.
-            OverloadedError: of `ApartDecoder.decode`.
+            OverloadedError: of `ProcessDecoder.decode`.
         """
         async with self._turns.turn(header.image, claim):
-            if header.image.apart:
+            if header.image.needs_process:
                 return await self._prepare_apart(data, header.image.decoding_bytes, UNPAD_RULES[layout])
             decode = partial(decode_image, data, self._limits)
             return await in_thread(self._pool, self._cut, decode, UNPAD_RULES[layout])
@@ -140,7 +140,7 @@ class Preparation:
             return await in_thread(self._texts, self._text_tower.embed, text)
 
     async def _prepare_apart(self, data: bytes, decoding_bytes: int, rule: UnpadRule) -> PreparedImage:
-        decoder = ApartDecoder()
+        decoder = ProcessDecoder()
         decode = partial(decoder.decode, data, self._limits, decoding_bytes)
         self._decoders.add(decoder)
         try:

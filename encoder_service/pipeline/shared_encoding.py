@@ -118,7 +118,7 @@ class SharedEncoding:
 
         Raises:
             InvalidImageError: the image cannot be decoded or cut.
-            OverloadedError: of `ApartDecoder.decode`.
+            OverloadedError: of `ProcessDecoder.decode`.
         """
         await asyncio.wait({self._preparing})
         self._preparing.result()

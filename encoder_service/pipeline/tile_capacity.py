@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from visionsplit.errors import OverloadedError
 from visionsplit.serving.fairness import Shares
-from visionsplit.serving.overload import Drain, refuse_late
+from visionsplit.serving.overload import ServiceRate, refuse_late
 
 
 class TileCapacity:
@@ -28,7 +28,7 @@ class TileCapacity:
         """
         self._shares = Shares(max_tiles, caller_share)
         self._waiting = Shares(max_tiles, 1.0)  # of the same tiles, those that are not encoded yet
-        self._drain = Drain(batch_tiles, clock)
+        self._rate = ServiceRate(batch_tiles, clock)
         self._batch_tiles = batch_tiles
         self._clock = clock
 
@@ -50,25 +50,25 @@ class TileCapacity:
         if shares.taken + tiles > shares.limit:
             raise OverloadedError(
                 f"{shares.taken} tiles are waiting; {tiles} more exceed the limit of {shares.limit}",
-                self._drain.retry_after(shares.taken + tiles - shares.limit),
+                self._rate.retry_after(shares.taken + tiles - shares.limit),
             )
         if not shares.fits_own(caller, tiles):
             held = shares.held_by(caller)
             raise OverloadedError(
                 f"{held} tiles of this caller are waiting; {tiles} more exceed its part of {shares.own_limit}",
-                self._drain.retry_after(held + tiles - shares.own_limit),
+                self._rate.retry_after(held + tiles - shares.own_limit),
             )
         if deadline is not None:
             refuse_late(self.seconds_to_wait(tiles, caller), deadline - self._clock())
         shares.take(caller, tiles)
         self._waiting.take(caller, tiles)
-        self._drain.watch(busy=self._busy)
+        self._rate.watch(busy=self._busy)
         return [TilePlace(self, caller, tiles) for tiles in tiles_of_images]
 
     def seconds_to_wait(self, tiles: int, caller: str) -> float:
         """How long a request would wait for other callers' tiles, and for its own caller's earlier ones."""
         beyond_batch = self._waiting.ahead_of(caller, tiles) - self._batch_tiles + 1
-        return self._drain.seconds_for(beyond_batch) if beyond_batch > 0 else 0.0
+        return self._rate.seconds_for(beyond_batch) if beyond_batch > 0 else 0.0
 
     @property
     def _busy(self) -> bool:
@@ -83,12 +83,12 @@ class TileCapacity:
         """Free the room of some tiles, of which `not_encoded` were given up before they were encoded."""
         self._shares.give_back(caller, tiles)
         self._waiting.give_back(caller, not_encoded)
-        self._drain.watch(busy=self._busy)
+        self._rate.watch(busy=self._busy)
 
     def note_encoded(self, caller: str, tiles: int) -> None:
         """Some tiles have been encoded; they keep their room until `give_back`."""
         self._waiting.give_back(caller, tiles)
-        self._drain.note(tiles, busy=self._busy)
+        self._rate.record(tiles, busy=self._busy)
 
 
 class TilePlace:

@@ -1,4 +1,4 @@
-"""A batch job's rows through pools of its own, on a Ray cluster: one for all tests here, as it takes seconds."""
+"""Runs a batch job's rows through the job's pools on one Ray cluster for all tests here, as starting takes seconds."""
 
 import os
 import signal
