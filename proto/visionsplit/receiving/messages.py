@@ -41,6 +41,7 @@ def parse(kind: type[MessageT], data: bytes, *, max_prompt_bytes: int = MAX_PROM
     build an object for each of the millions of empty messages that fit into a few megabytes. So the fields are counted
     and looked up first, which takes at most a few milliseconds for any bytes. A prompt that is too long is refused here
     as well, because protobuf checks that its text is UTF-8, which takes up to 10 ms for 4 MiB.
+
     Raises:
         InvalidPromptError: a prompt has more than `max_prompt_bytes`.
         UnknownFieldError: a field that this version does not know, at any depth; names the first one found.
