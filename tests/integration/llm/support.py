@@ -212,5 +212,5 @@ async def running(whole: Whole, **options) -> AsyncIterator[tuple[LlmServer, Cal
         await server.stop(None)
 
 
-async def gather_or_cancel(*awaitables):
+async def together(*awaitables):
     return await asyncio.gather(*awaitables)
