@@ -1,6 +1,6 @@
 """Draws the sample images: `python -m training.make_samples [folder]`.
 
-Scenes of the generator from seeds of their own, which neither training nor evaluation uses, chosen for what is in them
+Scenes of the generator from separate seeds, which neither training nor evaluation uses, chosen for what is in them
 and not for how the model does on them.
 """
 

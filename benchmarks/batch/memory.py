@@ -27,7 +27,7 @@ _MIB = 2**20
 
 @contextmanager
 def _services(model: Path) -> Iterator[list[str]]:
-    """Services of their own; the job's options. The encoder's cache is small, since no image comes twice."""
+    """Start separate services; the job's options. The encoder's cache is small, since no image comes twice."""
     with System.of(str(model), encoders=1) as system:
         yield ["--encoder", system.encoders[0].address]
 

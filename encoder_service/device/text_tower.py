@@ -58,8 +58,8 @@ class TextTower(nn.Module):
             device: the vision tower's.
 
         Raises:
-            CheckpointError: it is no CLIP checkpoint or cannot be read, or its vision part is not what the vision tower
-                was trained from: width, patches or image size differ, or the weights have nothing in common.
+            CheckpointError: it is not a CLIP checkpoint or cannot be read, or the vision tower was not trained from its
+                vision part: width, patches or image size differ, or the weights have nothing in common.
         """
         model = StoredModel(name_or_path, "clip", revision=revision)
         try:

@@ -1,7 +1,7 @@
 """The gateway's metrics, in addition to those of its calls.
 
-Replicas on Ray run in processes of their own, which nobody scrapes: what is here comes from the events that they send,
-and what they have taken of slab and KV cache from asking them once a second.
+Replicas on Ray run in separate processes, which Prometheus does not scrape. So these metrics are computed from the
+events that replicas send, and the use of slab and KV cache is queried once a second.
 """
 
 from collections.abc import Iterable, Mapping

@@ -28,9 +28,9 @@ class ReplicaWatch:
         """
         Args:
             backend: where the replicas run.
-            metrics: told what the replicas have taken.
-            health: told of changes only: the service is taken to serve when the watch starts.
-            set_replicas: told after each look how many replicas work.
+            metrics: updated with the replicas' memory use.
+            health: updated only at changes; it must say "serving" when the watch starts.
+            set_replicas: called after each check with the number of working replicas.
         """
         self._set_replicas = set_replicas
         self._backend = backend

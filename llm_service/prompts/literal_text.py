@@ -1,9 +1,9 @@
 """Keeps special tokens that callers write, such as "<image>" or "</s>", ordinary text.
 
-The library's tokenizers look for special tokens in the whole rendered prompt, whoever wrote them. This module replaces
-them by marks in callers' text before the chat template sees it. Afterwards the special tokens that the template wrote
-are renamed to aliases, which a copy of the tokenizer knows as special tokens, and callers' marks are replaced by the
-original names, which that copy reads as text.
+The library's tokenizers look for special tokens in the whole rendered prompt, including callers' text. This module
+replaces them by marks in callers' text before the chat template sees it. Afterwards the special tokens that the
+template wrote are renamed to aliases, which a copy of the tokenizer knows as special tokens, and callers' marks are
+replaced by the original names, which that copy reads as text.
 """
 
 import copy
