@@ -1,4 +1,4 @@
-"""Limits on calls, and the refusal of calls whose first text would come too late."""
+"""Limits calls, and refuses calls whose first text would come too late."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ class Admission:
 
     @property
     def active(self) -> int:
-        """Calls that hold a place."""
+        """The number of calls that hold a place."""
         return self._places.active
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What comes before the device: an image's header read, the image decoded and cut, a request's text embedded.
+"""The stages before the device: reading an image's header, decoding and cutting it, embedding a request's text.
 
 All of it blocks, so it runs on threads, and callers take turns at these.
 """
@@ -51,7 +51,7 @@ async def in_thread(
 
 @contextmanager
 def prefix_errors_with_image_index(index: int) -> Iterator[None]:
-    """Make errors about one image of a request say which one it is."""
+    """Prefix errors about one image of a request with the image's index."""
     try:
         yield
     except (InvalidImageError, InvalidCompressionError) as error:
@@ -60,11 +60,11 @@ def prefix_errors_with_image_index(index: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image before it is decoded."""
+    """What is known about an image before it is decoded."""
 
     image: ImageHeader
     most_tiles: int
-    digest: str | None  # of its bytes, where tokens are cached
+    digest: str | None  # of its bytes, if tokens are cached
 
 
 class Preparation:
@@ -90,13 +90,13 @@ class Preparation:
         self._limits = limits
         self._digests = digests
         self._text_tower = text_tower
-        # Headers have their own threads: a request that is refused must not wait for others' images.
+        # Headers have separate threads: a refused request must not wait for other requests' images.
         self._headers = ThreadPoolExecutor(_HEADER_THREADS, thread_name_prefix="encoder-header")
         self._header_turns = FairGate(_HEADER_THREADS)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
         self._turns = DecodingTurns(threads, max_bytes)
         self._apart = ThreadPoolExecutor(self._turns.apart_places, thread_name_prefix="encoder-apart")
-        self._decoders: set[ProcessDecoder] = set()  # that are at work
+        self._decoders: set[ProcessDecoder] = set()  # those that are running
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="encoder-text")
         self._text_turns = FairGate()
 
@@ -134,7 +134,7 @@ class Preparation:
             return await in_thread(self._pool, self._cut, decode, UNPAD_RULES[layout])
 
     async def embed(self, text: str, caller: str) -> torch.Tensor:
-        """The text tower's embedding of a text, [E]."""
+        """Embed a text with the text tower, [E] float32."""
         assert self._text_tower is not None, "the service refuses such requests where there is none"
         async with self._text_turns.place(caller):
             return await in_thread(self._texts, self._text_tower.embed, text)
