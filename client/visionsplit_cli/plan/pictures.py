@@ -48,7 +48,7 @@ def open_pictures(inputs: Sequence[str]) -> Pictures:
     folder = Path(visionsplit_client.__file__).parents[2] / "models" / "samples"
     samples = sorted(folder.glob("*.png"))
     if samples:
-        return Pictures(tuple(path.read_bytes() for path in samples), f"the {len(samples)} sample pictures")
+        return Pictures(tuple(path.read_bytes() for path in samples), f"the {len(samples)} sample images")
     return Pictures(tuple(_drawn(*size) for size in _DRAWN_SIZES), f"{len(_DRAWN_SIZES)} pictures drawn for this")
 
 
