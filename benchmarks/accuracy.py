@@ -115,7 +115,7 @@ TABLES = {
     ),
     "positions": (
         Table(
-            "Kept tokens counted through, or where they were; true places, or the published code's order",
+            "Renumbered or original position ids; true positions or the published code's order",
             "",
             (
                 "none",
