@@ -6,15 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.contract.plain_words import DIALECT
 
 _PATTERNS = ("*.md", "docs/**/*.md", "deploy/*/README.md", "models/*/README.md")
 PAGES = sorted(path for pattern in _PATTERNS for path in ROOT.glob(pattern))
-# Words that the documentation does not use. "is no longer" and "is no more than" are plain English.
-_BANNED = re.compile(
-    r"\b(nobody|anew|whoever|of its own|of their own|of theirs|so many|told of|counted through|by lot|pictures?"
-    r"|is no(?! longer\b| more\b| less\b))\b",
-    re.IGNORECASE,
-)
 _PLAIN = {"glossary.md": "picture"}  # the entry that says to write "image"
 _LONGEST = 125  # characters of a line of prose; tables and links may be longer
 
@@ -68,7 +63,7 @@ def test_the_words_are_plain(page: Path) -> None:
     found = [
         f"line {number}: {word[0]!r}"
         for number, line in enumerate(text.splitlines(), start=1)
-        for word in _BANNED.finditer(line)
+        for word in DIALECT.finditer(line)
     ]
     assert found == []
 
@@ -82,10 +77,17 @@ def test_a_line_of_prose_can_be_read_in_a_terminal(page: Path) -> None:
     assert long == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_that_is_named_exists(page: Path) -> None:
+    folders = "encoder_service|llm_service|proto|client|tests|benchmarks|training|scripts|deploy|docs"
+    named = re.findall(rf"`((?:{folders})/[\w./*-]+)`", page.read_text())
+    assert [name for name in named if not list(ROOT.glob(name.rstrip("/")))] == []
+
+
 def test_every_page_is_in_the_index() -> None:
     index = ROOT / "docs" / "index.md"
-    linked = set(re.findall(r"\]\((\w+\.md)\)", index.read_text()))
-    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {index.name} == linked
+    named = set(re.findall(r"\b\w+\.md\b", index.read_text()))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {index.name} - named == set()
 
 
 def test_the_names_in_the_glossary_are_in_the_code() -> None:
