@@ -104,6 +104,21 @@ def test_the_names_in_the_glossary_are_in_the_code() -> None:
     assert {name for name in names if not {name, f"_{name}"} & words} == set()
 
 
+def test_a_paper_that_the_code_cites_is_in_the_documentation() -> None:
+    """So that a mistyped number shows: the documentation gives titles and links with the numbers."""
+    number = re.compile(r"\b\d{4}\.\d{5}\b")
+    linked = {found for page in PAGES for found in re.findall(r"arxiv\.org/abs/(\d{4}\.\d{5})", page.read_text())}
+    folders = ("encoder_service", "llm_service", "training", "benchmarks", "client")
+    cited = {
+        found
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        for found in number.findall(path.read_text())
+    }
+    assert len(cited) > 12
+    assert cited - linked == set()
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [("## What a caller can cost and learn\n", "what-a-caller-can-cost-and-learn"), ("# `a` [b](c), d\n", "a-b-d")],
