@@ -96,7 +96,7 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = ROOT / "docs" / "index.md"
-    named = set(re.findall(r"\b\w+\.md\b", index.read_text()))
+    named = set(re.findall(r"[\w-]+\.md\b", index.read_text()))
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - {index.name} - named == set()
 
 
