@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draws the pictures of README.md and docs/methods.md anew, with the shipped model.
+# Draws the figures of README.md and docs/methods.md with the shipped model.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 visionsplit=${VISIONSPLIT:-.venv/bin/visionsplit}

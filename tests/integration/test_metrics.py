@@ -153,7 +153,7 @@ async def test_the_dashboard_asks_only_for_what_there_is(checkpoint: Path) -> No
     used = {name for query in queries for name in re.findall(r"visionsplit_\w+", query)}
     assert len(used) > 20
     assert used <= exported
-    described = set(re.findall(r"`(visionsplit_\w+)`", (ROOT / "docs" / "operations.md").read_text()))
+    described = set(re.findall(r"`(visionsplit_\w+)`", (ROOT / "docs" / "observability.md").read_text()))
     families = {name for name in exported if not name.endswith(("_bucket", "_sum", "_count", "_created"))}
     assert {name for name in families if name.startswith("visionsplit_")} == described
 
