@@ -141,11 +141,11 @@ class _ReceiveInterceptor(HandlerInterceptor):
     def _received(self, method: _Method, behavior: Callable[..., Any], *, streaming: bool) -> Callable[..., Any]:
         receiver = self._receiver
 
-        async def received(messages: AsyncIterator[bytes], context: Context) -> object:
+        async def received(_: AsyncIterator[bytes], context: Context) -> object:
             caller = receiver.callers.of(context)
             # Charged to the address: a caller that invents names would otherwise be the last to lose requests.
             sender = address_behind(caller)
-            requests = _Requests(receiver, messages, method, sender, str(context.peer()))
+            requests = _Requests(receiver, _Messages(context), method, sender, str(context.peer()))
             if streaming:
                 return await _respond(behavior(requests, context), context)
             data = await requests.next_bytes()
@@ -167,6 +167,27 @@ async def _respond(behavior: Any, context: Context) -> object:  # noqa: ANN401 -
         async for response in responses:
             await context.write(response)
     return None
+
+
+class _Messages:
+    """The messages of a call, as bytes.
+
+    gRPC's own iterator refers to the call, and its generator to the iterator. Unless it is read to its end, which no
+    call with one request needs, this cycle keeps the call and its HTTP/2 stream until Python's collector runs, and a
+    connection has only so many streams.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        message: Any = await self._context.read()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return bytes(message)
 
 
 class _Requests:

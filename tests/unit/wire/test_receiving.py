@@ -1,6 +1,7 @@
 """Requests that do not arrive, or are too large or too many, end by themselves and delay no other request."""
 
 import asyncio
+import gc
 import gzip
 import resource
 import socket
@@ -58,6 +59,19 @@ async def test_every_kind_of_method_works_as_before() -> None:
         watch = health_pb2_grpc.HealthStub(opened).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         assert receiver.receipts.under_way == 0
+
+
+async def test_answered_calls_leave_their_connection_usable() -> None:
+    """A call that a reference cycle keeps goes on counting towards the streams of its connection."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with serving() as (address, _, _), channel(address) as opened, asyncio.timeout(60):
+            stub = EncoderServiceStub(opened)
+            for _ in range(15):
+                await asyncio.gather(*(stub.GetEncoderInfo(encoder_pb.GetEncoderInfoRequest()) for _ in range(40)))
+    finally:
+        gc.enable()
 
 
 async def test_a_call_that_is_given_up_or_late_ends_inside_too() -> None:
