@@ -1,9 +1,11 @@
 """One encoder service as a Ray actor."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 import ray
+from visionsplit.serving.process import process_watched, raise_open_files_limit
 
 from encoder_service.config import EncoderConfig
 from encoder_service.server import EncoderServer
@@ -30,6 +32,7 @@ class EncoderActor:
         listen = listen or f"{ray.util.get_node_ip_address()}:0"
         self._host = listen.rpartition(":")[0]
         self._server = EncoderServer(replace(config, listen=listen))
+        self._watched = AsyncExitStack()
         self._starting: asyncio.Task[int] | None = None
 
     async def report(self) -> Report:
@@ -39,10 +42,19 @@ class EncoderActor:
             VisionSplitError, ValueError: the encoder cannot serve.
         """
         if self._starting is None:
-            self._starting = asyncio.create_task(self._server.start())
+            self._starting = asyncio.create_task(self._start())
         port = await asyncio.shield(self._starting)
         return Report(f"{self._host}:{port}", self._server.reserved_tiles)
 
     async def stop(self, grace: float) -> None:
         """Refuse new calls, and give running calls `grace` seconds to end."""
         await self._server.stop(grace)
+        await self._watched.aclose()
+
+    async def _start(self) -> int:
+        raise_open_files_limit()
+        port = await self._server.start()
+        # The same as in the service's own process. Among other things, Python then looks often enough for cycles, in
+        # which gRPC keeps the streams of calls that have ended.
+        await self._watched.enter_async_context(process_watched())
+        return port

@@ -38,8 +38,12 @@ class Worked:
 
 @dataclass
 class _Held:
+    """A client for some addresses."""
+
+    encoders: tuple[str, ...]
     client: AsyncClient
-    calls: int = 0
+    calls: int = 0  # of `work`
+    lost: bool = False  # whether it has lost a row: then its connections may be the reason
 
 
 class Reader:
@@ -57,7 +61,7 @@ class Reader:
         self._calls = RowCalls(
             source, work, has_llm=llm is not None, in_flight=in_flight, read_threads=_READ_THREADS, clock=self._clock
         )
-        self._clients: dict[tuple[str, ...], _Held] = {}  # by the encoders' addresses
+        self._held: _Held | None = None
 
     async def ready(self) -> None:
         """Return once the actor is there."""
@@ -72,30 +76,33 @@ class Reader:
             VisionSplitError: the services refuse the job as a whole.
         """
         contents = await self._calls.read(one)
-        async with self._client(encoders) as client:
-            results = await gather_or_cancel([self._row(client, content) for content in contents])
+        async with self._client(encoders) as held:
+            results = await gather_or_cancel([self._row(held, content) for content in contents])
         return Worked(tuple(results), self._clock.take_seconds())
 
-    async def _row(self, client: AsyncClient, content: Content | Failure) -> Result | Lost:
+    async def _row(self, held: _Held, content: Content | Failure) -> Result | Lost:
         try:
-            return await self._calls.row(client, content)
+            return await self._calls.row(held.client, content)
         except (UnavailableError, CancelledError) as error:
+            held.lost = True
             return Lost(self._calls.first, str(error))
 
     @asynccontextmanager
-    async def _client(self, encoders: tuple[str, ...]) -> AsyncIterator[AsyncClient]:
-        """The client for these addresses. Those for other addresses are closed once they have no calls."""
-        if encoders not in self._clients:
+    async def _client(self, encoders: tuple[str, ...]) -> AsyncIterator[_Held]:
+        """The client for these addresses; a new one after a loss. The last one is closed once it has no calls."""
+        old = self._held
+        if old is None or old.lost or old.encoders != encoders:
             options: dict[str, Any] = {"llm": self._llm, "timeout": self._work.timeout, "retries": _RETRIES}
             client = AsyncClient(encoders, **options) if encoders else AsyncClient(**options)
-            self._clients[encoders] = _Held(client)
-        held = self._clients[encoders]
+            self._held = _Held(encoders, client)
+            if old is not None and not old.calls:
+                await old.client.close()
+        held = self._held
+        assert held is not None, "it was made above"
         held.calls += 1
         try:
-            yield held.client
+            yield held
         finally:
             held.calls -= 1
-            for addresses, other in list(self._clients.items()):
-                if addresses != encoders and not other.calls:
-                    del self._clients[addresses]
-                    await other.client.close()
+            if held is not self._held and not held.calls:
+                await held.client.close()

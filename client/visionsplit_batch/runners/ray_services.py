@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import time
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import ray
 from visionsplit.images import ImageLimits
+from visionsplit.serving.process import process_watched
 from visionsplit_client import (
     AsyncClient,
     ClientSecurity,
@@ -57,6 +59,7 @@ class RayServices:
     ) -> None:
         self._work = work
         self._loop = BackgroundLoop("batch-services")
+        self._watched = AsyncExitStack()
         calls = pools.in_flight(work.kind)
         self._llm_host = host or ray.util.get_node_ip_address()
         self._llm: LlmServer | None = None
@@ -95,6 +98,8 @@ class RayServices:
         self._loop.start()
         if self._llm is not None:
             self._loop.run(self._llm.start())
+            # As in the service's own process, see `EncoderActor`.
+            self._loop.run(self._watched.enter_async_context(process_watched()))
         if self._encoder is not None:
             encoder = self._encoder if self.llm is None else replace(self._encoder, llm=(self.llm,))
             self._pool = EncoderPool(encoder, self._pool_config)
@@ -133,6 +138,7 @@ class RayServices:
                 self._pool.stop(0.0)
             if self._llm is not None:
                 self._loop.run(self._llm.stop(0.0))
+                self._loop.run(self._watched.aclose())
         finally:
             self._loop.close()
 
