@@ -1,4 +1,4 @@
-"""What each way of compressing keeps of the shipped model's accuracy: the tables of GlobalCom2's poster, measured.
+"""Measures how much of the shipped model's accuracy each compression keeps: the tables of GlobalCom2's poster.
 
     python -m benchmarks.accuracy [--images 300] [--tables main budgets ...] [--out FOLDER | --from FOLDER...]
 
@@ -26,19 +26,19 @@ from training.evaluation.tables import facts, number, percent, table, tokens
 
 @dataclass(frozen=True)
 class Table:
-    """Some conditions side by side."""
+    """Some conditions in one table."""
 
     title: str
     note: str
     conditions: tuple[str, ...]
-    against: str  # every row's difference to this condition is given
+    against: str  # the condition to which every row's difference is given
 
 
 def _at(ratio: str, *methods: str) -> tuple[str, ...]:
     return tuple(f"{method}@{ratio}" for method in methods)
 
 
-# PruMerge+ keeps twice its ratio and more, so that the tables have it at a smaller one.
+# PruMerge+ keeps more than twice its ratio, so that the tables list it at a smaller one.
 _ENCODER_METHODS = tuple(name for name in listed_methods(text_tower=False) if name not in (KEEP_ALL, "prumerge+"))
 _PRUNING = ("none+pyramiddrop", "none+sparsevlm")
 
@@ -114,7 +114,7 @@ TABLES = {
     ),
     "positions": (
         Table(
-            "Kept tokens counted through, or where they were; true places, or the published code's order",
+            "Renumbered or original position ids; true positions or the published code's order",
             "",
             (
                 "none",
@@ -135,7 +135,7 @@ TABLES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; tables go to stdout, progress to stderr."""
+    """Run the command line; tables go to stdout, progress to stderr."""
     options = _parser().parse_args(arguments)
     chosen = [one for name in options.tables for one in TABLES[name]]
     if options.read:
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def merged(runs: Sequence[Run]) -> Run:
-    """Several runs under the same conditions on different images as one.
+    """Combine several runs under the same conditions on different images.
 
     Raises:
         ValueError: the conditions differ, or an image is in two of them.
@@ -169,7 +169,7 @@ def merged(runs: Sequence[Run]) -> Run:
 
 
 def render(run: Run, chosen: Sequence[Table]) -> str:
-    """The tables as Markdown."""
+    """Format the tables as Markdown."""
     summary = summarise(run, against=list(dict.fromkeys(one.against for one in chosen)))
     figures = {one.name: one for one in summary.conditions}
     differences = {(one.condition, one.against): one for one in summary.differences}
@@ -199,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="What each way of compressing keeps of the model's accuracy.")
     parser.add_argument("--model", type=Path, default=SHIPPED)
     parser.add_argument("--images", type=int, default=300, help="held-out images (default: %(default)s)")
-    # Behind those on which the parameter of globalcom2-diverse was chosen.
+    # After the images with which the parameter of globalcom2-diverse was chosen.
     parser.add_argument("--first", type=int, default=200, help="number of the first one (default: %(default)s)")
     parser.add_argument("--tables", nargs="+", choices=sorted(TABLES), default=list(TABLES), help="default: all")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")

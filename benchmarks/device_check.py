@@ -24,7 +24,7 @@ NEW_TOKENS = 16
 
 
 def check(checkpoint: Path, device: str) -> int:
-    """How many of the answers equal the whole model's."""
+    """The number of answers that equal the whole model's."""
     whole = WholeModel(checkpoint)
     whole.model.to(device)
     equal = 0

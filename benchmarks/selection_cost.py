@@ -1,4 +1,4 @@
-"""What choosing the tokens costs beside the vision tower, on the same device.
+"""Measures the cost of choosing tokens relative to the vision tower, on the same device.
 
     python -m benchmarks.selection_cost [--device cuda] [--dtype bfloat16] [--tiles 5] [--threads 2] [--repeats 5]
 
@@ -74,7 +74,7 @@ def _median(work: Callable[[], object], repeats: int, device: torch.device) -> f
         started = time.perf_counter()
         work()
         wait_for(device)
-        if round_:  # the first loads kernels and fills caches
+        if round_:  # the first round loads kernels and fills caches
             seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
 

@@ -1,4 +1,4 @@
-"""Whether the thumbnail should get a forward pass of its own: when the first tokens are ready, and when the last.
+"""Measures whether a separate forward pass for the thumbnail pays: when the first and the last tokens are ready.
 
     python -m benchmarks.thumbnail_pass [--device cuda] [--dtype bfloat16] [--repeats 3]
 
@@ -30,7 +30,7 @@ def main() -> None:
     together, apart = [], []
     for round_ in range(1 + options.repeats):
         one, two = timed(tower, [tiles]), timed(tower, [tiles[:1], tiles[1:]])
-        if round_:  # the first loads kernels
+        if round_:  # the first round loads kernels
             together.append(one)
             apart.append(two)
     base = statistics.median(times[-1] for times in together)
@@ -53,7 +53,7 @@ def timed(tower: VisionTower, batches: list[torch.Tensor]) -> list[float]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Whether the thumbnail should get a forward pass of its own.")
+    parser = argparse.ArgumentParser(description="Measures whether a separate forward pass for the thumbnail pays.")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: a GPU if there is one"
     )

@@ -1,4 +1,4 @@
-"""Bytes that a full 2 x 2 image of LLaVA-NeXT-7B's shape puts on the wire, cut and uncut.
+"""Measures the bytes that a full 2 x 2 image of LLaVA-NeXT-7B's shape takes on the wire, with and without compression.
 
     python -m benchmarks.wire_bytes [--ratio 0.1]
 

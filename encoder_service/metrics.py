@@ -1,4 +1,4 @@
-"""What an encoder counts and measures of its own work, beside its calls.
+"""The metrics of the encoder's work, in addition to those of its calls.
 
 Seconds are those of `EncodeTimings`. `compression` is a row of the table of methods, whatever parts a request replaced.
 """

@@ -122,7 +122,7 @@ class EncoderServer(ServiceServer):
         )
         self._batcher.start()
         add = partial(encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server, service)
-        return Opened(loaded.info.model, add, self._admission.door, config.max_calls)
+        return Opened(loaded.info.model, add, self._admission.gate, config.max_calls)
 
     async def release(self) -> None:
         if self._llm is not None:

@@ -47,7 +47,7 @@ class TokenEvent:
 
 @dataclass(frozen=True)
 class ReplicaInfo:
-    """What a replica runs."""
+    """What a replica runs: engine, device and context length."""
 
     engine: str
     device: str
@@ -56,8 +56,8 @@ class ReplicaInfo:
 
 @dataclass(frozen=True)
 class EngineUse:
-    """What of an engine's memory is taken."""
+    """How much of an engine's memory is in use."""
 
-    slab_tokens_used: int  # rows of running requests' images
+    slab_tokens_used: int  # rows held by images of running requests
     slab_tokens: int
-    kv_used_ratio: float  # in [0, 1], with what is kept for reuse
+    kv_used_ratio: float  # in [0, 1], including blocks kept for reuse

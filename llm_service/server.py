@@ -80,7 +80,7 @@ class LlmServer(ServiceServer):
             log_prompts=config.telemetry.log_prompts,
         )
         add = partial(llm_service_pb2_grpc.add_LlmServiceServicer_to_server, gateway)
-        return Opened(checkpoint.name, add, admission.door, config.limits.max_calls or backend.max_calls)
+        return Opened(checkpoint.name, add, admission.gate, config.limits.max_calls or backend.max_calls)
 
     async def serving(self) -> None:
         assert self._watch is not None, "`open` has made it"

@@ -1,4 +1,4 @@
-"""`python -m tests.batch_kills --images 5000`: a killed batch job must write what an unbroken one does.
+"""`python -m tests.batch_kills --images 5000`: a killed batch job must write the same as an uninterrupted one.
 
 It is killed at random moments, on a tiny checkpoint, with services beside it or with services that it starts on Ray.
 One image in fifty is broken. Exit code 1 if the two outputs differ.
@@ -74,7 +74,7 @@ class BatchRun:
         return process.returncode, output.decode() + problems.decode()
 
     async def killed(self, seconds: float) -> bool:
-        """Run, and kill it so many seconds after it has written something new; whether it was still running then."""
+        """Run, and kill it this many seconds after it has written something new; whether it was still running then."""
         process = await self.working()
         await asyncio.sleep(seconds)
         running = process.returncode is None

@@ -1,4 +1,4 @@
-"""Certificate authorities and certificates of their own, for tests of TLS on this machine."""
+"""Certificate authorities and certificates for tests of TLS on this machine."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Authority:
         host: str | None = None,
         key: CertificateIssuerPrivateKeyTypes | None = None,
     ) -> Pair:
-        """A certificate for 127.0.0.1, or for `host`, that is valid for so many days; less than 0 has expired."""
+        """A certificate for 127.0.0.1, or for `host`, valid for a number of days; a negative number means expired."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         holder = x509.DNSName(host) if host else x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])

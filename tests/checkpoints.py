@@ -1,4 +1,4 @@
-"""Small random-weight LLaVA-NeXT checkpoints in Hugging Face's format, made where a test needs one."""
+"""Creates small random-weight LLaVA-NeXT checkpoints in Hugging Face's format."""
 
 from pathlib import Path
 from typing import Any

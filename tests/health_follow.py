@@ -1,4 +1,4 @@
-"""`python -m tests.health_follow --events 200`: encoders follow an LLM service through restarts, drains and worse.
+"""`python -m tests.health_follow --events 200`: encoders follow an LLM service through restarts, drains and crashes.
 
 The encoders' side is the real one (`LlmEndpoints`), two of them; the LLM service's side is the real health service and
 a stand-in for its calls, behind a relay that can stop passing bytes on, as a stopped process or a firewall does. The
@@ -221,7 +221,7 @@ async def _other_service() -> AsyncIterator[str]:
 
 
 def follow(events: int, *, seed: int, steady_seconds: float) -> Report:
-    """Let so many events happen, each followed by up to `steady_seconds` in which nothing does."""
+    """Let a number of events happen, each followed by up to `steady_seconds` in which nothing does."""
     return asyncio.run(Campaign(seed).run(events, _KINDS, steady_seconds=steady_seconds))
 
 

@@ -1,4 +1,4 @@
-"""An HTTP proxy for tests: it refuses, forwards or talks nonsense, and remembers who asked for what."""
+"""An HTTP proxy for tests: it refuses, forwards or sends garbage, and records the requests."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""A server that receives as the services do, with methods that only say what has come."""
+"""A server that receives requests like the services, with methods that only report what arrived."""
 
 import asyncio
 import logging

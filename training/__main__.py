@@ -15,7 +15,7 @@ from training.model.checkpoint import Architecture
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command."""
+    """Run the command line."""
     options = parser().parse_args(arguments)
     config = TrainingConfig(
         run=options.run,
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def stages(options: argparse.Namespace) -> list[Stage]:
-    """The stages asked for; what time there is, they share by their steps."""
+    """The requested stages; a time limit is divided among them in proportion to their steps."""
     batch = BatchConfig(tiles=options.tiles)
     tower = Stage(
         "tower",
@@ -77,7 +77,7 @@ def stages(options: argparse.Namespace) -> list[Stage]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Create the command line's parser."""
     made = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     made.add_argument("command", choices=("tower", "joint", "places", "all", "export"))
     made.add_argument("--run", type=Path, default=Path("out/training/mini"), help="folder of state and log")

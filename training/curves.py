@@ -1,4 +1,4 @@
-"""Draws a run's log: python -m training.curves LOG.jsonl PICTURE.png (needs matplotlib)."""
+"""Plots a training log: python -m training.curves LOG.jsonl PICTURE.png (needs matplotlib)."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 LOSSES = ("tile", "patch_kinds", "patch_colours", "early_characters", "characters", "places", "answers")
-Entry = Mapping[str, Any]  # a line of the log
+Entry = Mapping[str, Any]  # one line of the log
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def draw(entries: Sequence[Entry], picture: Path) -> None:
-    """Losses, and beside them the answers that are right, a row for each stage; one legend above each column."""
+    """Plot losses, and next to them the shares of right answers, one row per stage, one legend above each column."""
     stages = list(dict.fromkeys(str(entry["stage"]) for entry in entries))
     topics = list(dict.fromkeys(topic for entry in entries for topic in entry.get("right", {})))
     figure, axes = pyplot.subplots(
@@ -37,7 +37,7 @@ def draw(entries: Sequence[Entry], picture: Path) -> None:
     for column, names in enumerate((LOSSES, topics)):
         lines = [pyplot.Line2D([], [], color=f"C{number}") for number in range(len(names))]
         labels = [name.replace("_", " ") for name in names]
-        # Above the first row, where no curve can lie under it.
+        # Above the first row, where it covers no curve.
         axes[0][column].legend(lines, labels, ncols=3, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.12))
     figure.savefig(picture, dpi=80)
     pyplot.close(figure)
@@ -52,7 +52,7 @@ def _draw_losses(axes: Axes, entries: Sequence[Entry]) -> None:
 
 
 def _draw_right(axes: Axes, entries: Sequence[Entry], topics: Sequence[str]) -> None:
-    if not entries:  # no answers in this stage
+    if not entries:  # this stage has no answers
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, "no answers in this stage", ha="center", transform=axes.transAxes)
         return

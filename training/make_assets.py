@@ -12,7 +12,7 @@ from training.scenes.sprites import ATLAS_COLUMNS, EMOJI_ATLAS, SPRITE_SIDE
 from training.scenes.vocabulary import EMOJI
 
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
-STRIKE = 109  # the one size, in pixels, that the font's bitmaps come in
+STRIKE = 109  # pixels: the only size of the font's bitmaps
 
 
 def main() -> None:

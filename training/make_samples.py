@@ -1,6 +1,6 @@
 """Draws the sample images: `python -m training.make_samples [folder]`.
 
-Scenes of the generator from seeds of their own, which neither training nor evaluation uses, chosen for what is in them
+Scenes of the generator from separate seeds, which neither training nor evaluation uses, chosen for what is in them
 and not for how the model does on them.
 """
 
@@ -13,7 +13,7 @@ from training.scenes.lots import Canvas, draw_scene
 from training.scenes.render import render
 from training.scenes.scene import Scene
 
-TILE = 168  # pixels, the shipped model's
+TILE = 168  # pixels, as in the shipped model
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Sample:
     columns: int
 
     def scene(self) -> Scene:
-        """What the image shows."""
+        """A description of the image's content."""
         return draw_scene(f"samples/{self.seed}", Canvas(self.rows, self.columns, TILE))
 
 

@@ -1,7 +1,7 @@
-"""Images a second of `visionsplit batch caption` beside those of a hand-written loop, on the CPU of one machine.
+"""Compares `visionsplit batch caption` with a hand-written loop, in images per second on one machine's CPU.
 
 inputs.py   the pictures, and a random checkpoint of LLaVA-NeXT's proportions
-loop.py     the loop, a process of its own
+loop.py     the loop, which runs in a separate process
 jobs.py     the services and the batch command, as their users start them
 report.py   the table, and what must hold
 

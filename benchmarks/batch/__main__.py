@@ -1,4 +1,4 @@
-"""The batch job beside a hand-written loop, on this machine's CPU: images a second, and whether it is fast enough.
+"""Compares the batch job with a hand-written loop on this machine's CPU, and checks that the job is fast enough.
 
     python -m benchmarks.batch [--model FOLDER|proportioned|tiny ...] [--images N] [--batch-sizes 1 4 8]
         [--modes services ray] [--ratios 1 0.1] [--max-new-tokens 16] [--quick]
@@ -22,7 +22,7 @@ from benchmarks.selection_cost import machine
 from benchmarks.shapes import SHIPPED
 
 MODES = ("services", "ray")
-_IMAGES = {inputs.PROPORTIONED: 32, inputs.TINY: 6}  # of these models, by default; of others:
+_IMAGES = {inputs.PROPORTIONED: 32, inputs.TINY: 6}  # for these models, by default; for others:
 _MANY_IMAGES = 120
 EXPLANATION = """\
 All in one run: the loop at each batch size, then the batch job. Same pictures from the same files in the same order,
@@ -35,7 +35,7 @@ likely."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; one table for each model goes to stdout as it is ready."""
+    """Run the command line; one table per model goes to stdout when it is ready."""
     options = _parser().parse_args(arguments)
     models = options.model or ([inputs.TINY] if options.quick else [str(SHIPPED), inputs.PROPORTIONED])
     logging.disable_progress_bar()
@@ -53,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(name: str, folder: Path, options: argparse.Namespace) -> bool:
-    """Measure and print one model; whether a job is too slow."""
+    """Measure and print one model; return whether a job is too slow."""
     model = inputs.checkpoint(name, folder / "model")
     number = options.images or _IMAGES.get(name, _MANY_IMAGES)
     images = inputs.write_pictures(folder / "images", range(number))
-    inputs.write_pictures(folder / "one", [number])  # of its own: nothing of it helps with the others
+    inputs.write_pictures(folder / "one", [number])  # a separate image, which warms nothing up for the others
     print(f"\n## {Path(name).name}, {number} images\n", flush=True)
     loop = jobs.loop(model, images, options.batch_sizes, options.prompt, options.max_new_tokens)
     done = list(_jobs(model, images, folder, options))
@@ -68,7 +68,7 @@ def _measure(name: str, folder: Path, options: argparse.Namespace) -> bool:
 
 
 def _jobs(model: Path, images: Path, folder: Path, options: argparse.Namespace) -> Iterator[report.Job]:
-    """Every job, each after one on a single picture: by that the services are warm, or a start on Ray is known."""
+    """Run every job, each after a job with a single image, which warms the services up or measures a start on Ray."""
 
     def caption(name: str, pictures: Path, there: Sequence[str], ratio: float) -> jobs.JobRun:
         output = folder / f"{name}-{ratio}-{pictures.name}"
@@ -90,7 +90,7 @@ def _jobs(model: Path, images: Path, folder: Path, options: argparse.Namespace) 
         for ratio in options.ratios:
             run = caption("ray", images, there, ratio)
             number = len(run.captions)
-            seconds = (run.seconds - first.seconds) * number / max(number - 1, 1)  # the one picture's went with it
+            seconds = (run.seconds - first.seconds) * number / max(number - 1, 1)  # of all images, without the start
             yield report.Job("ray", ratio, run, first.command_seconds, seconds)
 
 

@@ -1,4 +1,4 @@
-"""What is captioned, and by which models."""
+"""The images that are captioned, and the models."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from training.scenes.render import render
 PROPORTIONED = "proportioned"
 TINY = "tiny"
 _TILE = 168  # pixels, of both models
-_PICTURE_TILE = 336  # pixels of the tiles for which pictures are drawn: like photographs, they are larger than needed
+_PICTURE_TILE = 336  # pixels of the tiles for which images are drawn: like photographs, they are larger than necessary
 _JPEG_QUALITY = 90
 # Width of the vision tower and depth of the language model are chosen so that, as in LLaVA-NeXT-7B, the prefill of an
 # image of 2 x 2 tiles has some 23 times the operations of the vision tower, a ninth of them in attention. 144 tokens
@@ -36,7 +36,7 @@ _PINPOINTS = [[168, 336], [336, 168], [336, 336], [504, 168], [168, 504]]  # LLa
 
 
 def write_pictures(folder: Path, numbers: Iterable[int]) -> Path:
-    """Drawn scenes as JPEG files, no two alike: wide, tall and square, 200 to 1,800 pixels. Returns the folder."""
+    """Draw different scenes as JPEG files: wide, tall and square, 200 to 1,800 pixels. Returns the folder."""
     folder.mkdir(parents=True)
     for number in numbers:
         render(held_out(number, _PICTURE_TILE).scene).save(folder / f"{number:05d}.jpg", quality=_JPEG_QUALITY)
@@ -44,7 +44,7 @@ def write_pictures(folder: Path, numbers: Iterable[int]) -> Path:
 
 
 def checkpoint(name: str, folder: Path) -> Path:
-    """The checkpoint's folder: `name` itself, or what `name` stands for, with random weights, written to `folder`."""
+    """The checkpoint's folder: `name` itself, or the model that `name` stands for, with random weights, in `folder`."""
     if name == PROPORTIONED:
         return tiny_checkpoint(folder, pinpoints=_PINPOINTS, vision=_VISION, language=_LANGUAGE)
     if name == TINY:

@@ -1,4 +1,4 @@
-"""The batch command and what it needs, started as its users start them: processes of their own, default settings."""
+"""Runs the batch command and the services that it needs as users start them: separate processes, default settings."""
 
 import json
 import subprocess
@@ -17,12 +17,12 @@ METHOD = "globalcom2"
 
 
 class FailedError(Exception):
-    """A command did not do what it was started for."""
+    """A command failed."""
 
 
 @dataclass(frozen=True)
 class LoopRuns:
-    """The loop's process."""
+    """The results of the loop's process."""
 
     start_seconds: float  # until the model is loaded and has captioned an image
     threads: int
@@ -36,18 +36,18 @@ class LoopRuns:
 
 @dataclass(frozen=True)
 class JobRun:
-    """One batch job."""
+    """The results of one batch job."""
 
-    seconds: float  # from the first row's begin to the last row's end, as its own summary has it
+    seconds: float  # from the start of the first row to the end of the last, from the job's summary
     command_seconds: float  # of the whole command
-    vision_tokens: float  # of an image, without compression
-    kept: float  # share of them
+    vision_tokens: float  # per image, without compression
+    kept: float  # share of these that is kept
     busy: Mapping[str, float]  # share of the time that each stage's places were taken
     captions: Mapping[str, Caption]  # by file name
 
 
 def loop(model: Path, images: Path, batch_sizes: Sequence[int], prompt: str, max_new_tokens: int) -> LoopRuns:
-    """Run the loop on all images, once for each batch size.
+    """Run the loop on all images, once per batch size.
 
     Raises:
         FailedError: it ended with an error.
@@ -68,7 +68,7 @@ def loop(model: Path, images: Path, batch_sizes: Sequence[int], prompt: str, max
 def job(
     images: Path, output: Path, options: Sequence[str], *, ratio: float, prompt: str, max_new_tokens: int
 ) -> JobRun:
-    """`visionsplit batch caption` from its start to its end.
+    """Run `visionsplit batch caption` from start to end.
 
     Args:
         output: a folder that does not exist yet.
@@ -93,7 +93,7 @@ def job(
 
 @contextmanager
 def services(model: Path) -> Iterator[tuple[str, float]]:
-    """`visionsplit up` on free ports: the encoder's address, and the seconds until both services answered.
+    """Run `visionsplit up` on free ports: the encoder's address, and the seconds until both services answered.
 
     Without the encoder's cache: every image is captioned at several ratios here, and a dataset has each image once.
 
@@ -107,7 +107,7 @@ def services(model: Path) -> Iterator[tuple[str, float]]:
         try:
             assert process.stdout is not None
             address = ""
-            for line in process.stdout:  # ends without it where they could not be started
+            for line in process.stdout:  # the loop ends without a return if the services could not be started
                 if line.startswith("encoder service: "):
                     address = line.partition(": ")[2].strip()
                     break

@@ -1,9 +1,9 @@
-"""The loop to beat: batches of images through `LlavaNextForConditionalGeneration.generate`, read and cut as they come.
+"""The loop to compare with: batches of images through `LlavaNextForConditionalGeneration.generate`, read in order.
 
     python -m benchmarks.batch.loop --model M --images FOLDER [--batch-sizes 1 4 8] [--prompt TEXT] [--max-new-tokens N]
 
-A process of its own, with as many threads as PyTorch takes by itself, float32 as the services have on a CPU, decoding
-greedily. Prints one JSON document. One image is captioned before any time is taken.
+The loop runs in a separate process, with PyTorch's default number of threads, in float32 like the services on a CPU,
+and decodes greedily. It prints one JSON document. One image is captioned before times are taken.
 """
 
 import argparse
@@ -25,17 +25,17 @@ class Caption:
     """One answer."""
 
     text: str
-    tokens: int  # generated, the end of the sequence included
+    tokens: int  # generated, including the end of the sequence
 
 
 @dataclass(frozen=True)
 class LoopRun:
-    """All images at one batch size."""
+    """The results for all images at one batch size."""
 
     batch_size: int
     seconds: float
-    prepare_seconds: float  # of that: files to tiles and token ids
-    tower_seconds: float  # of that: in the vision tower
+    prepare_seconds: float  # part of that: files to tiles and token ids
+    tower_seconds: float  # part of that: in the vision tower
     captions: dict[str, Caption]  # by file name
 
 
@@ -44,7 +44,7 @@ class Loop:
 
     def __init__(self, model: str, prompt: str, max_new_tokens: int) -> None:
         self._processor = LlavaNextProcessor.from_pretrained(model)
-        self._processor.tokenizer.padding_side = "left"  # answers begin where prompts end
+        self._processor.tokenizer.padding_side = "left"  # so that answers start where prompts end
         self._model = LlavaNextForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
         self._prompt = prompt
         self._max_new_tokens = max_new_tokens
@@ -55,7 +55,7 @@ class Loop:
 
     @torch.inference_mode()
     def run(self, paths: Sequence[Path], batch_size: int) -> LoopRun:
-        """Caption all of them in their order."""
+        """Caption all images in their order."""
         captions: dict[str, Caption] = {}
         prepare_seconds, self._tower_seconds = 0.0, 0.0
         started = time.perf_counter()
@@ -86,7 +86,7 @@ class Loop:
         )
 
     def _length(self, answer: list[int]) -> int:
-        """Tokens up to the first that ends the sequence; those behind it pad a batch."""
+        """Tokens up to the first that ends the sequence; those after it are padding."""
         end = self._model.generation_config.eos_token_id
         return answer.index(end) + 1 if end in answer else len(answer)
 

@@ -21,19 +21,19 @@ from tests.batch_kills import make_images
 from tests.checkpoints import tiny_checkpoint
 
 _VISIONSPLIT = str(Path(sys.executable).parent / "visionsplit")
-_SETTLED = 0.25  # of the rows: caches, pools and heaps have their size
+_SETTLED = 0.25  # share of the rows after which caches, pools and heaps have their final size
 _MIB = 2**20
 
 
 @contextmanager
 def _services(model: Path) -> Iterator[list[str]]:
-    """Services of their own; the job's options. The encoder's cache is small, since no image comes twice."""
+    """Start separate services; the job's options. The encoder's cache is small, since no image comes twice."""
     with System.of(str(model), encoders=1) as system:
         yield ["--encoder", system.encoders[0].address]
 
 
 def sample(root: psutil.Process) -> dict[str, float]:
-    """Private memory of a process and all below it, in MiB by kind."""
+    """Private memory of a process and its descendants, in MiB by kind."""
     taken: defaultdict[str, float] = defaultdict(float)
     for process in (root, *root.children(recursive=True)):
         try:
@@ -55,7 +55,7 @@ def _kind(process: psutil.Process) -> str:
 
 
 def run(images: Path, output: Path, options: Sequence[str]) -> list[tuple[int, dict[str, float]]]:
-    """One job to its end; rows done and memory, every ten seconds."""
+    """Run one job to its end; return finished rows and memory every ten seconds."""
     command = [_VISIONSPLIT, "batch", "caption", str(images), "--output", str(output), "--json", *options]
     command += ["--ratio", "0.25", "--max-new-tokens", "4"]
     samples = []

@@ -1,4 +1,4 @@
-"""What was measured, as a table, and what must hold of it."""
+"""The results as a table, and the conditions that they must meet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ NEEDED = {1.0: 1.0, 0.1: 2.5}  # ratio -> images a second, as a multiple of the 
 
 @dataclass(frozen=True)
 class Job:
-    """A batch job's run as it is to be compared."""
+    """The figures of a batch job's run for the comparison."""
 
     mode: str  # "services" or "ray"
     ratio: float
     run: JobRun
-    start_seconds: float  # until the models could work
-    work_seconds: float  # from the first row to the last, without any of the former
+    start_seconds: float  # until the models were ready
+    work_seconds: float  # from the first row to the last, without the start
 
     @property
     def name(self) -> str:
@@ -26,20 +26,20 @@ class Job:
 
     @property
     def whole_seconds(self) -> float:
-        """With all that had to be started, as one who has nothing running waits for it."""
+        """Images per second including everything that had to be started."""
         return self.run.command_seconds + (self.start_seconds if self.mode == "services" else 0.0)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a job is as fast as it must be."""
+    """A check of whether a job is fast enough."""
 
     text: str
     failed: bool
 
 
 def table(loop: LoopRuns, jobs: Sequence[Job]) -> str:
-    """A row for each run; everything is compared with the fastest of the loops."""
+    """A row for each run; every run is compared with the fastest loop."""
     best = loop.best
     number, base = len(best.captions), best.seconds
     whole_base = loop.start_seconds + base
@@ -82,13 +82,13 @@ def stages(jobs: Sequence[Job]) -> str:
 
 
 def bound(loop: LoopRuns) -> float:
-    """How many times as fast as the loop a job would be whose language model cost nothing at all."""
+    """How many times as fast as the loop a job would be if its language model took no time."""
     best = loop.best
     return best.seconds / (best.prepare_seconds + best.tower_seconds)
 
 
 def shares(loop: LoopRuns, jobs: Sequence[Job]) -> str:
-    """How large the images are, where the loop's time goes, and what that leaves to gain."""
+    """How large the images are, where the loop's time is spent, and what remains to gain."""
     best = loop.best
     prepare, tower = best.prepare_seconds / best.seconds, best.tower_seconds / best.seconds
     tokens = f"An image has {jobs[0].run.vision_tokens:.0f} vision tokens on average. " if jobs else ""
@@ -99,7 +99,7 @@ def shares(loop: LoopRuns, jobs: Sequence[Job]) -> str:
 
 
 def verdicts(loop: LoopRuns, jobs: Sequence[Job], *, must: bool = True) -> list[Verdict]:
-    """One for each job whose ratio has something that is needed; without `must` none fails."""
+    """One check for each job whose ratio has a required speed; without `must` none fails."""
     return [_verdict(loop, job, NEEDED[job.ratio], must=must) for job in jobs if job.ratio in NEEDED]
 
 

@@ -1,4 +1,4 @@
-"""What an image costs with and without compression: operations, tokens, caches, time, memory, images per second.
+"""The cost of an image with and without compression: operations, tokens, caches, time, memory, images per second.
 
 flops.py       operations of a prefill: the published closed form beside a count of the real modules' products
 operations.py  the tables of these, which no machine changes

@@ -1,4 +1,4 @@
-"""What an image costs with and without compression, as Markdown.
+"""Prints the cost of an image with and without compression, as Markdown.
 
     python -m benchmarks.efficiency [--device cuda] [--shapes mini 50m 7b 13b] [--methods ...] [--ratios 0.5 0.25 0.1]
         [--repeats 3] [--new-tokens 8] [--seconds 200] [--threads 2] [--relative] [--quick]
@@ -30,7 +30,7 @@ _QUICK_RATIOS = (0.1,)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; tables go to stdout as they are ready."""
+    """Run the command line; tables go to stdout when they are ready."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
@@ -69,7 +69,7 @@ def _print_operations(*, quick: bool) -> None:
 
 
 def _print_shape(name: str, options: argparse.Namespace, *, deadline: float) -> None:
-    """Measure one model and print its tables; rows that would begin after `deadline` are named instead."""
+    """Measure one model and print its tables; rows that would start after `deadline` are listed instead."""
     device = torch.device(options.device if name in LARGE else "cpu")
     source = checkpoint(name)
     pipeline = Pipeline(source, device=device, dtype=torch.float32 if device.type == "cpu" else torch.bfloat16)
@@ -89,7 +89,7 @@ def _print_shape(name: str, options: argparse.Namespace, *, deadline: float) -> 
 
 
 def _facts(pipeline: Pipeline, rows: Sequence[Row], new_tokens: int) -> str:
-    """Machine and settings, as a sentence or two."""
+    """The machine and the settings, in a sentence or two."""
     repeats = sorted({row.repeats for row in rows})
     dtype = str(pipeline.dtype).removeprefix("torch.")
     return (

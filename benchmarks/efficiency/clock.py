@@ -1,4 +1,4 @@
-"""Moments on the device's own time line, without making it wait."""
+"""Measures times on the device's timeline without synchronising with it."""
 
 import time
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Clock:
-    """Marks by name; a name that is marked again moves."""
+    """Marks by name; marking a name again moves its mark."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -14,7 +14,7 @@ class Clock:
         self._events: dict[str, torch.cuda.Event] = {}
 
     def mark(self, name: str) -> None:
-        """Remember when the device gets here: on a GPU, after the work that has been handed to it."""
+        """Record when the device gets here: on a GPU, after the work submitted so far."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
@@ -23,7 +23,7 @@ class Clock:
             self._moments[name] = time.perf_counter()
 
     def seconds(self, first: str, last: str) -> float:
-        """Between two marks; waits for the device."""
+        """Seconds between two marks; waits for the device."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
             return float(self._events[first].elapsed_time(self._events[last])) / 1e3

@@ -1,4 +1,4 @@
-"""The rows of a table: every method that exists at run time, at each ratio."""
+"""The rows of a table: every available method at each ratio."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from llm_service import pruning
 
 RATIOS = (0.5, 0.25, 0.1)
 UNCOMPRESSED = Compression("none")
-_ANY = 0.5  # some ratio
-_GUIDE = "globalcom2"  # whose numbers of tokens per tile a method inside the language model can follow
+_ANY = 0.5  # an arbitrary ratio
+_GUIDE = "globalcom2"  # its numbers of tokens per tile can guide a method inside the language model
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is asked of both services for one image."""
+    """The request to both services for one image."""
 
-    name: str  # the method's
-    ratio: float  # asked for
+    name: str  # of the method
+    ratio: float  # requested
     compression: Compression
     pruning: Pruning | None = None
 
@@ -32,23 +32,23 @@ class Conditions:
     """The rows of one model, and those that it cannot have."""
 
     rows: tuple[Condition, ...]  # the uncompressed image first, then ratio by ratio
-    left_out: tuple[str, ...]  # why, one for each
+    left_out: tuple[str, ...]  # the reasons
 
 
 def encoder_methods() -> list[str]:
-    """Methods of the encoder but "none" and those that read the prompt: no model measured here has a text tower."""
+    """Methods of the encoder except "none" and those that read the prompt: no measured model has a text tower."""
     return [name for name in METHODS if name != "none" and not compose(Compression(name, _ANY)).reads_text]
 
 
 def known_methods() -> list[str]:
-    """Methods of both services, without "none"; "a+b" is b inside the language model with a's quotas for each tile."""
+    """Methods of both services, without "none"; "a+b" is b inside the language model with a's quotas per tile."""
     inside = pruning.PRUNING_METHODS.values()
     guided = [f"{_GUIDE}+{method.name}" for method in inside if method.takes_quotas]
     return [*encoder_methods(), *(method.name for method in inside), *guided]
 
 
 def conditions(num_layers: int, methods: Sequence[str] | None, ratios: Sequence[float]) -> Conditions:
-    """The rows of a language model of some depth.
+    """The rows for a language model of some depth.
 
     Args:
         num_layers: the language model's; a shallow one cannot prune inside at every ratio.

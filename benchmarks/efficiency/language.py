@@ -26,16 +26,16 @@ else:
 
 @dataclass(frozen=True)
 class ImageRows:
-    """Which rows of a prompt are an image's."""
+    """The rows of a prompt that belong to an image."""
 
     start: int
     tiles: torch.Tensor  # [vision] int64, the tile of each vision token, NO_TILE of a newline
-    quotas: list[int] | None = None  # vision tokens of each tile that pruning is to keep
+    quotas: list[int] | None = None  # how many vision tokens of each tile pruning keeps
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """A prompt that has been read."""
+    """A prompt after its prefill."""
 
     layer_tokens: tuple[int, ...]  # prompt tokens in each layer's cache
     cache_bytes: int  # keys and values of all layers' prompt tokens
@@ -44,7 +44,7 @@ class Prefilled:
 
 
 def why_no_pruning() -> str:
-    """Why nothing can be pruned inside the model here; empty where it can."""
+    """Why pruning inside the model is not possible here; empty if it is."""
     return f"the layerwise model cannot be imported: {_MISSING}" if _MISSING else ""
 
 
@@ -62,7 +62,7 @@ class LanguageModel:
         return embedded
 
     def prefill(self, embeddings: torch.Tensor, image: ImageRows, pruning: Pruning | None) -> Prefilled:
-        """Read a prompt.
+        """Run a prompt's prefill.
 
         Args:
             embeddings: [n, D].
@@ -77,7 +77,7 @@ class LanguageModel:
         return by_layers(self._layerwise, embeddings, image, pruning)
 
     def attention_kernel(self, tokens: int) -> str:
-        """Which of its attention kernels PyTorch takes for a prefill of this many tokens."""
+        """The attention kernel that PyTorch uses for a prefill of this many tokens."""
         config = self._model.config
         shape = (1, config.num_attention_heads, tokens, config.hidden_size // config.num_attention_heads)
         rows = torch.empty(shape, dtype=self._model.dtype, device=self._model.device)  # [1, A, n, d]
@@ -85,7 +85,7 @@ class LanguageModel:
 
 
 def decode(prefilled: Prefilled, new_tokens: int) -> list[int]:
-    """Greedy tokens, each brought to the host as it comes, the first of them the prefill's; none ends the answer."""
+    """Greedy tokens, each copied to the host when it is ready, the first from the prefill; none ends the answer."""
     ids = [int(prefilled.logits.argmax())]
     while len(ids) < new_tokens:
         ids.append(int(prefilled.step(ids[-1]).argmax()))
@@ -95,7 +95,7 @@ def decode(prefilled: Prefilled, new_tokens: int) -> list[int]:
 def by_layers(
     model: "LayerwiseModel", embeddings: torch.Tensor, image: ImageRows, pruning: Pruning | None
 ) -> Prefilled:
-    """The LLM service's own way, one layer after the other; see `LanguageModel.prefill`."""
+    """The LLM service's implementation, layer by layer; see `LanguageModel.prefill`."""
     device, rows = embeddings.device, slice(image.start, image.start + len(image.tiles))
     vision = torch.zeros(len(embeddings), dtype=torch.bool, device=device)  # [n]
     vision[rows] = True
@@ -109,7 +109,7 @@ def by_layers(
 
 
 def by_library(model: PreTrainedModel, embeddings: torch.Tensor) -> Prefilled:
-    """The transformers library's forward pass on a prompt [n, D]; prunes nothing."""
+    """The transformers library's forward pass on a prompt [n, D], without pruning."""
     cache = DynamicCache(config=model.config)
     output = model(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
 

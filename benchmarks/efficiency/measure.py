@@ -1,4 +1,4 @@
-"""The rows of one model: what is counted, and the medians of what is timed."""
+"""Measures the rows of one model: counts, and medians of times."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ from benchmarks.efficiency.conditions import Condition
 from benchmarks.efficiency.pipeline import Outcome, Pipeline, Work
 from benchmarks.selection_cost import wait_for
 
-# Stage -> the marks between which it lies.
+# The marks that delimit each stage.
 STAGES: Mapping[str, tuple[str, str]] = {
     "tower": ("start", "encoded"),
     "scores": ("encoded", "scored"),
@@ -25,15 +25,15 @@ STAGES: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """What one image costs under one condition."""
+    """The cost of one image under one condition."""
 
     condition: Condition
     outcome: Outcome
     work: Work
     repeats: int  # images timed
-    stage_seconds: Mapping[str, float]  # by STAGES, medians; "decode" for each token after the first
+    stage_seconds: Mapping[str, float]  # by STAGES, medians; "decode" is per token after the first
     image_seconds: float  # median of whole images, by the host's clock
-    peak_bytes: int | None  # most that PyTorch held on the GPU, weights included; None on a CPU
+    peak_bytes: int | None  # the most that PyTorch allocated on the GPU, weights included; None on a CPU
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class _Sample:
 def measure(
     pipeline: Pipeline, conditions: Sequence[Condition], *, repeats: int, new_tokens: int, deadline: float
 ) -> list[Row]:
-    """Rows in the order of the conditions; fewer images, or none and no row, where the time does not suffice.
+    """Measure rows in the order of the conditions; fewer images, or no row, if the time does not suffice.
 
     Rounds of one image under every condition, so that a machine that is slower for a while is so for all of them. In
     the first round each condition is also counted, which warms it up. The lowest ratios come first, being the quickest.

@@ -1,4 +1,4 @@
-"""The tables of operations alone: nothing is timed, so they are the same on every machine."""
+"""The tables of operations; nothing is timed, so they are the same on every machine."""
 
 from collections.abc import Iterable, Iterator
 
@@ -33,7 +33,7 @@ kernel computes about half of it, which would take off the column "causal".
 
 
 def prefill_table(shape: LlamaShape, ratios: tuple[float, ...] = POSTER_RATIOS) -> str:
-    """Closed form beside count, first at the nominal token numbers, then at those that really enter."""
+    """Closed form and count, first at the nominal token numbers, then at the actual ones."""
     header = ("tokens", "closed form", "counted", "difference", "softmax", "norms etc.", "logits", "causal")
     nominal = [(f"{ratio * _TILES * _CELLS:.0f} ({ratio:.0%})", round(ratio * _TILES * _CELLS)) for ratio in ratios]
     real = [
@@ -43,7 +43,7 @@ def prefill_table(shape: LlamaShape, ratios: tuple[float, ...] = POSTER_RATIOS) 
 
 
 def entering_tokens(ratio: float) -> int:
-    """What enters the language model when each of five tiles keeps the ratio: truncated counts, and the newlines."""
+    """The tokens that enter the language model if each of five tiles keeps the ratio: truncated counts, newlines."""
     return _TILES * int(_CELLS * ratio) + _NEWLINES
 
 
@@ -61,7 +61,7 @@ def _prefill_row(shape: LlamaShape, name: str, tokens: int) -> list[str]:
 
 
 def stages_table(shape: LlamaShape, methods: Iterable[str], ratios: tuple[float, ...] = POSTER_RATIOS) -> str:
-    """What comes before the language model: tower and projector of LLaVA-NeXT's shape, and each method's choice."""
+    """The stages before the language model: tower and projector of LLaVA-NeXT's shape, and each method's choice."""
     config = llava_next(CLIP_L, shape.config())
     tower = counted_tower(config, _TILES, frozenset())
     rows = [["vision tower, 5 tiles", f"{tower / 1e12:.3f}", "100%"]]
@@ -77,7 +77,7 @@ def stages_table(shape: LlamaShape, methods: Iterable[str], ratios: tuple[float,
 
 
 def choices(vision: CLIPVisionConfig, methods: Iterable[str], ratio: float = 0.1) -> Iterator[tuple[str, int]]:
-    """Operations of the products that each method needs for its scores and choice at a ratio, by running it.
+    """Operations of the products that each method needs for its scores and choice at a ratio, counted while it runs.
 
     The tower that runs has the given width and heads and as few other weights as it can, since only the last layers
     take part; what it costs itself is taken off. Sorting, softmax and other steps without products count as nothing.

@@ -29,9 +29,9 @@ TEXT_BEFORE, TEXT_AFTER = 36, 24
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one image became."""
+    """The result for one image."""
 
-    vision_tokens: int  # what enters the language model: kept tokens and newlines
+    vision_tokens: int  # tokens that enter the language model: kept tokens and newlines
     layer_tokens: tuple[int, ...]  # prompt tokens in each layer's cache
     cache_bytes: int  # keys and values after the prefill
 
@@ -66,13 +66,13 @@ class Pipeline:
 
     @property
     def runner(self) -> str:
-        """How the language model is run, and which of its attention kernels PyTorch takes for a whole image."""
+        """How the language model is run, and which attention kernel PyTorch uses for a whole image."""
         kernel = self._language.attention_kernel(sum(self._encoder.grid.valid_counts()) + len(self._text))
         return f"{self._language.runner}, sdpa attention, kernel of the prefill {kernel}"
 
     @torch.inference_mode()
     def count(self, condition: Condition) -> tuple[Outcome, Work]:
-        """Run one image under PyTorch's counter of operations, which also warms everything up."""
+        """Run one image under PyTorch's operation counter, which also warms everything up."""
         encoded, work = self._encoder.counted(condition.compression)
         embeddings, image = self._embed(encoded, condition)
         with flop_counter() as counter:
@@ -96,7 +96,7 @@ class Pipeline:
         return ids
 
     def _embed(self, encoded: EncodedTiles, condition: Condition) -> tuple[torch.Tensor, ImageRows]:
-        """The prompt's embeddings [n, D], and which of them are vision tokens and newlines."""
+        """The prompt's embeddings [n, D], and the positions of vision tokens and newlines."""
         order = sequence_order(self._encoder.grid, encoded.positions, condition.compression.layout)
         rows = self._projector(encoded.features, order)  # [vision, D]
         text = self._language.embed(self._text)  # [text, D]

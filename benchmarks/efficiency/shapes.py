@@ -1,4 +1,4 @@
-"""The models that are measured: shapes with random weights, and the checkpoint that ships."""
+"""The measured models: shapes with random weights, and the shipped checkpoint."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,7 @@ _SMALL_TEXT = LlamaConfig(
 
 
 class RandomCheckpoint(Checkpoint):
-    """A checkpoint of a given shape whose weights are drawn where they lie, instead of read."""
+    """A checkpoint of a given shape whose weights are generated on the device instead of read."""
 
     def __init__(self, name: str, config: LlavaNextConfig) -> None:
         self.source, self.revision, self.name, self.config = name, None, name, config
@@ -65,6 +65,6 @@ def checkpoint(name: str) -> Checkpoint:
 
 
 SMALL = ("mini", "50m")  # measured on a CPU in every run
-LARGE = ("7b", "13b")  # measured on a GPU only
-# Every shape, and its part of the time where time is short.
+LARGE = ("7b", "13b")  # measured only on a GPU
+# Every shape, and its share of a limited time.
 TIME_SHARES = {"mini": 1, "50m": 3, "7b": 3, "13b": 3}

@@ -1,4 +1,4 @@
-"""Rows to Markdown."""
+"""Formats rows as Markdown."""
 
 import statistics
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def work_table(rows: Sequence[Row]) -> str:
-    """Tokens, operations and memory; the first row is the uncompressed image, of which the last column is a share."""
+    """Tokens, operations and memory; the last column is the share of the first row, the uncompressed image."""
     header = (
         "method",
         "ratio",
@@ -78,7 +78,7 @@ def _number(value: float) -> str:
 
 
 def _tera(operations: int) -> str:
-    """TFLOPs with three digits at least, however small the model."""
+    """TFLOPs with at least three digits, however small the model."""
     value = operations / 1e12
     return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 

@@ -1,1 +1,1 @@
-"""The system under more requests than it can answer, and while its parts are killed."""
+"""Tests the system under more requests than it can answer, and while its parts are killed."""

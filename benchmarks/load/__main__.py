@@ -1,4 +1,4 @@
-"""`python -m benchmarks.load` measures the system under load; with --chaos it kills its parts meanwhile."""
+"""`python -m benchmarks.load` measures the system under load; --chaos kills its parts meanwhile."""
 
 import argparse
 import asyncio
@@ -13,8 +13,8 @@ from benchmarks.load.system import System
 from benchmarks.load.traffic import Outcomes, Traffic
 
 FACTORS = (0.5, 1.0, 2.0)
-_CALLERS = 16  # who measure the capacity
-LEAST_GOODPUT = 0.9  # of twice the capacity's load, as a part of that at the capacity
+_CALLERS = 16  # callers that measure the capacity
+LEAST_GOODPUT = 0.9  # at twice the capacity's load, as a share of that at the capacity
 
 
 def row(name: str, outcomes: Outcomes) -> str:
@@ -29,10 +29,10 @@ def row(name: str, outcomes: Outcomes) -> str:
 
 
 async def run_load(system: System, *, seconds: float, patience: float, factors: tuple[float, ...] = FACTORS) -> bool:
-    """Load at multiples of the measured capacity. Whether every request ended and overload cost little."""
+    """Apply load at multiples of the measured capacity; return whether every request ended and overload cost little."""
     addresses = [encoder.address for encoder in system.encoders]
     async with Traffic(addresses, timeout=10 * patience) as traffic:
-        await traffic.closed_loop(_CALLERS, min(seconds, 5))  # warm
+        await traffic.closed_loop(_CALLERS, min(seconds, 5))  # warm up
         full = await traffic.closed_loop(_CALLERS, seconds)
         capacity = full.goodput
         print(row("capacity", full), flush=True)

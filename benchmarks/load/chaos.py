@@ -1,4 +1,4 @@
-"""Kills the system's parts one after the other while requests keep coming."""
+"""Kills the system's parts one after another while requests keep coming."""
 
 import asyncio
 import itertools
@@ -11,9 +11,9 @@ from benchmarks.load.system import Service, System
 from benchmarks.load.traffic import Outcomes, Traffic
 
 _TIMEOUT_SECONDS = 120.0
-_CALLERS = 16  # who measure the capacity
+_CALLERS = 16  # callers that measure the capacity
 _MEASURE_SECONDS = 10.0
-_LOAD = 0.5  # of the capacity: with a part missing, the others can do it
+_LOAD = 0.5  # of the capacity: the remaining parts can serve it while one is missing
 _CALM_SECONDS = 8.0  # between a part's return and the next fault
 
 
@@ -23,7 +23,7 @@ def _kill(service: Service) -> None:
 
 
 def faults(system: System, nodes: RayNodes) -> dict[str, Callable[[], None]]:
-    """What is done to the system, by name."""
+    """The faults, by name."""
     named: dict[str, Callable[[], None]] = {"a replica is killed": nodes.kill_replica}
     for number, encoder in enumerate(system.encoders):
         named[f"encoder {number} is killed and started"] = lambda encoder=encoder: _kill(encoder)  # type: ignore[misc]
@@ -33,7 +33,7 @@ def faults(system: System, nodes: RayNodes) -> dict[str, Callable[[], None]]:
 
 
 async def run_chaos(system: System, nodes: RayNodes, *, seconds: float) -> bool:
-    """Fault after fault, as often as the time allows. Whether every request got exactly one answer or status.
+    """Inject fault after fault while time remains; return whether every request got exactly one answer or status.
 
     Requests come when they come, whatever has become of the others. Their callers are patient: they repeat what a full
     or lost service refused until the timeout. Printed with each fault: the seconds from it until all parts serve again,

@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine, as docker-compose.yml has it: a head that runs no replica, and worker nodes."""
+"""A Ray cluster on this machine as in docker-compose.yml: a head without replicas, and worker nodes."""
 
 import contextlib
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
-_OBJECT_STORE_BYTES = 80 * 2**20  # less than that Ray does not take
-_CPUS = 1  # of a worker: room for one replica
+_OBJECT_STORE_BYTES = 80 * 2**20  # the least that Ray accepts
+_CPUS = 1  # of a worker, enough for one replica
 
 
 class RayNodes:
-    """A context manager. The nodes are children of this process."""
+    """A context manager for the cluster. The nodes are children of this process."""
 
     def __init__(self, workers: int = 0) -> None:
         self._num_workers = workers
@@ -20,7 +20,7 @@ class RayNodes:
 
     def __enter__(self) -> "RayNodes":
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-        # Its own handlers of signals could be set in the main thread only, and nodes are added in others too.
+        # Ray's signal handlers could be set only in the main thread, and nodes are added in other threads too.
         self._cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
         for _ in range(self._num_workers):
             self.add()
@@ -34,17 +34,17 @@ class RayNodes:
         return str(self._cluster.address)
 
     def add(self) -> psutil.Process:
-        """One more worker node; its raylet, whose children are the node's workers."""
+        """Add a worker node; return its raylet, whose children are the node's workers."""
         node = self._cluster.add_node(num_cpus=_CPUS, object_store_memory=_OBJECT_STORE_BYTES)
         self._raylets.append(psutil.Process(node.all_processes["raylet"][0].process.pid))
         return self._raylets[-1]
 
     def replicas(self) -> list[psutil.Process]:
-        """Of all nodes."""
+        """The processes of all nodes."""
         return [replica for raylet in self._raylets for replica in replicas_of(raylet)]
 
     def kill_replica(self) -> None:
-        """One of them, which Serve then starts again."""
+        """Kill one replica, which Ray Serve then starts again."""
         for replica in self.replicas()[:1]:
             replica.kill()
 
@@ -55,14 +55,14 @@ class RayNodes:
 
 
 def replicas_of(parent: psutil.Process) -> list[psutil.Process]:
-    """The replicas below a process, such as a node's raylet; none if it is gone."""
+    """The replicas below a process, such as a node's raylet; empty if it has ended."""
     if not parent.is_running():
         return []
     return [child for child in parent.children(recursive=True) if "LlmReplica" in " ".join(child.cmdline())]
 
 
 def kill_node(raylet: psutil.Process) -> None:
-    """As if the machine were gone: the node's own processes and everything that they had started."""
+    """Kill the node's processes and everything that they started, as if the machine had failed."""
     for process in (raylet, *raylet.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

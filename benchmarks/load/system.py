@@ -1,4 +1,4 @@
-"""The services as processes of their own, which may be killed and started again on the same ports."""
+"""The services as separate processes, which can be killed and restarted on the same ports."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ import psutil
 from visionsplit_client import Client, HealthStatus
 
 START_SECONDS = 120.0
-# No image comes twice here. A small cache is full at once, so that memory which still grows shows.
+# Images never repeat here. A small cache is full at once, so that memory that still grows is noticed.
 CACHE = ["--cache-bytes", str(16 * 2**20)]
 
 
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 @dataclass
 class Service:
-    """One service process. It logs to a file, of which failures show the end."""
+    """One service process. It logs to a file whose end is shown on failures."""
 
     module: str
     arguments: list[str]
@@ -41,7 +41,7 @@ class Service:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
     def wait_until_serving(self) -> float:
-        """Seconds until it serves."""
+        """Start the service; return the seconds until it serves."""
         started = time.monotonic()
         with Client(self.address) as client:
             while client.health(timeout=1)[self.address] is not HealthStatus.SERVING:
@@ -53,12 +53,12 @@ class Service:
         return time.monotonic() - started
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end; the exit status."""
+        """Send a signal and wait for the end; return the exit status."""
         assert self.process is not None
         children = psutil.Process(self.process.pid).children(recursive=True) if number == signal.SIGKILL else []
         self.process.send_signal(number)
         status = self.process.wait(timeout=60)
-        for child in children:  # a killed gateway leaves the cluster that it had started
+        for child in children:  # a killed gateway leaves the cluster that it started
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
         psutil.wait_procs(children, timeout=20)
@@ -78,14 +78,14 @@ class Service:
 
 @dataclass
 class System:
-    """An LLM service and encoders in front of it."""
+    """An LLM service with encoders in front of it."""
 
     llm: Service
     encoders: list[Service]
 
     @classmethod
     def of(cls, model: str, *, encoders: int, replicas: int = 0, ray_address: str = "local") -> "System":
-        """`replicas` on Ray; 0 for one in the gateway's process."""
+        """`replicas` is their number on Ray; 0 runs one in the gateway's process."""
         llm = f"127.0.0.1:{free_port()}"
         ray = ["--backend", "ray", "--replicas", str(replicas), "--ray-address", ray_address] if replicas else []
         return cls(

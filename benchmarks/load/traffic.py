@@ -1,4 +1,4 @@
-"""Requests that come when they come, answered or not, each accounted for."""
+"""Sends requests at given times, answered or not, and accounts for each of them."""
 
 import asyncio
 import io
@@ -19,11 +19,11 @@ PROMPT = "What is in the picture?"
 
 @dataclass
 class Outcomes:
-    """What became of the requests."""
+    """The outcomes of the requests."""
 
     sent: int = 0
     ends: Counter[str] = field(default_factory=Counter)  # "answer", or the error's class
-    first_seconds: list[float] = field(default_factory=list)  # of the answered
+    first_seconds: list[float] = field(default_factory=list)  # of answered requests
     total_seconds: list[float] = field(default_factory=list)
     answered_at: list[float] = field(default_factory=list)  # seconds of time.monotonic
     failed_at: list[float] = field(default_factory=list)
@@ -35,20 +35,20 @@ class Outcomes:
 
     @property
     def lost(self) -> int:
-        """Requests without exactly one end."""
+        """The number of requests without exactly one outcome."""
         return self.sent - sum(self.ends.values())
 
     @property
     def goodput(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return self.answered / self.seconds if self.seconds else 0.0
 
 
 class Traffic:
-    """Asks one client, which may know several encoders."""
+    """Sends requests through one client, which may use several encoders."""
 
     def __init__(self, addresses: Sequence[str], *, seed: int = 0, timeout: float, patient: bool = False) -> None:
-        """`patient` callers repeat what a full or lost service refused, until the timeout."""
+        """`patient` callers repeat requests that a full or lost service refused, until the timeout."""
         retries = Retries(attempts=100, overloaded=True) if patient else Retries(attempts=1)
         self._client = AsyncClient(list(addresses), retries=retries, timeout=timeout)
         self._rng = random.Random(seed)
@@ -67,9 +67,9 @@ class Traffic:
         await self._client.close()
 
     async def ask(self, outcomes: Outcomes) -> None:
-        """One request, from its start to its only end."""
+        """Send one request and record its only outcome."""
         number = next(self._numbers)
-        # Decoders ignore what comes behind the picture, but no two files are alike: nothing comes from a cache.
+        # Decoders ignore bytes after the image, but no two files are equal, so that no answer comes from a cache.
         image = self._images[number % len(self._images)] + number.to_bytes(4, "big")
         outcomes.sent += 1
         started, first = time.monotonic(), 0.0
@@ -90,7 +90,7 @@ class Traffic:
         outcomes.answered_at.append(time.monotonic())
 
     async def open_loop(self, rate: float, seconds: float, outcomes: Outcomes | None = None) -> Outcomes:
-        """Poisson arrivals: the next request does not wait for the last one's answer. `outcomes` can be watched."""
+        """Poisson arrivals: requests do not wait for earlier answers. `outcomes` may be observed meanwhile."""
         outcomes, started = outcomes or Outcomes(), time.monotonic()
         tasks: set[asyncio.Task[None]] = set()
         due = started
@@ -102,7 +102,7 @@ class Traffic:
         return outcomes
 
     async def closed_loop(self, callers: int, seconds: float) -> Outcomes:
-        """So many callers, each of which asks again as soon as it has its answer."""
+        """Run a number of callers, each of which asks again when it has its answer."""
         outcomes, started = Outcomes(), time.monotonic()
 
         async def call() -> None:
@@ -115,7 +115,7 @@ class Traffic:
 
 
 def _jpeg(image: Image.Image) -> bytes:
-    """Made once: on a small machine the callers must not take the services' time."""
+    """Created once: on a small machine the callers must not take the services' time."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=90)
     return buffer.getvalue()

@@ -1,1 +1,1 @@
-"""Public benchmarks by lmms-eval, asked of a running system. docs/benchmarks.md says how."""
+"""Runs public benchmarks through lmms-eval against a running system; see docs/benchmarks.md."""

@@ -27,7 +27,7 @@ from benchmarks.public.tally import ALL, Tally
 
 @dataclass(frozen=True)
 class Job:
-    """One question of a task, ready to be sent."""
+    """One question of a task, ready to send."""
 
     task: str
     document: int
@@ -132,7 +132,7 @@ class VisionSplit(lmms):  # type: ignore[misc]  # lmms-eval has no types
             raise type(error)(f"document {job.document} of task {job.task}: {error}") from error
 
     def _conclude(self, seconds: float, generated: int, about: dict[str, Any]) -> None:
-        """Leave the counts in the log, in lmms-eval's results ("throughput") and in the file that was asked for."""
+        """Write the counts to the log, to lmms-eval's results ("throughput") and to the requested file."""
         for line in self._tally.lines():
             logger.info(line)
         figures = self._tally.report().get(ALL, {})

@@ -1,4 +1,4 @@
-"""Many calls under way at once, their answers in the order of the questions."""
+"""Runs many calls concurrently and returns their answers in the order of the questions."""
 
 import time
 from collections import deque
@@ -15,7 +15,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 15.0  # seconds
 
 
 def answers(ask: Callable[[Q], A], questions: Iterable[Q], *, concurrency: int) -> Iterator[A]:
-    """Ask every question, `concurrency` of them at once.
+    """Ask every question, `concurrency` of them at a time.
 
     Questions are drawn by the caller's thread, and only twice as many as are asked at once lie ready: a benchmark's
     images do not fit into memory all together.
@@ -38,7 +38,7 @@ def answers(ask: Callable[[Q], A], questions: Iterable[Q], *, concurrency: int) 
 
 
 def patiently(call: Callable[[], A], *, seconds: float, wait: Callable[[float], object] = time.sleep) -> A:
-    """Repeat a call that a service had no room for. What else fails is not repeated here; the client does that.
+    """Repeat a call that a service had no room for. Other failures are left to the client's retries.
 
     Raises:
         OverloadedError: `seconds` of waiting were not enough.

@@ -31,7 +31,7 @@ _END_OF_TURN = "</s>"
 
 @dataclass(frozen=True)
 class Question:
-    """What one call sends."""
+    """The content of one call."""
 
     images: tuple[Image.Image, ...]  # in order, at their full size
     prompt: Prompt | None  # either this
@@ -89,7 +89,7 @@ def _vicuna(turns: Sequence[tuple[str, Sequence[Part]]]) -> str:
 
 
 def _text(parts: Sequence[Part]) -> str:
-    """The text of a turn: neighbouring images as placeholders on a line of their own.
+    """The text of a turn: neighbouring images as placeholders on a separate line.
 
     A text that has placeholders already says itself where the images belong.
     """

@@ -1,4 +1,4 @@
-"""The rows and columns of the table: what is asked of the services for each row, and where lmms-eval leaves the score.
+"""The rows and columns of the table: the requests for each row, and where lmms-eval stores the score.
 
 The rows are those of GlobalCom2's poster (AAAI 2026), and one for every other method of the encoder at each ratio.
 """
@@ -18,16 +18,16 @@ class Benchmark:
     """One column of the table."""
 
     name: str
-    task: str  # lmms-eval's
+    task: str  # in lmms-eval
     metrics: tuple[str, ...]  # its metrics, summed
-    scale: float = 100.0  # lmms-eval reports most as a share
+    scale: float = 100.0  # lmms-eval reports most metrics as a share
 
 
 @dataclass(frozen=True)
 class Row:
     """One row of the table."""
 
-    name: str  # also its folder's
+    name: str  # also the name of its folder
     label: str
     retention: str  # the share of the tokens
     arguments: Mapping[str, Any]  # fields of `Settings`
@@ -42,7 +42,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark("GQA", "gqa", ("exact_match",)),
     Benchmark("VizWiz", "vizwiz_vqa_val", ("exact_match",)),
     Benchmark("SQA", "scienceqa_img", ("exact_match",)),
-    # The task's other form asks a judge by an API about every answer that is not a letter.
+    # The task's other form uses a judge behind an API for every answer that is not a letter.
     Benchmark("MMB", "mmbench_en_dev_static", ("gpt_eval_score",), 1.0),
     Benchmark("POPE", "pope", ("pope_f1_score",)),
     Benchmark("VQA-T", "textvqa_val", ("exact_match",)),
@@ -67,13 +67,13 @@ def _llm(method: str, percent: int, label: str) -> Row:
 
 
 def _quotas(method: str, percent: int, label: str) -> Row:
-    """GlobalCom2 says how many tokens of each tile; the method inside the language model says which."""
+    """GlobalCom2 decides how many tokens of each tile are kept; the method inside the language model decides which."""
     encoder = {"method": "globalcom2", "retention_ratio": percent / 100, "quotas_only": True}
     return Row(f"globalcom2-quotas-{method}-{percent}", label, f"{percent}%", {**encoder, "pruning": method})
 
 
 def _cascade(method: str, percent: int, label: str) -> Row:
-    """GlobalCom2 keeps twice as many as the target; the method inside the language model halves them."""
+    """GlobalCom2 keeps twice the target; the method inside the language model halves the number."""
     encoder = {"method": "globalcom2", "retention_ratio": 2 * percent / 100}
     pruning = {"pruning": method, "pruning_ratio": 0.5}
     return Row(f"globalcom2-cascade-{method}-{percent}", label, f"{percent}%", {**encoder, **pruning})
@@ -102,7 +102,7 @@ POSTER_ROWS: Mapping[str, Row] = {
 _FURTHER = (
     _encoder(method, percent, method)
     for percent in (50, 25, 10)
-    for method in listed_methods(text_tower=False)  # a method that reads the question asks for another encoder
+    for method in listed_methods(text_tower=False)  # a method that reads the question needs another encoder
     if method != KEEP_ALL
 )
 ROWS: Mapping[str, Row] = {**POSTER_ROWS, **{row.name: row for row in _FURTHER if row.name not in POSTER_ROWS}}

@@ -40,7 +40,7 @@ class Order:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status, 1 if a row has no results."""
+    """Run the command line; return its exit status, 1 if a row has no results."""
     options = _parser().parse_args(arguments)
     if options.list:
         for row in ROWS.values():
@@ -72,7 +72,7 @@ def _order(row: Row, options: argparse.Namespace) -> Order:
 
 
 def _settings(row: Row, options: argparse.Namespace, folder: Path) -> Settings:
-    """The row's own arguments win. Without compression the layout is that of the model: spatial."""
+    """Combine arguments; the row's take precedence. Without compression the layout is the model's: spatial."""
     compressed = row.arguments["method"] != "none" and not row.arguments.get("quotas_only")
     others = Settings(
         encoder=tuple(options.encoder),
@@ -97,7 +97,7 @@ def _done(order: Order, options: argparse.Namespace) -> bool:
     if options.dry_run:
         return True
     subprocess.run(order.command, cwd=_ROOT, env=os.environ, check=False)
-    # lmms-eval prints an exception and ends with 0 all the same.
+    # lmms-eval prints an exception and still ends with 0.
     return set(result_files(order.folder)) > before
 
 

@@ -1,4 +1,4 @@
-"""A task's `generation_kwargs` as the services' sampling."""
+"""Converts a task's `generation_kwargs` to the services' sampling options."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,9 +7,9 @@ from visionsplit_client import Sampling
 
 from benchmarks.public.settings import Stops
 
-# What lmms-eval's adapter `llava` assumes where a task says nothing.
+# The defaults of lmms-eval's adapter `llava`.
 _MAX_NEW_TOKENS = 1024
-# Without a meaning here: sampling follows from the temperature, and images are always cut as the checkpoint says.
+# Arguments without effect here: sampling follows from the temperature, and the checkpoint decides how images are cut.
 _WITHOUT_EFFECT = frozenset({"do_sample", "use_cache", "image_sizes", "image_aspect_ratio"})
 _KNOWN = frozenset({"until", "max_new_tokens", "temperature", "top_p", "top_k", "num_beams"})
 

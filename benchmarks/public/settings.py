@@ -1,4 +1,4 @@
-"""lmms-eval's `--model_args` as a checked configuration. Nothing of lmms-eval is imported here."""
+"""Parses lmms-eval's `--model_args` to a validated configuration. This module does not import lmms-eval."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -7,11 +7,11 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 
 from visionsplit_client import Compression, DataTypeName, Layout, PositionIds, Pruning
 
-SEPARATOR = ";"  # between the parts of one argument; lmms-eval splits the arguments themselves at commas
+SEPARATOR = ";"  # between the parts of one argument; lmms-eval splits arguments at commas
 
 PromptForm = Literal["vicuna_v1", "checkpoint"]
 Stops = Literal["until", "none"]
-Argument: TypeAlias = str | int | float | bool  # what lmms-eval makes of an argument's text
+Argument: TypeAlias = str | int | float | bool  # the types to which lmms-eval converts an argument's text
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Settings:
     data_type: DataTypeName | None = None  # None means the encoder's default
     prompt: PromptForm = "vicuna_v1"
     stop: Stops = "until"  # "none" ignores a task's `until`, as lmms-eval's adapter `llava` does
-    seed: int = 0  # of the first question that is sampled; each further one takes the next
-    concurrency: int = 16  # calls under way at once
+    seed: int = 0  # of the first sampled question; each further one uses the next number
+    concurrency: int = 16  # concurrent calls
     max_images: int = 8  # in one question
-    timeout: float = 600.0  # seconds for one call, repeated tries at an overloaded service included
-    tokens_file: Path | None = None  # where the counts of tokens are written, as JSON
+    timeout: float = 600.0  # seconds for one call, including retries at an overloaded service
+    tokens_file: Path | None = None  # JSON file for the counts of tokens
     model: str | None = None  # a checkpoint, loaded into this process in place of asking the services
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class Settings:
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Argument]) -> Self:
-        """Read what lmms-eval makes of `--model_args`: numbers and booleans already, all else text.
+        """Convert lmms-eval's parsed `--model_args`, in which numbers and booleans are typed and all else is text.
 
         Raises:
             ValueError: an argument of another name, or a value of another form.
@@ -63,7 +63,7 @@ class Settings:
         return cls(**{name: _READERS[name](name, value) for name, value in arguments.items()})
 
     def to_arguments(self) -> str:
-        """The `--model_args` that give these settings; defaults are left out."""
+        """The `--model_args` for these settings, without defaults."""
         return ",".join(
             f"{field.name}={_written(getattr(self, field.name))}"
             for field in fields(self)
@@ -130,7 +130,7 @@ def _list(name: str, value: Argument) -> tuple[str, ...]:
 
 
 def _mapping(name: str, value: Argument) -> dict[str, float]:
-    """`tau=10;alpha=0.5` as numbers by name."""
+    """Parse `tau=10;alpha=0.5` to numbers by name."""
     found: dict[str, float] = {}
     for part in _list(name, value):
         key, equals, number = part.partition("=")

@@ -1,4 +1,4 @@
-"""Result folders as the poster's table.
+"""Formats folders of results as the poster's table.
 
     python -m benchmarks.public.table out/public [--mme perception]
 
@@ -24,7 +24,7 @@ _MISSING = "–"
 
 @dataclass(frozen=True)
 class Scored:
-    """What a row's folder says."""
+    """The results in a row's folder."""
 
     row: Row
     scores: Mapping[str, float]  # by the benchmark's name
@@ -63,7 +63,7 @@ def result_files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path, row: Row, columns: Sequence[Benchmark]) -> Scored | None:
-    """A row's scores, of several runs each task's latest; None without results."""
+    """A row's scores, for each task from its latest run; None without results."""
     files = result_files(folder)
     if not files:
         return None
@@ -77,7 +77,7 @@ def read(folder: Path, row: Row, columns: Sequence[Benchmark]) -> Scored | None:
 
 
 def relative(scores: Mapping[str, float], upper: Mapping[str, float]) -> tuple[float, int] | None:
-    """Mean share of the upper bound in percent, and over how many benchmarks; None without one in common."""
+    """Mean share of the upper bound in percent, and the number of common benchmarks; None if there are none."""
     shares = [100 * scores[name] / upper[name] for name in scores if upper.get(name)]
     return (sum(shares) / len(shares), len(shares)) if shares else None
 

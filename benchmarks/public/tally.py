@@ -1,4 +1,4 @@
-"""What the language model was given, task by task."""
+"""Counts the language model's input, task by task."""
 
 import json
 from collections import defaultdict
@@ -9,7 +9,7 @@ from typing import Any
 
 from visionsplit_client import Usage
 
-ALL = "all"  # the tasks together
+ALL = "all"  # the sum over tasks
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Sums:
 
     questions: int = 0
     images: int = 0
-    vision: int = 0  # kept by the encoder, newlines not among them
+    vision: int = 0  # kept by the encoder, without newlines
     before: int = 0  # the same without compression
     newlines: int = 0
     text: int = 0
@@ -34,11 +34,11 @@ class Sums:
         self.newlines += usage.newline_tokens
         self.text += usage.text_tokens
         self.generated += usage.generated_tokens
-        # No method drops text, so what a layer has beside the text is the image's.
+        # No method drops text, so the tokens of a layer that are not text belong to the image.
         self.over_layers += sum(layer_tokens) / len(layer_tokens) - usage.text_tokens if layer_tokens else entering
 
     def report(self) -> dict[str, Any]:
-        """Means over the questions, and shares of what an uncompressed run has.
+        """Means over the questions, and shares of an uncompressed run's values.
 
         Newlines are never compressed, so an uncompressed prompt has as many.
         """
@@ -73,7 +73,7 @@ class Tally:
         return {name: sums.report() for name, sums in self.tasks.items()}
 
     def lines(self) -> list[str]:
-        """One sentence for each task."""
+        """One sentence per task."""
         return [_sentence(name, figures) for name, figures in self.report().items()]
 
     def write(self, path: Path, about: dict[str, Any]) -> None:

@@ -1,14 +1,14 @@
-"""What ends a batch job as a whole. What is wrong with one row is a `Failure` of that row."""
+"""Exceptions that end a batch job. A problem with one row is a `Failure` of that row."""
 
 from visionsplit.errors import VisionSplitError
 
 
 class BatchError(VisionSplitError):
-    """A batch job cannot go on."""
+    """A batch job cannot continue."""
 
 
 class InputError(BatchError):
-    """The input cannot be listed: not there, of another format, or a row's id comes twice."""
+    """The input cannot be listed: it does not exist, has another format, or contains a row id twice."""
 
 
 class OutputError(BatchError):
@@ -16,8 +16,8 @@ class OutputError(BatchError):
 
 
 class TooManyFailuresError(BatchError):
-    """More rows failed than the job may lose. Rows that failed are tried again, so another run would end the same."""
+    """More rows failed than the job tolerates. Failed rows are retried, so another run would end in the same way."""
 
 
 class RefusedRunError(OutputError):
-    """The folder is not this run's: it belongs to a run with other settings or another input, or to something else."""
+    """The folder belongs to a run with other settings or another input, or contains other files."""

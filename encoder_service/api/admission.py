@@ -1,11 +1,11 @@
-"""Limits on calls, and the refusal of calls whose first text would come too late."""
+"""Limits calls, and refuses calls whose first text would come too late."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from visionsplit.serving.fairness import Shares
-from visionsplit.serving.overload import CallPlaces, Drain, OpenDoor, refuse_late
+from visionsplit.serving.overload import CallGate, CallPlaces, ServiceRate, refuse_late
 
 _UNBOUNDED = 2**31
 _TEXTS_AT_ONCE = 16  # fewer calls without text than this fit into the batches of the device and of the engine
@@ -18,13 +18,13 @@ class Admission:
     """Lets calls in up to a limit, and none while draining. Used from one event loop."""
 
     def __init__(self, max_calls: int, *, caller_share: float = 1.0) -> None:
-        self.door = OpenDoor("the encoder is draining")
+        self.gate = CallGate("the encoder is draining")
         self._places = CallPlaces(max_calls, share=caller_share)
         self.answers = AnswerQueue()
 
     @property
     def active(self) -> int:
-        """Calls that hold a place."""
+        """The number of calls that hold a place."""
         return self._places.active
 
     @contextmanager
@@ -35,7 +35,7 @@ class Admission:
             UnavailableError: draining.
             OverloadedError: of `CallPlaces.call`.
         """
-        with self.door.inside(), self._places.call(caller):
+        with self.gate.inside(), self._places.call(caller):
             yield
 
 
@@ -48,7 +48,7 @@ class AnswerQueue:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._waiting = Shares(_UNBOUNDED, 1.0)
-        self._drain = Drain(_TEXTS_AT_ONCE, clock)
+        self._rate = ServiceRate(_TEXTS_AT_ONCE, clock)
 
     @property
     def waiting(self) -> int:
@@ -67,9 +67,9 @@ class AnswerQueue:
             OverloadedError: the first text would come too late.
         """
         if self._busy:
-            refuse_late(self._drain.seconds_for(self._waiting.ahead_of(caller, 1) + 1), time_remaining, _PATIENCE)
+            refuse_late(self._rate.seconds_for(self._waiting.ahead_of(caller, 1) + 1), time_remaining, _PATIENCE)
         self._waiting.take(caller, 1)
-        self._drain.watch(busy=self._busy)
+        self._rate.watch(busy=self._busy)
         waits = True
 
         def answered() -> None:
@@ -77,14 +77,14 @@ class AnswerQueue:
             if waits:
                 waits = False
                 self._waiting.give_back(caller, 1)
-                self._drain.note(1, busy=self._busy)
+                self._rate.record(1, busy=self._busy)
 
         try:
             yield answered
         finally:
             if waits:
                 self._waiting.give_back(caller, 1)
-                self._drain.watch(busy=self._busy)
+                self._rate.watch(busy=self._busy)
 
     @property
     def _busy(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a running encoder says about itself."""
+"""The encoder's description of itself."""
 
 from collections.abc import Iterable
 from dataclasses import replace

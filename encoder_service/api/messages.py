@@ -37,7 +37,7 @@ def asked_text(prompt: generation_pb2.Prompt, placeholder: str) -> str:
 
 
 def prompt_text(prompt: generation_pb2.Prompt, most: int) -> str:
-    """What a request asks, in one text of up to `most` characters, for the log."""
+    """A request's question as one text of up to `most` characters, for the log."""
     if prompt.WhichOneof("form") != "chat":
         return prompt.text[:most]
     text = ""

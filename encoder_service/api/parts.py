@@ -1,4 +1,4 @@
-"""What the pipeline says of a request's images, as the protocol's messages."""
+"""Converts the events of a request's images to messages of the protocol."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 

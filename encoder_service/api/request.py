@@ -46,7 +46,7 @@ class RequestChecker:
         default_data_type: DataType,
         placeholder: str | None,
     ) -> None:
-        """`placeholder` stands for an image in a finished prompt; None where no text tower reads prompts."""
+        """`placeholder` stands for an image in a finished prompt; None if no text tower reads prompts."""
         self._max_images = max_images
         self._default_compression = default_compression
         self._default_data_type = default_data_type

@@ -49,7 +49,7 @@ _GenerateResponse = encoder_service_pb2.EncoderServiceGenerateResponse
 
 
 class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
-    """The servicer. Errors are raised as visionsplit's own; an interceptor gives them their status."""
+    """The servicer. It raises visionsplit's exceptions, which an interceptor maps to statuses."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         context: _Context,
         stack: AsyncExitStack,
     ) -> list[ImageSource]:
-        """The images in tiles; leaving `stack` gives up the room that they take."""
+        """The images as tiles; leaving `stack` releases the capacity that they take."""
         files = [image.data for image in images]
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
@@ -144,7 +144,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
     async def _parts(
         self, images: list[ImageSource], wanted: CheckedRequest, observer: CallObserver, stack: AsyncExitStack
     ) -> AsyncGenerator[Part, None]:
-        """The messages of a request's images; leaving `stack` gives up what has not been encoded."""
+        """The messages of a request's images; leaving `stack` cancels what has not been encoded."""
         if not images:
             return _nothing()
         events = self._pipeline.encode(images, call_start=wanted.started, on_image_done=observer.image_done)

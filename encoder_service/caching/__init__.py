@@ -1,8 +1,8 @@
-"""Kept tokens that are kept once more: an image that comes again is neither decoded nor encoded.
+"""A cache of kept tokens: a repeated image is neither decoded nor encoded.
 
-key.py      under which name an image's tokens are kept, and who may share them
-entry.py    the tokens of one image, and what of them a request gets
-memory.py   those used last, in memory
-disk.py     those used last, in a folder
-tokens.py   both of them, as the pipeline sees them
+key.py      the name under which an image's tokens are cached, and the requests that may share them
+entry.py    the cached tokens of one image, and the part of them that a request receives
+memory.py   the most recently used entries, in memory
+disk.py     the most recently used entries, in a folder
+tokens.py   both tiers together, as the pipeline uses them
 """

@@ -1,9 +1,9 @@
-"""The tokens used last, in a folder, so that they outlive the process.
+"""The most recently used cache entries in a folder, so that they outlive the process.
 
-A file per entry, `<key>.tokens`: the SHA-256 of what follows, a JSON header by its length, and a safetensors file.
-Files are written beside their place and moved into it, so that a reader finds all of an entry or none. Nothing here may
-fail a request: what cannot be read is a miss, what cannot be written is left out, and the log says so. Other files in
-the folder are left alone.
+Each entry is a file `<key>.tokens`: the SHA-256 of the rest of the file, the length of a JSON header, the header, and a
+safetensors file. A file is written under a temporary name in the same folder and then renamed, so that a reader finds
+either the whole entry or none. The disk never fails a request: an unreadable file is a cache miss, an entry that cannot
+be written is skipped, and the log reports both. Other files in the folder are left alone.
 """
 
 import hashlib
@@ -33,40 +33,40 @@ _SUFFIX, _UNFINISHED = ".tokens", ".part"
 _NAME = re.compile(rf"[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
 _LENGTH = struct.Struct("<Q")
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_UNFINISHED_SECONDS = 3600.0  # after the last write, the writer of an unfinished file is taken to have ended
-_LOG_PERIOD_SECONDS = 60.0  # a full disk fails every image: one line a minute, not one an image
+_UNFINISHED_SECONDS = 3600.0  # an unfinished file this old is taken to belong to a writer that has ended
+_LOG_PERIOD_SECONDS = 60.0  # a full disk fails every image: the log gets one line a minute, not one an image
 
 
 class DiskTier:
-    """Entries up to a number of bytes; those not used for longest go first. Safe to use from several threads.
+    """A least-recently-used cache of files, limited in bytes. Safe to use from several threads.
 
-    Several encoders may share a folder: each counts the files that it found at its start and its own since, and a file
-    that another has removed is a miss.
+    Several encoders may share a folder. Each counts the files that it found when it started and those that it wrote
+    since; a file that another encoder has removed is a cache miss.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         """
         Raises:
-            OSError: the folder cannot be made, read or written to.
+            OSError: the folder cannot be created, read or written to.
         """
         self._folder, self._max_bytes = folder, max_bytes
-        self._lock = threading.RLock()  # `_failed` may be called with it held
+        self._lock = threading.RLock()  # reentrant, since `_failed` may be called with the lock held
         self._sizes: OrderedDict[str, int] = OrderedDict()  # bytes of each key's file, least recently used first
         self.num_bytes = 0
         self.evictions = 0
         self.failures = 0  # files that could not be read or written
-        self._logged = 0  # of them
+        self._logged = 0  # of these failures, how many the log has reported
         self._log_again = 0.0  # time.monotonic
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            pass  # it can be written to
+            pass  # the folder is writable
         self._find()
 
     def __len__(self) -> int:
         return len(self._sizes)
 
     def get(self, key: str) -> CachedTokens | None:
-        """An entry, None if there is none that is whole."""
+        """Read an entry; None if the folder has no intact file for the key."""
         with self._lock:
             if key not in self._sizes:
                 return None
@@ -75,7 +75,7 @@ class DiskTier:
         try:
             content = path.read_bytes()
             entry = _from_bytes(key, content)
-            os.utime(path)  # the order of use outlives the process
+            os.utime(path)  # keeps the order of use across restarts, which `_find` reads from the modification times
         except (OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):
                 self._failed(f"cannot use {path.name}: {error}")
@@ -86,13 +86,14 @@ class DiskTier:
         return entry
 
     def put(self, key: str, entry: CachedTokens) -> None:
-        """Keep an entry in place of the present one."""
+        """Store an entry, replacing the present one of the same key."""
         content = _to_bytes(key, entry)
         if len(content) > self._max_bytes:
             return
         with self._lock:
             if key in self._sizes:
-                self._sizes.move_to_end(key)  # its file is replaced, so it must not make way for itself
+                # The new file replaces the old one, so making room must not evict the same key.
+                self._sizes.move_to_end(key)
             self._make_room(len(content) - self._sizes.get(key, 0))
         try:
             self._write(self._path(key), content)
@@ -102,15 +103,15 @@ class DiskTier:
         with self._lock:
             self.num_bytes += len(content) - self._sizes.pop(key, 0)
             self._sizes[key] = len(content)
-            self._make_room(0)  # a reader may have forgotten the file that was to be replaced
+            self._make_room(0)  # a concurrent reader may have dropped the old file's size from the total meanwhile
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{_SUFFIX}"
 
     def _find(self) -> None:
-        """Take stock of the folder, and clear away what a killed process left unfinished.
+        """Index the files already in the folder, and remove unfinished files that a killed process left.
 
-        Another encoder may be writing to the folder at this moment, so only old unfinished files go.
+        Another encoder may be writing to the folder at this moment, so only old unfinished files are removed.
         """
         abandoned = time.time() - _UNFINISHED_SECONDS
         found: list[tuple[float, str, int]] = []
@@ -118,7 +119,7 @@ class DiskTier:
             try:
                 status = path.stat()
             except OSError:
-                continue  # another encoder's, gone in the meantime
+                continue  # another encoder has removed it since the listing
             if path.name.endswith(_UNFINISHED) and _NAME.match(path.name):
                 if status.st_mtime < abandoned:
                     self._remove(path)
@@ -191,11 +192,11 @@ def _to_bytes(key: str, entry: CachedTokens) -> bytes:
 def _from_bytes(key: str, content: bytes) -> CachedTokens:
     """
     Raises:
-        ValueError: not what `_to_bytes` made of an entry of this key.
+        ValueError: the content is not an intact entry of this key.
     """
     digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
-        raise ValueError("its checksum is wrong; it is cut off or damaged")
+        raise ValueError("the checksum does not match; the file is truncated or damaged")
     try:
         (length,) = _LENGTH.unpack_from(body)
         facts = json.loads(body[_LENGTH.size : _LENGTH.size + length])
@@ -212,7 +213,7 @@ def _from_bytes(key: str, content: bytes) -> CachedTokens:
             tensors.get("ranks"),
         )
     except (struct.error, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        raise ValueError(f"it is no entry of this cache ({error})") from error
+        raise ValueError(f"the file is not an entry of this cache ({error})") from error
     if facts["key"] != key:
-        raise ValueError("it belongs to another image")
+        raise ValueError("the file belongs to another image")
     return entry

@@ -1,4 +1,4 @@
-"""The tokens of one image as they are kept, and what of them a request gets."""
+"""The cached tokens of one image, and the part of them that a request receives."""
 
 import time
 from collections.abc import Sequence
@@ -17,25 +17,25 @@ from encoder_service.compression.geometry import canonical, geometry_of
 from encoder_service.compression.shares import pooled_tokens, share_out
 from encoder_service.device.encoding import EncodedTiles
 
-_OVERHEAD = 2048  # bytes of an entry beside its arrays, roughly
+_OVERHEAD = 2048  # bytes of an entry besides its arrays, roughly
 
 
 @dataclass(frozen=True)
 class CachedTokens:
-    """One image's kept tokens in their wire format, tile after tile, each tile's in picking order.
+    """One image's kept tokens in wire format, tile after tile, the tokens of each tile in picking order.
 
-    In the wire format, not as the vision tower gave them: it is up to four times smaller, a hit converts nothing, and a
-    GPU's last bit of a conversion need not be found again on a CPU. Rows are converted one by one, so any of them may
-    be left out.
+    The wire format is stored, not the vision tower's output: it is up to four times smaller, a hit needs no conversion,
+    and the last bits of a conversion on a GPU need not be reproduced on a CPU. Each row is converted by itself, so any
+    of the rows may be left out.
     """
 
     grid: TileGrid
     budgets: tuple[int, ...]  # tokens per tile, thumbnail first
-    quotas: tuple[int, ...] | None  # of each tile, where they were asked for; other ratios' follow from the evidence
+    quotas: tuple[int, ...] | None  # per tile, if quotas were requested; those of other ratios follow from `evidence`
     features: TokenTensor  # [K, Dv]
     positions: Positions  # [K, 3]
-    evidence: NDArray[np.float32] | None  # [P], what the thumbnail says, where the budgets come from it
-    ranks: NDArray[np.int32] | None  # [K], as which token of the image each was picked, where all tiles compete
+    evidence: NDArray[np.float32] | None  # [P], the thumbnail's scores, if the budgets are computed from them
+    ranks: NDArray[np.int32] | None  # [K], the order in which tokens were picked, if all tiles compete for one budget
 
     @property
     def num_bytes(self) -> int:
@@ -44,7 +44,7 @@ class CachedTokens:
 
     @classmethod
     def of(cls, grid: TileGrid, results: Sequence[EncodedTiles]) -> "CachedTokens":
-        """All that encoding an image gave, from its first tiles to its last."""
+        """Combine all results of encoding one image, in the order of its tiles."""
         parts = [result for result in results if result.features.rows]
         evidence = next((result.evidence for result in results if result.evidence is not None), None)
         ranks = [result.ranks for result in parts if result.ranks is not None]
@@ -59,20 +59,20 @@ class CachedTokens:
         )
 
     def covers(self, other: "CachedTokens") -> bool:
-        """Whether a request that the other entry serves is served by this one as well."""
+        """Whether this entry also serves every request that `other` serves."""
         return all(own >= others for own, others in zip(self.budgets, other.budgets, strict=True))
 
-    def answer(self, composition: Composition, device: torch.device) -> EncodedTiles | None:
-        """What encoding the image anew would give, all tiles at once; None if not all of it is here.
+    def restrict_to(self, composition: Composition, device: torch.device) -> EncodedTiles | None:
+        """Return what encoding the image again would give, all tiles at once; None if the entry lacks some of it.
 
         Args:
-            composition: of the request; the entry lies under its name.
-            device: that of the vision tower, on which the budgets are computed as they were the first time.
+            composition: the request's compression; this entry was found under its key.
+            device: the vision tower's device. The budgets are computed on it, so that they equal the first ones.
 
         Raises:
             InvalidCompressionError: the request's ratio keeps no token.
         """
-        if composition.retention_ratio == 1:  # kept for all who ask so, with or without quotas
+        if composition.retention_ratio == 1:  # one entry serves requests with quotas and without
             return self._tiles(None, list(self.budgets), list(self.budgets) if composition.quotas_only else None)
         if not serves_smaller(composition):
             return self._tiles(None, list(self.budgets), None if self.quotas is None else list(self.quotas))
@@ -95,7 +95,7 @@ class CachedTokens:
         return self._tiles(np.concatenate(rows), budgets, None)
 
     def _foremost(self, number: int) -> EncodedTiles | None:
-        """The tokens that were picked first, of whatever tile."""
+        """The tokens that were picked first over all tiles."""
         if self.ranks is None or number > len(self.ranks):
             return None
         rows = np.flatnonzero(self.ranks < number)
@@ -103,7 +103,7 @@ class CachedTokens:
         return self._tiles(rows, budgets.tolist(), None)
 
     def _tiles(self, rows: NDArray[np.intp] | None, budgets: list[int], quotas: list[int] | None) -> EncodedTiles:
-        """Some rows in their order; None is all of them."""
+        """Select rows in ascending order; None selects all."""
         features, positions = self.features, self.positions
         if rows is not None and len(rows) < features.rows:
             features, positions = _rows(features, rows), positions[rows]

@@ -1,7 +1,8 @@
-"""Under which name the tokens of an image are kept: whatever decides about a single bit of them goes in.
+"""The name under which an image's tokens are cached: it covers everything that decides a single bit of them.
 
-Tokens are kept in the order in which they were picked. Where a smaller ratio keeps a prefix of what a larger one keeps,
-one entry serves both, and the ratio stays out of the name. With ratio 1 nothing is chosen: all methods share an entry.
+Tokens are cached in the order in which they were picked. Where a smaller ratio keeps a prefix of what a larger one
+keeps, one entry serves both, and the ratio is left out of the name. At ratio 1 every token is kept, so all methods
+share an entry.
 """
 
 import hashlib
@@ -16,20 +17,20 @@ from visionsplit.options.data_types import DataType
 from encoder_service.compression import Composition
 from encoder_service.device.vision_tower import VisionTower
 
-_FORMAT = 2  # of entries, names and the reading of images; another number and nothing older is found
-_LIBRARIES = ("torch", "transformers", "pillow", "numpy")  # their next versions may compute other last bits
+_FORMAT = 2  # of entries, keys and image decoding; after a change of this number, older entries are not found
+_LIBRARIES = ("torch", "transformers", "pillow", "numpy")  # another version may compute other last bits
 
 
 @dataclass(frozen=True)
 class TokensKey:
-    """The names of one request's tokens of one image."""
+    """The cache keys of one request's tokens of one image."""
 
-    entry: str  # 64 hex digits, under which they are kept
-    request: str  # the same, but with the ratio: equal where all of the answer is
+    entry: str  # 64 hexadecimal digits: the name of the cache entry
+    request: str  # with the ratio: equal for two requests whose whole answer is equal
 
 
 def serves_smaller(composition: Composition) -> bool:
-    """Whether tokens kept at one ratio hold what any smaller ratio would keep."""
+    """Whether the tokens kept at one ratio contain those that any smaller ratio would keep."""
     if composition.retention_ratio in (None, 1):
         return False
     budget = composition.budget
@@ -39,7 +40,7 @@ def serves_smaller(composition: Composition) -> bool:
 
 
 def tokens_key(image_digest: str, encoder: str, composition: Composition, data_type: DataType) -> TokensKey:
-    """The names, by the digest of the image's bytes and what `encoder_identity` says."""
+    """The keys for an image, given the SHA-256 of its bytes and the vision tower's `encoder_identity`."""
     facts = [_FORMAT, image_digest, encoder, composition.layout, data_type.value, _choice(composition)]
     ratio = composition.retention_ratio
     kept = facts if serves_smaller(composition) else [*facts, ratio]
@@ -47,19 +48,19 @@ def tokens_key(image_digest: str, encoder: str, composition: Composition, data_t
 
 
 def image_digest(data: bytes) -> str:
-    """SHA-256: nobody can make two images of one digest, so nobody gets the tokens of another image."""
+    """SHA-256: two different images with one digest cannot be constructed, so no caller gets another image's tokens."""
     return hashlib.sha256(data).hexdigest()
 
 
 def encoder_identity(fingerprint: str, vision_config: dict[str, Any], tower: VisionTower) -> str:
-    """Everything but the request that decides about tokens' bits: weights, settings, types, device, software."""
+    """A digest of what decides the tokens' bits besides the request: weights, settings, types, device, software."""
     device = torch.cuda.get_device_name(tower.device) if tower.device.type == "cuda" else tower.device.type
     software = {name: version(name) for name in ("visionsplit", *_LIBRARIES)}
     return _digest([fingerprint, vision_config, tower.feature_layers, str(tower.dtype), device, software])
 
 
 def _choice(composition: Composition) -> dict[str, Any]:
-    """What decides which tokens are kept, but for the ratio."""
+    """Everything but the ratio that decides which tokens are kept."""
     if composition.retention_ratio == 1:
         return {}
     named = {"budget": composition.budget.name, "parameters": dict(composition.parameters)}

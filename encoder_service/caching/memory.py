@@ -1,4 +1,4 @@
-"""The tokens used last, in memory."""
+"""The most recently used cache entries, in memory."""
 
 import threading
 from collections import OrderedDict
@@ -7,7 +7,7 @@ from encoder_service.caching.entry import CachedTokens
 
 
 class MemoryTier:
-    """Entries up to a number of bytes; those not used for longest go first. Safe to use from several threads."""
+    """A least-recently-used cache, limited in bytes. Safe to use from several threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -27,9 +27,9 @@ class MemoryTier:
             return entry
 
     def put(self, key: str, entry: CachedTokens) -> bool:
-        """Keep an entry unless the present one holds all of it; says whether it is new.
+        """Store an entry unless the present one covers it; return whether the entry is new.
 
-        One larger than the whole tier is not kept, and nothing makes way for it.
+        An entry larger than the whole tier is not stored, and nothing is evicted for it.
         """
         with self._lock:
             present = self._entries.get(key)

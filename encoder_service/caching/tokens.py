@@ -1,4 +1,4 @@
-"""Both tiers, as the pipeline sees them."""
+"""The memory and the disk tier together, as the pipeline uses them."""
 
 import enum
 import logging
@@ -20,14 +20,14 @@ from encoder_service.config import CacheLimits
 from encoder_service.device.encoding import EncodedTiles
 
 _log = logging.getLogger(__name__)
-_MAX_WAITING_WRITES = 32  # entries; a disk that is slower than the device must not fill the memory
-_MOST_LAST_PUTS = 1024  # keys; one that is gone costs a look-up more
+_MAX_WAITING_WRITES = 32  # entries; bounds the memory they take if the disk is slower than the device
+_MOST_LAST_PUTS = 1024  # keys; forgetting one costs at most one unnecessary look-up
 
 
 class CacheUse(enum.Enum):
     """Where an image's tokens came from."""
 
-    OFF = "off"  # no tokens are kept
+    OFF = "off"  # the cache is disabled
     MISS = "miss"  # encoded, by this call or by an equal one that ran at the same time
     MEMORY = "memory"
     DISK = "disk"
@@ -35,12 +35,12 @@ class CacheUse(enum.Enum):
 
 @dataclass(frozen=True)
 class CacheCounts:
-    """What the cache has done since the start, and what it holds."""
+    """Counters since the start, and the cache's present size."""
 
     memory_hits: int
     disk_hits: int
-    misses: int  # images that were encoded
-    joined: int  # images whose encoding was under way for an equal request
+    misses: int  # images encoded
+    joined: int  # images that shared an encoding under way for an equal request
     memory_entries: int
     memory_bytes: int
     memory_evictions: int
@@ -48,68 +48,72 @@ class CacheCounts:
     disk_bytes: int
     disk_evictions: int
     disk_failures: int  # files that could not be read or written
-    disk_skipped: int  # entries not written, since too many waited for the disk
+    disk_skipped: int  # entries not written because too many writes were waiting
 
 
 @dataclass(frozen=True)
 class Hit:
-    """An image whose tokens were there."""
+    """An image whose tokens were found in the cache."""
 
     grid: TileGrid
-    tiles: EncodedTiles  # all of them
+    tiles: EncodedTiles  # all tiles of the image
     use: CacheUse
 
 
 class TokenCache:
-    """Keeps images' tokens. `find` is for any thread; the rest for one event loop."""
+    """Caches images' tokens. `find` may run on any thread; the other methods belong to one event loop."""
 
     def __init__(self, limits: CacheLimits, *, encoder: str, device: torch.device) -> None:
         """
         Args:
-            limits: how many.
-            encoder: what `encoder_identity` says of the vision tower.
-            device: that of the vision tower.
+            limits: the sizes of both tiers.
+            encoder: `encoder_identity` of the vision tower.
+            device: the vision tower's device.
         """
         self._encoder, self._device = encoder, device
         self._memory = MemoryTier(limits.memory_bytes)
         self._disk = _open(limits)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="encoder-cache-write")
         self._waiting_writes = threading.Semaphore(_MAX_WAITING_WRITES)
-        self._last_puts: OrderedDict[str, object] = OrderedDict()  # a mark for each key, those put first going first
+        self._last_puts: OrderedDict[str, object] = OrderedDict()  # a new stamp at each put; the oldest put comes first
         self._uses = dict.fromkeys(CacheUse, 0)
         self._joined = 0
         self._skipped = 0
 
     def close(self) -> None:
-        """Finish what is being written."""
+        """Wait until the writes under way have finished."""
         self._writer.shutdown(wait=True)
 
     def key(self, image_digest: str, composition: Composition, data_type: DataType) -> TokensKey:
         return tokens_key(image_digest, self._encoder, composition, data_type)
 
     def stamp(self, key: TokensKey) -> object:
-        """When tokens were last put under a key: as long as it is the same, looking again finds the same."""
+        """Identify the latest put under a key.
+
+        `find` runs on a thread, so an equal image may finish encoding during the look-up. A caller compares the stamps
+        from before and after `find`: if they differ, a miss may be out of date and the look-up has to be repeated.
+        """
         return self._last_puts.get(key.entry)
 
     def find(self, key: TokensKey, composition: Composition) -> Hit | None:
-        """A request's tokens, to the bit what encoding would give. May read the disk and wait for the device.
+        """A request's tokens, bit-identical to encoding the image. May read the disk and wait for the device.
 
         Raises:
             InvalidCompressionError: the request's ratio keeps no token of the image.
         """
         entry = self._memory.get(key.entry)
-        tiles = entry.answer(composition, self._device) if entry is not None else None
+        tiles = entry.restrict_to(composition, self._device) if entry is not None else None
         if entry is not None and tiles is not None:
             return Hit(entry.grid, tiles, CacheUse.MEMORY)
         entry = self._disk.get(key.entry) if self._disk is not None else None
-        tiles = entry.answer(composition, self._device) if entry is not None else None
+        tiles = entry.restrict_to(composition, self._device) if entry is not None else None
         if entry is None or tiles is None:
             return None
         self._memory.put(key.entry, entry)
         return Hit(entry.grid, tiles, CacheUse.DISK)
 
     def put(self, key: TokensKey, entry: CachedTokens) -> None:
-        """Keep an image's tokens; they reach the disk in the background."""
+        """Cache an image's tokens; they are written to disk in the background."""
         self._last_puts[key.entry] = object()
         if len(self._last_puts) > _MOST_LAST_PUTS:
             self._last_puts.popitem(last=False)
@@ -122,7 +126,7 @@ class TokenCache:
         self._writer.submit(self._write, self._disk, key.entry, entry)
 
     def count(self, use: CacheUse, *, joined: bool = False) -> None:
-        """Take note of one image of a request."""
+        """Count one image of a request."""
         if joined:
             self._joined += 1
         else:
@@ -148,14 +152,14 @@ class TokenCache:
     def _write(self, disk: DiskTier, key: str, entry: CachedTokens) -> None:
         try:
             disk.put(key, entry)
-        except Exception:  # of a background thread, where nobody else would learn of it
+        except Exception:  # on a background thread, so that no caller would receive the error
             _log.exception("cannot keep an image's tokens on disk")
         finally:
             self._waiting_writes.release()
 
 
 def _open(limits: CacheLimits) -> DiskTier | None:
-    """The disk's tier, or none where its folder cannot be used: the service goes on without."""
+    """Open the disk tier; if its folder cannot be used, log a warning and go on without it."""
     if limits.folder is None:
         return None
     try:

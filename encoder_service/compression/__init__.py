@@ -1,6 +1,6 @@
-"""Which vision tokens to keep: features and scores in, kept tokens out.
+"""Decides which vision tokens to keep: features and scores in, kept tokens out.
 
-`select` treats one image whose tiles are all encoded; `Plan` does the same tile by tile as the vision tower finishes.
+`select` handles one image whose tiles are all encoded; `Plan` does the same tile by tile while the vision tower runs.
 """
 
 import torch
@@ -39,18 +39,18 @@ __all__ = [
 
 
 def select(encoded: TileFeatures, grid: TileGrid, compression: Compression) -> Kept:
-    """The tokens of one image to keep.
+    """Select the tokens of one image to keep.
 
     Args:
-        encoded: what the vision tower says, T tiles of P cells: tile 0 is the thumbnail, then the crops, row-major. The
-            outputs must hold what `compose(compression).needs` names.
+        encoded: the vision tower's output for T tiles of P cells: tile 0 is the thumbnail, followed by the crops,
+            row-major. It must contain the outputs in `compose(compression).needs`.
         grid: how the image was cut, by the unpad rule that belongs to the layout.
-        compression: what is asked for.
+        compression: the requested compression.
 
     Raises:
-        InvalidCompressionError: the compression is wrong, keeps no token, or the features and outputs do not have the
-            grid's shape.
-        InternalError: what decides is not finite.
+        InvalidCompressionError: the compression is invalid or keeps no token, or the features and outputs do not have
+            the grid's shape.
+        InternalError: the scores are not finite.
     """
     composition = compose(compression)
     _check_shapes(encoded, grid, composition)

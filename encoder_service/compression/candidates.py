@@ -1,4 +1,4 @@
-"""The tokens among which a selection chooses."""
+"""The tokens from which a selection chooses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,20 +10,21 @@ from encoder_service.compression.features import TowerOutput
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows of cells that compete among themselves: some tiles of an image, or all its tiles in one row.
+    """Rows of cells that compete with each other: some tiles of an image, or all its tiles in one row.
 
-    t rows of C cells. A row's first `counts` cells show image, in raster order, tile after tile; the rest is padding.
+    There are t rows of C cells. A row's first `counts` cells show image, in raster order, tile after tile; the rest is
+    padding.
     """
 
     worth: torch.Tensor  # [t, C] float32; minus infinity for padding
     counts: tuple[int, ...]  # valid cells of each row
-    cells: torch.Tensor | None  # [t, C] int64: columns of the tower's rows, None where the order is the tower's own
+    cells: torch.Tensor | None  # [t, C] int64: columns of the tower's rows; None if the order is the tower's
     tower_features: torch.Tensor  # [t, C, Dv] in the tower's order
     tower_outputs: Mapping[TowerOutput, torch.Tensor]  # each [t, C, ...] in the tower's order
-    shares: tuple[float, ...] = ()  # of each row's valid cells that the budget grants, before truncation
-    extras: tuple[int, ...] = ()  # picks of each row beyond that, which give their places to a merging's extra tokens
-    worth_is_weight: bool = False  # worths are weights already, scaled over more than this row
-    adaptive: bool = False  # whether the shares were found in the image and not asked for
+    shares: tuple[float, ...] = ()  # share of each row's valid cells that the budget grants, before truncation
+    extras: tuple[int, ...] = ()  # further picks of each row, which are replaced by a merging's extra tokens
+    worth_is_weight: bool = False  # whether worths are weights already, scaled over more than this row
+    adaptive: bool = False  # whether the shares were computed from the image instead of requested
 
     @property
     def padding(self) -> torch.Tensor:
@@ -35,7 +36,7 @@ class Candidates:
         return self._ordered(self.tower_features)
 
     def output(self, wanted: TowerOutput) -> torch.Tensor:
-        """What else the tower says of the cells, [t, C, ...]."""
+        """Another tower output for the cells, [t, C, ...]."""
         return self._ordered(self.tower_outputs[wanted])
 
     def _ordered(self, values: torch.Tensor) -> torch.Tensor:

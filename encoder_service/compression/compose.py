@@ -1,4 +1,4 @@
-"""How a request's names become a checked composition."""
+"""Resolves the names of a request to a validated composition."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -23,12 +23,12 @@ def compose(asked: Compression, *, text_tower: bool = True) -> Composition:
     """Resolve a request's names and check its numbers.
 
     Args:
-        asked: what a request asks for.
-        text_tower: whether what reads a text is to be listed among what exists.
+        asked: the requested options.
+        text_tower: whether error messages list methods that read a text.
 
     Raises:
         InvalidCompressionError: an unknown name or parameter, a parameter out of range, a ratio outside (0, 1], or
-            parts that do not go together; the text lists what exists.
+            parts that cannot be combined; the message lists the alternatives.
     """
     chosen = _chosen(asked, text_tower=text_tower)
     _check_name("score", chosen.score, SCORES, listed_scores(text_tower=text_tower))
@@ -63,7 +63,7 @@ def compose(asked: Compression, *, text_tower: bool = True) -> Composition:
 
 
 def _chosen(asked: Compression, *, text_tower: bool) -> Method:
-    """The method with the parts that the request replaces; their names are not checked yet."""
+    """The method with the parts that the request replaces; their names have not been checked."""
     _check_name("method", asked.method, METHODS, listed_methods(text_tower=text_tower))
     method = METHODS[asked.method]
     budget = method.budget if asked.budget is None else asked.budget
@@ -89,7 +89,7 @@ def _check_name(kind: str, name: str, known: Collection[str], shown: Iterable[st
 
 
 def _check_guidance(asked: Compression, score: Score) -> None:
-    """A text where none is read would be ignored; one without words says nothing."""
+    """Refuse a text that no score would read, and one without words."""
     if asked.guidance is None:
         return
     if score.source is not TowerOutput.TEXT_RELEVANCE:
@@ -109,7 +109,7 @@ def _ratio(asked: Compression, method: Method, budget: Budget) -> float | None:
         return 1.0 if method.name == KEEP_ALL else ratio
     if ratio is None:
         return 1.0 if method.name == KEEP_ALL else DEFAULT_RATIO
-    if not 0 < ratio <= 1:  # false for NaN too
+    if not 0 < ratio <= 1:  # also catches NaN
         raise InvalidCompressionError(f"retention_ratio is {ratio}; it must be in (0, 1]")
     if method.name == KEEP_ALL and ratio != 1:
         raise InvalidCompressionError(f"method {KEEP_ALL!r} keeps every token; retention_ratio {ratio} contradicts it")

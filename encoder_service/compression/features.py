@@ -1,4 +1,4 @@
-"""What the vision tower says about tiles: the features, and what parts of a method read beside them."""
+"""The vision tower's output for tiles: features, and further outputs that parts of a method read."""
 
 import enum
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import torch
 
 
 class TowerOutput(enum.Enum):
-    """What a part of a method may need from the vision tower beside the features. L layers, H heads, width D."""
+    """An output of the vision tower that a part of a method needs besides the features. L layers, H heads, width D."""
 
     CLS_LOGITS = "pre-softmax attention of [CLS] to each patch in the last layer, mean over heads"  # [t, P] float32
     CLS_ATTENTION = "attention of [CLS] to each patch in the layer that puts out the features, mean over heads"  # same
@@ -21,12 +21,12 @@ class TowerOutput(enum.Enum):
 
 @dataclass(frozen=True)
 class TileFeatures:
-    """What the vision tower says about t tiles of P cells."""
+    """The vision tower's output for t tiles of P cells."""
 
     features: torch.Tensor  # [t, P, Dv]
-    outputs: Mapping[TowerOutput, torch.Tensor]  # those that were asked for
+    outputs: Mapping[TowerOutput, torch.Tensor]  # those that were requested
 
     def tiles(self, first: int, stop: int) -> "TileFeatures":
-        """What it says about tiles [first, stop)."""
+        """The output for tiles [first, stop)."""
         outputs = {output: values[first:stop] for output, values in self.outputs.items()}
         return TileFeatures(self.features[first:stop], outputs)

@@ -1,4 +1,4 @@
-"""Index maps of one grid, made once and reused by every image that is cut and padded alike.
+"""Index maps of a grid, computed once and reused for all images that are cut and padded in the same way.
 
 Each tile's cells are listed with the valid ones first, in raster order, followed by the padding, so that row t of a
 [T, P] map belongs to tile t and its first `counts[t]` columns show image.
@@ -13,17 +13,17 @@ from visionsplit.grid import TileGrid
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the cells of a grid's tiles lie. T tiles of P cells, `side` along each edge."""
+    """The positions of the cells of a grid's tiles. T tiles of P cells, `side` along each edge."""
 
     side: int
     counts: tuple[int, ...]  # valid cells per tile, thumbnail first
     padded: bool  # whether any cell shows padding
     cells: torch.Tensor  # [T, P] int64: cell within the tile, valid ones first
-    numbers: torch.Tensor  # [T, P] int64: the same counted through all tiles, tile * P + cell
+    numbers: torch.Tensor  # [T, P] int64: the same numbered over all tiles, tile * P + cell
     padding: torch.Tensor  # [T, P] bool: all but the first counts[t] of each row
     canvas_size: tuple[int, int]  # rows and columns of the valid region in cells
     guides: torch.Tensor  # [T - 1, P] int64: index into the flattened valid region for each crop cell, 0 for padding
-    regions: torch.Tensor  # [T - 1, P] bool: the thumbnail cells that look at each crop
+    regions: torch.Tensor  # [T - 1, P] bool: the thumbnail cells that cover each crop
     region_weights: torch.Tensor  # [T - 1, P] float64: the same as 0 and 1
 
 
@@ -62,10 +62,10 @@ def _cells(grid: TileGrid, tile: int) -> torch.Tensor:
 
 
 def _regions(grid: TileGrid) -> torch.Tensor:
-    """Which thumbnail cells look at each crop, [crops, P] bool.
+    """The thumbnail cells that cover each crop, [crops, P] bool.
 
     The thumbnail is cut into equal whole cells; the last row and column of crops take the remainder, as in
-    GlobalCom2's code. Padding plays no part: the thumbnail is the whole image squashed to a square.
+    GlobalCom2's code. Padding does not matter: the thumbnail is the whole image squeezed into a square.
     """
     steps = torch.arange(grid.side)
     row = torch.clamp(steps // max(grid.side // grid.rows, 1), max=grid.rows - 1)  # [side]
@@ -75,10 +75,10 @@ def _regions(grid: TileGrid) -> torch.Tensor:
 
 
 def _guides(grid: TileGrid, *, reference_layout: bool) -> torch.Tensor:
-    """For each crop's cells, where in the valid region they lie, [crops, P] int64; 0 for padding.
+    """The position of each crop's cells in the valid region, [crops, P] int64; 0 for padding.
 
     GlobalCom2's code walks the valid region row of crops by row of crops and advances by the height of the row's
-    first crop; where that crop is wholly padding it does not advance. The reference layout repeats this.
+    first crop; if that crop is entirely padding it does not advance. The reference layout reproduces this.
     """
     guides = torch.zeros(grid.num_crops, grid.cells_per_tile, dtype=torch.int64)
     below = 0  # rows of the valid region above the current row of crops

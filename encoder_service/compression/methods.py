@@ -18,7 +18,7 @@ NO_MERGING = "none"  # kept tokens stay as they are
 
 
 class Choice(Protocol):
-    """Something a request may name."""
+    """A named choice that a request may make."""
 
     @property
     def name(self) -> str: ...
@@ -39,11 +39,11 @@ class Method:
     selection: str
     merging: str = NO_MERGING
     budget_without_ratio: str | None = None  # an adaptive budget, used when a request gives no ratio and no budget
-    presets: Mapping[str, float] = field(default_factory=dict)  # its own defaults of its parts' parameters
+    presets: Mapping[str, float] = field(default_factory=dict)  # the method's defaults for its parts' parameters
 
     @property
     def parameters(self) -> Declared:
-        """Every parameter of its parts."""
+        """Every parameter of the method's parts."""
         parts: list[Part] = [SCORES[self.score], BUDGETS[self.budget], SELECTIONS[self.selection]]
         if self.merging != NO_MERGING:
             parts.append(MERGINGS[self.merging])
@@ -145,7 +145,7 @@ _ALL = (
         "coverage",
     ),
     Method("uniform", "Evenly spread tokens, the same share of every tile (a baseline).", "flat", "uniform", "even"),
-    Method("random", "Tokens by lot, the same share of every tile (a baseline).", "local", "uniform", "random"),
+    Method("random", "Random tokens, the same share of every tile (a baseline).", "local", "uniform", "random"),
 )
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
 

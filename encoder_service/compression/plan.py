@@ -1,4 +1,4 @@
-"""One image's compression, run as its tiles come out of the vision tower."""
+"""Compresses one image while its tiles come out of the vision tower."""
 
 import math
 from collections.abc import Sequence
@@ -16,21 +16,22 @@ from encoder_service.compression.shares import pooled_tokens, share_out
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """Some kept tokens of one image, tile after tile, each tile's in picking order."""
+    """Some kept tokens of one image, tile after tile, the tokens of each tile in picking order."""
 
     numbers: torch.Tensor  # [K] int64: tile * P + row * side + column
     features: torch.Tensor  # [K, Dv]
-    sound: torch.Tensor  # [] bool, whether all that they were chosen by is finite
-    ranks: torch.Tensor | None = None  # [K] int64, where all tiles' tokens compete: as which of them each was picked
+    sound: torch.Tensor  # [] bool, whether all values that decided the choice are finite
+    ranks: torch.Tensor | None = None  # [K] int64, the order of picking over all tiles, if these compete
 
 
 _Chosen = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # of kept tokens: numbers [K], features [K, Dv], ranks
 
 
 class Plan:
-    """What one image keeps: the budgets once their evidence is known, then the tokens of each tile.
+    """The choice for one image: first the budgets, once their evidence is known, then the tokens of each tile.
 
-    T tiles of P cells. Everything stays on the device but the few numbers that decide the budgets, which cross once.
+    T tiles of P cells. All data stays on the device except the few numbers that decide the budgets, which are copied
+    once.
     """
 
     def __init__(self, composition: Composition, grid: TileGrid, device: torch.device) -> None:
@@ -40,25 +41,25 @@ class Plan:
         self._geometry = geometry_of(canonical(grid), reference_layout=reference, device=device)
         self._guidance: torch.Tensor | None = None  # [T - 1, P]
         self._padding = self._geometry.padding if self._geometry.padded else None  # [T, P]
-        self._held: list[TileFeatures] = []  # of a composition that waits for the whole image
+        self._held: list[TileFeatures] = []  # kept while a composition waits for the whole image
         self._started = False
-        self._extras: list[int] = []  # tokens per tile that a merging adds to stand for the dropped ones
-        self.budgets: list[int] = []  # tokens per tile, thumbnail first; empty until the first tokens are there
-        self.ratios: list[float] | None = None  # per tile; None until then and where nothing is pruned
-        self.quotas: list[int] | None = None  # tokens per tile, where only these were asked for
-        self.evidence: torch.Tensor | None = None  # [P], what the thumbnail says, where that decides the ratios
+        self._extras: list[int] = []  # tokens per tile that a merging adds to represent the dropped ones
+        self.budgets: list[int] = []  # tokens per tile, thumbnail first; empty until the first tokens have been chosen
+        self.ratios: list[float] | None = None  # per tile; None until then, and if nothing is pruned
+        self.quotas: list[int] | None = None  # tokens per tile, if only these were requested
+        self.evidence: torch.Tensor | None = None  # [P], the thumbnail's scores, if the ratios are computed from them
 
     def take(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> KeptTokens | None:
-        """The kept tokens of the next tiles, [first_tile, stop_tile).
+        """Choose the tokens of the next tiles, [first_tile, stop_tile).
 
-        None while the composition waits for the rest of the image; the last tiles then bring all tokens.
+        Returns None while the composition waits for the rest of the image; the last tiles then give all tokens.
 
         Raises:
-            InvalidCompressionError: not one token would be kept.
-            InternalError: what decides the budgets is not finite.
+            InvalidCompressionError: no token would be kept.
+            InternalError: the values that decide the budgets are not finite.
         """
         if self._composition.waits_for_image:
-            # Its pass may have held images that need more of the tower than this one, other passes none.
+            # The batch may have contained images that need more tower outputs than this one; other batches may not.
             needed = {output: encoded.outputs[output] for output in self._composition.needs}
             self._held.append(TileFeatures(encoded.features, needed))
             if stop_tile < self._grid.num_tiles:
@@ -77,12 +78,12 @@ class Plan:
         return KeptTokens(numbers, features, self._sound(encoded), ranks)
 
     def positions(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Tile, row and column within the tile, [K, 3] int64, of cells as `take` gives them."""
+        """Tile, row and column within the tile, [K, 3] int64, of cell numbers from `take`."""
         tile, cell = numbers // self._grid.cells_per_tile, numbers % self._grid.cells_per_tile
         return torch.stack((tile, cell // self._grid.side, cell % self._grid.side), dim=1)
 
     def _start(self, encoded: TileFeatures) -> None:
-        """Fix the budgets, from the thumbnail's outputs or all tiles'."""
+        """Fix the budgets, from the outputs of the thumbnail or of all tiles."""
         self._started = True
         composition, counts = self._composition, self._geometry.counts
         self.budgets = list(counts)
@@ -105,7 +106,7 @@ class Plan:
             self._guidance = composition.score.guidance(thumbnail, self._geometry)
 
     def _extra(self, number: int, count: int) -> int:
-        """The extra tokens of a row that keeps a number of its valid cells: they stand for dropped ones, if any."""
+        """The extra tokens of a row that keeps a number of its valid cells, to represent dropped tokens if any."""
         merging = self._composition.merging
         return 0 if merging is None or not number else min(merging.extra, count - number)
 
@@ -116,7 +117,7 @@ class Plan:
         return kept, self._features(first_tile, encoded, kept), None
 
     def _choose(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> _Chosen:
-        """The choice of each tile for itself."""
+        """Choose in each tile separately."""
         cells = self._geometry.cells[first_tile:stop_tile] if self._geometry.padded else None  # [t, P]
         assert self.ratios is not None, "the budgets come first"
         candidates = Candidates(
@@ -138,7 +139,7 @@ class Plan:
         return kept, self._features(first_tile, encoded, kept) if features is None else features, None
 
     def _choose_pooled(self, encoded: TileFeatures) -> _Chosen:
-        """One choice among all tiles' tokens, which are one row of candidates, valid cells first."""
+        """Choose among all tiles' tokens, which form one row of candidates, valid cells first."""
         counts = self._geometry.counts
         assert self.ratios is not None, "the budgets come first"
         total = sum(counts)
@@ -165,7 +166,7 @@ class Plan:
         return kept, self._features(0, encoded, kept) if features is None else features[by_tile], by_tile
 
     def _pick(self, candidates: Candidates, budgets: Sequence[int]) -> tuple[Picks, torch.Tensor | None]:
-        """The picks, and their features [K, Dv] where a merging changes them."""
+        """The picks, and their features [K, Dv] if a merging changes them."""
         composition = self._composition
         picks = composition.selection.pick(candidates, budgets, composition.parameters)
         if composition.merging is None:
@@ -173,20 +174,20 @@ class Plan:
         return picks, composition.merging.merge(candidates, picks, composition.parameters)
 
     def _sound(self, encoded: TileFeatures) -> torch.Tensor:
-        """[] bool, left on the device: asking for it would wait for the forward pass."""
+        """Whether the scores are finite, [] bool, on the device: reading it here would wait for the forward pass."""
         finite = [torch.isfinite(encoded.outputs[output]).all() for output in self._composition.needs]
         return torch.stack(finite).all() if finite else torch.ones((), dtype=torch.bool, device=encoded.features.device)
 
     def _features(self, first_tile: int, encoded: TileFeatures, numbers: torch.Tensor) -> torch.Tensor:
-        """Features [K, Dv] of cells whose tiles begin with the first of those encoded."""
+        """Features [K, Dv] of cells, where `encoded` begins with tile `first_tile`."""
         rows = encoded.features.reshape(-1, encoded.features.shape[-1])  # [t * P, Dv]
         return rows.index_select(0, numbers - first_tile * self._grid.cells_per_tile)
 
     def _worth(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> torch.Tensor:
         """The worth of every cell in the geometry's order, [t, P]; padding is worth minus infinity.
 
-        The thumbnail's tokens are worth their own scores, the crops' what the composition's score says; of a score that
-        rates the whole image, all are worth what it says.
+        The thumbnail's tokens are rated by their own scores, the crops' by the composition's score; a score for the
+        whole image rates all of them.
         """
         score, padding = self._composition.score, self._padding
         if score.source is None:

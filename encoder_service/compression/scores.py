@@ -1,7 +1,7 @@
-"""What a crop's token is worth: by its own crop's view, by the thumbnail's, or by both.
+"""Scores: how valuable a crop's token is, by the crop's view, by the thumbnail's view, or by both.
 
 Source: GlobalCom2 (arXiv 2501.05179), section "token score" and the ablation on it, with the normalisation of the
-published code; they take the [CLS] logits of the last layer. And the scores of other methods, which know one view only.
+published code; they read the [CLS] logits of the last layer. Also the scores of other methods, which use one view.
 """
 
 import math
@@ -16,11 +16,11 @@ from encoder_service.compression.base import Score
 from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
-_LEAST_RELEVANCE = 1e-6  # of CDPruner's code: what even the least relevant token weighs, before the division
+_LEAST_RELEVANCE = 1e-6  # from CDPruner's code: the weight of the least relevant token, before the division
 
 
 class FlatScore(Score):
-    """Nothing: all tokens are alike."""
+    """Rates all tokens equal."""
 
     name = "flat"
     description = "All tokens are worth the same; for selections that look at the features."
@@ -35,7 +35,7 @@ class LocalScore(Score):
 
 
 class ClsAttentionScore(Score):
-    """A tile's own [CLS] attention, after the softmax, in the layer that puts out the features."""
+    """A tile's own [CLS] attention, after the softmax, in the layer that outputs the features."""
 
     name = "cls_attention"
     description = "[CLS] attention of the tile itself in the layer that puts out the features (FasterVLM)."
@@ -43,7 +43,7 @@ class ClsAttentionScore(Score):
 
 
 class ClsAffinityScore(Score):
-    """What a tile's own [CLS] attends to in the last layer, taken as one head."""
+    """A tile's own [CLS] attention in the last layer, computed as one head."""
 
     name = "cls_affinity"
     description = "[CLS] attention of the tile itself in the last layer, as one head over the full width (PruMerge)."
@@ -51,7 +51,7 @@ class ClsAffinityScore(Score):
 
 
 class GlobalScore(Score):
-    """The thumbnail's [CLS] logits at the place where the crop's token lies."""
+    """The thumbnail's [CLS] logits at the position of the crop's token."""
 
     name = "global"
     description = "[CLS] logits of the thumbnail, resized to the crops (GlobalCom2's ablation, global only)."
@@ -67,7 +67,7 @@ class GlobalScore(Score):
 
 
 class GlobalLocalScore(Score):
-    """Both, each scaled to unit length per crop: alpha * local + (1 - alpha) * global."""
+    """Both logits, each scaled to unit length per crop: alpha * local + (1 - alpha) * global."""
 
     name = "global_local"
     description = "alpha * local + (1 - alpha) * global, each of unit length per crop (GlobalCom2)."
@@ -90,8 +90,8 @@ class GlobalLocalScore(Score):
 class PromptRelevanceScore(Score):
     """Relevance to a text, scaled over all tiles: (r - lowest + 1e-6) / (highest - lowest), as in CDPruner's code.
 
-    That code scales over every cell of the tiles; here those that show none of the image do not count. Where all are
-    equally relevant it divides by zero; here all then weigh 1.
+    That code scales over every cell of the tiles; here cells that show padding do not count. If all tokens are equally
+    relevant, that code divides by zero; here all of them then weigh 1.
     """
 
     name = "prompt_relevance"
@@ -109,7 +109,7 @@ class PromptRelevanceScore(Score):
 
 
 def resize_to_crops(thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
-    """The thumbnail's scores [P] resized bilinearly to the valid region and cut along the crops' borders.
+    """The thumbnail's scores [P], resized bilinearly to the valid region and cut along the crops' borders.
 
     Returns [crops, P] in the geometry's order, with padding undefined; None if the valid region is empty.
     """

@@ -1,4 +1,4 @@
-"""How many tokens each tile keeps at a ratio, from what the vision tower says."""
+"""Computes how many tokens each tile keeps at a ratio, from the vision tower's output."""
 
 import math
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from encoder_service.compression.geometry import Geometry
 
 @dataclass(frozen=True)
 class Shares:
-    """What a budget grants the tiles of one image, thumbnail first."""
+    """The shares that a budget grants the tiles of one image, thumbnail first."""
 
     ratios: list[float]  # of each tile's valid tokens
-    tokens: list[int]  # the same in whole tokens, without those that a merging adds; means nothing for a pooled budget
+    tokens: list[int]  # the same in whole tokens, without those that a merging adds; not valid for a pooled budget
 
 
 def share_out(composition: Composition, geometry: Geometry, source: torch.Tensor | None) -> Shares:
-    """Ask the composition's budget. Its ratio must not be 1.
+    """Compute each tile's share with the composition's budget. The composition's ratio must not be 1.
 
     Args:
-        composition: what was asked for.
+        composition: the requested composition.
         geometry: how the image was cut.
-        source: what the budget is computed from, [P] or, with `whole_image`, [T, P]; None if it needs nothing.
+        source: the input of the budget, [P] or, with `whole_image`, [T, P]; None if it needs none.
 
     Raises:
-        InvalidCompressionError: not one token would be kept.
+        InvalidCompressionError: no token would be kept.
         InternalError: the source is not finite.
     """
     budget, counts = composition.budget, geometry.counts
@@ -40,12 +40,12 @@ def share_out(composition: Composition, geometry: Geometry, source: torch.Tensor
         kept_none = f"keeps none of the image's {sum(counts)} tokens"
         if composition.retention_ratio is None:
             raise InvalidCompressionError(
-                f"budget {budget.name!r} {kept_none}, for nothing stands out; give a retention_ratio"
+                f"budget {budget.name!r} {kept_none}, because no token stands out; give a retention_ratio"
             )
         raise InvalidCompressionError(f"retention_ratio {composition.retention_ratio} {kept_none}")
     return Shares(ratios, tokens)
 
 
 def pooled_tokens(counts: Sequence[int], ratios: Sequence[float]) -> int:
-    """How many tokens an image keeps whose tiles compete for one budget."""
+    """The number of tokens that an image keeps if its tiles compete for one budget."""
     return int(sum(counts) * ratios[0])

@@ -1,1 +1,1 @@
-"""The device's side: tiles of all callers in one queue, encoded in batches by one thread."""
+"""The device: tiles of all callers wait in one queue, and one thread encodes them in batches."""

@@ -1,4 +1,4 @@
-"""One batch of tiles through the device: vision tower, scores, selection, packing, and one copy to the host.
+"""Runs one batch of tiles on the device: vision tower, scores, selection, packing, and one copy to the host.
 
 Tiles of different images share the forward pass; from the scores on, each image goes its own way.
 """
@@ -22,7 +22,7 @@ _FROM_TEXT = frozenset({TowerOutput.TEXT_RELEVANCE})  # not the vision tower's: 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """One span's kept tokens, still on the device."""
+    """The kept tokens of one span, still on the device."""
 
     span: TileSpan
     plan: Plan
@@ -33,16 +33,16 @@ class _Chosen:
 
     @property
     def tensors(self) -> list[torch.Tensor]:
-        """All that the host must have."""
+        """The tensors to copy to the host."""
         beside = [tensor for tensor in (self.evidence, self.ranks) if tensor is not None]
         return [self.numbers, *self.packed.tensors, *beside]
 
 
-OnBatch = Callable[[int, float, float], None]  # tiles, seconds, and of these the seconds that choosing took the host
+OnBatch = Callable[[int, float, float], None]  # tiles, seconds, and how many of these the host spent on choosing
 
 
 def _ignore(tiles: int, seconds: float, choosing_seconds: float) -> None:
-    """Measures nothing."""
+    """Default callback: does nothing."""
 
 
 class BatchEncoder:
@@ -110,7 +110,7 @@ class BatchEncoder:
         return pixels.pin_memory().to(self._tower.device, non_blocking=True)
 
     def _choose(self, span: TileSpan, encoded: TileFeatures) -> _Chosen | None:
-        """Score, select and pack one span; None while its image's tokens wait for the rest of the image."""
+        """Score, select and pack one span; None while the image's tokens wait for the rest of the image."""
         encoding, request = span.encoding, span.encoding.request
         if encoding.plan is None:
             encoding.plan = Plan(request.composition, request.image.grid, self._tower.device)
@@ -126,7 +126,7 @@ class BatchEncoder:
         return _Chosen(span, encoding.plan, kept.numbers, packed, evidence, kept.ranks)
 
     def _collect(self, chosen: list[_Chosen], started: float) -> list[SpanResult]:
-        """Bring all spans' tokens to the host at once; the results are in the order of the spans."""
+        """Copy the tokens of all spans to the host together; the results are in the order of the spans."""
         arrived = iter(to_host([tensor for choice in chosen for tensor in choice.tensors]))
         seconds = time.monotonic() - started
         results: list[SpanResult] = []

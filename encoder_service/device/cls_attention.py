@@ -1,9 +1,9 @@
-"""What [CLS] attends to in one layer of the vision tower, from the layer's input and without an attention map.
+"""The attention of [CLS] in one layer of the vision tower, computed from the layer's input without an attention map.
 
 A score is q . k with k = W x + b, which is (W^T q) . x + q . b: W is applied to the one query instead of every patch.
 
-How a tile is scored must not depend on its company in the batch, to the last bit. So each tile has products of its own;
-and since PyTorch computes a batch of one in another way, a single tile keeps itself company.
+A tile's scores must not depend on the other tiles of its batch, to the last bit. So each tile has separate products;
+and since PyTorch computes a batch of one in another way, a single tile is computed twice, as a batch of two.
 """
 
 import math
@@ -15,7 +15,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 
 class ClsScoreHead(nn.Module):
-    """The last layer's input norm, queries and keys: all that is left of it."""
+    """The last layer's input norm, queries and keys, which are the only parts of it that are computed."""
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
@@ -40,11 +40,11 @@ class ClsScoreHead(nn.Module):
 
     def keys(self, state: torch.Tensor) -> torch.Tensor:
         """The patches' keys, all heads side by side, [B, P, D] float32."""
-        return _keys(self.layer_norm1(_in_company(state)), self.k_proj.weight, self.k_proj.bias)[: len(state)]
+        return _keys(self.layer_norm1(_at_least_two_rows(state)), self.k_proj.weight, self.k_proj.bias)[: len(state)]
 
     def _products(self, state: torch.Tensor) -> torch.Tensor:
         """q_cls . k over the full width, [B, 1 + P]."""
-        normed = self.layer_norm1(_in_company(state))  # [B, 1 + P, D]
+        normed = self.layer_norm1(_at_least_two_rows(state))  # [B, 1 + P, D]
         query = _query(normed, self.q_proj)  # [B, 1, D]
         toward = torch.bmm(query, self.k_proj.weight.expand(len(normed), -1, -1))  # [B, 1, D]
         offset = (query * self.k_proj.bias).sum(dim=2)  # [B, 1]
@@ -60,7 +60,7 @@ def cls_attention(layer: CLIPEncoderLayer, state: torch.Tensor) -> torch.Tensor:
         state: its input, [B, 1 + P, D].
     """
     attention = layer.self_attn
-    normed = _in_company(layer.layer_norm1(state))  # [B, 1 + P, D]
+    normed = _at_least_two_rows(layer.layer_norm1(state))  # [B, 1 + P, D]
     tiles, _, width = normed.shape
     heads, size = attention.num_heads, attention.head_dim
     query = _query(normed, attention.q_proj).view(tiles * heads, 1, size)  # [B * H, 1, d]
@@ -78,14 +78,14 @@ def patch_keys(layer: CLIPEncoderLayer, state: torch.Tensor) -> torch.Tensor:
     The mean of the heads' keys is the key of the heads' mean weights.
     """
     heads, projection = layer.self_attn.num_heads, layer.self_attn.k_proj
-    normed = _in_company(layer.layer_norm1(state))
+    normed = _at_least_two_rows(layer.layer_norm1(state))
     weight = projection.weight.float().unflatten(0, (heads, -1)).mean(dim=0)  # [D / H, D]
     bias = projection.bias.float().unflatten(0, (heads, -1)).mean(dim=0)  # [D / H]
     return _keys(normed, weight, bias)[: len(state)]
 
 
-def _in_company(state: torch.Tensor) -> torch.Tensor:
-    """The same in float32, for half precision would make ties; a single tile twice."""
+def _at_least_two_rows(state: torch.Tensor) -> torch.Tensor:
+    """The same in float32, since half precision would create ties; a single tile is repeated to two rows."""
     return state.float() if len(state) > 1 else state.float().expand(2, -1, -1)
 
 

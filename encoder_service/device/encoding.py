@@ -24,7 +24,7 @@ class PreparedImage:
 
     pixels: torch.Tensor  # [T, 3, H, W] float32, CPU; [0] once they have been released
     grid: TileGrid
-    preprocess_seconds: float = 0.0  # that decoding and cutting took
+    preprocess_seconds: float = 0.0  # time for decoding and cutting
 
     def release_pixels(self) -> None:
         """Free the pixels' memory. The device must not need them any more."""
@@ -33,12 +33,12 @@ class PreparedImage:
 
 @dataclass(frozen=True)
 class EncodeRequest:
-    """What is to be encoded, and how."""
+    """The request to encode an image."""
 
     image: PreparedImage
     composition: Composition
     data_type: DataType
-    text: torch.Tensor | None = None  # [E], the text tower's embedding, where the composition reads a text
+    text: torch.Tensor | None = None  # [E], the text tower's embedding, if the composition reads a text
 
 
 @dataclass(eq=False)
@@ -49,9 +49,9 @@ class ImageEncoding:
     """
 
     request: EncodeRequest
-    plan: Plan | None = None  # made with the first batch, since its tensors lie on the device
+    plan: Plan | None = None  # created with the first batch, since its tensors are on the device
     held_since: float | None = None  # start of the first pass whose tiles wait for the rest, seconds of time.monotonic
-    held_seconds: float = 0.0  # that the passes took whose tiles wait for the rest
+    held_seconds: float = 0.0  # time of the forward passes whose tiles wait for the rest
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,18 @@ class TileSpan:
 
 @dataclass(frozen=True)
 class EncodedTiles:
-    """The kept tokens of some consecutive tiles of one image: of all of them, where the method waits for the last."""
+    """The kept tokens of consecutive tiles of one image, or of all its tiles if the method waits for the last."""
 
-    stop_tile: int  # one past the last of these tiles
+    stop_tile: int  # index after the last of these tiles
     budgets: list[int]  # of the whole image, thumbnail first
-    quotas: list[int] | None  # of the whole image, where only these were asked for
+    quotas: list[int] | None  # of the whole image, if only these were requested
     features: TokenTensor  # [K, Dv]; K may be 0
     positions: Positions  # [K, 3]
     started: float  # when these tiles' first forward pass began, seconds of time.monotonic
     seconds: float  # their forward passes with scores, selection and packing
-    # What a cache needs beside them, to serve a smaller ratio:
-    evidence: NDArray[np.float32] | None = None  # [P], what decided the budgets; only with the first tiles, if anything
-    ranks: NDArray[np.int32] | None = None  # [K], as which token of the image each was picked, if tiles compete
+    # Further values with which a cache can serve a smaller ratio:
+    evidence: NDArray[np.float32] | None = None  # [P], the basis of the budgets, if any; only with the first tiles
+    ranks: NDArray[np.int32] | None = None  # [K], the order of picking over all tiles, if these compete
 
 
 SpanResult = EncodedTiles | VisionSplitError

@@ -1,4 +1,4 @@
-"""Kept tokens to the wire's tensors: conversion on the device, one copy to the host."""
+"""Packs kept tokens as tensors of the wire format: conversion on the device, then one copy to the host."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ from visionsplit.model.dtypes import TORCH_TYPES
 from visionsplit.options.data_types import DataType
 from visionsplit.wire.tensors import TokenTensor
 
-# What a caller whose features overflow a format may ask for instead.
+# The format to suggest to a caller whose features overflow another one.
 _WIDER = {DataType.FLOAT16: "bfloat16 or float32", DataType.BFLOAT16: "float32"}
 
 
 @dataclass(frozen=True)
 class PackedTokens:
-    """Tokens in their wire format, still as tensors."""
+    """Tokens in wire format, still as PyTorch tensors."""
 
     data_type: DataType
-    elements: torch.Tensor  # [K, Dv] in the wire's type
+    elements: torch.Tensor  # [K, Dv] in the wire format's type
     finite: torch.Tensor  # [] bool, whether features and scores were finite before the conversion
     scales: torch.Tensor | None = None  # [K] float32, INT8 only
 
@@ -27,7 +27,7 @@ class PackedTokens:
         return [self.elements, self.finite] if self.scales is None else [self.elements, self.finite, self.scales]
 
     def with_tensors(self, tensors: list[torch.Tensor]) -> "PackedTokens":
-        """The same tokens in other memory, from copies of `tensors`."""
+        """The same tokens in other memory, given copies of `tensors`."""
         return PackedTokens(self.data_type, *tensors)
 
 
@@ -48,7 +48,7 @@ def pack(features: torch.Tensor, data_type: DataType, sound: torch.Tensor | None
 
 
 def to_host(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The tensors on the CPU, after a single wait for the device."""
+    """Copy the tensors to the CPU, waiting for the device only once."""
     if not tensors or tensors[0].device.type != "cuda":
         return [tensor.cpu() for tensor in tensors]
     copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
@@ -59,7 +59,7 @@ def to_host(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def to_token_tensor(packed: PackedTokens) -> TokenTensor:
-    """The wire's tensor of packed tokens that are on the CPU.
+    """Convert packed tokens that are on the CPU to the wire's tensor.
 
     Raises:
         InternalError: a feature or score of the vision tower's is NaN or infinite.

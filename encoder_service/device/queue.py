@@ -1,4 +1,4 @@
-"""Many images, one device: a queue of tiles and the thread that owns the device."""
+"""The queue of tiles, and the thread that owns the device."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class QueuedImage:
-    """One image that waits for the device, and what the queue knows of it. Compared by identity."""
+    """An image that waits for the device, with the queue's state. Compared by identity."""
 
     def __init__(self, request: EncodeRequest, deliver: Callable[[SpanResult], None], caller: str = "") -> None:
         """
@@ -42,21 +42,21 @@ class QueuedImage:
 class _Line:
     """One caller's images, in order of arrival."""
 
-    fresh: deque[QueuedImage] = field(default_factory=deque)  # whose thumbnails wait
-    begun: deque[QueuedImage] = field(default_factory=deque)  # of which only crops wait
+    fresh: deque[QueuedImage] = field(default_factory=deque)  # images whose thumbnails wait
+    begun: deque[QueuedImage] = field(default_factory=deque)  # images of which only crops wait
 
     @property
     def oldest(self) -> float:
-        """When the first of them came, seconds of time.monotonic."""
+        """When the oldest of them was queued, seconds of time.monotonic."""
         return min(images[0].queued_at for images in (self.begun, self.fresh) if images)
 
     @property
     def tiles(self) -> int:
-        """How many wait."""
+        """The number of waiting tiles."""
         return sum(image.tiles_left for image in (*self.begun, *self.fresh))
 
     def tiles_before(self, image: QueuedImage) -> int:
-        """How many wait in front of an image's last one."""
+        """The number of tiles that wait before an image's last one."""
         images = (*self.begun, *self.fresh)
         return sum(one.tiles_left for one in images[: images.index(image)])
 
@@ -84,7 +84,7 @@ class TileQueue:
     def __init__(self, limits: BatchLimits) -> None:
         self._limits = limits
         self._changed = threading.Condition()
-        self._lines: OrderedDict[str, _Line] = OrderedDict()  # none empty; whose turn it is comes first
+        self._lines: OrderedDict[str, _Line] = OrderedDict()  # none is empty; the caller whose turn is next comes first
         self._queued_tiles = 0
         self._closed = False
 
@@ -105,11 +105,11 @@ class TileQueue:
 
     @property
     def queued_tiles(self) -> int:
-        """Tiles that wait."""
+        """The number of waiting tiles."""
         return self._queued_tiles
 
     def remove(self, image: QueuedImage) -> None:
-        """Drop what is left of an image; nothing happens if it is complete."""
+        """Drop the remaining tiles of an image; has no effect if it is complete."""
         with self._changed:
             line = self._lines.get(image.caller, _Line())
             for images in (line.fresh, line.begun):
@@ -119,7 +119,7 @@ class TileQueue:
             self._drop_if_empty(image.caller)
 
     def hasten(self, image: QueuedImage, caller: str) -> None:
-        """Move an image into the line of another caller that wants it too, if it is encoded sooner there."""
+        """Move an image to the queue of another caller that wants it too, if it is encoded sooner there."""
         with self._changed:
             line = self._lines.get(image.caller)
             if line is None or image not in (*line.begun, *line.fresh):
@@ -135,7 +135,7 @@ class TileQueue:
             (line.begun if image.next_tile else line.fresh).append(image)
 
     def take(self) -> dict[QueuedImage, TileSpan]:
-        """The next batch, as soon as it is full or has waited long enough; empty once the queue is closed."""
+        """The next batch, once it is full or has waited long enough; empty once the queue is closed."""
         with self._changed:
             while not self._closed:
                 if not self._lines:
@@ -149,7 +149,7 @@ class TileQueue:
             return {}
 
     def close(self) -> list[QueuedImage]:
-        """Refuse further images and give back those that wait."""
+        """Refuse further images and return those that wait."""
         with self._changed:
             self._closed = True
             left = [image for line in self._lines.values() for image in (*line.begun, *line.fresh)]
@@ -170,7 +170,7 @@ class TileQueue:
         return {image: TileSpan(image.encoding, start, image.next_tile) for image, start in first.items()}
 
     def _take_tile(self, caller: str, first: dict[QueuedImage, int]) -> None:
-        """Take the caller's next tile, after which it is the others' turn."""
+        """Take the caller's next tile; the other callers' turns come next."""
         image = self._lines[caller].take()
         first.setdefault(image, image.next_tile - 1)
         self._lines.move_to_end(caller)
@@ -194,7 +194,7 @@ class TileBatcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the batch in hand, fail what waits with UnavailableError, and end the thread."""
+        """Finish the present batch, fail waiting images with UnavailableError, and end the thread."""
         for image in self._queue.close():
             image.deliver(UnavailableError("the encoder is stopping"))
         if self._thread.is_alive():
@@ -202,7 +202,7 @@ class TileBatcher:
 
     @property
     def queued_tiles(self) -> int:
-        """Tiles that wait for the device; any thread may ask."""
+        """The number of tiles that wait for the device; callable from any thread."""
         return self._queue.queued_tiles
 
     def submit(self, images: list[QueuedImage]) -> None:
@@ -214,7 +214,7 @@ class TileBatcher:
         self._queue.remove(image)
 
     def hasten(self, image: QueuedImage, caller: str) -> None:
-        """Another caller wants the image; see `TileQueue.hasten`."""
+        """Add a caller that wants the image; see `TileQueue.hasten`."""
         self._queue.hasten(image, caller)
 
     def _run(self) -> None:
@@ -228,6 +228,6 @@ class TileBatcher:
     def _encode(self, spans: list[TileSpan]) -> Sequence[SpanResult | None]:
         try:
             return self._encoder.encode(spans)
-        except Exception:  # whatever the device throws, out of memory above all, costs this batch's images only
+        except Exception:  # any device error, such as out of memory, fails only the images of this batch
             _log.exception("a batch of %d tiles failed", sum(span.stop - span.first for span in spans))
             return [InternalError("the vision tower failed; the service's log has the details")] * len(spans)

@@ -1,4 +1,4 @@
-"""How relevant each patch is to a text, by the text tower of the CLIP model that the vision tower comes from.
+"""Computes how relevant each patch is to a text, with the text tower of the vision tower's CLIP model.
 
 Source: CDPruner (arXiv 2506.10967) and its published code: a patch's feature goes through the last norm of CLIP's
 vision part and its projection, although it comes from an earlier layer than these were trained behind; its relevance is
@@ -19,7 +19,7 @@ from visionsplit.model.stored_model import CheckpointError, StoredModel, one_lin
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MAX_TEXT_BYTES = 8192  # in UTF-8; CLIP's tokens are a byte at least: some 107 pieces of 77 tokens at most
+MAX_TEXT_BYTES = 8192  # in UTF-8; a CLIP token covers at least a byte, so at most about 107 pieces of 77 tokens
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 # Of the patch embeddings: fine-tuning at the rates used for LLaVA-NeXT hardly moves them, and those of towers that were
 # trained apart have nothing in common.
@@ -27,10 +27,10 @@ _LEAST_LIKENESS = 0.5
 
 
 class TextTower(nn.Module):
-    """CLIP's text part, and what brings features of the vision tower into the space that both share, of width E."""
+    """CLIP's text part, and the projection of vision features into the common space, of width E."""
 
     def __init__(self, clip: CLIPConfig, tokenizer: "PreTrainedTokenizerBase", *, device: torch.device) -> None:
-        """Allocate the modules, uninitialised."""
+        """Allocate the modules without initialising them."""
         super().__init__()
         text, vision = clip.text_config, clip.vision_config
         self._device = device
@@ -42,7 +42,7 @@ class TextTower(nn.Module):
             self.post_layernorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
             self.visual_projection = nn.Linear(vision.hidden_size, clip.projection_dim, bias=False)
         self.to(torch.float32).to_empty(device=device)
-        # Not a weight, so no checkpoint has it; allocating without initialising has left it undefined.
+        # This buffer is not a weight, so no checkpoint contains it; allocating without initialising left it undefined.
         self.text_model.embeddings.position_ids = torch.arange(self._piece, device=device)[None]  # [1, piece]
 
     @classmethod
@@ -58,8 +58,8 @@ class TextTower(nn.Module):
             device: the vision tower's.
 
         Raises:
-            CheckpointError: it is no CLIP checkpoint or cannot be read, or its vision part is not what the vision tower
-                was trained from: width, patches or image size differ, or the weights have nothing in common.
+            CheckpointError: it is not a CLIP checkpoint or cannot be read, or the vision tower was not trained from its
+                vision part: width, patches or image size differ, or the weights have nothing in common.
         """
         model = StoredModel(name_or_path, "clip", revision=revision)
         try:
@@ -129,14 +129,14 @@ def _check_shapes(model: StoredModel, clip: CLIPConfig, checkpoint: Checkpoint) 
 
 
 def _check_likeness(model: StoredModel, checkpoint: Checkpoint) -> None:
-    """Weights may differ, since a tower may have been trained further; towers that were trained apart must not pass."""
+    """Check that the towers are related. Weights may differ after further training, but not as in unrelated towers."""
     embedding = "embeddings.patch_embedding.weight"
     own, tower = (
         _read(source, f"{part}.{embedding}").float().flatten()
         for source, part in ((model, "vision_model"), (checkpoint, "vision_tower"))
     )
     likeness = float(functional.cosine_similarity(own, tower, dim=0)) if own.shape == tower.shape else 0.0
-    if not likeness >= _LEAST_LIKENESS:  # true for NaN too
+    if not likeness >= _LEAST_LIKENESS:  # also catches NaN
         raise CheckpointError(
             f"the vision tower was not trained from that of checkpoint {model.name!r}: the cosine of their patch "
             f"embeddings is {likeness:.2f}"
@@ -162,12 +162,12 @@ def _tokenizer(model: StoredModel, clip: CLIPConfig) -> "PreTrainedTokenizerBase
 
 
 def _read_tokenizer(model: StoredModel) -> "PreTrainedTokenizerBase":
-    # Without these the library makes up a tokenizer that knows next to nothing.
+    # Without these files the library creates a tokenizer with hardly any tokens.
     if not any(map(model.has, _TOKENIZER_FILES)):
         raise CheckpointError(f"checkpoint {model.name!r} has no tokenizer: none of {', '.join(_TOKENIZER_FILES)}")
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model.source, revision=model.revision)
-    # What the library raises depends on which of the files is missing or damaged.
+    # The type of the library's exception depends on which file is missing or damaged.
     except (OSError, ValueError, LookupError, TypeError, AttributeError, StrictDataclassError) as error:
         raise CheckpointError(f"checkpoint {model.name!r} has no usable tokenizer: {one_line(error)}") from error
     return tokenizer

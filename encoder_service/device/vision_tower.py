@@ -1,4 +1,4 @@
-"""Tiles to features and scores: the part of a CLIP vision tower that LLaVA-NeXT uses, and nothing more.
+"""Computes features and scores of tiles with the part of a CLIP vision tower that LLaVA-NeXT uses.
 
 The features come from an earlier layer (usually the penultimate), so of the last layer only the input norm and the
 projections to queries and keys are held, for the scores; values, output, MLP and final norm are never allocated.
@@ -15,10 +15,10 @@ from encoder_service.device.cls_attention import ClsScoreHead, cls_attention, pa
 
 
 class VisionTower(nn.Module):
-    """CLIP's vision transformer up to the layers that the features and the scores need."""
+    """CLIP's vision transformer up to the layers that features and scores need."""
 
     def __init__(self, config: LlavaNextConfig, *, dtype: torch.dtype, device: torch.device) -> None:
-        """Allocate the modules, uninitialised; `config` is one that `Checkpoint` accepts."""
+        """Allocate the modules without initialising them; `config` has been accepted by `Checkpoint`."""
         super().__init__()
         vision = _clip_config(config)
         self.device, self.dtype = device, dtype
@@ -28,7 +28,7 @@ class VisionTower(nn.Module):
         # of several layers it is the deepest, which has seen most of the tower. The order in which a checkpoint lists
         # them says only how the projector reads them.
         self._feature_layer = max(*self.feature_layers, 1)
-        self._score_layer = vision.num_hidden_layers - 1  # whose input the scores read: hidden state of this index
+        self._score_layer = vision.num_hidden_layers - 1  # the scores read the hidden state of this index
         with torch.device("meta"):
             self.embeddings = CLIPVisionEmbeddings(vision)
             self.pre_layrnorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
@@ -36,14 +36,14 @@ class VisionTower(nn.Module):
             self.layers = nn.ModuleList(CLIPEncoderLayer(vision) for _ in range(depth))
             score_head = ClsScoreHead(vision)
         self.to(dtype).to_empty(device=device)
-        # Not a weight, so no checkpoint has it; allocating without initialising has left it undefined.
+        # This buffer is not a weight, so no checkpoint contains it; allocating without initialising left it undefined.
         positions = torch.arange(self.embeddings.num_positions, device=device)[None]
         self.embeddings.position_ids = positions  # [1, 1 + P]
-        self.score_head = score_head.to_empty(device=device)  # stays float32: half precision would make ties
+        self.score_head = score_head.to_empty(device=device)  # stays float32, since half precision would create ties
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> "VisionTower":
-        """Build the tower and read its weights, and no other tensor of the checkpoint.
+        """Build the tower and read its weights, but no other tensor of the checkpoint.
 
         Raises:
             CheckpointError: a tensor is missing or has another shape.
@@ -55,7 +55,7 @@ class VisionTower(nn.Module):
 
     @torch.inference_mode()
     def forward(self, tiles: torch.Tensor, wanted: frozenset[TowerOutput]) -> TileFeatures:
-        """Encode tiles [B, 3, H, W]; ``wanted` names what the compressions need beside the features."""
+        """Encode tiles [B, 3, H, W]; `wanted` names the outputs that compressions need besides the features."""
         states = {0: self.pre_layrnorm(self.embeddings(tiles.to(self.dtype)))}  # [B, 1 + P, D]
         depth = max(*self.feature_layers, self._score_layer if wanted else 0)
         state = states[0]
@@ -68,7 +68,7 @@ class VisionTower(nn.Module):
         return TileFeatures(features, {output: self._output(output, states) for output in wanted})
 
     def _output(self, output: TowerOutput, states: dict[int, torch.Tensor]) -> torch.Tensor:
-        """What a part of a compression method asked for, [B, P, ...] float32."""
+        """An output for a part of a compression method, [B, P, ...] float32."""
         last = states[self._score_layer]
         match output:
             case TowerOutput.CLS_LOGITS:
@@ -89,7 +89,7 @@ class VisionTower(nn.Module):
 
 
 def _tensor_name(name: str, last_layer: str) -> str:
-    """The checkpoint's name of a tensor of the tower; the score head's belong to the last layer."""
+    """The checkpoint's name of a tensor of the tower; the score head's tensors belong to the last layer."""
     if name.startswith("score_head."):
         part = name.removeprefix("score_head.")
         return last_layer + (part if part.startswith("layer_norm1.") else f"self_attn.{part}")

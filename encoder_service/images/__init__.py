@@ -1,1 +1,1 @@
-"""From an RGB image to the tiles that the vision tower reads."""
+"""Cutting RGB images into the tiles that the vision tower reads."""

@@ -1,8 +1,8 @@
-"""An RGB image to tiles: the thumbnail and the crops, cut and normalised by Hugging Face's image processor.
+"""Cuts an RGB image into a thumbnail and crops, normalised by Hugging Face's image processor.
 
-The processor turns the whole image into arrays before it makes it smaller, which takes several times the image's
-memory. So Pillow resizes here, just as the processor would, and the processor gets images of their final sizes, which
-it leaves as they are. The tiles are the same to the bit.
+The processor converts the whole image to arrays before it resizes, which takes several times the image's memory. So
+Pillow resizes here, with the processor's own algorithm, and the processor receives images of their final sizes, which
+it does not resize. The tiles are bit-identical to the processor's own.
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ class Tiles:
 
 
 class Tiler:
-    """Cuts images the way the checkpoint was trained on. Safe to use from several threads."""
+    """Cuts images in the way the checkpoint was trained on. Safe to use from several threads."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """
         Raises:
-            CheckpointError: the checkpoint has no image processor that fits its vision tower.
+            CheckpointError: the checkpoint has no image processor, or one that does not fit its vision tower.
         """
         self._processor: LlavaNextImageProcessorPil = checkpoint.image_processor()
         vision = checkpoint.config.vision_config
@@ -43,16 +43,16 @@ class Tiler:
 
     @property
     def grids(self) -> list[tuple[int, int]]:
-        """Rows and columns of crops that an image can be cut into."""
+        """The possible arrangements of crops, as (rows, columns)."""
         return [(height // self.tile_pixels, width // self.tile_pixels) for height, width in self._pinpoints]
 
     @property
     def max_tiles(self) -> int:
-        """How many tiles an image makes at most, whatever its size."""
+        """The largest number of tiles that an image of any size is cut into."""
         return 1 + max(rows * columns for rows, columns in self.grids)
 
     def most_tiles(self, width: int, height: int) -> int:
-        """How many tiles an image of this size makes at most, upright or on its side."""
+        """The largest number of tiles for an image of this size, upright or rotated by 90 degrees."""
         canvases = [select_best_resolution(size, self._pinpoints) for size in ((height, width), (width, height))]
         area: int = max(canvas_height * canvas_width for canvas_height, canvas_width in canvases)
         return 1 + area // self.tile_pixels**2
@@ -86,7 +86,7 @@ class Tiler:
         return Tiles(pixels.to(torch.float32), grid)
 
     def _pixels(self, image: Image.Image, canvas: tuple[int, int]) -> torch.Tensor:
-        """[T, 3, H, W], thumbnail first. `canvas`: the height and width that the crops fill together."""
+        """Resize and normalise, [T, 3, H, W], thumbnail first; `canvas` is (height, width) of all crops together."""
         resample = Image.Resampling(self._processor.resample)
         size = self._processor.size
         edge = size.shortest_edge

@@ -1,4 +1,4 @@
-"""The connection to the LLM service: encrypted if configured, made anew when its certificates change."""
+"""The connection to the LLM service: encrypted if configured, replaced when its certificates change."""
 
 import asyncio
 import logging
@@ -10,25 +10,25 @@ from visionsplit.network.addresses import host_of
 from visionsplit.network.proxies import grpc_proxy
 from visionsplit.network.transport import channel_options
 from visionsplit.security.client import ClientSecurity
-from visionsplit.security.files import Watched
+from visionsplit.security.files import ReloadingFiles
 from visionsplit.v1 import llm_service_pb2_grpc
 
 _log = logging.getLogger(__name__)
 
 
 class LlmConnection(Protocol):
-    """What the encoder needs of a connection to an LLM service."""
+    """The interface of a connection to an LLM service."""
 
     def stub(self) -> "llm_service_pb2_grpc.LlmServiceAsyncStub":
-        """For one call: the next may go over another connection."""
+        """A stub for one call; the next call may use another connection."""
         ...
 
     def health(self) -> "health_pb2_grpc.HealthAsyncStub":
-        """The same for one question about its health."""
+        """A stub for one health check."""
         ...
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What proves this encoder to the LLM service."""
+        """The metadata that authenticates this encoder to the LLM service."""
         ...
 
     async def close(self) -> None: ...
@@ -36,7 +36,7 @@ class LlmConnection(Protocol):
 
 # A service that is back is found within two seconds, with the time between two health checks (endpoints.py).
 _RECONNECT_OPTION, _MAX_RECONNECT_MS = "grpc.max_reconnect_backoff_ms", 1000
-_RETIRING_SECONDS = 3600.0  # for calls that run when their connection is replaced
+_RETIRING_SECONDS = 3600.0  # for running calls when their connection is replaced
 
 
 class LlmChannel(LlmConnection):
@@ -56,7 +56,7 @@ class LlmChannel(LlmConnection):
         tls = security.tls
         options = {**dict(channel_options(address)), _RECONNECT_OPTION: _MAX_RECONNECT_MS}
         self._options = [*options.items(), *(() if tls is None else tls.options())]
-        self._credentials = None if tls is None else Watched(tls.paths, tls.credentials)
+        self._credentials = None if tls is None else ReloadingFiles(tls.paths, tls.credentials)
         self._used = None if self._credentials is None else self._credentials.get()
         self._channel = self._connect()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -69,7 +69,7 @@ class LlmChannel(LlmConnection):
 
     def _current(self) -> grpc.aio.Channel:
         if self._credentials is not None and (now := self._credentials.get()) is not self._used:
-            # gRPC's client has no way to change a channel's certificate; calls that run end on the old one.
+            # gRPC's client cannot change a channel's certificate; running calls end on the old channel.
             retiring = asyncio.create_task(self._channel.close(grace=_RETIRING_SECONDS))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)

@@ -1,4 +1,4 @@
-"""The encoder's end of `LlmService.Generate`: an upload that may be refused at any moment, then text."""
+"""The encoder's side of `LlmService.Generate`: an upload that may be refused at any moment, then text."""
 
 import asyncio
 import logging
@@ -44,15 +44,15 @@ class LlmHealth:
     """The answer of an LLM service to a health check."""
 
     serving: bool
-    instance: str | None  # drawn at each start of the service; None where it does not tell
+    instance: str | None  # a random value for each start of the service; None if the service does not report it
 
 
 @dataclass(frozen=True, order=True)
 class Checkpoint:
-    """What an LLM service was started from."""
+    """The checkpoint of an LLM service."""
 
     name: str
-    encoder_fingerprint: str  # of the vision tower whose tokens it takes
+    encoder_fingerprint: str  # of the vision tower whose tokens it accepts
 
 
 class LlmClient:
@@ -65,7 +65,7 @@ class LlmClient:
         await self._connection.close()
 
     async def health(self) -> LlmHealth:
-        """Whether the LLM service takes calls.
+        """Whether the LLM service accepts calls.
 
         Raises:
             VisionSplitError: there is no answer, or the answer is not an LLM service's. The encoder logs the text.
@@ -82,7 +82,7 @@ class LlmClient:
         return LlmHealth(response.status == health_pb2.HealthCheckResponse.SERVING, instance)
 
     async def checkpoint(self) -> Checkpoint:
-        """What the LLM service runs.
+        """The checkpoint and settings that the LLM service runs.
 
         Raises:
             VisionSplitError: as `health`.
@@ -95,7 +95,7 @@ class LlmClient:
         return Checkpoint(info.model, info.format.encoder_fingerprint)
 
     def generate(self, *, timeout_seconds: float | None, request_id: str, caller: str) -> "LlmCall":
-        """Start a call. Leave it with `LlmCall.cancel`, whether it succeeded or not."""
+        """Start a call. End it with `LlmCall.cancel`, whether it succeeded or not."""
         who = ((REQUEST_ID_KEY, request_id), (CALLER_KEY, caller), *self._connection.metadata())
         metadata = grpc.aio.Metadata(*who, *carrier_of().items())
         return LlmCall(self._connection.stub().Generate(timeout=timeout_seconds, metadata=metadata))
@@ -112,7 +112,7 @@ class LlmCall:
         self._status = UploadStatus(call)
 
     def cancel(self) -> None:
-        """Give the call up; nothing happens if it has ended."""
+        """Cancel the call; has no effect if it has ended."""
         self._call.cancel()
 
     async def send_header(self, header: llm_service_pb2.GenerateHeader) -> None:
@@ -125,18 +125,18 @@ class LlmCall:
         await self._send(_Request(tokens=chunk))
 
     async def finish_upload(self) -> None:
-        """Say that everything has been sent."""
+        """Close the request stream: everything has been sent."""
         try:
             await self._call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             raise await self.failure() from None
 
     async def ended(self) -> None:
-        """Wait until the call has a status, good or bad."""
+        """Wait until the call has a status, successful or not."""
         await self._status.ended()
 
     async def events(self) -> AsyncGenerator[generation_pb2.TextDelta | generation_pb2.GenerationSummary, None]:
-        """The text as it comes; the summary ends it."""
+        """Yield the text as it arrives; the summary ends it."""
         try:
             async for response in self._call:
                 if response.WhichOneof("event") == "summary":
@@ -148,7 +148,7 @@ class LlmCall:
         raise InternalError("the LLM service ended its answer without a summary")
 
     async def failure(self) -> VisionSplitError:
-        """Why the call ended before its upload was complete."""
+        """The reason why the call ended before its upload was complete."""
         status = await self._status.get()
         if status is None:
             return UnavailableError("the connection to the LLM service was lost during the upload")
@@ -164,13 +164,13 @@ class LlmCall:
 
 
 def _error_of(error: grpc.RpcError) -> VisionSplitError:
-    """The error that a caller of the encoder gets when a call to the LLM service fails.
+    """The error for the encoder's caller when a call to the LLM service fails.
 
     The LLM service blames its client, which is the encoder. What the encoder only passes on (prompt, sampling, pruning)
     is the caller's, so errors about these keep their class. Errors about what the encoder itself made or vouched for
     are faults of the services, and so is everything that gRPC or a proxy says in place of the LLM service.
     """
-    # The stubs give the entries a class of their own; they are pairs.
+    # The stubs type the entries as a class; they are pairs.
     metadata = cast("Iterable[tuple[str, object]]", error.trailing_metadata() or ())
     by_service = any(key == ERROR_METADATA_KEY for key, _ in metadata)
     if not by_service:
@@ -178,18 +178,18 @@ def _error_of(error: grpc.RpcError) -> VisionSplitError:
     failure = error_from_rpc(error)
     match failure:
         case UnauthenticatedError():
-            # The caller's token may be sound; the LLM service refused the encoder's.
+            # The caller's token may be valid; the LLM service refused the encoder's.
             _log.error("the LLM service does not accept this encoder's token")
             return IncompatibleServicesError("the LLM service does not accept this encoder; its operator can help")
         case InvalidTokensError():
             _log.error("the LLM service refused the tokens of this encoder: %s", failure)
             return InternalError(f"the LLM service refused the vision tokens that the encoder sent: {failure}")
         case UnknownFieldError():
-            # The encoder knows every field of the request, or it would have refused the request itself.
+            # The encoder knows every field of the request; otherwise it would have refused the request itself.
             _log.error("the LLM service is of another release than this encoder: %s", failure)
             return IncompatibleServicesError(f"the LLM service is of another release than the encoder: {failure}")
         case DeadlineError():
-            # The caller's own deadline is gRPC's to enforce; the service's is for an upload that stands still.
+            # gRPC enforces the caller's own deadline; the service's deadline is for an upload that has stopped.
             _log.warning("the LLM service waited too long for the tokens of this encoder: %s", failure)
             return OverloadedError("the encoder is too busy: the LLM service stopped waiting for the vision tokens")
         case CancelledError():
@@ -199,8 +199,8 @@ def _error_of(error: grpc.RpcError) -> VisionSplitError:
 
 
 def _transport_error(error: grpc.RpcError) -> VisionSplitError:
-    """The error behind a status that gRPC or a proxy made, and not the LLM service."""
-    # The text holds addresses and is of no use to a caller, but it names what is wrong with a certificate.
+    """The error for a status that was made by gRPC or a proxy instead of the LLM service."""
+    # The text contains addresses that do not help a caller, but it names what is wrong with a certificate.
     match error.code():
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
             _log.warning("the LLM service cannot be reached: %s", error.details())

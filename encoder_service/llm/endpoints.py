@@ -1,4 +1,4 @@
-"""Several LLM services behind one encoder: the one with the fewest calls is asked next, and a lost one is left alone.
+"""Several LLM services behind one encoder: the one with the fewest calls is asked next, and a lost one is skipped.
 
 Each is asked for its health (grpc.health.v1, Check) twice a second, and has a second to answer. A Watch would hear of a
 change sooner, but of one that a half-open connection or a proxy swallows it would never hear. One that does not
@@ -27,16 +27,16 @@ _ANSWER_SECONDS = 1.0
 
 
 class LlmEndpoint:
-    """One LLM service, and what is known of it."""
+    """One LLM service and its known state."""
 
     def __init__(self, address: str, client: LlmClient) -> None:
         self.address = address
         self.client = client
         self.in_flight = 0
         self.serving = False
-        self.checkpoint: Checkpoint | None = None  # what it runs, while it serves
-        self.looked = asyncio.Event()  # it has been asked once
-        self._instance: str | None = None  # the start of the service that runs `checkpoint`
+        self.checkpoint: Checkpoint | None = None  # the checkpoint that it runs, while it serves
+        self.looked = asyncio.Event()  # set once it has been asked
+        self._instance: str | None = None  # identifies the start of the service that runs `checkpoint`
         self._backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, jitter=0.5)
 
     @property
@@ -45,7 +45,7 @@ class LlmEndpoint:
 
     @contextmanager
     def call(self, begin: Callable[[LlmClient], LlmCall]) -> Iterator[LlmCall]:
-        """Begin a call; leaving cancels it if it has not ended."""
+        """Start a call; leaving the context cancels it if it has not ended."""
         call = begin(self.client)
         self.in_flight += 1
         try:
@@ -58,11 +58,11 @@ class LlmEndpoint:
         self._backoff.succeeded()
 
     def failed(self) -> None:
-        """A call ended with UNAVAILABLE."""
+        """Record that a call ended with UNAVAILABLE."""
         self._backoff.failed()
 
     async def follow(self) -> None:
-        """Ask for its health for good."""
+        """Check its health until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
@@ -71,7 +71,7 @@ class LlmEndpoint:
                 self._note(False, f"no answer within {_ANSWER_SECONDS:g} s")
             except VisionSplitError as error:
                 self._note(False, str(error))
-            except Exception:  # following that ended would leave the state as it was, for ever
+            except Exception:  # the task must not end, or the state would never change again
                 if self.serving or not self.looked.is_set():
                     _log.exception("the LLM service at %s cannot be asked for its health", self.address)
                 self._note(False, "see above")
@@ -82,7 +82,7 @@ class LlmEndpoint:
         if not health.serving:
             self._note(False, "it says so")
             return
-        # A service may have been replaced by another one between two looks, behind the same address.
+        # Another service may have replaced it between two checks, behind the same address.
         if self.checkpoint is None or health.instance is None or health.instance != self._instance:
             self.checkpoint = await self.client.checkpoint()
             self._instance = health.instance
@@ -120,7 +120,7 @@ class LlmEndpoints:
             await endpoint.client.close()
 
     async def pick(self, *, but: LlmEndpoint | None = None) -> LlmEndpoint:
-        """The one to ask: the fewest calls in flight, in turns where they are equal.
+        """Choose the service to ask: the one with the fewest calls in flight, in turn if these are equal.
 
         If none is ready, one that is not: its failure then says why.
 
@@ -137,7 +137,7 @@ class LlmEndpoints:
         return self._rotation.pick(lambda endpoint: (endpoint is but, not endpoint.ready, endpoint.in_flight))
 
     def _check_alike(self) -> None:
-        """An answer must not depend on who is asked."""
+        """Check that an answer does not depend on which service is asked."""
         known = sorted({endpoint.checkpoint for endpoint in self._endpoints if endpoint.checkpoint is not None})
         if len(known) > 1:
             names = " and ".join(f"{one.name!r} (vision tower {one.encoder_fingerprint[:8]})" for one in known)

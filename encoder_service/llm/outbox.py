@@ -1,4 +1,4 @@
-"""Messages of an answer that leave while the call goes on with other work."""
+"""Sends the messages of an answer while the call continues with other work."""
 
 import asyncio
 from collections import deque
@@ -6,21 +6,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
-from visionsplit.serving.async_helpers import to_its_end
+from visionsplit.serving.async_helpers import finish_despite_cancellation
 
 _T = TypeVar("_T")
 
 
 class Outbox(Generic[_T]):
-    """Writes messages in their order. A caller that does not read delays only what waits for a message to be
-    written. The upload of the call goes on, so that the services can work for other callers. Used by one task."""
+    """Writes messages in their order. Used by one task.
+
+    A caller that does not read delays only tasks that wait for a message to be written. The call's upload continues, so
+    that the services can work for other callers.
+    """
 
     def __init__(self, write: Callable[[_T], Awaitable[None]]) -> None:
-        """`write` sends one message, and waits while the caller reads none."""
+        """`write` sends one message, and waits while the caller does not read."""
         self._write = write
         self._waiting: deque[_T] = deque()
         self._writing: asyncio.Future[None] | None = None
-        self._failure: BaseException | None = None  # of `write`; nothing is written any more
+        self._failure: BaseException | None = None  # of `write`; nothing is written after it
         self._scope = asyncio.timeout(None)
         self._closed = False
 
@@ -44,10 +47,10 @@ class Outbox(Generic[_T]):
             if self._writing is not None:
                 # gRPC gives a call whose first write was cancelled midway no status any more: its caller would wait in
                 # vain.
-                await to_its_end(asyncio.wait({self._writing}))
+                await finish_despite_cancellation(asyncio.wait({self._writing}))
 
     def put(self, message: _T) -> None:
-        """Write a message when those before it have been written, and do not wait for it."""
+        """Queue a message after those before it, without waiting for it to be written."""
         self._waiting.append(message)
         if self._failure is None and (self._writing is None or self._writing.done()):
             self._writing = asyncio.ensure_future(self._write_all())
@@ -70,5 +73,5 @@ class Outbox(Generic[_T]):
                 await self._write(self._waiting.popleft())
         except BaseException as error:
             self._failure = error
-            if not self._closed:  # else the call ends already, by another error
+            if not self._closed:  # otherwise another error is ending the call already
                 self._scope.reschedule(asyncio.get_running_loop().time())

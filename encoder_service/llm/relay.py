@@ -1,4 +1,4 @@
-"""From encoded images to the LLM service's text: the upload and the answer of one Generate call."""
+"""Uploads one Generate call's encoded images to the LLM service, and relays the answer's text."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from encoder_service.llm.replay import Part, Upload
 
 _log = logging.getLogger(__name__)
 
-_KEEP_BYTES = 16 * MIB  # of one call's tokens, until its answer begins: some images uncompressed, dozens compressed
+_KEEP_BYTES = 16 * MIB  # of one call's tokens, until its answer starts: some images uncompressed, dozens compressed
 _Response = encoder_service_pb2.EncoderServiceGenerateResponse
 
 

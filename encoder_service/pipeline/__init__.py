@@ -1,1 +1,1 @@
-"""A request's images from bytes to events: looked up, decoded, cut, encoded, kept, in the order of readiness."""
+"""A request's images, from bytes to events: looked up, decoded, cut and encoded, in the order of readiness."""

@@ -1,4 +1,4 @@
-"""Whose image is decoded next, and how much memory decoding takes at once."""
+"""Decides which image is decoded next, and limits the memory for decoding."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -7,7 +7,7 @@ from visionsplit.errors import InvalidImageError
 from visionsplit.images import ImageHeader
 from visionsplit.serving.fairness import Claim, FairGate
 
-_ORDINARY_BYTES = 512 << 20  # that an ordinary image takes at most: a JPEG of 50 million pixels with an orientation
+_ORDINARY_BYTES = 512 << 20  # the most that an ordinary image takes: a JPEG of 50 million pixels with an orientation
 
 
 class DecodingTurns:
@@ -49,7 +49,7 @@ class DecodingTurns:
         """
         size = header.decoding_bytes
         async with AsyncExitStack() as held:
-            if header.apart:
+            if header.needs_process:
                 await held.enter_async_context(self._apart.place(claim))
                 await held.enter_async_context(self._large.place(claim, size))
             else:

@@ -1,4 +1,4 @@
-"""What happens to a request's images, in the order in which it happens."""
+"""The events of a request's images, in the order in which they occur."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ from encoder_service.caching.tokens import CacheUse
 
 @dataclass(frozen=True)
 class BudgetsKnown:
-    """Comes first for each image: how many tokens each tile will keep."""
+    """The first event of each image: how many tokens each tile will keep."""
 
     image_index: int
     grid: TileGrid
     budgets: list[int]
-    quotas: list[int] | None = None  # tokens of each tile that the language model's pruning is to keep
+    quotas: list[int] | None = None  # how many tokens of each tile pruning in the language model keeps
 
 
 @dataclass(frozen=True)
 class TokensReady:
-    """Some tiles' kept tokens, at least one."""
+    """The kept tokens of some tiles, at least one."""
 
     image_index: int
     features: TokenTensor  # [K, Dv]
@@ -30,7 +30,7 @@ class TokensReady:
 
 @dataclass(frozen=True)
 class ImageDone:
-    """Comes last for each image."""
+    """The last event of each image."""
 
     image_index: int
     grid: TileGrid

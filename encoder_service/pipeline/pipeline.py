@@ -1,4 +1,4 @@
-"""Images in, events out: look up, decode, cut, encode, keep, in the order in which things become ready."""
+"""Converts images to events: look-up, decoding, cutting and encoding, in the order in which results become ready."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -9,7 +9,7 @@ from functools import partial
 
 from visionsplit.errors import VisionSplitError
 from visionsplit.images import ImageLimits
-from visionsplit.serving.async_helpers import together
+from visionsplit.serving.async_helpers import gather_or_cancel
 from visionsplit.serving.fairness import FairGate
 
 from encoder_service.caching.entry import CachedTokens
@@ -34,7 +34,7 @@ from encoder_service.pipeline.tile_capacity import TileCapacity, TilePlace
 
 
 class EncoderPipeline:
-    """The path of an image from bytes to kept tokens. Used from one event loop."""
+    """The path of images from bytes to kept tokens. Used from one event loop."""
 
     def __init__(
         self,
@@ -75,21 +75,21 @@ class EncoderPipeline:
 
     @property
     def reserved_tiles(self) -> int:
-        """Tiles that hold a place; any thread may ask."""
+        """The number of tiles that hold a place; callable from any thread."""
         return self._capacity.taken
 
     @property
     def queued_tiles(self) -> int:
-        """Tiles that wait for the device; any thread may ask."""
+        """The number of tiles that wait for the device; callable from any thread."""
         return self._batcher.queued_tiles
 
     @property
     def cache_counts(self) -> CacheCounts | None:
-        """What the cache has done; None without a cache. Any thread may ask."""
+        """The cache's counters; None without a cache. Callable from any thread."""
         return None if self._cache is None else self._cache.counts()
 
     def close(self) -> None:
-        """End the threads, and finish what the cache is writing."""
+        """End the threads, and wait for the cache's writes."""
         self._preparation.close()
         self._lookups.shutdown(wait=True, cancel_futures=True)
         if self._cache is not None:
@@ -108,12 +108,12 @@ class EncoderPipeline:
         """
         headers = await self._preparation.headers(images, wanted.caller)
         if wanted.text is not None:
-            embedded = await self._preparation.embed(wanted.text, wanted.caller)  # once for all images
+            embedded = await self._preparation.embed(wanted.text, wanted.caller)  # once for all images of the request
             wanted = replace(wanted, embedded=embedded)
         keys, hits = await self._look_up(headers, wanted)
         sources = self._sources(images, headers, keys, hits, wanted)
         try:
-            await together([_prepared(index, source) for index, source in enumerate(sources)])
+            await gather_or_cancel([_prepared(index, source) for index, source in enumerate(sources)])
             yield sources
         finally:
             for source in sources:
@@ -169,14 +169,14 @@ class EncoderPipeline:
     ) -> tuple[list[TokensKey | None], list[Hit | None]]:
         """The names of the images' tokens, and those that are in the cache."""
         cache = self._cache
-        # What depends on a text is not kept: it is the answer to one question.
+        # Tokens that depend on a text are not cached, since they answer one question.
         if cache is None or wanted.text is not None:
             return [None] * len(headers), [None] * len(headers)
         keys = [cache.key(header.digest, wanted.composition, wanted.data_type) for header in headers if header.digest]
         while True:
             stamps = [cache.stamp(key) for key in keys]
             finds = [self._find(cache, index, key, wanted) for index, key in enumerate(keys)]
-            hits = await together(finds)
+            hits = await gather_or_cancel(finds)
             # An encoding may have ended during the search: its tokens came into the cache too late to be found, and it
             # can no longer be joined. Without another look the image would be encoded a second time.
             if all(hit or cache.stamp(key) is stamp for hit, key, stamp in zip(hits, keys, stamps, strict=True)):

@@ -1,4 +1,4 @@
-"""What comes before the device: an image's header read, the image decoded and cut, a request's text embedded.
+"""The stages before the device: reading an image's header, decoding and cutting it, embedding a request's text.
 
 All of it blocks, so it runs on threads, and callers take turns at these.
 """
@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from visionsplit.errors import InvalidCompressionError, InvalidImageError
 from visionsplit.grid import UnpadRule
-from visionsplit.images import ApartDecoder, ImageHeader, ImageLimits, decode_image, read_header
+from visionsplit.images import ImageHeader, ImageLimits, ProcessDecoder, decode_image, read_header
 from visionsplit.options.layout import UNPAD_RULES, Layout
-from visionsplit.serving.async_helpers import to_its_end, together
+from visionsplit.serving.async_helpers import finish_despite_cancellation, gather_or_cancel
 from visionsplit.serving.fairness import Claim, FairGate
 
 from encoder_service.caching.key import image_digest
@@ -46,12 +46,12 @@ async def in_thread(
         on_cancel: called when the task is cancelled; it may make the function return sooner.
     """
     work = asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
-    return await to_its_end(work, on_cancel=on_cancel)
+    return await finish_despite_cancellation(work, on_cancel=on_cancel)
 
 
 @contextmanager
 def prefix_errors_with_image_index(index: int) -> Iterator[None]:
-    """Make errors about one image of a request say which one it is."""
+    """Prefix errors about one image of a request with the image's index."""
     try:
         yield
     except (InvalidImageError, InvalidCompressionError) as error:
@@ -60,11 +60,11 @@ def prefix_errors_with_image_index(index: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image before it is decoded."""
+    """What is known about an image before it is decoded."""
 
     image: ImageHeader
     most_tiles: int
-    digest: str | None  # of its bytes, where tokens are cached
+    digest: str | None  # of its bytes, if tokens are cached
 
 
 class Preparation:
@@ -90,13 +90,13 @@ class Preparation:
         self._limits = limits
         self._digests = digests
         self._text_tower = text_tower
-        # Headers have their own threads: a request that is refused must not wait for others' images.
+        # Headers have separate threads: a refused request must not wait for other requests' images.
         self._headers = ThreadPoolExecutor(_HEADER_THREADS, thread_name_prefix="encoder-header")
         self._header_turns = FairGate(_HEADER_THREADS)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
         self._turns = DecodingTurns(threads, max_bytes)
         self._apart = ThreadPoolExecutor(self._turns.apart_places, thread_name_prefix="encoder-apart")
-        self._decoders: set[ApartDecoder] = set()  # that are at work
+        self._decoders: set[ProcessDecoder] = set()  # those that are running
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="encoder-text")
         self._text_turns = FairGate()
 
@@ -112,7 +112,7 @@ class Preparation:
         Raises:
             InvalidImageError: one of them is not an image, or is too large; names it by its index.
         """
-        return await together([self._header(*image, caller) for image in enumerate(images)])
+        return await gather_or_cancel([self._header(*image, caller) for image in enumerate(images)])
 
     async def prepare(self, data: bytes, header: Header, layout: Layout, claim: Claim) -> PreparedImage:
         """Decode and cut an image once its turn has come.
@@ -125,22 +125,22 @@ class Preparation:
 
         Raises:
             InvalidImageError: it cannot be decoded.
-            OverloadedError: of `ApartDecoder.decode`.
+            OverloadedError: of `ProcessDecoder.decode`.
         """
         async with self._turns.turn(header.image, claim):
-            if header.image.apart:
+            if header.image.needs_process:
                 return await self._prepare_apart(data, header.image.decoding_bytes, UNPAD_RULES[layout])
             decode = partial(decode_image, data, self._limits)
             return await in_thread(self._pool, self._cut, decode, UNPAD_RULES[layout])
 
     async def embed(self, text: str, caller: str) -> torch.Tensor:
-        """The text tower's embedding of a text, [E]."""
+        """Embed a text with the text tower, [E] float32."""
         assert self._text_tower is not None, "the service refuses such requests where there is none"
         async with self._text_turns.place(caller):
             return await in_thread(self._texts, self._text_tower.embed, text)
 
     async def _prepare_apart(self, data: bytes, decoding_bytes: int, rule: UnpadRule) -> PreparedImage:
-        decoder = ApartDecoder()
+        decoder = ProcessDecoder()
         decode = partial(decoder.decode, data, self._limits, decoding_bytes)
         self._decoders.add(decoder)
         try:

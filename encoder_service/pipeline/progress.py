@@ -1,4 +1,4 @@
-"""From what the device delivers of one image to the image's events."""
+"""Converts the device's results for one image to the image's events."""
 
 import time
 
@@ -8,7 +8,7 @@ from encoder_service.pipeline.shared_encoding import ImageSource
 
 
 class ImageProgress:
-    """Turns what arrives of one image into events."""
+    """Converts the results of one image to events."""
 
     def __init__(self, index: int, source: ImageSource, call_start: float) -> None:
         """`call_start` is when the call began, seconds of time.monotonic."""
@@ -21,7 +21,7 @@ class ImageProgress:
         self._wire_bytes = 0
 
     def take(self, result: EncodedTiles) -> list[Event]:
-        """What one batch's result means for the image."""
+        """The events that follow from one batch's result."""
         now = time.monotonic()
         grid = self._source.grid
         events: list[Event] = []

@@ -1,4 +1,4 @@
-"""One image's way through decoding and the device, for every call that asks for the same tokens.
+"""The encoding of one image, shared by all calls that request the same tokens.
 
 A call that asks for what is being encoded already joins the encoding: it gets the results so far and then the rest.
 The encoding belongs to none of its calls. It goes on while one of them waits, and is given up when the last has left.
@@ -34,14 +34,14 @@ Listener = Callable[[SpanResult], None]
 
 @dataclass(frozen=True)
 class TokensWanted:
-    """What a request asks of its images."""
+    """The tokens that a request wants of its images."""
 
     composition: Composition
     data_type: DataType
     caller: str = ""  # callers take turns
-    text: str | None = None  # that decides what is kept, where the composition reads one
+    text: str | None = None  # the text that decides what is kept, if the composition reads one
     embedded: torch.Tensor | None = None  # [E], the text tower's embedding of the text
-    deadline: float | None = None  # when the caller gives up, seconds of time.monotonic
+    deadline: float | None = None  # when the caller's deadline expires, seconds of time.monotonic
 
 
 class SharedEncoding:
@@ -107,25 +107,25 @@ class SharedEncoding:
             self._device.hasten(self._queued, caller)
 
     def leave(self) -> None:
-        """A call has what it wants, or gives up."""
+        """A call has received everything, or gives up."""
         self._calls -= 1
         if not self._calls:
             self._preparing.cancel()
             self._end()
 
     async def prepared(self) -> None:
-        """Wait until the image is cut. Cancelling this leaves the work to the encoding's other calls.
+        """Wait until the image is cut. Cancelling this does not stop the work for the encoding's other calls.
 
         Raises:
             InvalidImageError: the image cannot be decoded or cut.
-            OverloadedError: of `ApartDecoder.decode`.
+            OverloadedError: of `ProcessDecoder.decode`.
         """
         await asyncio.wait({self._preparing})
         self._preparing.result()
 
     @contextmanager
     def followed_by(self, listener: Listener) -> Iterator[None]:
-        """Tell a listener what has come out so far, and meanwhile what comes."""
+        """Pass a listener the results so far, and later ones as they come."""
         for result in self._results:
             listener(result)
         if self._failure is not None:
@@ -173,7 +173,7 @@ class SharedEncoding:
         return self._encoded_tiles > 0 and self._encoded_tiles == self.grid.num_tiles
 
     def _end(self) -> None:
-        """Give everything back, whether or not any call reads: a slow reader must not take room from others."""
+        """Release everything, even if no call reads: a slow reader must not take capacity from others."""
         if self._ended:
             return
         self._ended = True
@@ -209,13 +209,13 @@ def submit_together(encodings: Iterable[SharedEncoding], device: TileBatcher) ->
 
 
 def _note_failure(preparing: asyncio.Future[PreparedImage]) -> None:
-    """Mark a failure as seen: asyncio would complain about one for which no call waits any more."""
+    """Retrieve the exception, so that asyncio does not warn about it: no call may be waiting any more."""
     if not preparing.cancelled():
         preparing.exception()
 
 
 class CachedImage:
-    """An image whose tokens were in the cache. It offers what a shared encoding offers at its end."""
+    """An image whose tokens were in the cache, with the interface of a finished shared encoding."""
 
     def __init__(self, hit: Hit) -> None:
         self.grid = hit.grid
@@ -225,16 +225,16 @@ class CachedImage:
         self._tiles = hit.tiles
 
     async def prepared(self) -> None:
-        """Return at once: there is nothing to prepare."""
+        """Nothing to wait for."""
 
     @contextmanager
     def followed_by(self, listener: Listener) -> Iterator[None]:
-        """Tell a listener all tokens at once; nothing comes later."""
+        """Pass a listener all tokens at once; no further results follow."""
         listener(self._tiles)
         yield
 
     def leave(self) -> None:
-        """Do nothing: the image holds nothing."""
+        """Nothing to release."""
 
 
 ImageSource = SharedEncoding | CachedImage

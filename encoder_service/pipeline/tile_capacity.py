@@ -1,15 +1,15 @@
-"""How many tiles the encoder holds at once, and the refusal of requests that would wait too long for the device."""
+"""Limits the tiles that the encoder holds, and refuses requests that would wait too long for the device."""
 
 import time
 from collections.abc import Callable
 
 from visionsplit.errors import OverloadedError
 from visionsplit.serving.fairness import Shares
-from visionsplit.serving.overload import Drain, refuse_late
+from visionsplit.serving.overload import ServiceRate, refuse_late
 
 
 class TileCapacity:
-    """Lets images in up to a number of tiles. Used from one event loop."""
+    """Admits images up to a number of tiles. Used from one event loop."""
 
     def __init__(
         self,
@@ -27,13 +27,13 @@ class TileCapacity:
             clock: the time in seconds.
         """
         self._shares = Shares(max_tiles, caller_share)
-        self._waiting = Shares(max_tiles, 1.0)  # of the same tiles, those that are not encoded yet
-        self._drain = Drain(batch_tiles, clock)
+        self._waiting = Shares(max_tiles, 1.0)  # of the same tiles, those that have not been encoded
+        self._rate = ServiceRate(batch_tiles, clock)
         self._batch_tiles = batch_tiles
         self._clock = clock
 
     def reserve(self, tiles_of_images: list[int], caller: str = "", deadline: float | None = None) -> "list[TilePlace]":
-        """A place for each image of a request, or none for any of them.
+        """Reserve a place for each image of a request, or for none of them.
 
         Args:
             tiles_of_images: the tiles of each image.
@@ -50,25 +50,25 @@ class TileCapacity:
         if shares.taken + tiles > shares.limit:
             raise OverloadedError(
                 f"{shares.taken} tiles are waiting; {tiles} more exceed the limit of {shares.limit}",
-                self._drain.retry_after(shares.taken + tiles - shares.limit),
+                self._rate.retry_after(shares.taken + tiles - shares.limit),
             )
         if not shares.fits_own(caller, tiles):
             held = shares.held_by(caller)
             raise OverloadedError(
                 f"{held} tiles of this caller are waiting; {tiles} more exceed its part of {shares.own_limit}",
-                self._drain.retry_after(held + tiles - shares.own_limit),
+                self._rate.retry_after(held + tiles - shares.own_limit),
             )
         if deadline is not None:
             refuse_late(self.seconds_to_wait(tiles, caller), deadline - self._clock())
         shares.take(caller, tiles)
         self._waiting.take(caller, tiles)
-        self._drain.watch(busy=self._busy)
+        self._rate.watch(busy=self._busy)
         return [TilePlace(self, caller, tiles) for tiles in tiles_of_images]
 
     def seconds_to_wait(self, tiles: int, caller: str) -> float:
-        """How long a request would wait for other callers' tiles, and for its own caller's earlier ones."""
+        """The estimated time until other callers' tiles, and the caller's own earlier ones, have been encoded."""
         beyond_batch = self._waiting.ahead_of(caller, tiles) - self._batch_tiles + 1
-        return self._drain.seconds_for(beyond_batch) if beyond_batch > 0 else 0.0
+        return self._rate.seconds_for(beyond_batch) if beyond_batch > 0 else 0.0
 
     @property
     def _busy(self) -> bool:
@@ -76,23 +76,23 @@ class TileCapacity:
 
     @property
     def taken(self) -> int:
-        """Tiles that hold a place; any thread may ask."""
+        """The number of tiles that hold a place; callable from any thread."""
         return self._shares.taken
 
     def give_back(self, caller: str, tiles: int, *, not_encoded: int) -> None:
         """Free the room of some tiles, of which `not_encoded` were given up before they were encoded."""
         self._shares.give_back(caller, tiles)
         self._waiting.give_back(caller, not_encoded)
-        self._drain.watch(busy=self._busy)
+        self._rate.watch(busy=self._busy)
 
     def note_encoded(self, caller: str, tiles: int) -> None:
         """Some tiles have been encoded; they keep their room until `give_back`."""
         self._waiting.give_back(caller, tiles)
-        self._drain.note(tiles, busy=self._busy)
+        self._rate.record(tiles, busy=self._busy)
 
 
 class TilePlace:
-    """Room for one image's tiles, from before the image is decoded until it is encoded. It has one holder."""
+    """Capacity for one image's tiles, from before decoding until the image is encoded. It has one holder."""
 
     def __init__(self, capacity: TileCapacity, caller: str, tiles: int) -> None:
         self._capacity = capacity
@@ -107,5 +107,5 @@ class TilePlace:
         self._capacity.note_encoded(self._caller, tiles)
 
     def release(self) -> None:
-        """Give the room back. The holder of the place does this once."""
+        """Return the capacity. The holder of the place does this once."""
         self._capacity.give_back(self._caller, self._tiles, not_encoded=self._not_encoded)

@@ -1,4 +1,4 @@
-"""Where replicas run, behind one interface."""
+"""Where replicas run, in this process or on Ray Serve, behind one interface."""
 
 import os
 import uuid
@@ -9,12 +9,12 @@ from llm_service.backends.base import Backend
 from llm_service.backends.local import LocalBackend
 from llm_service.config import BackendKind, LlmConfig
 
-# Ray reads these when it is imported: nothing is reported home, and Serve's chatter stays in its own files.
+# Ray reads these at import: they turn its usage reports off and keep Ray Serve's log lines in Ray's own files.
 _RAY_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
 
 
 def make_backend(config: LlmConfig) -> Backend:
-    """The backend that the configuration names; Ray is imported only where it is used."""
+    """Create the configured backend; Ray is imported only if it is used."""
     if config.backend is BackendKind.LOCAL:
         return LocalBackend(config.replica)
     for name, value in _RAY_SETTINGS.items():
@@ -25,10 +25,10 @@ def make_backend(config: LlmConfig) -> Backend:
 
 
 def _application(config: LlmConfig) -> str:
-    """A name on the cluster: its own for every address, and the same again when the service starts again there."""
+    """The application's name on the cluster: different for every address, and the same after a restart there."""
     if config.ray.application is not None:
         return config.ray.application
     model = config.model.rstrip("/").rpartition("/")[2]
     host, port = split_host_port(config.listen)
-    # A port that the system is to choose tells services apart no more.
+    # Port 0 lets the system choose, so it does not distinguish services; a random suffix does.
     return "-".join(("visionsplit-llm", model, host, str(port) if port else uuid.uuid4().hex[:8]))

@@ -1,4 +1,4 @@
-"""What the gateway asks of the place where replicas run."""
+"""The interface of a backend, as the gateway uses it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
@@ -7,37 +7,39 @@ from llm_service.job import EngineUse, Job, ReplicaInfo, TokenEvent
 
 
 class Backend(ABC):
-    """Runs jobs on replicas."""
+    """Runs jobs on one or more replicas."""
 
     name: str
 
     @abstractmethod
     async def start(self) -> ReplicaInfo:
-        """Bring the replicas up and tell what they are."""
+        """Start the replicas and return what they run."""
 
     @abstractmethod
     async def stop(self) -> None:
-        """Take the replicas down; jobs that still run end with UnavailableError."""
+        """Stop the replicas; jobs still running end with UnavailableError."""
 
     @abstractmethod
     def generate(self, job: Job) -> AsyncGenerator[TokenEvent, None]:
-        """Run a job. Closing the generator cancels it.
+        """Run a job and yield its tokens. Closing the generator cancels the job.
 
         Raises:
-            VisionSplitError: of `Replica.generate`; also OverloadedError where the queue for a replica is full, and
-                UnavailableError where the replica was lost.
+            VisionSplitError: raised by `Replica.generate`; also OverloadedError if the queue for the replicas is full,
+                and UnavailableError if the replica was lost.
         """
 
     @property
     @abstractmethod
     def max_calls(self) -> int:
-        """Calls that run or wait at once; those beyond it would be refused after their upload."""
+        """The number of calls that may run or wait at once; further ones would be refused after their upload."""
 
     @abstractmethod
     async def uses(self) -> Mapping[str, EngineUse]:
-        """What of each replica's memory is taken, by a name of the replica. One that does not say it soon is left out.
-        Takes no place from a job."""
+        """Memory use of each replica, by the replica's name; replicas that do not answer in time are left out.
+
+        Asking takes no place from a job.
+        """
 
     @abstractmethod
     async def num_replicas(self) -> int:
-        """Healthy replicas now; 0 also where nobody can tell."""
+        """The number of healthy replicas now; 0 also if it cannot be determined."""

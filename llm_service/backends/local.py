@@ -1,4 +1,4 @@
-"""One replica in the gateway's own process."""
+"""A backend with one replica in the gateway's own process."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -13,7 +13,7 @@ from llm_service.replica.replica import Replica
 
 
 class LocalBackend(Backend):
-    """For one device, and for tests."""
+    """Runs one replica in this process, for a single device and for tests."""
 
     name = "local"
 

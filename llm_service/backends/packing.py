@@ -1,4 +1,4 @@
-"""Images on their way to another process: arrays, which Ray's object store passes on without a copy, and the rest."""
+"""Splits images into arrays, which Ray's object store passes on without a copy, and the remaining fields."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class ImageMeta:
 
 
 def pack(images: Sequence[VisionTokens]) -> tuple[tuple[ImageMeta, ...], list[NDArray[Any]]]:
-    """The images without their arrays, and the arrays: features, scales (both as bytes) and positions of each."""
+    """The images without their arrays, and per image three arrays: features and scales as bytes, and positions."""
     arrays: list[NDArray[Any]] = []
     for tokens in images:
         features = tokens.features
@@ -35,7 +35,7 @@ def pack(images: Sequence[VisionTokens]) -> tuple[tuple[ImageMeta, ...], list[ND
 
 
 def unpack(metas: Sequence[ImageMeta], arrays: Sequence[NDArray[Any]]) -> tuple[VisionTokens, ...]:
-    """What was packed."""
+    """Restore the images from the output of `pack`."""
     images: list[VisionTokens] = []
     for index, meta in enumerate(metas):
         data, scales, positions = arrays[index * _ARRAYS_PER_IMAGE : (index + 1) * _ARRAYS_PER_IMAGE]

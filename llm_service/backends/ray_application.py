@@ -1,4 +1,4 @@
-"""The replicas as an application of Ray Serve: brought up, found again, counted, taken away."""
+"""The replicas as a Ray Serve application: deploying, taking over, counting and deleting it."""
 
 import hashlib
 import logging
@@ -19,15 +19,15 @@ from llm_service.backends.ray_replica import DEPLOYMENT, LlmReplica
 from llm_service.config import RayConfig, ReplicaConfig
 
 _log = logging.getLogger(__name__)
-_ANSWER_SECONDS = 5.0  # in which replicas found running tell what they are
+_ANSWER_SECONDS = 5.0  # time for running replicas to answer with their version
 
 
 class RayApplication:
-    """One deployment, without Serve's own proxies. All methods block.
+    """One deployment, without Ray Serve's own HTTP and gRPC proxies. All methods block.
 
-    A gateway that was killed leaves its replicas running, and the next one of the same application takes them over:
-    `serve.run` would replace every replica, each of which would load its weights again. Taken over are only replicas
-    that were deployed from the same release, settings and files.
+    The replicas outlive a gateway that was killed, and the next gateway of the same application takes them over, since
+    `serve.run` would replace every replica and load the weights again. A gateway takes over only replicas that were
+    deployed from the same release, settings and checkpoint files.
     """
 
     def __init__(self, name: str, replica: ReplicaConfig, config: RayConfig, *, replicas: int) -> None:
@@ -38,11 +38,11 @@ class RayApplication:
         self._up = False
 
     def bring_up(self) -> Any:  # noqa: ANN401 - Ray has no types
-        """Take over the replicas that run, or start them; the handle to call them with.
+        """Take over the running replicas or deploy new ones; return the handle for calling them.
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
-            UnavailableError: they did not come up.
+            UnavailableError: the replicas did not start.
         """
         quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
         serve.start(proxy_location="Disabled", logging_config=quiet)
@@ -71,14 +71,14 @@ class RayApplication:
             raise UnavailableError(f"Ray Serve could not bring the replicas up: {_last_line(error)}") from error
 
     def _sharing(self, gpus: float) -> ReplicaConfig:
-        """The replicas' configuration. Where they were made to share a GPU, each takes its part of the KV cache's."""
+        """The replicas' configuration; replicas that share a GPU divide the memory of the KV cache among them."""
         if self._config.num_gpus is not None or not 0 < gpus < 1:
             return self._replica
         engine = self._replica.engine
         return replace(self._replica, engine=replace(engine, memory_fraction=engine.memory_fraction * gpus))
 
     def num_running(self) -> int:
-        """Replicas that run.
+        """The number of running replicas.
 
         Raises:
             RayError, RayServeException, ConnectionError: Serve does not answer.
@@ -88,18 +88,18 @@ class RayApplication:
         return int(deployment.replica_states.get("RUNNING", 0)) if deployment is not None else 0
 
     def take_away(self) -> None:
-        """End the replicas; does nothing if they were never brought up."""
+        """Delete the application, which ends the replicas; does nothing if they were never started."""
         if self._up:
             serve.delete(self._name)
 
     def _version(self) -> str:
-        """Hash of all that decides what the replicas are and how Serve runs them."""
+        """Hash of everything that decides what the replicas are and how Ray Serve runs them."""
         stamp = Checkpoint(self._replica.model, revision=self._replica.revision).stamp()
         facts = (visionsplit.__version__, self._replica, self._config, self._num_replicas, stamp)
         return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
     def _find(self, version: str) -> Any | None:  # noqa: ANN401
-        """The handle of an application that runs and is of this version; None if there is none."""
+        """The handle of a running application of this version; None if there is none."""
         application = serve.status().applications.get(self._name)
         if application is None or application.status is not ApplicationStatus.RUNNING:
             return None
@@ -107,10 +107,10 @@ class RayApplication:
         try:
             told = handle.broadcast("take_over").results(timeout_s=_ANSWER_SECONDS)
         except (RayError, RayServeException, TimeoutError) as error:
-            _log.warning("Ray application %s runs but does not answer; it is deployed anew: %s", self._name, error)
+            _log.warning("Ray application %s runs but does not answer; deploying it again: %s", self._name, error)
             return None
         if set(told) != {version}:
-            _log.info("Ray application %s runs with other settings; it is deployed anew", self._name)
+            _log.info("Ray application %s runs with other settings; deploying it again", self._name)
             return None
         return handle
 

@@ -1,4 +1,4 @@
-"""Connecting this process to Ray."""
+"""Connects this process to Ray."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ import ray
 from visionsplit.errors import UnavailableError
 
 
-def connect(address: str, **options: Any) -> None:  # noqa: ANN401 - those of ray.init
-    """Start a cluster, where the address is "local", or join one.
+def connect(address: str, **options: Any) -> None:  # noqa: ANN401 - the types of ray.init's options
+    """Start a cluster if the address is "local", else join the cluster at the address.
 
     Args:
-        options: more options of `ray.init`.
+        options: further arguments of `ray.init`.
 
     Raises:
-        UnavailableError: Ray could not do it.
+        UnavailableError: Ray could not start or join the cluster.
     """
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", configure_logging=False, **options)
-    except Exception as error:  # Ray has no class for a cluster that does not start or cannot be joined
+    except Exception as error:  # Ray raises no specific class if a cluster cannot be started or joined
         where = "start a cluster here" if address == "local" else f"join {address}"
         raise UnavailableError(f"Ray could not {where}: {error}") from error

@@ -1,10 +1,10 @@
-"""Keeps Ray's chatter out of this service's log; what matters of it comes back as errors."""
+"""Keeps Ray's log lines out of this service's log; failures that matter reach the service as exceptions."""
 
 import logging
 
 
 def quiet_ray() -> None:
-    """Let through only Ray's errors, and not its side effect on grpc.aio. Doing it again changes nothing."""
+    """Let only Ray's errors through, and drop its side effect on grpc.aio. Calling it again changes nothing."""
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     log = logging.getLogger("asyncio")
@@ -13,10 +13,11 @@ def quiet_ray() -> None:
 
 
 class _SharedPollerFilter(logging.Filter):
-    """Drops the report of a harmless race inside grpc.aio.
+    """Drops the log record of a harmless race inside grpc.aio.
 
-    All event loops of a process share one completion queue whose socket wakes them all; the loop that reads it second
-    finds nothing. Ray Serve's handle has a loop of its own beside the gateway's, so it happens all the time.
+    All event loops of a process share one completion queue, whose socket wakes all of them; the loop that reads the
+    socket second finds it empty and logs a BlockingIOError. Ray Serve's handle runs an event loop beside the gateway's,
+    so the race occurs constantly.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""A replica as an actor of Ray Serve."""
+"""A replica as a Ray Serve actor."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -16,10 +16,10 @@ DEPLOYMENT = "LlmReplica"  # its name within the application
 
 
 class LlmReplica:
-    """A replica as Ray Serve sees it."""
+    """The class that Ray Serve deploys."""
 
     def __init__(self, config: ReplicaConfig, version: str) -> None:
-        """`version` stands for all that it was deployed with; see `RayApplication`."""
+        """`version` is a hash of everything it was deployed with; see `RayApplication`."""
         self._replica = Replica(config)
         self._version = version
         self._calls: set[asyncio.Task[Any]] = set()
@@ -39,7 +39,7 @@ class LlmReplica:
             await events.aclose()
 
     async def take_over(self) -> str:
-        """A new gateway is here: nobody awaits the calls of the last one, which end. What this was deployed as."""
+        """End all calls, because a new gateway has replaced the one that read them; return the deployed version."""
         for call in self._calls:
             call.cancel()
         return self._version
@@ -48,15 +48,15 @@ class LlmReplica:
         return self._replica.info
 
     def check_health(self) -> None:
-        """Called by Serve, which replaces a replica that raises."""
+        """Called by Ray Serve, which replaces a replica that raises."""
         if not self._replica.healthy:
             raise RuntimeError("the decoding engine is not running")
 
     def record_routing_stats(self) -> dict[str, Any]:
-        """Serve's hook for what a replica tells of itself; beside Serve, `ReplicaUses` asks for it."""
+        """Ray Serve's hook for statistics of a replica; `ReplicaUses` calls it as well."""
         return asdict(self._replica.use)
 
     def __del__(self) -> None:
-        # Serve's hook for a replica that goes away; its constructor may have failed.
+        # Ray Serve deletes a replica that it stops. The constructor may have failed before `_replica` was set.
         if hasattr(self, "_replica"):
             self._replica.stop()

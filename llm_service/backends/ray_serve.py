@@ -1,4 +1,4 @@
-"""Replicas on Ray Serve, which restarts and scales them."""
+"""A backend with replicas on Ray Serve, which restarts and scales them."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from visionsplit.errors import InternalError, OverloadedError, UnavailableError, VisionSplitError
 from visionsplit.serving.fairness import FairGate
-from visionsplit.serving.overload import Drain
+from visionsplit.serving.overload import ServiceRate
 
 from llm_service.backends.base import Backend
 from llm_service.backends.packing import pack
@@ -28,20 +28,21 @@ _log = logging.getLogger(__name__)
 
 
 class RayServeBackend(Backend):
-    """Passes jobs to the replicas of an application and tells of them."""
+    """Passes jobs to the replicas of one Ray Serve application and reports their number and memory use."""
 
     name = "ray"
 
     def __init__(self, replica: ReplicaConfig, config: RayConfig, *, replicas: int, application: str) -> None:
-        """`application` names this service on the cluster, where it must be the only one of that name."""
+        """`application` names this service on the cluster and must be unique there."""
         self._config = config
         self._num_replicas = replicas
         self._application = RayApplication(application, replica, config, replicas=replicas)
         self._handle: Any = None
         self._owns_cluster = False
-        # Serve's own queue is strictly in order; here callers take turns, and Serve gets what replicas have places for.
+        # Ray Serve's own queue is first-in first-out. This gate lets callers take turns, and admits only as many jobs
+        # as the replicas can run.
         self._gate = FairGate(replicas * config.max_ongoing_requests)
-        self._drain = Drain()
+        self._rate = ServiceRate()
         self._uses = ReplicaUses(application, DEPLOYMENT)
 
     @property
@@ -51,7 +52,7 @@ class RayServeBackend(Backend):
 
     async def start(self) -> ReplicaInfo:
         quiet_ray()
-        # On this thread: elsewhere Ray complains that it cannot install its signal handler.
+        # On this thread: on any other, Ray logs that it cannot install its signal handler.
         self._connect()
         self._handle = await asyncio.to_thread(self._application.bring_up)
         info: ReplicaInfo = await self._handle.describe.remote()
@@ -73,17 +74,18 @@ class RayServeBackend(Backend):
                 finished = event.finished
                 yield event
         finally:
+            # Wait for the end: only then has the stream been cancelled and the place in the gate been returned.
             reading.cancel()
             await asyncio.wait({reading})
 
     async def _read(self, handle: Any, job: Job, buffer: TokenBuffer) -> None:  # noqa: ANN401 - Ray has no types
-        """One job through Serve, read as it comes: a caller that does not read keeps no place and little memory."""
+        """Read one job's events from Ray Serve at their own pace, so that a slow caller keeps no replica's place."""
         try:
             async with self._gate.place(job.caller):
                 await self._pass(handle, job, buffer)
-            self._drain.note(1, busy=len(self._gate) > 0)
-            buffer.put(InternalError("a replica ended its answer too early"))  # nobody reads on after the last event
-        except Exception as error:  # whatever it is, somebody waits for it
+            self._rate.record(1, busy=len(self._gate) > 0)
+            buffer.put(InternalError("a replica ended its answer too early"))  # not read after a final event
+        except Exception as error:  # whatever it is, `generate` waits for it in the buffer
             buffer.put(self._translate(error))
 
     async def _pass(self, handle: Any, job: Job, buffer: TokenBuffer) -> None:  # noqa: ANN401
@@ -94,7 +96,7 @@ class RayServeBackend(Backend):
             async for event in stream:
                 buffer.put(event)
         finally:
-            stream.cancel()
+            stream.cancel()  # ends the job on its replica; has no effect after the last event
 
     async def num_replicas(self) -> int:
         try:
@@ -115,12 +117,12 @@ class RayServeBackend(Backend):
         self._owns_cluster = True
 
     def _translate(self, error: Exception) -> VisionSplitError:
-        """The one place that turns Ray's errors into ours."""
+        """Translate Ray's exceptions; the one place that does."""
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, VisionSplitError):
             return cause
         if isinstance(cause, BackPressureError):
-            return OverloadedError("every replica is busy and the queue is full", self._drain.retry_after(1))
+            return OverloadedError("every replica is busy and the queue is full", self._rate.retry_after(1))
         if isinstance(cause, RayActorError | DeploymentUnavailableError):
             return UnavailableError("the replica that served the call was lost")
         _log.error("a replica failed", exc_info=error)
@@ -129,5 +131,5 @@ class RayServeBackend(Backend):
     def _tear_down(self) -> None:
         self._application.take_away()
         if self._owns_cluster:
-            # Serve goes with the cluster; shut down before it, it would make the raylet report lost actors.
+            # Shutting the cluster down ends Ray Serve too. With Serve shut down first, the raylet reports lost actors.
             ray.shutdown()

@@ -1,7 +1,7 @@
-"""What each replica on Ray Serve has taken, asked beside Serve's way of requests.
+"""Asks each Ray Serve replica for its memory use, apart from the queue of requests.
 
-Serve's handle asks any one replica, in the line of its requests. Replicas are actors with names, though, and what they
-tell of themselves (`record_routing_stats`) they tell apart from requests.
+A Ray Serve handle sends a call to an arbitrary replica, behind waiting requests. Replicas are named actors, though, and
+answer `record_routing_stats` concurrently with requests, so this module calls the actors themselves.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _PATIENCE_SECONDS = 1.0
 
 
 class ReplicaUses:
-    """Of one deployment. Used from one event loop."""
+    """The memory use of one deployment's replicas. Used from one event loop."""
 
     def __init__(self, application: str, deployment: str) -> None:
         self._prefix = f"SERVE_REPLICA::{application}#{deployment}#"
@@ -27,16 +27,16 @@ class ReplicaUses:
         self._asked: dict[str, asyncio.Future[Any]] = {}
 
     async def get(self) -> Mapping[str, EngineUse]:
-        """By the end of the replica's name. One that does not answer within a second is left out.
+        """Memory use by the last part of the replica's name. Replicas that do not answer in a second are left out.
 
         Raises:
-            RayError: the cluster does not say which replicas there are.
+            RayError: the cluster does not list its actors.
         """
         self._actors = await asyncio.to_thread(self._find)
         for name in self._asked.keys() - self._actors.keys():
             self._asked.pop(name).cancel()
         for name, actor in self._actors.items():
-            if name not in self._asked:  # one that hangs is not asked twice
+            if name not in self._asked:  # a replica that hangs has one question pending, not one more each time
                 self._asked[name] = asyncio.wrap_future(actor.record_routing_stats.remote().future())
         if self._asked:
             await asyncio.wait(self._asked.values(), timeout=_PATIENCE_SECONDS)
@@ -44,7 +44,7 @@ class ReplicaUses:
         return {name.removeprefix(self._prefix): use for name, asked in answers.items() if (use := _use_of(asked))}
 
     def _find(self) -> dict[str, Any]:
-        """Blocks."""
+        """The deployment's actors by name. Blocks."""
         found: dict[str, Any] = {}
         for actor in list_named_actors(all_namespaces=True):
             name = actor["name"]
@@ -52,12 +52,12 @@ class ReplicaUses:
                 try:
                     found[name] = self._actors.get(name) or ray.get_actor(name, _NAMESPACE)
                 except ValueError:
-                    continue  # gone in the meantime
+                    continue  # the actor has ended since the listing
         return found
 
 
 def _use_of(answer: asyncio.Future[Any]) -> EngineUse | None:
-    """None where the replica was lost or is not ready."""
+    """The answer of one replica; None if the replica was lost or is not ready."""
     if answer.cancelled() or isinstance(answer.exception(), RayError):
         return None
     told: dict[str, Any] = answer.result()

@@ -1,1 +1,1 @@
-"""Decoding engines behind one interface."""
+"""Decoding engines behind one interface: continuous batching, and layer by layer for pruning."""

@@ -1,4 +1,4 @@
-"""What a replica asks of a decoding engine."""
+"""The interface of a decoding engine, as a replica uses it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
@@ -14,36 +14,36 @@ from llm_service.pruning import ComposedPruning
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where an image's tokens would be if every one of them had been kept."""
+class OriginalPositions:
+    """The positions at which an image's tokens would stand if every one of them had been kept."""
 
-    offsets: NDArray[np.int64]  # [num_tokens], ascending, from the image's first place
-    span: int  # places of the whole image; what follows it begins there
+    offsets: NDArray[np.int64]  # [num_tokens], ascending, relative to the image's first position
+    span: int  # positions of the whole image; the token after the image has offset `span`
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """One image of a request, embedded only where the engine does not have it yet."""
+    """One image of a request, embedded only if the engine does not hold its embeddings yet."""
 
-    key: bytes  # equal for equal content, and for nothing else
+    key: bytes  # equal for two images exactly if their content is equal
     num_tokens: int  # vision tokens and newlines
     embed: Callable[[], torch.Tensor]  # -> [num_tokens, Dl] in the model's type, on its device
     tiles: NDArray[np.int64]  # [num_tokens]: the tile of each vision token, -1 for a newline
-    quotas: tuple[int, ...] | None = None  # vision tokens of each tile that pruning is to keep
-    places: Places | None = None  # None counts the tokens through
+    quotas: tuple[int, ...] | None = None  # how many vision tokens of each tile pruning keeps
+    positions: OriginalPositions | None = None  # None numbers the tokens consecutively
 
     @property
     def span(self) -> int:
-        """Places that the image takes in the position encoding."""
-        return self.num_tokens if self.places is None else self.places.span
+        """The number of positions that the image takes in the position encoding."""
+        return self.num_tokens if self.positions is None else self.positions.span
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """Tokens in."""
+    """A prompt with its images, sampling options and pruning."""
 
-    request_id: str  # the caller's, for logs; need not be unique
-    token_ids: tuple[int, ...]  # the image token once for each image
+    request_id: str  # set by the caller and used in logs; need not be unique
+    token_ids: tuple[int, ...]  # with one image token for each image
     images: tuple[ImageInput, ...]
     sampling: ResolvedSampling
     pruning: ComposedPruning | None = None
@@ -54,42 +54,42 @@ class EngineRequest:
         return len(self.token_ids) - len(self.images) + sum(image.num_tokens for image in self.images)
 
     @property
-    def num_places(self) -> int:
-        """Places of the prompt in the position encoding: its tokens, or more where images have places of their own."""
+    def num_positions(self) -> int:
+        """Positions of the prompt: one per token, or more if its images keep their original positions."""
         return len(self.token_ids) - len(self.images) + sum(image.span for image in self.images)
 
 
 class Engine(ABC):
-    """Decodes many requests together. Its methods belong to one event loop, except where they say otherwise."""
+    """Decodes many requests together. Its methods belong to one event loop unless they say otherwise."""
 
     name: str
 
     @abstractmethod
     def start(self) -> None:
-        """Take memory and begin to serve. Blocks; any thread."""
+        """Allocate memory and begin to serve. Blocks; callable from any thread."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End what runs with UnavailableError and release everything. Blocks; any thread."""
+        """End running requests with UnavailableError and release all memory. Blocks; callable from any thread."""
 
     @abstractmethod
     def generate(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
-        """Tokens of the answer as they come. Closing the generator frees the request's place within one step.
+        """Yield the answer's tokens as they are decoded. Closing the generator frees the request's place within a step.
 
         Raises:
             PromptTooLongError: the request can never fit.
-            InvalidPruningError: the pruning cannot be done to this prompt.
+            InvalidPruningError: the pruning cannot be applied to this prompt.
             OverloadedError: too many requests are waiting.
-            UnavailableError: the engine is stopping, or could not be brought up again.
+            UnavailableError: the engine is stopping, or could not be restarted.
             InternalError: a decoding step failed.
         """
 
     @property
     @abstractmethod
     def context_length(self) -> int:
-        """Most tokens of prompt and answer together that a request can have: the model's bound or the cache's."""
+        """The most tokens, prompt and answer together, that a request can have: the model's or the cache's limit."""
 
     @property
     @abstractmethod
     def healthy(self) -> bool:
-        """Whether the engine serves, or is about to again."""
+        """Whether the engine serves requests, or is being restarted to do so."""

@@ -11,7 +11,7 @@ _MASK = 0xFFFFFFFF
 
 
 def gumbel_noise(seed_low: torch.Tensor, seed_high: torch.Tensor, position: torch.Tensor, size: int) -> torch.Tensor:
-    """Gumbel noise that depends on its arguments alone.
+    """Gumbel noise that depends only on its arguments.
 
     Args:
         seed_low, seed_high, position: [requests] integers, taken modulo 2**32.
@@ -56,7 +56,7 @@ def filter_scores(
 
 
 def _mix(value: torch.Tensor) -> torch.Tensor:
-    """A 32-bit finaliser (avalanche) on int64 tensors: products may wrap, as only their low halves are kept."""
+    """A 32-bit finaliser (avalanche) on int64 tensors. Products may overflow, as only their low halves are kept."""
     value = value & _MASK
     value = ((value ^ (value >> 16)) * 0x7FEB352D) & _MASK
     value = ((value ^ (value >> 15)) * 0x846CA68B) & _MASK

@@ -1,4 +1,4 @@
-"""Tokens on their way to whoever reads them, in little memory though nobody reads."""
+"""A bounded buffer between an engine and one call's reader."""
 
 import asyncio
 from collections import deque
@@ -8,13 +8,13 @@ from visionsplit.errors import VisionSplitError
 
 from llm_service.job import TokenEvent
 
-# Beyond so many events the later ones become one, so that a call nobody reads costs a few bytes a token, not an object.
+# Events beyond this number are merged into one, so that an unread token costs a few bytes instead of an object.
 _MAX_EVENTS = 64
 
 
 @dataclass
 class _Tail:
-    """Events made one."""
+    """Several events merged into one."""
 
     first: TokenEvent
     token_ids: list[int]
@@ -25,12 +25,12 @@ class _Tail:
 
 
 class TokenBuffer:
-    """A queue of one request's events, the last of which is finished or an error. Belongs to one event loop."""
+    """A queue of one request's events, which ends with a finished event or an error. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._events: deque[TokenEvent] = deque()
-        self._tail: _Tail | None = None  # after the events
-        self._error: VisionSplitError | None = None  # after the tail
+        self._tail: _Tail | None = None  # read after the events
+        self._error: VisionSplitError | None = None  # read after the tail
         self._changed = asyncio.Event()
 
     def put(self, event: TokenEvent | VisionSplitError) -> None:
@@ -46,7 +46,7 @@ class TokenBuffer:
         self._changed.set()
 
     async def get(self) -> TokenEvent:
-        """The next event, once it is there.
+        """Wait for the next event.
 
         Raises:
             VisionSplitError: the request failed.

@@ -1,4 +1,4 @@
-"""What a service accepts of a request."""
+"""What the service accepts in a request: properties of the checkpoint, and limits."""
 
 from dataclasses import dataclass
 
@@ -10,29 +10,29 @@ from llm_service.job import LAYERWISE_MODELS
 
 @dataclass(frozen=True)
 class Accepted:
-    """The checkpoint's facts and the configured limits."""
+    """The checkpoint's properties and the configured limits."""
 
     feature_size: int
     encoder_fingerprint: str
     side: int
     crop_grids: frozenset[tuple[int, int]]  # rows, columns
     context_length: int  # tokens of prompt and answer together that a replica can hold
-    max_places: int  # places of the language model's position encoding; a replica may hold fewer tokens
-    model_type: str  # of the language model, as the transformers library names it
+    max_places: int  # positions of the language model's position encoding; a replica may hold fewer tokens
+    model_type: str  # of the language model, by the transformers library's name
     num_layers: int  # of the language model
     limits: Limits
     default_repetition_penalty: float
 
     @property
     def takes_layers_apart(self) -> bool:
-        """Whether replicas can prune between layers and put tokens at places of their own."""
+        """Whether replicas can prune between layers, and keep tokens at their original positions."""
         return self.model_type in LAYERWISE_MODELS
 
     @classmethod
     def by_checkpoint(
         cls, checkpoint: Checkpoint, limits: Limits, *, context_length: int, repetition_penalty: float
     ) -> "Accepted":
-        """Read the facts; hashes the vision tower's weights."""
+        """Read the checkpoint; hashes the vision tower's weights."""
         config = checkpoint.config
         tile = config.vision_config.image_size
         return cls(

@@ -1,20 +1,20 @@
-"""Which calls are let in, what they may hold, whose turn it is, and when the last of them has ended."""
+"""Admits calls within limits, lets callers take turns at the replicas, and knows when the last call has ended."""
 
 from prometheus_client import Gauge
-from visionsplit.serving.overload import CallPlaces, Line, OpenDoor, refuse_late
+from visionsplit.serving.overload import CallGate, CallPlaces, ServiceQueue, refuse_late
 
 from llm_service.config import Limits
 from llm_service.gateway.prefill import CheckedPrefill
 from llm_service.gateway.uploads import Uploads
 
-# Requests that a replica has at the same time without having answered with a first token. These are enough to fill the
-# engine's steps with prompts, and so few that a caller with one request is not far behind another's hundreds: the
-# engine reads the prompts that it has accepted in order of arrival, and not in turns of their callers.
+# Requests that a replica may hold before they have a first token. They are enough to fill the engine's steps with
+# prompts, and few enough that a caller with one request is not far behind another's hundreds: the engine reads the
+# prompts that it has accepted in order of arrival, without turns among callers.
 _PROMPTS_AT_ONCE = 8
 
 
 class Admission:
-    """Lets calls in up to the limits, and none while draining. Used from one event loop."""
+    """Admits calls up to the limits, and none while draining. Used from one event loop."""
 
     def __init__(self, limits: Limits, *, max_running: int, max_calls: int, uploads: Gauge) -> None:
         """
@@ -24,34 +24,34 @@ class Admission:
             max_calls: of which a caller gets its share; `limits` may say another number.
             uploads: told how many uploads are under way.
         """
-        self.door = OpenDoor("the service is stopping")
+        self.gate = CallGate("the service is stopping")
         self.places = CallPlaces(limits.max_calls or max_calls, share=limits.caller_share)
         self.uploads = Uploads(limits, uploads)
         # Requests wait in a replica for different things: for a step, for rows of the slab, for the layerwise engine.
         # None of them must stand in the way of those that wait for something else.
         self._prompts_at_once = min(_PROMPTS_AT_ONCE, 2 * max_running)
         self._texts, self._images, self._layerwise = (
-            Line(self._prompts_at_once, share=limits.caller_share) for _ in range(3)
+            ServiceQueue(self._prompts_at_once, share=limits.caller_share) for _ in range(3)
         )
 
     def set_replicas(self, replicas: int) -> None:
-        """Tell how many replicas serve; without any, requests wait for the first."""
+        """Set the number of serving replicas; without any, requests wait for the first."""
         for line in (self._texts, self._images, self._layerwise):
             line.resize(max(replicas, 1) * self._prompts_at_once)
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for their turn at a replica."""
+        """The number of requests that wait for their turn at a replica."""
         return sum(line.waiting for line in (self._texts, self._images, self._layerwise))
 
-    def line(self, prefill: CheckedPrefill, num_images: int) -> Line:
-        """Where a request waits for its first token."""
+    def line(self, prefill: CheckedPrefill, num_images: int) -> ServiceQueue:
+        """The queue in which a request waits for its first token."""
         if prefill.layer_by_layer:
             return self._layerwise
         return self._images if num_images else self._texts
 
-    def check(self, line: Line, caller: str, time_remaining: float | None) -> None:
-        """Refuse a call for which there is no place, or for which the first token would come too late.
+    def check(self, line: ServiceQueue, caller: str, time_remaining: float | None) -> None:
+        """Refuse a call for which there is no place, or whose first token would come too late.
 
         Args:
             line: where it will wait.

@@ -1,4 +1,4 @@
-"""When what happened to one call, for its caller and for the metrics."""
+"""Measures the stages of one call, for its caller and for the metrics."""
 
 import time
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from llm_service.job import TokenEvent
 
 @dataclass
 class CallClock:
-    """Moments of one call, in seconds of time.monotonic()."""
+    """The times of one call's stages, in seconds of time.monotonic()."""
 
     started: float
     metrics: LlmMetrics
@@ -23,17 +23,17 @@ class CallClock:
     queue_seconds: float = 0.0
 
     def upload_done(self, upload: Upload) -> None:
-        """The upload is whole and checked."""
+        """Record that the upload is complete and checked."""
         self.received = time.monotonic()
         self.metrics.received(upload)
         self.metrics.receive.observe(self.received - self.started)
 
     def passed_on(self) -> None:
-        """The request goes to a replica."""
+        """Record that the request goes to a replica."""
         self.sent = time.monotonic()
 
     def note(self, event: TokenEvent) -> None:
-        """An event of the replica has arrived."""
+        """Record that an event of the replica has arrived."""
         now, tokens = time.monotonic(), len(event.token_ids)
         if not self.first_token:
             self.first_token = now
@@ -48,11 +48,11 @@ class CallClock:
         self.last_token = now
 
     def answered(self) -> None:
-        """The answer is complete."""
+        """Record that the answer is complete."""
         self.metrics.decode.observe(self.last_token - self.first_token)
 
     def timings(self) -> generation_pb2.LlmTimings:
-        """For the caller."""
+        """The timings for the caller."""
         return generation_pb2.LlmTimings(
             receive_seconds=self.received - self.started,
             queue_seconds=self.queue_seconds,

@@ -1,4 +1,4 @@
-"""A request's prompt read from its message, and the pruning methods listed in one."""
+"""Converts a request's prompt from its message, and pruning methods to messages."""
 
 from visionsplit.errors import InvalidPromptError
 from visionsplit.options.parameters import quoted
@@ -9,7 +9,7 @@ from llm_service.pruning import PRUNING_METHODS
 
 
 def prompt_from_proto(message: generation_pb2.Prompt) -> Prompt:
-    """The prompt's own form; `check_prompt_message` has counted what is in it.
+    """Convert a prompt, after `check_prompt_message` has limited its parts.
 
     Raises:
         InvalidPromptError: neither form is given, or a part of a turn is empty.
@@ -23,7 +23,7 @@ def prompt_from_proto(message: generation_pb2.Prompt) -> Prompt:
 
 
 def pruning_methods_to_proto(*, supported: bool) -> list[choice_pb2.NamedChoice]:
-    """The methods that a request may name; none where the language model does not support pruning."""
+    """The methods that a request may name; empty if the language model does not support pruning."""
     if not supported:
         return []
     return [

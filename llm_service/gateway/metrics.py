@@ -1,7 +1,7 @@
-"""What the gateway counts and measures, beside its calls.
+"""The gateway's metrics, in addition to those of its calls.
 
-Replicas on Ray run in processes of their own, which nobody scrapes: what is here comes from the events that they send,
-and what they have taken of slab and KV cache from asking them once a second.
+Replicas on Ray run in separate processes, which Prometheus does not scrape. So these metrics are computed from the
+events that replicas send, and the use of slab and KV cache is queried once a second.
 """
 
 from collections.abc import Iterable, Mapping
@@ -49,7 +49,7 @@ class LlmMetrics:
         self.use = UseMetrics(registry)
 
     def received(self, upload: Upload) -> None:
-        """An upload is whole and checked."""
+        """Record a complete and checked upload."""
         counts = upload.counts
         self._images.inc(len(upload.images))
         self._bytes.inc(upload.wire_bytes)
@@ -61,10 +61,10 @@ class LlmMetrics:
 
 
 class UseMetrics(Collector):
-    """What each replica's engine has taken. A replica of which nobody knows has no samples, rather than old ones."""
+    """Memory use of each replica's engine. A replica that does not report has no samples, rather than old ones."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.replicas: Mapping[str, EngineUse] = {}  # by the replica's name; replaced whole, read on any thread
+        self.replicas: Mapping[str, EngineUse] = {}  # by the replica's name; replaced as a whole, read from any thread
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:

@@ -1,4 +1,4 @@
-"""Checks how a request wants its vision tokens read: pruning between layers, quotas, position ids."""
+"""Checks a request's options for reading vision tokens: pruning between layers, quotas, position ids."""
 
 from dataclasses import dataclass, replace
 
@@ -10,12 +10,12 @@ from llm_service.gateway.accepted import Accepted
 from llm_service.job import LAYERWISE_MODELS
 from llm_service.pruning import PRUNING_METHODS, ComposedPruning, compose
 
-Quotas = tuple[int, ...] | None  # one image's tokens per tile that pruning is to keep
+Quotas = tuple[int, ...] | None  # how many tokens of each tile of one image pruning keeps
 
 
 @dataclass(frozen=True)
 class CheckedPrefill:
-    """How the language model reads one prompt, as a job carries it."""
+    """How the language model reads one prompt, in the form that a job carries."""
 
     asked: Pruning | None  # None drops nothing
     pruning: ComposedPruning | None  # `asked` for this model; the first image's quotas decide what it becomes at last
@@ -23,7 +23,7 @@ class CheckedPrefill:
 
     @classmethod
     def of(cls, asked: Prefill, accepted: Accepted, *, layout: Layout, num_images: int) -> "CheckedPrefill":
-        """Check a request's wishes; the images' quotas are yet to come.
+        """Check a request's options; the images' quotas arrive later.
 
         Raises:
             InvalidPruningError: an unknown pruning method or parameter, or a value out of its range.

@@ -1,4 +1,4 @@
-"""Receives a request and checks all of it before anything reaches a replica."""
+"""Receives a request and checks all of it before it reaches a replica."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from llm_service.gateway.uploads import Reception
 from llm_service.prompts.turns import PromptTurns
 
 RequestStream = AsyncIterator[llm_service_pb2.LlmServiceGenerateRequest]
-_MOST_BYTES_OF_NUMBER = 4  # the tokens' format shows only in their first chunk
+_MOST_BYTES_OF_NUMBER = 4  # an upper bound, since the tokens' data type is known only from their first chunk
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Tokens of a prompt by kind."""
+    """The number of a prompt's tokens by kind."""
 
     text: int
     vision: int
@@ -43,7 +43,7 @@ class TokenCounts:
 
 @dataclass(frozen=True)
 class Upload:
-    """A whole, sound request."""
+    """A complete and valid request."""
 
     token_ids: tuple[int, ...]
     images: tuple[VisionTokens, ...]
@@ -54,18 +54,18 @@ class Upload:
 
     @property
     def vision_tokens_before(self) -> int:
-        """Vision tokens of the images without compression."""
+        """The number of the images' vision tokens without compression."""
         return sum(sum(image.grid.valid_counts()) for image in self.images)
 
     @property
     def wire_bytes(self) -> int:
-        """Of features, scales and positions."""
+        """Bytes of features, scales and positions."""
         return sum(image.num_bytes for image in self.images)
 
 
 @dataclass
 class _Receiving:
-    """A request of which the header has arrived."""
+    """A request whose header has arrived."""
 
     token_ids: tuple[int, ...]
     grids: tuple[TileGrid, ...]
@@ -81,7 +81,7 @@ class _Receiving:
 
     @property
     def uncompressed(self) -> TokenCounts:
-        """What the prompt would have if the encoder had kept every token."""
+        """The number of the prompt's tokens if the encoder had kept every one."""
         return self._with(sum(sum(grid.valid_counts()) for grid in self.grids))
 
     def _with(self, vision_tokens: int) -> TokenCounts:
@@ -90,7 +90,7 @@ class _Receiving:
 
 
 class UploadReceiver:
-    """Reads request streams."""
+    """Reads the message streams of requests."""
 
     def __init__(self, accepted: Accepted, prompts: PromptTurns) -> None:
         self._accepted = accepted
@@ -132,7 +132,7 @@ class UploadReceiver:
                 receiving.tokens.add_chunk(message.tokens)
             else:
                 raise InvalidTokensError("a second header came" if part else "a message is empty")
-            message = None  # a header of some MiB must not stay in memory while the next message is awaited
+            message = None  # otherwise a header of some MiB would stay in memory while the next message is awaited
         if receiving is None:
             raise InvalidTokensError("the request ended before its header")
         return Upload(
@@ -200,7 +200,7 @@ class UploadReceiver:
     def _add_image(self, receiving: _Receiving, header: vision_tokens_pb2.ImageTokensHeader) -> None:
         receiving.tokens.add_header(header)
         receiving.prefill = receiving.prefill.with_quotas(receiving.tokens.quotas)
-        # Before the tokens themselves take memory.
+        # Checked before the tokens themselves take memory.
         self._check_length(receiving)
         receiving.reserve(sum(header.budgets) * self._accepted.feature_size * _MOST_BYTES_OF_NUMBER)
 
@@ -218,7 +218,7 @@ class UploadReceiver:
             )
 
     def _check_places(self, receiving: _Receiving) -> None:
-        """Original places leave gaps, so they may go beyond the position encoding though the tokens are few."""
+        """Check positions: original ones leave gaps, so few tokens may exceed the position encoding."""
         counts, new = receiving.uncompressed, receiving.sampling.max_new_tokens
         if receiving.prefill.position_ids == "renumbered":
             return

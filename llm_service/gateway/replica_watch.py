@@ -1,4 +1,4 @@
-"""What the gateway sees of its replicas from outside: how many work, and what of their memory is taken."""
+"""Watches the replicas from outside: how many work, and how much of their memory is in use."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ _PERIOD_SECONDS = 1.0
 
 
 class ReplicaWatch:
-    """Looks at the replicas once a second, for health and for the metrics. Used from one event loop."""
+    """Checks the replicas once a second, for health and for the metrics. Used from one event loop."""
 
     def __init__(
         self,
@@ -28,9 +28,9 @@ class ReplicaWatch:
         """
         Args:
             backend: where the replicas run.
-            metrics: told what the replicas have taken.
-            health: told of changes only: the service is taken to serve when the watch starts.
-            set_replicas: told after each look how many replicas work.
+            metrics: updated with the replicas' memory use.
+            health: updated only at changes; it must say "serving" when the watch starts.
+            set_replicas: called after each check with the number of working replicas.
         """
         self._set_replicas = set_replicas
         self._backend = backend
@@ -39,13 +39,13 @@ class ReplicaWatch:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Look once, then go on looking."""
+        """Check once, then keep checking."""
         await self._count()
-        # Each by itself: a replica that does not say what it has taken must not delay the news that another is lost.
+        # Separately, so that a replica that does not report its memory cannot delay the news that another is lost.
         self._tasks = [asyncio.create_task(self._follow_health()), asyncio.create_task(self._follow_use())]
 
     async def stop(self) -> None:
-        """Nothing happens the second time, or without a start."""
+        """Stop checking. Has no effect before `start` or when called again."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -53,13 +53,13 @@ class ReplicaWatch:
                 await task
 
     async def _follow_health(self) -> None:
-        """Serving is what has a healthy replica, now and again."""
+        """Set the health, now and after each check: serving if there is a healthy replica."""
         serving = True
         while True:
             await asyncio.sleep(_PERIOD_SECONDS)
             try:
                 healthy = await self._count() > 0
-            except Exception:  # a watch that ended would leave health as it was, for ever
+            except Exception:  # the task must not end, or the health would never change again
                 if serving:
                     _log.exception("the replicas cannot be counted")
                 healthy = False
@@ -77,7 +77,7 @@ class ReplicaWatch:
             try:
                 self._metrics.use.replicas = await self._backend.uses()
                 known = True
-            except Exception:  # as above; what nobody knows is left out
+            except Exception:  # as above; values that are not known are left out
                 if known:
                     _log.exception("what replicas have taken cannot be read")
                 self._metrics.use.replicas = {}

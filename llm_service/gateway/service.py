@@ -1,4 +1,4 @@
-"""The servicer: checked requests to a backend, its tokens back as text."""
+"""The servicer of LlmService: passes checked requests to a backend, and its tokens back as text."""
 
 import asyncio
 import logging
@@ -42,7 +42,7 @@ GenerateContext = grpc.aio.ServicerContext[Request, Response]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
-    """Owns the protocol: upload, prompt, text, stop strings, usage and timings. Tokens come from the backend."""
+    """Implements the protocol: upload, prompt, text, stop strings, usage and timings. Tokens come from the backend."""
 
     model: str  # the checkpoint's name
     backend: Backend
@@ -65,7 +65,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         request_id, caller = request_id_of(context), self.callers.of(context)
         with (
             log_call(_log, request_id, "Generate") as record,
-            self.admission.door.inside(),
+            self.admission.gate.inside(),
             ExitStack() as held,
         ):
             describe_current(request_id=request_id)
@@ -116,7 +116,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
     async def _receive(
         self, stream: AsyncIterator[Request], caller: str, context: GenerateContext, held: ExitStack
     ) -> Upload:
-        """The whole upload; `held` keeps the room of its tokens, and from its end on the call's place."""
+        """Receive the whole upload; `held` keeps the memory of its tokens, and after its end the call's place."""
         admission = self.admission
 
         def admit(prefill: CheckedPrefill, num_images: int) -> None:
@@ -126,12 +126,12 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
             reception = held.enter_context(admission.uploads.call(caller))
             async with reception.receiving():
                 upload = await self.receiver.receive(stream, caller, reception, admit)
-            # Again: calls that came meanwhile may be whole already.
+            # Checked again: other calls may have become complete in the meantime.
             admit(upload.prefill, len(upload.images))
             held.enter_context(admission.places.call(caller))
             return upload
         except OverloadedError:
-            # An encoder goes on encoding for this call until it hears of it.
+            # The encoder continues encoding for this call until it learns of the error.
             await _discard(stream, idle_seconds=_OVERLOADED_IDLE_SECONDS)
             raise
         except VisionSplitError:
@@ -139,7 +139,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
             raise
 
     async def _answer(self, job: Job, upload: Upload, clock: CallClock, context: GenerateContext) -> int:
-        """Send the answer; returns the number of its tokens."""
+        """Send the answer; return the number of its tokens."""
         detokenizer = Detokenizer(self.prompts.tokenizer)
         stop = StopStrings(upload.sampling.stop)
         generated, ended = 0, False
@@ -149,7 +149,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
             await waiting.enter_async_context(line.turn(job.caller))
             clock.passed_on()
             async for event in events:
-                await waiting.aclose()  # with its first token the call leaves the line
+                await waiting.aclose()  # with its first token the call leaves the queue
                 clock.note(event)
                 generated += len(event.token_ids)
                 layer_tokens = layer_tokens or event.layer_tokens or ()
@@ -174,7 +174,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         return generated
 
     def _describe(self, upload: Upload, record: CallRecord) -> None:
-        """What has come, for the call's trace and its line in the log."""
+        """Describe the upload in the call's trace and log line."""
         counts = upload.counts
         numbers: dict[str, str | int | float] = {
             "images": len(upload.images),
@@ -186,7 +186,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         record.fields.update(numbers)
         describe_current(**numbers)
         if self.log_prompts:
-            # The line shows its beginning only.
+            # The log line shows only its beginning.
             record.prompt = self.prompts.tokenizer.decode(list(upload.token_ids[:MAX_PROMPT_CHARACTERS]))
 
 
@@ -194,12 +194,12 @@ async def _send(context: GenerateContext, response: Response) -> None:
     try:
         await send(context, response)
     except grpc.aio.InternalError as error:
-        # All that grpc says when the call has ended in the middle of a write.
+        # The only text of grpc's error when the call has ended during a write.
         raise CancelledError("the caller went away") from error
 
 
 async def _discard(stream: AsyncIterator[Request], *, idle_seconds: float = _DISCARD_SECONDS) -> None:
-    """Read what is still on its way: a client in the middle of a write may see its failure instead of our status."""
+    """Read messages still in transit: otherwise a client that is writing may see a failed write, not the status."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_DISCARD_SECONDS):
             arrived = True

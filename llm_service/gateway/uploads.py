@@ -1,4 +1,4 @@
-"""Requests that are being received: how many, for how long, and how many bytes of vision tokens all calls hold."""
+"""Limits the requests that are being received: their number, their time, and the bytes of all calls' vision tokens."""
 
 import asyncio
 import time
@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager, contextmanager
 from prometheus_client import Gauge
 from visionsplit.errors import DeadlineError, OverloadedError
 from visionsplit.serving.fairness import Shares, UsedUp, address_behind
-from visionsplit.serving.overload import Drain
+from visionsplit.serving.overload import ServiceRate
 
 from llm_service.config import Limits
 
-HEADER_SECONDS = 5.0  # a caller sends the header as it opens the call, so that only the network can delay it
+HEADER_SECONDS = 5.0  # a caller sends the header when it opens the call, so that only the network can delay it
 # When this many calls are without a header, a further one has the oldest of the busiest address given up: silent calls
 # cannot keep out later ones. visionsplit.receiving.receipts bounds the memory of headers that are unfinished.
 _MAX_WITHOUT_HEADER = 256
@@ -23,11 +23,11 @@ _YOUNG_SECONDS = 1.0
 
 
 class Reception:
-    """One call's upload, and the room that its tokens take until the call has ended."""
+    """One call's upload, and the memory that its tokens take until the call has ended."""
 
     def __init__(self, uploads: "Uploads", caller: str) -> None:
         self.caller = caller
-        self.begun = False  # the header has arrived
+        self.begun = False  # whether the header has arrived
         self.has_place = False
         self.num_bytes = 0  # reserved for its vision tokens
         self.progressed = time.monotonic()  # when the last message arrived
@@ -36,7 +36,7 @@ class Reception:
         self._given_up_for = ""
 
     def begin(self) -> None:
-        """The header has arrived: the upload takes a place.
+        """Record that the header has arrived: the upload takes a place.
 
         Raises:
             OverloadedError: all places are taken by uploads that go on, or it was given up before.
@@ -46,7 +46,7 @@ class Reception:
         self._time.reschedule(asyncio.get_running_loop().time() + self._uploads.limits.upload_seconds)
 
     def reserve(self, num_bytes: int) -> None:
-        """Reserve room for further bytes of vision tokens, until the call has ended.
+        """Reserve memory for further bytes of vision tokens, until the call has ended.
 
         Raises:
             OverloadedError: they are not there, without a time after which to ask again if they never will be; or the
@@ -56,7 +56,7 @@ class Reception:
         self._uploads.take_room(self, num_bytes)
 
     def note_progress(self) -> None:
-        """A message has arrived.
+        """Record that a message has arrived.
 
         Raises:
             OverloadedError: after the upload was given up, in the same turn of the event loop.
@@ -88,7 +88,7 @@ class Reception:
                 async with self._time:
                     yield
         except TimeoutError:
-            if not self._time.expired():  # not this limit, but one of the caller's
+            if not self._time.expired():  # not this time limit, but one of the caller's
                 raise
             if not self._given_up_for:
                 raise DeadlineError(self._overtime) from None
@@ -106,24 +106,24 @@ class Reception:
 
 
 class Uploads:
-    """All uploads under way, and the bytes that calls hold. Used from one event loop.
+    """All uploads in progress, and the bytes that calls hold. Used from one event loop.
 
     An upload that stands still costs the others nothing: where its place or its room is needed, it is given up.
     """
 
     def __init__(self, limits: Limits, gauge: Gauge) -> None:
-        """`gauge` is told how many uploads have begun and are not complete."""
+        """`gauge` is set to the number of uploads that have begun and are not complete."""
         self.limits = limits
         self._places = Shares(limits.max_uploads, limits.caller_share)
         self._bytes = Shares(limits.max_upload_bytes, limits.caller_share)
-        self._drain = Drain()
-        self._bytes_drain = Drain()
+        self._rate = ServiceRate()
+        self._bytes_rate = ServiceRate()
         self._receiving: dict[Reception, None] = {}  # in the order in which the calls were opened
         self._gauge = gauge
 
     @contextmanager
     def call(self, caller: str) -> Iterator[Reception]:
-        """The length of a call, at whose end the room of its tokens is free."""
+        """A context for a call; its end frees the memory of the tokens."""
         reception = Reception(self, caller)
         try:
             yield reception
@@ -132,12 +132,12 @@ class Uploads:
 
     @contextmanager
     def receiving(self, reception: Reception) -> Iterator[None]:
-        """The length of an upload, at whose end its place is free."""
+        """A context for an upload; its end frees the place."""
         self._bound_silent()
         self._receiving[reception] = None
         try:
             yield
-            self._drain.note(1, busy=_half_taken(self._places))
+            self._rate.record(1, busy=_half_taken(self._places))
         finally:
             del self._receiving[reception]
             self._leave_place(reception)
@@ -159,7 +159,7 @@ class Uploads:
             raise OverloadedError(
                 f"the request's vision tokens take {whole} bytes or more; at most {self._bytes.limit} are accepted"
             )
-        # The request is judged as a whole: what it holds already must not count as another call's.
+        # The request is judged as a whole: bytes that it holds already must not count as another call's.
         self._bytes.give_back(caller, reception.num_bytes)
         part = self._used_up(self._bytes, reception, whole)
         self._bytes.take(caller, reception.num_bytes if part else whole)
@@ -167,24 +167,24 @@ class Uploads:
             raise OverloadedError(
                 f"other calls{part.of} hold {part.held} bytes of vision tokens; this request's {whole} and theirs are "
                 f"more than {part.limit}",
-                self._bytes_drain.retry_after(whole),
+                self._bytes_rate.retry_after(whole),
             )
         reception.num_bytes = whole
 
     def release(self, reception: Reception) -> None:
-        """Free all that a call holds; nothing happens the second time."""
+        """Free everything that a call holds; has no effect when called again."""
         self._leave_place(reception)
         num_bytes, reception.num_bytes = reception.num_bytes, 0
         if num_bytes:
             self._bytes.give_back(reception.caller, num_bytes)
-            self._bytes_drain.note(num_bytes, busy=_half_taken(self._bytes))
+            self._bytes_rate.record(num_bytes, busy=_half_taken(self._bytes))
 
     def retry_after(self) -> float:
         """Seconds after which there should be a place again."""
-        return self._drain.retry_after(1)
+        return self._rate.retry_after(1)
 
     def _bound_silent(self) -> None:
-        """Give up a call without a header where too many wait for theirs."""
+        """Give up a call without a header if too many wait for theirs."""
         silent = [other for other in self._receiving if not (other.begun or other.ends)]
         if len(silent) < _MAX_WITHOUT_HEADER:
             return
@@ -195,7 +195,7 @@ class Uploads:
             oldest.give_up("the request's header had not arrived when too many other calls waited to send theirs")
 
     def _used_up(self, shares: Shares, reception: Reception, amount: int) -> UsedUp | None:
-        """Which part is too full for an amount, after others that stand still have been given up if need be."""
+        """The part without room for an amount, after uploads that have stopped were given up if necessary."""
         while (part := shares.used_up(reception.caller, amount)) is not None:
             if (stalled := self._stalled(shares, reception, amount)) is None:
                 break
@@ -204,7 +204,7 @@ class Uploads:
         return part
 
     def _stalled(self, shares: Shares, reception: Reception, amount: int) -> Reception | None:
-        """An upload that gives way: among those in the way, one of the caller that holds most."""
+        """An upload to give up: among those in the way, one of the caller that holds the most."""
         latest = time.monotonic() - self.limits.upload_idle_seconds
         candidates = [
             other
@@ -222,7 +222,7 @@ class Uploads:
             reception.has_place = False
             self._places.give_back(reception.caller, 1)
             self._gauge.set(self._places.taken)
-            self._drain.watch(busy=_half_taken(self._places))
+            self._rate.watch(busy=_half_taken(self._places))
 
 
 def _half_taken(shares: Shares) -> bool:

@@ -1,1 +1,1 @@
-"""Prompts to token ids, within bounds and by turns, and generated token ids to text."""
+"""Prompts to token ids, within limits and with callers taking turns, and generated token ids to text."""

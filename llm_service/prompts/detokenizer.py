@@ -1,31 +1,31 @@
-"""Token ids to text, piece by piece."""
+"""Decodes generated token ids to text incrementally, and ends the text at stop strings."""
 
 import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-# SentencePiece's fallback for characters that are no token. A run of these is decoded as one: a byte that does not fit
-# turns all of the run into replacement characters.
+# SentencePiece's fallback for characters without a token. A run of these is decoded together: one byte that does not
+# fit turns the whole run into replacement characters.
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _TOKENS_OF_CHARACTER = 8  # a character has at most four bytes, and some tokens add nothing to the text
-_INCOMPLETE = "\ufffd"  # what a tokenizer decodes the first bytes of an unfinished character to
+_INCOMPLETE = "\ufffd"  # the character to which tokenizers decode the first bytes of an unfinished character
 
 
 class Detokenizer:
     """Decodes a growing list of tokens without ever emitting part of a character.
 
-    The pieces together are what the tokenizer makes of all tokens at once, special tokens left out.
-    Tokens are decoded together with the piece before them, since a tokenizer's spaces depend on the neighbour.
+    The concatenated pieces equal the tokenizer's text for all tokens at once, without special tokens.
+    Tokens are decoded together with the piece before them, since a tokenizer's spaces depend on the neighbouring token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
         self._ids: list[int] = []
-        self._context = 0  # first token decoded again for its neighbours' sake
-        self._emitted = 0  # tokens before this one are in the text already
-        self._retry_at = 0  # tokens there must be before the pending ones are decoded again
+        self._context = 0  # index of the first token that is decoded again as context
+        self._emitted = 0  # tokens before this index are in the text already
+        self._retry_at = 0  # the pending tokens are decoded again once there are this many tokens
 
     def add(self, token_ids: Sequence[int]) -> str:
         """The text that these tokens complete; empty while a character is unfinished."""
@@ -39,12 +39,12 @@ class Detokenizer:
                 pieces.append(piece)
                 self._context, self._emitted = self._emitted, len(self._ids)
             else:
-                # No character has as many tokens. Decoding a long run anew for each token would take quadratic time.
+                # No character has this many tokens. Decoding a long run again at each token would take quadratic time.
                 self._retry_at = len(self._ids) + (len(self._ids) - self._emitted) // _TOKENS_OF_CHARACTER
         return "".join(pieces)
 
     def finish(self) -> str:
-        """What is left, with replacement characters for bytes that never became a character."""
+        """The remaining text, with replacement characters for bytes that never completed a character."""
         piece = self._pending()
         self._context = self._emitted = len(self._ids)
         return piece
@@ -62,10 +62,10 @@ class Detokenizer:
 
 
 class StopStrings:
-    """Ends the text before a stop string, holding back what may become one.
+    """Ends the text before a stop string, and holds back text that may become the start of one.
 
-    The stop string that is complete first wins, however the text is cut into pieces. Each character is compared once
-    or twice with each stop string, however long it is (Knuth, Morris and Pratt's search).
+    The stop string that is completed first decides, however the text is cut into pieces. Each character is compared
+    once or twice with each stop string, whatever its length (the search of Knuth, Morris and Pratt).
     """
 
     def __init__(self, strings: tuple[str, ...]) -> None:
@@ -74,7 +74,7 @@ class StopStrings:
         self._searches = [_Search(stop) for stop in strings]
 
     def add(self, text: str) -> str:
-        """The part of the text so far held back and this one that is certain to stay."""
+        """The part of the text, held-back text included, that cannot belong to a stop string any more."""
         if self.reached or not self._searches:
             return "" if self.reached else text
         held = self._held + text
@@ -88,23 +88,23 @@ class StopStrings:
         return held[: len(held) - keep]
 
     def finish(self) -> str:
-        """The text held back, once no more comes."""
+        """The text held back, when no more text follows."""
         held, self._held = self._held, ""
         return held
 
 
 class _Search:
-    """Looks for one string in a text that comes character by character."""
+    """Searches for one string in a text that arrives character by character."""
 
     def __init__(self, stop: str) -> None:
         self.stop = stop
-        self.matched = 0  # characters of the stop string at the end of the text
-        self._shorter = [0]  # for each beginning of the stop string: its longest shorter one that also ends it
+        self.matched = 0  # how many leading characters of the stop string the text ends with
+        self._shorter = [0]  # for each prefix of the stop string, the length of its longest proper prefix that ends it
         for character in stop[1:]:
             self._shorter.append(self._next(self._shorter[-1], character))
 
     def advance(self, character: str) -> bool:
-        """Take the text's next character. Whether the stop string is complete."""
+        """Consume the text's next character; return whether the stop string is complete."""
         self.matched = self._next(self.matched, character)
         return self.matched == len(self.stop)
 

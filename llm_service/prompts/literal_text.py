@@ -1,8 +1,9 @@
-"""Callers' text that spells special tokens, such as "<image>" or "</s>", stays text.
+"""Keeps special tokens that callers write, such as "<image>" or "</s>", ordinary text.
 
-The library's tokenizers look for special tokens in the whole rendered prompt, and do not ask who wrote them. Here they
-are marked in callers' text before the chat template sees it. Afterwards those that the template wrote are given other
-names, which a copy of the tokenizer knows, and those of callers get their own back, which that copy reads as text.
+The library's tokenizers look for special tokens in the whole rendered prompt, including callers' text. This module
+replaces them by marks in callers' text before the chat template sees it. Afterwards the special tokens that the
+template wrote are renamed to aliases, which a copy of the tokenizer knows as special tokens, and callers' marks are
+replaced by the original names, which that copy reads as text.
 """
 
 import copy
@@ -17,10 +18,10 @@ from llm_service.prompts.tokenizing import Tokenizing
 
 
 class LiteralText:
-    """Marks special tokens in callers' text, and tokenises prompts that hold such marks."""
+    """Marks special tokens in callers' text, and tokenises prompts that contain such marks."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        # Digits alone, which no filter of a template changes, and drawn by lot, so that no caller can write them.
+        # Only digits, which no filter of a template changes, and random, so that a caller cannot write a mark.
         lot = str(secrets.randbits(64))
         special = {token.content: (id, token) for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._names = _any_of(special)
@@ -28,7 +29,7 @@ class LiteralText:
         self._names_by_mark = {mark: name for name, mark in self._marks.items()}
         self._by_mark = _any_of(self._names_by_mark)
         self._aliases = {name: f"\ue001{lot}\ue000{index}\ue001" for index, name in enumerate(special)}
-        self._ids: dict[int, int] = {}  # of each alias: its special token's
+        self._ids: dict[int, int] = {}  # from the id of each alias to the id of its special token
         self._tokenizing: Tokenizing | None = None
         if not tokenizer.is_fast:
             return
@@ -42,10 +43,10 @@ class LiteralText:
         self._tokenizing = Tokenizing(tokenizer, special_tokens_are_text=True)
 
     def mark(self, text: str) -> str:
-        """A caller's text with a mark in place of each special token.
+        """A caller's text with each special token replaced by its mark.
 
         Raises:
-            InvalidPromptError: it has one, and this kind of tokenizer cannot read it as text.
+            InvalidPromptError: the text contains a special token, and this kind of tokenizer cannot read it as text.
         """
         found = self._names.search(text)
         if found is not None and self._tokenizing is None:
@@ -56,12 +57,12 @@ class LiteralText:
         return self._by_mark.search(text) is not None
 
     def unmark(self, text: str) -> str:
-        """The text with special tokens in place of their marks."""
+        """The text with each mark replaced by its special token."""
         return self._by_mark.sub(lambda match: self._names_by_mark[match[0]], text)
 
     def encode(self, marked: str, *, add_special_tokens: bool, most: int) -> list[int]:
-        """Token ids of a rendered prompt in which callers' text has marks; see `Tokenizing.ids`."""
-        assert self._tokenizing is not None  # or there would be no marks
+        """Token ids of a rendered prompt with marks in callers' text; see `Tokenizing.ids`."""
+        assert self._tokenizing is not None  # without it, `mark` refuses the text, so that there are no marks
         text = self.unmark(self._names.sub(lambda match: self._aliases[match[0]], marked))
         ids = self._tokenizing.ids(text, add_special_tokens=add_special_tokens, most=most)
         return [self._ids.get(id, id) for id in ids]

@@ -1,4 +1,4 @@
-"""Prompts to token ids, exactly as the checkpoint's processor tokenises them."""
+"""Converts prompts to token ids, exactly as the checkpoint's processor does."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +14,14 @@ from llm_service.prompts.tokenizing import Tokenizing
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """A finished prompt, with the placeholder where each image belongs."""
+    """A finished prompt that contains the placeholder where each image belongs."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation; `None` among its parts stands for the next image."""
+    """One turn of a conversation; each `None` among its parts stands for the next image."""
 
     role: str
     parts: tuple[str | None, ...]
@@ -41,10 +41,10 @@ class PromptEncoder:
     """The checkpoint's tokenizer and chat template."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Load the tokenizer; no weights.
+        """Load the tokenizer, but no weights.
 
         Raises:
-            CheckpointError: no processor or tokenizer, or its image token is not the configuration's.
+            CheckpointError: there is no processor or tokenizer, or its image token differs from the configuration's.
         """
         self._processor = _load_processor(checkpoint)
         self.tokenizer = self._processor.tokenizer
@@ -60,21 +60,22 @@ class PromptEncoder:
             )
 
     def encode(self, prompt: Prompt, num_images: int, *, max_tokens: int) -> tuple[int, ...]:
-        """Token ids with the image token once for each image. Thread-safe.
+        """Token ids of a prompt, with one image token for each image. Thread-safe.
 
-        Hugging Face's processor repeats the placeholder before it tokenises; as the placeholder is a token of its own,
-        the text around it comes out alike. In a conversation, special tokens are those of the chat template; a caller's
-        text that spells one is text.
+        Hugging Face's processor repeats the placeholder before it tokenises. Since the placeholder is a token by
+        itself, the text around it gives the same ids. In a conversation, only the chat template writes special tokens;
+        one that a caller's text spells is ordinary text.
 
         Raises:
-            InvalidPromptError: no text, a conversation the template refuses, or not one placeholder for each image.
-            PromptTooLongError: more than `max_tokens`.
+            InvalidPromptError: the prompt is empty, the template refuses it, or it does not have one placeholder for
+                each image.
+            PromptTooLongError: the prompt has more than `max_tokens` tokens.
         """
         if isinstance(prompt, TextPrompt):
             ids = self._tokenizing.ids(prompt.text, add_special_tokens=True, most=max_tokens)
         else:
             text = self._render(prompt, num_images)
-            # As the processor does when it renders and tokenises in one go.
+            # The processor does the same when it renders and tokenises in one call.
             bos = self.tokenizer.bos_token
             add = bos is None or not text.startswith(bos)
             encode = self._literal.encode if self._literal.has_marks(text) else self._tokenizing.ids
@@ -86,13 +87,13 @@ class PromptEncoder:
             )
         if not ids:
             raise InvalidPromptError("prompt is empty")
-        # The engine gives ids above the vocabulary to vision tokens; a tokenizer may have more ids than the model.
+        # The engine uses ids above the vocabulary for vision tokens; a tokenizer may have more ids than the model.
         if max(ids) >= self._vocabulary_size:
             raise InvalidPromptError(f"prompt holds token {max(ids)}, which the model does not know")
         return tuple(ids)
 
     def _render(self, prompt: ChatPrompt, num_images: int) -> str:
-        """The prompt of a conversation, with marks where a caller's text spells special tokens."""
+        """The rendered prompt of a conversation, with marks where a caller's text spells special tokens."""
         parts = [part for turn in prompt.turns for part in turn.parts]
         if not prompt.turns:
             raise InvalidPromptError("conversation is empty")
@@ -118,7 +119,7 @@ def _load_processor(checkpoint: Checkpoint) -> LlavaNextProcessor:
         processor: LlavaNextProcessor = LlavaNextProcessor.from_pretrained(
             checkpoint.source, revision=checkpoint.revision
         )
-    # What the library raises depends on which of the files is missing or damaged.
+    # The type of the library's exception depends on which file is missing or damaged.
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(

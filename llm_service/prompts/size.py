@@ -1,4 +1,4 @@
-"""Refuses prompts that cannot fit, before anything walks through their text, renders it or tokenises it."""
+"""Refuses prompts that cannot fit before any code iterates over, renders or tokenises their text."""
 
 from collections.abc import Iterator
 
@@ -8,33 +8,37 @@ from visionsplit.receiving.prompts import MAX_PARTS, MAX_TURNS
 from llm_service.prompts.fewest_tokens import FewestTokens
 from llm_service.prompts.prompt import Prompt, TextPrompt
 
-# A prompt whose text is tokenised within some 20 ms. A turn or part takes as long as so many characters.
+# A prompt of this length is tokenised in about 20 ms. Each turn or part takes as long as this many characters.
 _SHORT_CHARACTERS = 8 * 1024
 _CHARACTERS_OF_PART = 64
-# Of a message for each turn and part, beside their text.
+# Bytes that a serialised message has for each turn and part, besides their text.
 _BYTES_OF_PART = 32
 _MAX_BYTES_OF_CHARACTER = 4
 
 
 class PromptSize:
-    """What a prompt may have: as many characters as a full context of the longest token, or fewer where the operator
-    says so, and no more text than the context's tokens can stand for."""
+    """Limits on a prompt's text.
+
+    A prompt may have as many characters as a context filled with the longest token, or fewer if the operator sets a
+    limit, and no more text than the context's tokens can represent.
+    """
 
     def __init__(self, fewest: FewestTokens, *, context_length: int, max_characters: int) -> None:
         self._fewest = fewest
         self.context_length = context_length
         most = context_length * fewest.longest_token
         self._max_characters = min(max_characters, most)
-        # Of a prompt's message: larger ones are refused before they are parsed.
+        # Serialised messages larger than this are refused before they are parsed.
         self.max_bytes = min(most, max_characters * _MAX_BYTES_OF_CHARACTER) + (MAX_TURNS + MAX_PARTS) * _BYTES_OF_PART
 
     def check(self, prompt: Prompt) -> bool:
-        """Whether the prompt is a short one, which is tokenised apart from long ones. All of a caller's text counts,
-        also what a chat template would leave out.
+        """Return whether the prompt is short; short prompts are tokenised apart from long ones.
+
+        All of a caller's text counts, including text that a chat template would leave out.
 
         Raises:
-            InvalidPromptError: more characters than are accepted.
-            PromptTooLongError: more tokens than the context has, however the text is cut into tokens.
+            InvalidPromptError: the prompt has more characters than are accepted.
+            PromptTooLongError: the text has more tokens than the context, however it is cut into tokens.
         """
         texts = list(_texts(prompt))
         characters = sum(map(len, texts))
@@ -42,7 +46,7 @@ class PromptSize:
             raise InvalidPromptError(
                 f"the prompt has {characters} characters; at most {self._max_characters} are accepted"
             )
-        # In one piece, as neighbouring parts may share a token.
+        # Joined, since neighbouring parts may share a token.
         fewest = self._fewest.of("".join(texts))
         if fewest > self.context_length:
             raise PromptTooLongError(

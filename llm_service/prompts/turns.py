@@ -1,9 +1,9 @@
-"""Prompts are turned into token ids on threads, and callers take turns at these."""
+"""Tokenises prompts on threads, with callers taking turns."""
 
 import asyncio
 from functools import partial
 
-from visionsplit.serving.async_helpers import to_its_end
+from visionsplit.serving.async_helpers import finish_despite_cancellation
 from visionsplit.serving.fairness import FairGate
 
 from llm_service.prompts.prompt import Prompt, PromptEncoder
@@ -22,13 +22,14 @@ class PromptTurns:
         self._short, self._long = FairGate(), FairGate()
 
     async def encode(self, prompt: Prompt, num_images: int, caller: str) -> tuple[int, ...]:
-        """Token ids; see `PromptEncoder.encode`. What cannot fit is refused without a turn.
+        """Token ids; see `PromptEncoder.encode`. A prompt that cannot fit is refused without waiting.
 
         Raises:
-            InvalidPromptError: of `PromptSize.check` and `PromptEncoder.encode`.
+            InvalidPromptError: raised by `PromptSize.check` or `PromptEncoder.encode`.
         """
         gate = self._short if self._size.check(prompt) else self._long
         encode = partial(self._prompts.encode, prompt, num_images, max_tokens=self._size.context_length)
         async with gate.place(caller):
-            # A thread cannot be stopped: the turn of a call that was given up lasts until its thread is free.
-            return await to_its_end(asyncio.to_thread(encode))
+            # A thread cannot be stopped. A cancelled call keeps its turn until the thread is free, or a second one
+            # would start beside it.
+            return await finish_despite_cancellation(asyncio.to_thread(encode))

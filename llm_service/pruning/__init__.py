@@ -1,6 +1,6 @@
 """Dropping vision tokens inside the language model, between its layers.
 
-`compose` turns a request's words into a `ComposedPruning`; `engines/layerwise` runs it.
+`compose` resolves a request's pruning options to a `ComposedPruning`; `engines/layerwise` runs it.
 """
 
 from llm_service.pruning.base import ComposedPruning, PromptLayout, PruningMethod, Stage

@@ -1,4 +1,4 @@
-"""FastV (arXiv 2403.06764): one drop, after the first few layers, by the attention of the prompt's last token."""
+"""FastV (arXiv 2403.06764): one drop after the first few layers, by the attention of the prompt's last token."""
 
 from dataclasses import dataclass
 
@@ -20,18 +20,18 @@ from llm_service.pruning.base import (
 
 @dataclass(frozen=True)
 class FastV(ComposedPruning):
-    """Layers 0 to K-1 see everything; layer K-1's attention decides what layer K and those after it see.
+    """Layers 0 to K-1 see every token; layer K-1's attention decides which tokens layer K and later layers see.
 
-    The score is that layer's post-softmax attention from the last token, mean over heads. What is kept stays in order
-    and where it was: the layers below hold other places for nothing, and new tokens go on counting from the whole
-    prompt.
+    The score is that layer's post-softmax attention from the last token, mean over heads. The kept tokens stay in order
+    and keep their positions: the positions of dropped tokens stay unused, and generated tokens continue the numbering
+    of the whole prompt.
 
-    The count is int(n * ratio) of the n vision tokens, newlines among them, as in the port to lmms-eval. The authors'
+    The count is int(n * ratio) of the n vision tokens, newlines included, as in the port to lmms-eval. The authors'
     first code takes the count itself; the port to Hugging Face drops round(n * (1 - ratio)). The ratio says what is
     left after layer K, not the mean over the layers.
 
-    With quotas (the number that GlobalCom2 would keep of each tile) each tile keeps so many by the same score, all
-    newlines stay, and the ratio counts for nothing.
+    With quotas (the number of tokens that GlobalCom2 would keep of each tile), each tile keeps its quota by the same
+    score, all newlines stay, and the ratio has no effect.
     """
 
     method = "fastv"

@@ -1,4 +1,4 @@
-"""The table of pruning methods, and how a request's words become a checked one."""
+"""The table of pruning methods, and `compose`, which resolves and checks a request's pruning options."""
 
 from collections.abc import Mapping
 
@@ -15,16 +15,16 @@ PRUNING_METHODS: Mapping[str, PruningMethod] = {method.name: method for method i
 
 
 def compose(asked: Pruning, num_layers: int, *, quotas: bool = False) -> ComposedPruning:
-    """Resolve a request's names and check its numbers.
+    """Resolve a request's method and check its numbers.
 
     Args:
-        asked: what a request asks for.
-        num_layers: of the language model.
-        quotas: whether images come with quotas, which then decide the counts; a retention_ratio need not be given.
+        asked: the requested options.
+        num_layers: the depth of the language model.
+        quotas: whether images come with quotas, which then decide the counts; retention_ratio may be left out.
 
     Raises:
-        InvalidPruningError: an unknown method or parameter, a value out of range or out of reach for a model of this
-            depth, or quotas for a method that takes none; the text lists what exists.
+        InvalidPruningError: an unknown method or parameter, a value out of range or unreachable in a model of this
+            depth, or quotas for a method that does not support them; the message lists the alternatives.
     """
     if asked.method not in PRUNING_METHODS:
         raise InvalidPruningError(
@@ -32,7 +32,7 @@ def compose(asked: Pruning, num_layers: int, *, quotas: bool = False) -> Compose
         )
     method = PRUNING_METHODS[asked.method]
     ratio = asked.retention_ratio
-    if ratio is not None and not 0 < ratio <= 1:  # true for NaN too
+    if ratio is not None and not 0 < ratio <= 1:  # also catches NaN
         raise InvalidPruningError(f"retention_ratio is {ratio}; it must be in (0, 1]")
     if quotas and not method.takes_quotas:
         taking = listed(name for name, other in PRUNING_METHODS.items() if other.takes_quotas)

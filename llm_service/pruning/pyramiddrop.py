@@ -1,4 +1,4 @@
-"""PyramidDrop (arXiv 2410.17247): a smaller part of the vision tokens after each quarter of the depth."""
+"""PyramidDrop (arXiv 2410.17247): fewer vision tokens after each quarter of the depth."""
 
 from dataclasses import dataclass
 
@@ -17,18 +17,18 @@ _DEPTHS = tuple(f"depth_{number}" for number in range(1, NUM_STAGES + 1))
 
 @dataclass(frozen=True)
 class PyramidDrop(ComposedPruning):
-    """After each stage int(n * share) of the prompt's n vision tokens, newlines among them, are left.
+    """After each stage int(n * share) of the prompt's n vision tokens, newlines included, remain.
 
-    The score is what the next layer would say (its input norm, queries, keys and rotation): the post-softmax row of
-    the last prompt token over the whole sequence, mean over heads. What is kept stays in order and is counted through
-    anew, so in each layer a new token's place is lower by what was dropped before it. Original position ids end there:
-    from the first stage on places have no gaps.
+    The score is computed with the next layer's input norm, queries, keys and rotation: the post-softmax row of the last
+    prompt token over the whole sequence, mean over heads. The kept tokens stay in order and are renumbered from 0, so
+    in each layer a generated token's position is lower by the number of tokens dropped before that layer. Original
+    position ids therefore hold only up to the first stage; after it positions have no gaps.
 
     Published: after layers 8, 16 and 24 of 32, with shares 0.5, 0.25 and 0.125 (46.9% over the layers).
 
-    With a retention_ratio R the mean over the layers of the planned shares is R. The schedule for that is not published
-    but for R = 0.469; here the stages lie at d, 2d and 3d of the depth, d = min(1/4, R/1.875), unless the request
-    places them, and the shares are s, s^2 and s^3 with the s that gives R. At the published mean, 1.875/4, that is the
+    With a retention_ratio R the mean over the layers of the planned shares is R. The only published schedule is the one
+    for R = 0.469. Here the stages lie at d, 2d and 3d of the depth, d = min(1/4, R/1.875), unless the request sets
+    them, and the shares are s, s^2 and s^3 with the s that gives R. At the published mean, 1.875/4, this equals the
     published schedule; at R = 0.1 of 32 layers the stages come after layers 2, 3 and 5.
     """
 

@@ -1,4 +1,4 @@
-"""SparseVLM's recycling: the better part of what is dropped comes back as the means of a few clusters."""
+"""SparseVLM's recycling: the best of the dropped tokens come back as the means of a few clusters."""
 
 import torch
 
@@ -7,12 +7,12 @@ _TIE_STEP = 1e-6  # the published jitter's size
 
 
 def recycle(hidden: torch.Tensor, score: torch.Tensor, share: float) -> torch.Tensor:
-    """Merge the best of the dropped tokens.
+    """Merge the best of the dropped tokens into clusters.
 
     Args:
         hidden: [p, Dl] dropped tokens, at least one.
         score: [p] their scores.
-        share: of them to recycle, 0.3 as published: int(share * p) + 1 tokens, merged to int(that / 10) + 1 clusters.
+        share: the share to recycle, 0.3 as published: int(share * p) + 1 tokens, in int(that / 10) + 1 clusters.
 
     Returns:
         [clusters, Dl] in the input's type.
@@ -28,15 +28,16 @@ def recycle(hidden: torch.Tensor, score: torch.Tensor, share: float) -> torch.Te
 
 
 def assign_clusters(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
-    """Density-peak clustering, as published but for its jitter.
+    """Density-peak clustering, as published except for its jitter.
 
     dist = L2 / sqrt(Dl). A token's density is exp(-mean of its `clusters` smallest squared distances, its own zero
-    included); delta is its distance to the nearest denser token, for the densest the greatest distance of all. The
-    centres are the tokens of the highest density * delta, and each token belongs to its nearest centre, a centre to
-    itself.
+    included); delta is its distance to the nearest denser token, and for the densest token the greatest distance of
+    all. The centres are the tokens of the highest density * delta. Each token belongs to its nearest centre, and a
+    centre to itself.
 
-    The published code adds U(0, 1) * 1e-6 to the densities to break ties. Here it is 1e-6 times a number that falls
-    evenly from 1 to 0 along the tokens, so a request gives the same answer every time; of equals the first is densest.
+    The published code adds U(0, 1) * 1e-6 to the densities to break ties. Here 1e-6 times a number that falls evenly
+    from 1 to 0 along the tokens is added, so that a request always gives the same answer; of equals the first is
+    densest.
 
     Args:
         tokens: [n, Dl] float32.
@@ -45,7 +46,7 @@ def assign_clusters(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
     Returns:
         [n] int64 cluster of each token; the clusters are ordered by descending density * delta of their centres.
     """
-    # By a matrix product, as the default has it, equal tokens would be apart by rounding errors.
+    # The default computes distances by a matrix product, whose rounding errors would separate equal tokens.
     exact = torch.cdist(tokens, tokens, compute_mode="donot_use_mm_for_euclid_dist")
     dist = exact / tokens.shape[1] ** 0.5  # [n, n]
     nearest = dist.topk(clusters, dim=1, largest=False).values  # [n, clusters]

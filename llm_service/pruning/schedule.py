@@ -1,4 +1,4 @@
-"""Where the stages of a method with several of them lie, and what share of the vision tokens each leaves."""
+"""The layers of a multi-stage method's stages, and the share of the vision tokens that each stage leaves."""
 
 import math
 from collections.abc import Callable
@@ -9,16 +9,16 @@ from visionsplit.options.parameters import Parameters
 from llm_service.pruning.base import Settings, layer_average
 
 NUM_STAGES = 3
-_BISECTIONS = 60  # halvings of [0, 1]: below the distance of two doubles
+_BISECTIONS = 60  # halvings of [0, 1]: more than the precision of a double
 
 
 def depths_of(parameters: Parameters, count: int = NUM_STAGES) -> list[float]:
-    """The stages' depths as the parameters say them."""
+    """The stages' depths from the parameters."""
     return [parameters[f"depth_{number}"] for number in range(1, count + 1)]
 
 
 def stage_layers(depths: list[float], settings: Settings, *, method: str) -> list[int]:
-    """Layers that run before each stage: depth * layers, to the nearest, at least 1, and each after the one before.
+    """Layers that run before each stage: depth * layers, rounded, at least 1, and each after the one before.
 
     Raises:
         InvalidPruningError: the model is too shallow, or the depths do not ascend.
@@ -33,7 +33,7 @@ def stage_layers(depths: list[float], settings: Settings, *, method: str) -> lis
     after: list[int] = []
     for number, depth in enumerate(depths):
         earliest = after[-1] + 1 if after else 1
-        latest = layers - (count - number)  # leaves a layer for each stage to come
+        latest = layers - (count - number)  # leaves a layer for each later stage
         after.append(min(max(math.floor(depth * layers + 0.5), earliest), latest))
     return after
 
@@ -41,10 +41,10 @@ def stage_layers(depths: list[float], settings: Settings, *, method: str) -> lis
 def solve_shares(
     shares_at: Callable[[float], list[float]], after: list[int], ratio: float, settings: Settings, *, method: str
 ) -> list[float]:
-    """The shares, of a family from least (0) to most (1), whose mean over the layers is `ratio`.
+    """Solve for the shares whose mean over the layers is `ratio`, in a family from least (0) to most (1).
 
     Raises:
-        InvalidPruningError: the layers before the first stage alone take more.
+        InvalidPruningError: the layers before the first stage alone exceed the ratio.
     """
 
     def average(place: float) -> float:
@@ -57,7 +57,7 @@ def solve_shares(
             f"retention_ratio {ratio:g} is out of reach for method {method!r}: the {after[0]} of "
             f"{settings.num_layers} layers before its first stage see every token, so {least:.4g} is the least"
         )
-    # The mean is continuous from `least` to 1, so halving finds a place even where it is not monotone.
+    # The mean is continuous from `least` to 1, so bisection finds a solution even where it is not monotone.
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if average(middle) <= ratio else (low, middle)

@@ -1,4 +1,4 @@
-"""SparseVLM (arXiv 2410.04417): at three layers, by the attention of the prompt's words that speak of the image."""
+"""SparseVLM (arXiv 2410.04417): drops at three layers, by the attention of the prompt's words about the image."""
 
 from dataclasses import dataclass, replace
 
@@ -22,10 +22,10 @@ from llm_service.pruning.schedule import depths_of, solve_shares, stage_layers
 
 _NAME = "sparsevlm"
 _DEPTHS = {"depth_1": 3 / 32, "depth_2": 7 / 32, "depth_3": 16 / 32}
-_LAST_DEPTH = "depth_4"  # of the rank's rule alone
+_LAST_DEPTH = "depth_4"  # used only by the rank rule
 _RANK_RULE = ("scale", "bias", _LAST_DEPTH)
 # Shares after the three stages, from most to least: the lists of version 1.5 for 192, 128 and 64 of 576 tokens (300,
-# 200, 110; 303, 110, 36; 66, 30, 17) between everything and nothing.
+# 200, 110; 303, 110, 36; 66, 30, 17) between keeping all tokens and keeping none.
 _LADDER = (
     (1.0, 1.0, 1.0),
     (300 / 576, 200 / 576, 110 / 576),
@@ -33,40 +33,40 @@ _LADDER = (
     (66 / 576, 30 / 576, 17 / 576),
     (0.0, 0.0, 0.0),
 )
-_LOWEST_MEAN = (3 * 576 + 4 * 66 + 9 * 30 + 16 * 17) / 32 / 576  # over the layers, of the list for 64
+_LOWEST_MEAN = (3 * 576 + 4 * 66 + 9 * 30 + 16 * 17) / 32 / 576  # mean over the layers of the list for 64 tokens
 
 
 @dataclass(frozen=True)
 class SparseVLM(ComposedPruning):
-    """Drops vision tokens, newlines among them, after layers 2, 6 and 15 (from 0) of 32, scaled to the model's depth;
-    by version 1.0's rule after layer 19 as well.
+    """Drops vision tokens, newlines included, after layers 2, 6 and 15 (from 0) of 32, scaled to the model's depth; the
+    rule of version 1.0 drops after layer 19 as well.
 
-    Raters are chosen once from the input embeddings V of the vision tokens and T of the text after the last of them:
-    the columns of softmax(V T^t) over the text, mean over V, that are above the mean of that vector; where none is, the
-    last token. The score is the layer's own post-softmax attention, mean over heads and raters.
+    The raters are chosen once, from the input embeddings V of the vision tokens and T of the text after the last of
+    them: the columns of softmax(V T^t) over the text, mean over V, that are above the mean of that vector; if there are
+    none, the last token. The score is the layer's own post-softmax attention, mean over heads and raters.
 
     Without a retention_ratio the count is that of version 1.0: min(int(rank * scale + bias), n - 1) of the layer's n
-    vision tokens, rank being the matrix rank of the raters' rows at those columns, and nothing is dropped where it
-    is n. The published settings are 13.5 / 0, 9 / 6 and 0.8 / 0 for 192, 128 and 64 of 576 tokens.
+    vision tokens, where rank is the matrix rank of the raters' rows at those columns; if the rank is n, nothing is
+    dropped. The published settings are 13.5 / 0, 9 / 6 and 0.8 / 0 for 192, 128 and 64 of 576 tokens.
 
     With a retention_ratio R each stage leaves a fixed share of the prompt's n vision tokens, int(n * share) and at
     least 1, and the mean over the layers of the shares is R. The shares come from the lists of version 1.5 (see
-    `_LADDER`), between two of them by straight interpolation. Below the mean of the last list, 13.7%, the layers before
-    the first stage would leave next to nothing for those after it; there the depths shrink in proportion to R, unless
+    `_LADDER`), by linear interpolation between two of them. Below the mean of the last list, 13.7%, the layers before
+    the first stage would leave almost nothing for those after it; there the depths shrink in proportion to R, unless
     the request sets them.
 
-    Of the dropped tokens the better `recycled` part comes back as clusters (recycling.py): they stand after the kept
-    vision tokens, count as vision tokens without a tile from then on, and come on top of every count above, as in the
-    published code. Everything is then counted through anew, so original position ids end there.
+    The best `recycled` part of the dropped tokens comes back as clusters (recycling.py): they follow the kept vision
+    tokens, count as vision tokens without a tile from then on, and are added to every count above, as in the published
+    code. All tokens are then renumbered, so original position ids hold only up to the first stage.
 
-    With quotas the first stage keeps each tile's quota by the score, and every newline; its clusters come on top as
-    well. The later stages do nothing, and ratio, scale and bias count for nothing.
+    With quotas the first stage keeps each tile's quota by the score, and every newline; its clusters are added as well.
+    The later stages do nothing, and ratio, scale and bias have no effect.
     """
 
     method = _NAME
     num_layers: int
     stages: tuple[Stage, ...]
-    shares: tuple[float, ...] | None  # by stage; None for the rank's rule, and with quotas
+    shares: tuple[float, ...] | None  # by stage; None for the rank rule, and with quotas
     scale: float
     bias: float
     recycled: float
@@ -100,7 +100,7 @@ class SparseVLM(ComposedPruning):
         return _insert(hidden, prompt, kept, merged)
 
     def _count(self, stage: int, rows: torch.Tensor, total: int) -> int:
-        """Vision tokens to keep of the v in the raters' rows [r, v]."""
+        """The number of vision tokens to keep of the v in the raters' rows [r, v]."""
         left = rows.shape[1]
         if self.shares is not None:
             return min(max(int(total * self.shares[stage]), 1), left)
@@ -113,7 +113,7 @@ class SparseVLM(ComposedPruning):
 def _insert(
     hidden: torch.Tensor, prompt: PromptLayout, kept: torch.Tensor, merged: torch.Tensor
 ) -> tuple[torch.Tensor, PromptLayout]:
-    """The kept tokens [n] bool, with the clusters [c, Dl] where the last vision token was, counted through anew."""
+    """The kept tokens [n] bool, with the clusters [c, Dl] after the last vision token, renumbered from 0."""
     end = int(prompt.vision.nonzero()[-1]) + 1
     indices = kept.nonzero().flatten()
     before, after = indices[indices < end], indices[indices >= end]
@@ -152,10 +152,10 @@ def _build(settings: Settings) -> SparseVLM:
 
 
 def _on_ladder(place: float) -> list[float]:
-    """Shares by stage between the last rung (0) and the first (1)."""
+    """Shares by stage between the last list (0) and the first (1)."""
     steps = len(_LADDER) - 1
     number = min(int((1 - place) * steps), steps - 1)
-    part = (1 - place) * steps - number  # towards the lower rung
+    part = (1 - place) * steps - number  # towards the lower list
     upper, lower = _LADDER[number], _LADDER[number + 1]
     return [above + (below - above) * part for above, below in zip(upper, lower, strict=True)]
 

@@ -1,1 +1,1 @@
-"""One copy of the language model, which knows neither gRPC nor Ray."""
+"""One copy of the language model, independent of gRPC and Ray."""

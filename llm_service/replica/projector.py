@@ -1,4 +1,4 @@
-"""From vision tower features to the language model's embeddings."""
+"""Maps vision tower features to the language model's embeddings."""
 
 import torch
 from torch import nn
@@ -33,10 +33,10 @@ class Projector(nn.Module):
 
     @torch.no_grad()
     def forward(self, features: TokenTensor, order: Order) -> torch.Tensor:
-        """Project one image's kept tokens and put them, and its newlines, in order.
+        """Project one image's kept tokens and put tokens and newlines in order.
 
         Args:
-            features: [tokens, Dv] as they travelled.
+            features: [tokens, Dv] in wire format.
             order: [sequence] indices into the tokens, -1 for a newline.
 
         Returns:

@@ -1,4 +1,4 @@
-"""One copy of the language model: tokens in, tokens out. Knows neither grpc nor Ray."""
+"""One copy of the language model: tokens in, tokens out. Independent of gRPC and Ray."""
 
 import asyncio
 import hashlib
@@ -14,20 +14,20 @@ from visionsplit.telemetry.tracing import Tracing
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.config import ReplicaConfig
-from llm_service.engines.base import Engine, EngineRequest, ImageInput, Places
+from llm_service.engines.base import Engine, EngineRequest, ImageInput, OriginalPositions
 from llm_service.engines.continuous.engine import ContinuousBatchingEngine
 from llm_service.engines.layerwise.engine import LayerwiseEngine
 from llm_service.engines.layerwise.model import LayerwiseModel
 from llm_service.generation_settings import GenerationSettings
 from llm_service.job import LAYERWISE_MODELS, EngineUse, Job, ReplicaInfo, TokenEvent
-from llm_service.replica.layout import original_places, original_span, sequence_order, tiles_of
+from llm_service.replica.layout import original_positions, original_span, sequence_order, tiles_of
 from llm_service.replica.projector import Projector
 from llm_service.replica.text_model import load_text_model
 from llm_service.replica.trace import ReplicaTrace
 
 
 class Replica:
-    """The language half of a checkpoint, loaded and decoding."""
+    """The loaded language half of a checkpoint and its decoding engines."""
 
     def __init__(self, config: ReplicaConfig) -> None:
         """Load the weights and start the engine. Blocks.
@@ -52,12 +52,12 @@ class Replica:
         self._engine = ContinuousBatchingEngine(model, config.engine, image_token_id=image_token_id, end_ids=end_ids)
         self._engine.start()
         if self._layerwise is not None:
-            self._layerwise.start()  # after the other, which takes a share of the memory that it finds free
+            self._layerwise.start()  # after the continuous engine, which sizes its cache by the free memory it finds
         self._tracing = Tracing("visionsplit-llm-replica", config.otlp_endpoint)
         self.info = ReplicaInfo(self._engine.name, str(device), self._engine.context_length)
 
     def stop(self) -> None:
-        """End what runs with UnavailableError and release everything. Blocks."""
+        """End running jobs with UnavailableError and release all memory. Blocks."""
         self._engine.stop()
         if self._layerwise is not None:
             self._layerwise.stop()
@@ -65,7 +65,7 @@ class Replica:
 
     @property
     def use(self) -> EngineUse:
-        """What of the engine's memory is taken."""
+        """How much of the engine's memory is in use."""
         return self._engine.use
 
     @property
@@ -95,16 +95,18 @@ class Replica:
 
     def _image(self, tokens: VisionTokens, job: Job) -> ImageInput:
         order = sequence_order(tokens.grid, tokens.positions, job.layout)
-        places = None
+        positions = None
         if job.position_ids == "original":
-            places = Places(original_places(tokens.grid, tokens.positions, order), original_span(tokens.grid))
+            positions = OriginalPositions(
+                original_positions(tokens.grid, tokens.positions, order), original_span(tokens.grid)
+            )
         return ImageInput(
             _content_key(tokens, job.layout),
             len(order),
             partial(self._projector, tokens.features, order),
             tiles_of(tokens.positions, order),
             tokens.quotas,
-            places,
+            positions,
         )
 
 

@@ -1,4 +1,4 @@
-"""Loads a checkpoint's language model, and nothing of its vision half."""
+"""Loads a checkpoint's language model without its vision half."""
 
 import copy
 
@@ -9,13 +9,13 @@ from visionsplit.model.checkpoint import Checkpoint
 
 
 def load_text_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """The text model that the checkpoint's configuration names, on its device and without a copy beside it.
+    """Load the text model that the checkpoint's configuration names directly onto its device, without a second copy.
 
     Raises:
         CheckpointError: a weight is missing or has another shape.
     """
     config = copy.deepcopy(checkpoint.config.text_config)
-    # The whole model's setting decides, as it does in Hugging Face's own class.
+    # The setting of the whole model decides, as in Hugging Face's own class.
     config.tie_word_embeddings = checkpoint.config.tie_word_embeddings
     with no_init_weights(), torch.device(device):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")

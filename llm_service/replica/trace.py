@@ -1,4 +1,4 @@
-"""A job's spans on its replica: one for the job, and in it queue, prefill and decode."""
+"""Trace spans of a job on its replica: one for the job, with children for queue, prefill and decode."""
 
 import time
 from types import TracebackType
@@ -11,14 +11,17 @@ from llm_service.job import Job, TokenEvent
 
 
 class ReplicaTrace:
-    """Ends its spans when it is left. Never the current span: a job runs inside a generator, which any task may end."""
+    """The spans of one job; leaving the context ends them.
+
+    The span is never made the current one: a job runs inside a generator, which any task may close.
+    """
 
     def __init__(self, tracer: Tracer, job: Job) -> None:
         self._tracer = tracer
         self._span = tracer.start_span("replica", context=context_of(job.trace_context.items()), kind=SpanKind.SERVER)
         self._span.set_attribute("visionsplit.request_id", job.request_id)
         self._span.set_attribute("visionsplit.pruning", "none" if job.pruning is None else job.pruning.method)
-        self._arrived = time.monotonic()  # in the engine, once `prepared`
+        self._arrived = time.monotonic()  # when the engine received the job; set again by `prepared`
         self._prompt_tokens = 0
         self._queue_seconds = 0.0
         self._first_token = 0.0
@@ -26,12 +29,12 @@ class ReplicaTrace:
         self._generated = 0
 
     def prepared(self, prompt_tokens: int) -> None:
-        """The engine gets the job now."""
+        """Record that the engine receives the job now."""
         self._arrived = time.monotonic()
         self._prompt_tokens = prompt_tokens
 
     def note(self, event: TokenEvent) -> None:
-        """Tokens have come."""
+        """Record that tokens have been decoded."""
         self._last_token = time.monotonic()
         self._generated += len(event.token_ids)
         if not self._first_token:
@@ -48,7 +51,7 @@ class ReplicaTrace:
             self._add_stages()
         self._span.set_attribute("visionsplit.prompt_tokens", self._prompt_tokens)
         self._span.set_attribute("visionsplit.generated_tokens", self._generated)
-        if isinstance(exc, GeneratorExit):  # a stop string, or nobody waits for the rest
+        if isinstance(exc, GeneratorExit):  # a stop string ended the answer, or the caller gave up
             self._span.set_attribute("visionsplit.given_up", True)
         elif exc is not None:
             fail(self._span, exc)

@@ -1,22 +1,22 @@
-"""The errors of visionsplit, the same classes in the services and in the client.
+"""The exceptions of visionsplit. The services and the client use the same classes.
 
     VisionSplitError
     ├── InvalidRequestError            the request is wrong; sending it again cannot help
-    │   ├── InvalidImageError          an image that cannot or must not be decoded
-    │   ├── InvalidCompressionError    an unknown method or choice, a ratio outside (0, 1]
+    │   ├── InvalidImageError          an image that cannot be decoded or exceeds a limit
+    │   ├── InvalidCompressionError    an unknown method or parameter, or a ratio outside (0, 1]
     │   ├── InvalidPromptError         no prompt, or placeholders that do not match the images
     │   │   └── PromptTooLongError     prompt and answer do not fit the context
-    │   ├── InvalidPruningError        an unknown method of pruning in the language model, or a wrong value for it
+    │   ├── InvalidPruningError        an unknown method of pruning in the language model, or a value out of range
     │   ├── InvalidSamplingError       a decoding option out of range or not supported
     │   ├── InvalidTokensError         an upload of vision tokens that contradicts itself
-    │   └── UnknownFieldError          a field or value that this version of the service does not know
-    ├── IncompatibleServicesError      the services do not belong together
-    ├── UnauthenticatedError           the service asks for a token, and the call had none that it accepts
+    │   └── UnknownFieldError          a field or value that this version of the service does not support
+    ├── IncompatibleServicesError      the services use different vision towers or image processors
+    ├── UnauthenticatedError           the service requires a token, and the call had no valid one
     ├── OverloadedError                a queue is full, or a message is too large
-    ├── UnavailableError               draining, not reachable, or a replica was lost; a retry may help
+    ├── UnavailableError               draining, unreachable, or a replica was lost; a retry may help
     ├── DeadlineError                  the caller's deadline passed
     ├── CancelledError                 the caller cancelled
-    └── InternalError                  a fault of the service
+    └── InternalError                  a failure inside the service
 
 `visionsplit.wire.status` maps them to gRPC statuses and back.
 """
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class VisionSplitError(Exception):
-    """Base of every error that visionsplit raises on purpose. Its text is safe to show to a caller."""
+    """Base of every error that visionsplit raises deliberately. Its text is safe to show to a caller."""
 
 
 class InvalidRequestError(VisionSplitError):
@@ -51,7 +51,7 @@ class InvalidRequestError(VisionSplitError):
 
 
 class InvalidImageError(InvalidRequestError):
-    """An image that cannot be decoded, or is larger than the service takes."""
+    """An image that cannot be decoded, or exceeds a limit of the service."""
 
 
 class InvalidCompressionError(InvalidRequestError):
@@ -59,19 +59,19 @@ class InvalidCompressionError(InvalidRequestError):
 
 
 class InvalidPromptError(InvalidRequestError):
-    """No prompt, a conversation the chat template refuses, or placeholders that do not match the images."""
+    """No prompt, a conversation that the chat template refuses, or placeholders that do not match the images."""
 
 
 class PromptTooLongError(InvalidPromptError):
-    """Prompt and requested answer do not fit the context; the text gives the numbers."""
+    """Prompt and requested answer do not fit the context; the text states the numbers."""
 
 
 class InvalidPruningError(InvalidRequestError):
-    """An unknown pruning method or parameter, a value out of its range, or quotas without a method that takes them."""
+    """An unknown pruning method or parameter, a value out of its range, or quotas for a method without them."""
 
 
 class InvalidSamplingError(InvalidRequestError):
-    """A decoding option out of its range, or one the engine cannot honour per request."""
+    """A decoding option out of its range, or one that the engine does not support."""
 
 
 class InvalidTokensError(InvalidRequestError):
@@ -80,23 +80,23 @@ class InvalidTokensError(InvalidRequestError):
 
 
 class UnknownFieldError(InvalidRequestError):
-    """A field, or a value of an enumeration, that this version of the service does not know. The sender may be
+    """A field, or a value of an enumeration, that this version of the service does not support. The sender may be
     newer."""
 
 
 class IncompatibleServicesError(VisionSplitError):
-    """The services do not belong together: tokens of another vision tower or image processor than the LLM service
-    expects, no LLM service behind the encoder, or an address that belongs to another service."""
+    """Tokens come from another vision tower or image processor than the LLM service expects, the encoder has no LLM
+    service, or an address belongs to another service."""
 
 
 class UnauthenticatedError(VisionSplitError):
-    """The service asks for a token, and the call had none that it accepts. The text does not say what was wrong."""
+    """The service requires a token, and the call had no valid one. The text does not say what was wrong with it."""
 
 
 class OverloadedError(VisionSplitError):
-    """A queue is full, or a message is larger than the service takes.
+    """A queue is full, or a message is larger than the service accepts.
 
-    `retry_after_seconds` is when to ask again, by the service's estimate; None where asking again cannot help.
+    `retry_after_seconds` is the service's estimate of when to retry; None if a retry cannot help.
     """
 
     def __init__(self, message: str = "", retry_after_seconds: float | None = None) -> None:
@@ -105,7 +105,7 @@ class OverloadedError(VisionSplitError):
 
 
 class UnavailableError(VisionSplitError):
-    """The service is draining, cannot be reached, or lost the replica that served the call."""
+    """The service is draining, is unreachable, or lost the replica that served the call."""
 
 
 class DeadlineError(VisionSplitError):
@@ -117,4 +117,4 @@ class CancelledError(VisionSplitError):
 
 
 class InternalError(VisionSplitError):
-    """A fault of the service; its details are in the service's log."""
+    """A failure inside the service, whose log has the details."""

@@ -1,13 +1,13 @@
-"""The geometry of dynamic cropping: how tiles lie on the canvas and which cells show image."""
+"""The geometry of dynamic cropping: the arrangement of tiles on the canvas, and the cells that show image."""
 
 import enum
 from dataclasses import dataclass
 
 
 class UnpadRule(enum.Enum):
-    """How the padding around the resized image is converted to cells.
+    """How the padding around the resized image is converted from pixels to cells.
 
-    The rules differ by one cell where the scaled side is a whole number that floating point just misses.
+    The rules differ by one cell where the scaled side should be a whole number and floating point misses it slightly.
     """
 
     HUGGING_FACE = "int(round(x, 7))"
@@ -40,8 +40,8 @@ class Region:
 class TileGrid:
     """How one image was cut: a thumbnail (tile 0) and rows x columns crops (tiles 1..n, row-major).
 
-    A cell is one vision token; a tile has side x side of them. The crops side by side form the canvas.
-    `valid` is the part of the canvas that shows image rather than padding; it may be empty for an extreme strip.
+    A cell is one vision token; a tile has side x side cells. The crops, arranged in their grid, form the canvas.
+    `valid` is the part of the canvas that shows image instead of padding; it may be empty for an extremely long strip.
     """
 
     side: int
@@ -62,7 +62,7 @@ class TileGrid:
         side: int,
         rule: UnpadRule = UnpadRule.HUGGING_FACE,
     ) -> "TileGrid":
-        """The grid of an image resized to fit rows x columns crops and padded evenly on two sides."""
+        """The grid of an image that is resized to fit rows x columns crops and padded equally on two opposite sides."""
         canvas_height, canvas_width = rows * side, columns * side
         top, left = 0, 0
         if image_width / image_height > canvas_width / canvas_height:
@@ -95,7 +95,7 @@ class TileGrid:
         return self.side * self.side
 
     def valid_in_tile(self, tile: int) -> Region:
-        """The tile's cells that show image, in the tile's own rows and columns. The thumbnail has no padding."""
+        """The tile's cells that show image, in rows and columns of the tile. The thumbnail has no padding."""
         if tile == 0:
             return Region(0, self.side, 0, self.side)
         row, column = divmod(tile - 1, self.columns)
@@ -105,7 +105,7 @@ class TileGrid:
         )
 
     def valid_counts(self) -> list[int]:
-        """Valid cells of each tile, thumbnail first."""
+        """The number of valid cells of each tile, thumbnail first."""
         return [self.valid_in_tile(tile).area for tile in range(self.num_tiles)]
 
 

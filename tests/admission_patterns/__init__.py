@@ -1,1 +1,1 @@
-"""The rule of docs/admission.md tried on random patterns of arrivals and service, against an oracle."""
+"""Tests the rule of docs/admission.md on random patterns of arrivals and service, against an oracle."""

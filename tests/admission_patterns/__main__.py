@@ -1,4 +1,4 @@
-"""`python -m tests.admission_patterns` tries the rule on many patterns and prints what came of it."""
+"""`python -m tests.admission_patterns` tests the rule on many patterns and prints the results."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""Random patterns: which calls come when, what each asks for, and how quickly the service works."""
+"""Random patterns: when calls arrive, what each requests, and how quickly the service works."""
 
 import math
 import random

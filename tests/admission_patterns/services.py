@@ -3,8 +3,8 @@
 import asyncio
 from abc import ABC, abstractmethod
 
-from visionsplit.serving.fairness import Turns
-from visionsplit.serving.overload import Line, refuse_late
+from visionsplit.serving.fairness import FairQueue
+from visionsplit.serving.overload import ServiceQueue, refuse_late
 
 from encoder_service.pipeline.tile_capacity import TileCapacity
 from tests.admission_patterns.patterns import Call, Pattern
@@ -47,7 +47,7 @@ class Parallel(Service):
 
     def __init__(self, pattern: Pattern) -> None:
         super().__init__(pattern)
-        self._line = Line(pattern.at_once, clock=self._loop.time)
+        self._line = ServiceQueue(pattern.at_once, clock=self._loop.time)
 
     async def serve(self, call: Call, remaining: float | None, *, refuses: bool) -> None:
         if refuses:
@@ -67,7 +67,7 @@ class Device(Service):
     def __init__(self, pattern: Pattern) -> None:
         super().__init__(pattern)
         self._capacity = TileCapacity(_NO_LIMIT, batch_tiles=pattern.at_once, clock=self._loop.time)
-        self._queue: Turns[_Image] = Turns()
+        self._queue: FairQueue[_Image] = FairQueue()
         self._works: asyncio.Task[None] | None = None
 
     async def serve(self, call: Call, remaining: float | None, *, refuses: bool) -> None:

@@ -1,4 +1,4 @@
-"""An event loop that does not wait: its clock jumps to whatever is due next."""
+"""An event loop that does not wait: its clock jumps to the next due event."""
 
 import asyncio
 import selectors

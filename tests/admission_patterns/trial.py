@@ -1,4 +1,4 @@
-"""One pattern, served once by the rule and once by an oracle."""
+"""Runs one pattern twice: once with the rule and once with an oracle."""
 
 import asyncio
 from dataclasses import dataclass

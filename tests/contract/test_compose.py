@@ -1,4 +1,4 @@
-"""docker-compose.yml and the Dockerfile keep to what docs/operations.md promises."""
+"""docker-compose.yml and the Dockerfile do what docs/operations.md promises."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""The commands in README.md and the documentation are ones that the programs take."""
+"""The programs accept the commands in README.md and the documentation."""
 
 import re
 import shlex

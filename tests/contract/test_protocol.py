@@ -1,4 +1,4 @@
-"""The committed stubs are what the schema makes."""
+"""The committed stubs equal those generated from the schema."""
 
 import filecmp
 import subprocess

@@ -1,4 +1,4 @@
-"""`visionsplit batch`, run as its users run it: processes of its own against real services."""
+"""`visionsplit batch`, run as users run it: separate processes against real services."""
 
 import asyncio
 import datetime
@@ -176,7 +176,7 @@ async def test_every_file_of_a_folder_is_a_row_or_named_and_the_same_command_goe
 async def test_a_job_says_what_is_wrong_before_it_begins(system: System, images: Path, tmp_path: Path) -> None:
     out, encoder = tmp_path / "out", ("--encoder", system.encoder_address)
     code, _, problems = await batch("caption", tmp_path / "nowhere", "-o", out, *encoder)
-    assert (code, problems) == (2, f"visionsplit: the input {tmp_path / 'nowhere'} is not there\n")
+    assert (code, problems) == (2, f"visionsplit: the input {tmp_path / 'nowhere'} does not exist\n")
     code, _, problems = await batch("caption", images, "-o", out, "--prune-ratio", 0.5, *encoder)
     assert code == 2
     assert "--prune-ratio needs --prune" in problems

@@ -1,4 +1,4 @@
-"""`visionsplit plan`, run as its users run it: a process of its own, with services of its own or with running ones."""
+"""`visionsplit plan`, run as users run it: in a separate process, with its own or with running services."""
 
 import asyncio
 import json

@@ -1,1 +1,1 @@
-"""Hostile requests by number: the same seed and number always make the same request."""
+"""Hostile requests by number: the same seed and number always give the same request."""

@@ -1,4 +1,4 @@
-"""Sends hostile requests to both services, a few at a time, and looks at how each call ends."""
+"""Sends hostile requests to both services, a few at a time, and checks how each call ends."""
 
 import asyncio
 import random

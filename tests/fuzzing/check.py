@@ -1,4 +1,4 @@
-"""Both services under fire, and whether they are as they were afterwards."""
+"""Runs both services during hostile requests, and compares their state before and after."""
 
 import gc
 from collections import Counter
@@ -16,7 +16,7 @@ from tests.fuzzing.images import MAX_PIXELS
 from tests.integration.system import System, noise_image, running_system
 
 MAX_GROWTH_BYTES = 256 * 2**20  # from the first third of the requests to the end; both services and their caller
-_WARM_SHARE = 3  # caches and pools fill while the first of so many parts of the requests come
+_WARM_SHARE = 3  # caches and pools fill while the first third of the requests is sent
 
 
 @dataclass(frozen=True)

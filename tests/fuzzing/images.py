@@ -1,4 +1,4 @@
-"""Files that say they are pictures: cut off, broken, far too large, or something else altogether."""
+"""Files that claim to be images: truncated, damaged, far too large, or of another type."""
 
 import io
 import random

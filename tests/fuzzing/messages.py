@@ -1,4 +1,4 @@
-"""Messages nobody would send: made of the schema at random, or sound ones with something changed."""
+"""Hostile messages: random ones from the schema, or valid ones with a change."""
 
 import random
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Whatever is sent, the caller gets a clear error of the right class and the next call works."""
+"""Any input gets a clear error of the right class, and the next call succeeds."""
 
 import asyncio
 import io
@@ -75,7 +75,7 @@ def png_bomb(side: int) -> bytes:
 
 BAD_IMAGES: dict[str, Callable[[], bytes]] = {
     "empty": lambda: b"",
-    "text": lambda: b"this is no image",
+    "text": lambda: b"this is not an image",
     "half a jpeg": lambda: encoded(noise_image(200, 200), "JPEG")[:2000],
     "half a png": lambda: encoded(noise_image(200, 200), "PNG")[:2000],
     "only a header": lambda: encoded(noise_image(200, 200), "WEBP")[:40],

@@ -1,4 +1,4 @@
-"""What callers write does not forge or flood the services' logs, and asks no service for too much."""
+"""A caller's text cannot forge or flood the services' logs, nor make a service do too much work."""
 
 import asyncio
 import io

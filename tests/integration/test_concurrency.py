@@ -1,4 +1,4 @@
-"""Many callers at once get exactly what they get alone, and nobody pays for a call that was given up."""
+"""Many callers at once get exactly what they get alone, and no caller pays for a call that was given up."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""SIGTERM to the processes that users start, with an answer on its way. The other half runs in this process."""
+"""SIGTERM to the processes that users start, while an answer is being sent. The other half runs in this process."""
 
 import asyncio
 import signal
@@ -82,7 +82,7 @@ async def told_to_end(service: Service) -> AsyncIterator[None]:
 
 
 async def ends_whole(service: Service, encoder: str) -> None:
-    """The answer on its way arrives as it does without a signal; nobody else is let in."""
+    """The answer on its way arrives as it does without a signal; no other call is let in."""
     async with AsyncClient(encoder, retries=Retries(attempts=1), timeout=60) as client:
         whole = (await client.generate(IMAGE, PROMPT, sampling=LONG)).token_ids
         async with client.stream(IMAGE, PROMPT, sampling=LONG) as stream:

@@ -1,4 +1,4 @@
-"""The evaluation's own model answers as a running system does, and its command does what it says."""
+"""The evaluation's model answers like a running system, and its command does what it documents."""
 
 import asyncio
 import json

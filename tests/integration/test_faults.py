@@ -1,4 +1,4 @@
-"""What callers see while parts of the system are killed, restarted or cut off. Processes, as users run them."""
+"""What callers see while parts of the system are killed, restarted or disconnected, in processes as users run them."""
 
 import asyncio
 import os
@@ -92,7 +92,7 @@ async def test_restarts_lose_nothing_and_kills_only_what_had_begun(random_checkp
 
 @pytest.fixture
 def cable(tmp_path: Path):
-    """A network of its own with this one at 10.213.7.1; gives a function that cuts the cable or joins it."""
+    """A network namespace with this machine at 10.213.7.1; returns a function that disconnects or connects it."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("a network namespace needs root and iproute2")
     name = f"visionsplit-{os.getpid()}"

@@ -1,4 +1,4 @@
-"""An encoder whose cache lies on a disk that is full, and then is not."""
+"""An encoder whose cache is on a full disk that later has room again."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ IMAGES = [noise_image(112, 112, seed) for seed in range(4)]
 
 @dataclass
 class OnSmallDisk(Service):
-    """A service that sees a file system of 64 KiB at `folder`, as nobody else does."""
+    """A service that sees a file system of 64 KiB at `folder`, as no other process does."""
 
     folder: Path = Path()
 

@@ -1,4 +1,4 @@
-"""Several LLM services behind one encoder: work is shared, a lost one is passed over and found again."""
+"""Several LLM services behind one encoder: work is shared, a lost service is skipped and found again."""
 
 import asyncio
 import sys
@@ -29,7 +29,7 @@ def free_address() -> str:
 
 
 async def start_llm(model: Path, address: str) -> asyncio.subprocess.Process:
-    """An LLM service as a process of its own, once it serves."""
+    """An LLM service in a separate process, once it serves."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "llm_service", "--model", str(model), "--listen", address, "--device", "cpu",
         "--log-level", "ERROR",
@@ -118,7 +118,7 @@ async def test_different_checkpoints_are_refused(random_checkpoints: dict[str, P
                 await client.generate(IMAGE, PROMPT, sampling=SHORT)
             await servers[1].stop(0)
             async with asyncio.timeout(20):
-                while not await answers(client):  # noqa: ASYNC110 - asks anew
+                while not await answers(client):  # noqa: ASYNC110 - asks again
                     await asyncio.sleep(0.05)
     finally:
         for server in servers:

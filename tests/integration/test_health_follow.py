@@ -1,4 +1,4 @@
-"""Two encoders follow an LLM service that changes; `python -m tests.health_follow` lets more happen."""
+"""Two encoders follow an LLM service that changes; `python -m tests.health_follow` runs more events."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Calls that last do not make a service refuse others, which have deadlines and default settings."""
+"""Long calls do not make a service refuse others, which have deadlines and default settings."""
 
 import asyncio
 import itertools

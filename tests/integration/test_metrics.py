@@ -1,4 +1,4 @@
-"""What both services count while they serve, as a scraper and `visionsplit top` see it."""
+"""The metrics of both services, as a scraper and `visionsplit top` read them."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Both services behind TLS and tokens: who gets in, who does not, and what they learn."""
+"""Both services with TLS and tokens: which calls are admitted, and what refused callers learn."""
 
 import asyncio
 import logging
@@ -74,7 +74,7 @@ async def ask(client: AsyncClient) -> tuple[int, ...]:
 
 
 async def refused(system: System, security: ClientSecurity) -> VisionSplitError:
-    """How a client of its own is refused."""
+    """How a separate client is refused."""
     async with AsyncClient(system.encoder_address, retries=ONCE, timeout=20, security=security) as client:
         with pytest.raises(VisionSplitError) as caught:
             await ask(client)

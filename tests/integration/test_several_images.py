@@ -1,4 +1,4 @@
-"""Requests with several images: the images become ready in any order, and each answer is right all the same."""
+"""Requests with several images: the images become ready in any order, and each answer is still right."""
 
 import io
 from pathlib import Path

@@ -95,7 +95,7 @@ async def test_unread_encodings_cost_their_own_tokens_until_they_are_cancelled(t
             calls = [server.start(seed) for seed in range(READERS)]
             for call in calls:
                 await call.read()
-            # All of them are encoded, though nobody reads, and none of them holds room that others could use.
+            # All of them are encoded, though no caller reads, and none of them holds room that others could use.
             tiles = TILES * (1 + turn * READERS + (turn - 1))
             await server.when(lambda page, tiles=tiles: page.total("batch_tiles_sum") >= tiles)
             await server.when(lambda page: page.total("reserved_tiles") == 0)

@@ -1,4 +1,4 @@
-"""Which addresses are taken: by clients to connect to, by services to listen on."""
+"""Addresses that are accepted: by clients to connect to, by services to listen on."""
 
 import pytest
 from visionsplit.network.addresses import check_address, split_host_port

@@ -1,4 +1,4 @@
-"""Which calls are refused, on a part of the random patterns of `python -m tests.admission_patterns`."""
+"""Which calls are refused, on part of the random patterns of `python -m tests.admission_patterns`."""
 
 from tests.admission_patterns.patterns import make
 from tests.admission_patterns.trial import MOST_MISSED, MOST_MORE_REFUSED, Outcome, by_oracle, by_rule

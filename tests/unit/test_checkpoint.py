@@ -1,4 +1,4 @@
-"""Checkpoints as they are met: old and new tensor names, shards, the hub's cache; and what is refused."""
+"""Checkpoints in all common forms: old and new tensor names, shards, the hub's cache; and refused ones."""
 
 import json
 import shutil

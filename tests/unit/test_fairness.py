@@ -1,15 +1,15 @@
-"""Whose turn it is."""
+"""Turns among callers, and their shares."""
 
 import asyncio
 import random
 
 import pytest
-from visionsplit.serving.fairness import FairGate, RelayedCaller, Shares, Turns
-from visionsplit.serving.overload import Line
+from visionsplit.serving.fairness import FairGate, FairQueue, RelayedCaller, Shares
+from visionsplit.serving.overload import ServiceQueue
 
 
 def test_callers_take_turns_and_each_keeps_its_order():
-    turns = Turns()
+    turns = FairQueue()
     for number in range(5):
         turns.put("heavy", number)
     turns.put("light", "one")
@@ -22,7 +22,7 @@ def test_callers_take_turns_and_each_keeps_its_order():
 
 
 def test_what_leaves_its_line_costs_nobody_a_turn():
-    turns = Turns()
+    turns = FairQueue()
     turns.put("a", 1)
     turns.put("b", 2)
     assert turns.remove("a", 1)
@@ -108,7 +108,7 @@ def test_what_is_ahead_is_what_would_be_taken_first():
     """By counting, and by taking turns."""
     rng = random.Random(0)
     for _ in range(200):
-        turns, names = Turns(), "abcd"[: rng.randint(1, 4)]
+        turns, names = FairQueue(), "abcd"[: rng.randint(1, 4)]
         for number in range(rng.randint(0, 20)):
             turns.put(rng.choice(names), number)
         ahead = turns.ahead_of("a")
@@ -119,7 +119,7 @@ def test_what_is_ahead_is_what_would_be_taken_first():
 
 async def test_a_line_measures_who_was_served_and_lets_in_while_there_is_room():
     now = 0.0
-    line, leave = Line(2, clock=lambda: now), asyncio.Semaphore(0)
+    line, leave = ServiceQueue(2, clock=lambda: now), asyncio.Semaphore(0)
 
     async def call(caller):
         async with line.turn(caller):

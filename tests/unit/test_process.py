@@ -1,4 +1,4 @@
-"""Open files and memory of a process, as the system counts them."""
+"""A process's open files and memory, as the operating system counts them."""
 
 import asyncio
 import logging

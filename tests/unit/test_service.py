@@ -12,7 +12,7 @@ from visionsplit.errors import UnavailableError
 from visionsplit.receiving.receiver import ReceiveLimits, Receiver
 from visionsplit.service.config import ServiceConfig
 from visionsplit.service.server import Opened, Service, ServiceServer
-from visionsplit.serving.overload import OpenDoor
+from visionsplit.serving.overload import CallGate
 from visionsplit.telemetry.config import TelemetryConfig
 
 NAME = "visionsplit.v1.EncoderService"
@@ -25,7 +25,7 @@ class Recorded(ServiceServer):
     def __init__(self, config: ServiceConfig = CONFIG, fails: str = "") -> None:
         super().__init__(Service("test", NAME), config, ReceiveLimits(max_bytes=1024))
         self.asked: list[str] = []
-        self.door = OpenDoor("the service is stopping")
+        self.gate = CallGate("the service is stopping")
         self._fails = fails
 
     def _note(self, name: str) -> None:
@@ -35,7 +35,7 @@ class Recorded(ServiceServer):
 
     async def open(self, receiver: Receiver) -> Opened:
         self._note("open")
-        return Opened("m", lambda server: None, self.door, 4)
+        return Opened("m", lambda server: None, self.gate, 4)
 
     async def serving(self) -> None:
         self._note("serving")
@@ -57,7 +57,7 @@ async def test_health_is_told_from_the_start_to_the_end() -> None:
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=NAME))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        with server.door.inside():
+        with server.gate.inside():
             stopping = asyncio.create_task(server.stop(grace=30))
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             assert not stopping.done()
@@ -94,6 +94,6 @@ async def test_an_address_in_use_is_named(setting: str) -> None:
 async def test_calls_that_outlast_their_grace_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
     server = Recorded()
     await server.start()
-    with server.door.inside(), caplog.at_level(logging.WARNING):
+    with server.gate.inside(), caplog.at_level(logging.WARNING):
         await server.stop(grace=0.05)
     assert "calls still run after 0.05 seconds of grace" in caplog.text

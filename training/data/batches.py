@@ -1,4 +1,4 @@
-"""Batches: scenes by number, drawn, cut and asked about on the processor's cores."""
+"""Batches: scenes identified by number, drawn, cut into tiles and asked about on the processor's cores."""
 
 import dataclasses
 import random
@@ -21,7 +21,7 @@ from training.scenes.render import character_centres, render
 from training.scenes.scene import Scene
 from training.scenes.vocabulary import CHARACTERS, COLOURS, KINDS
 
-LABEL, PRICE = len(KINDS), len(KINDS) + 1  # boards that hang under an object, numbered after the kinds
+LABEL, PRICE = len(KINDS), len(KINDS) + 1  # boards under an object, numbered after the kinds
 NUM_KINDS = len(KINDS) + 2
 _MOST_BOXES = 16
 _MOST_CHARACTERS = 64
@@ -33,14 +33,14 @@ _WITHOUT_CROPS = (Views.THUMBNAIL, Views.WORDS)
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """What a batch holds."""
+    """The composition of batches."""
 
-    tiles: int = 840  # of all images together; all grids divide it evenly
+    tiles: int = 840  # of all images together; divisible by the tiles of every grid
     suffix_tokens: int = 224
     pairs: float = 0.12  # share of batches that show two images in one prompt
-    thumbnails_only: float = 0.0  # share of batches that show thumbnails alone
-    crops_only: float = 0.0  # share of batches that show crops alone
-    words_only: float = 0.0  # share of batches that say in words what the images show; the tower sees their thumbnails
+    thumbnails_only: float = 0.0  # share of batches that show only thumbnails
+    crops_only: float = 0.0  # share of batches that show only crops
+    words_only: float = 0.0  # share of batches that describe the images in words; the tower sees their thumbnails
     uneven_positions: float = 0.5  # share of prompts whose vision tokens advance the position unevenly
     shuffled_thumbnails: float = 0.0  # share of images whose thumbnail's tokens come in random order
     split: str = "train"
@@ -48,9 +48,9 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one grid, as tensors; B images, T tiles each, Q = B or B / 2 sequences."""
+    """Images of one grid, as tensors; B images of T tiles each, Q = B or B / 2 sequences."""
 
-    rows: int  # of crops; 0 where no crops are shown
+    rows: int  # of crops; 0 if no crops are shown
     columns: int
     tiles: torch.Tensor  # [B, T, 3, H, W] uint8
     boxes: torch.Tensor  # [B, M, 4] float32: left, top, right, bottom in pixels of the fitted image
@@ -71,11 +71,11 @@ class Batch:
     offsets: torch.Tensor  # [Q, S] int64
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
+        """Copy the batch to a device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """The batch in pinned memory; the data loader calls this."""
+        """Copy the batch to pinned memory; the data loader calls this."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
@@ -85,7 +85,7 @@ class Batch:
 
 
 class Batches(Dataset[Batch]):
-    """Batch number n, always the same one."""
+    """Batch number n, which is always the same."""
 
     def __init__(
         self, architecture: Architecture, tokenizer: PreTrainedTokenizerBase, config: BatchConfig, count: int
@@ -104,7 +104,7 @@ class Batches(Dataset[Batch]):
         return self._count
 
     def scenes(self, number: int) -> tuple[Scene, ...]:
-        """What a batch shows, one scene for each image."""
+        """Draw the batch's content, one scene per image."""
         return tuple(scene for scene, _ in self._images(self._plan(number)))
 
     def __getitem__(self, number: int) -> Batch:
@@ -148,7 +148,7 @@ class Batches(Dataset[Batch]):
         lots = random.Random(seed)
         canvas = Canvas(*lots.choice(GRIDS), self._architecture.tile)
         views = _draw_views(lots, config)
-        # Without crops the questions are most of the work, so half as many tiles make a batch as long.
+        # Without crops the questions are most of the work, so half as many tiles make a batch of equal duration.
         images = config.tiles // (2 if views in _WITHOUT_CROPS else 1 + canvas.rows * canvas.columns)
         shown = 2 if lots.random() < config.pairs else 1
         return _Plan(seed, lots, canvas, views, images - images % shown, shown)
@@ -157,7 +157,7 @@ class Batches(Dataset[Batch]):
         return (self._image(f"{plan.seed}/{number}", plan.canvas) for number in range(plan.images))
 
     def _image(self, seed: str, canvas: Canvas) -> tuple[Scene, CutImage]:
-        """A scene that is cut into the canvas's own grid."""
+        """A scene whose image is cut into the canvas's grid."""
         for attempt in range(20):
             scene = draw_scene(f"{seed}/{attempt}", canvas)
             if best_grid(scene.width, scene.height, self._architecture) == (canvas.rows, canvas.columns):
@@ -165,7 +165,7 @@ class Batches(Dataset[Batch]):
         raise RuntimeError(f"no scene fits a grid of {canvas.rows} x {canvas.columns} crops")
 
     def _stacked(self, prefixes: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Token ids, rows of vision tokens, positions, all padded to the longest; and lengths."""
+        """Token ids, rows of vision tokens and positions, padded to the longest; and their lengths."""
         lengths = torch.tensor([len(prefix.ids) for prefix in prefixes])
         ids = torch.zeros(len(prefixes), int(lengths.max()), dtype=torch.int64)
         rows, positions = torch.full_like(ids, -2), torch.zeros_like(ids, dtype=torch.float32)
@@ -180,7 +180,7 @@ class Batches(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the lots decide about a batch before anything is drawn."""
+    """The random choices about a batch that are made before anything is drawn."""
 
     seed: str
     lots: random.Random  # for the questions and prompts that follow
@@ -199,7 +199,7 @@ class _Plan:
 
     @property
     def tiles(self) -> int:
-        """Of each image that the tower sees."""
+        """The value for each image that the tower sees."""
         return 1 + self.rows * self.columns
 
 
@@ -215,7 +215,7 @@ def _stack(arrays: list[NDArray[np.int64]]) -> torch.Tensor:
 
 
 def _fit(scene: Scene, cut_image: CutImage) -> tuple[float, float]:
-    """Pixels of the fitted image per pixel of the scene, across and down."""
+    """The number of the fitted image's pixels per pixel of the scene, across and down."""
     return cut_image.fitted[0] / scene.width, cut_image.fitted[1] / scene.height
 
 

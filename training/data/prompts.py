@@ -19,11 +19,11 @@ from training.dialogue.questions import Question, Topic, about_image, ask
 from training.scenes.scene import Scene
 
 IGNORED = -100  # a label without loss
-NEWLINE = -1  # in place of a row of vision tokens: the newline's embedding
+NEWLINE = -1  # marks the newline's embedding in place of a row of vision tokens
 ORDINALS = ("first", "second")
 TOPICS = tuple(Topic)
 _OPENING = "USER: "
-# How often each topic comes up, places and printed text most often since they are learnt last.
+# How often each topic is asked; positions and printed text most often, since they are learnt last.
 _WEIGHTS = {
     Topic.WHAT: 2,
     Topic.COLOUR: 1,
@@ -33,13 +33,13 @@ _WEIGHTS = {
     Topic.READ: 4,
     Topic.CAPTION: 2,
 }
-# What a thumbnail alone can answer, and what crops alone can.
+# The topics that a thumbnail alone can answer, and those that crops alone can.
 _COARSE_WEIGHTS = {Topic.WHAT: 3, Topic.COLOUR: 1, Topic.EXIST: 1, Topic.WHERE: 5, Topic.COUNT: 1}
 _FINE_WEIGHTS = {Topic.COLOUR: 1, Topic.EXIST: 2, Topic.COUNT: 3, Topic.READ: 6}
 
 
 class Views(enum.Enum):
-    """Which of an image's views a prompt shows."""
+    """The views of an image that a prompt shows."""
 
     ALL = "thumbnail and crops"
     THUMBNAIL = "the thumbnail alone"
@@ -57,10 +57,10 @@ _TOPIC_WEIGHTS: Mapping[Views, Mapping[Topic, int]] = {
 
 @dataclass(frozen=True)
 class Prefix:
-    """The part of the prompt up to and with the images."""
+    """The part of the prompt up to the end of the images."""
 
-    ids: NDArray[np.int64]  # [L]; the image token where a row of vision tokens or a newline stands
-    rows: NDArray[np.int64]  # [V]: which row of all images' tokens [images * T * P], or NEWLINE, stands there
+    ids: NDArray[np.int64]  # [L]; the image token at rows of vision tokens and newlines
+    rows: NDArray[np.int64]  # [V]: the row of all images' tokens [images * T * P], or NEWLINE
     positions: NDArray[np.float32]  # [L]
 
 
@@ -69,14 +69,14 @@ class Suffix:
     """Several questions with their answers, padded to a fixed length."""
 
     ids: NDArray[np.int64]  # [S]
-    labels: NDArray[np.int64]  # [S]: the token that comes next, where it belongs to an answer; else IGNORED
+    labels: NDArray[np.int64]  # [S]: the next token if it belongs to an answer, else IGNORED
     question: NDArray[np.int64]  # [S]: number of the question, -1 for padding
     topic: NDArray[np.int64]  # [S]: index of the question's topic in TOPICS, -1 for padding
     offsets: NDArray[np.int64]  # [S]: position after the prefix
 
 
 class PromptBuilder:
-    """Tokenises prompts as the chat template spells them."""
+    """Tokenises prompts in the chat template's form."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class PromptBuilder:
         uneven_positions: float,
         shuffled_thumbnails: float,
     ) -> None:
-        """For the shares see `batches.BatchConfig`."""
+        """`batches.BatchConfig` explains the shares."""
         self._tokenizer = tokenizer
         self._uneven_positions = uneven_positions
         self._shuffled_thumbnails = shuffled_thumbnails
@@ -96,7 +96,7 @@ class PromptBuilder:
         self._break = self._ids("\n")
 
     def prefix(self, grids: Sequence[TileGrid], lots: random.Random, views: Views = Views.ALL) -> Prefix:
-        """The prompt's beginning for images that each have the same number of tiles."""
+        """The prompt's beginning for images with equal numbers of tiles."""
         ids, rows = list(self._opening), []
         for number, grid in enumerate(grids):
             if number:
@@ -109,7 +109,7 @@ class PromptBuilder:
         return Prefix(prompt, np.concatenate(rows), self._positions(prompt == self.image_id, lots))
 
     def description(self, scenes: Sequence[Scene]) -> Prefix:
-        """The same beginning with captions where the images would stand.
+        """The same beginning with captions in place of the images.
 
         A language model has learnt from text before it sees an image. One that has not, and knows images of hundreds of
         tokens only, stammers as soon as compression leaves it a few dozen.
@@ -119,7 +119,7 @@ class PromptBuilder:
         return Prefix(ids, np.empty(0, np.int64), np.arange(len(ids), dtype=np.float32))
 
     def suffix(self, scenes: Sequence[Scene], lots: random.Random, views: Views = Views.ALL) -> Suffix:
-        """As many questions about the scenes as there is room for, on topics that these views can answer."""
+        """As many questions about the scenes as fit, on topics that these views can answer."""
         room = self._suffix_tokens
         ids = np.full(room, self._tokenizer.pad_token_id, np.int64)
         labels, question = np.full(room, IGNORED, np.int64), np.full(room, -1, np.int64)
@@ -145,7 +145,7 @@ class PromptBuilder:
         return Suffix(ids, labels, question, topic, offsets)
 
     def _order(self, grid: TileGrid, lots: random.Random, views: Views) -> NDArray[np.int64]:
-        """Rows of one image's tokens, and newlines, as the views show them.
+        """Rows of one image's tokens and newlines, as the views show them.
 
         A thumbnail in random order teaches the model to find a place by what its tokens say, not by counting them: only
         so do places survive when some tokens are missing, and GlobalCom2's own layout shows a thumbnail by score.
@@ -159,7 +159,7 @@ class PromptBuilder:
         return order
 
     def _positions(self, vision: NDArray[np.bool_], lots: random.Random) -> NDArray[np.float32]:
-        """Positions of a prompt's tokens; in some prompts vision tokens advance them by less than one.
+        """Positions of a prompt's tokens; in some prompts vision tokens advance the position by less than one.
 
         So the model learns to find a place by what the tokens say and by the newlines, as one that saw images of every
         size does, and not by counting. After V2PE ("variable visual position encoding", arXiv 2412.09616) and
@@ -174,7 +174,7 @@ class PromptBuilder:
         return positions
 
     def _tokenise(self, question: Question) -> tuple[list[int], int]:
-        """The tokens of question and answer, and where the answer begins."""
+        """The tokens of question and answer, and the index of the answer's first token."""
         asked = self._ids(f"\n{question.text} ASSISTANT:")
         return [*asked, *self._ids(f" {question.answer}"), self._tokenizer.eos_token_id], len(asked)
 
@@ -184,7 +184,7 @@ class PromptBuilder:
 
 
 def uncompressed_order(grid: TileGrid) -> NDArray[np.int64]:
-    """Rows of one image's tokens [T * P] in the order in which LLaVA-NeXT shows them, with NEWLINE between.
+    """Rows of one image's tokens [T * P] in the order of LLaVA-NeXT, with NEWLINE between rows of cells.
 
     The thumbnail, then the canvas without its padding, row by row.
     """
@@ -197,7 +197,7 @@ def uncompressed_order(grid: TileGrid) -> NDArray[np.int64]:
 
 
 def single_view_order(grid: TileGrid) -> NDArray[np.int64]:
-    """The same for an image shown as a thumbnail alone, as LLaVA-NeXT shows one without crops."""
+    """The same for an image shown as a thumbnail only, as LLaVA-NeXT shows one without crops."""
     return np.append(np.arange(grid.cells_per_tile), NEWLINE)
 
 

@@ -1,4 +1,4 @@
-"""Cuts an image as Hugging Face's image processor does, but leaves 8-bit pixels and says where the image lies.
+"""Cuts an image like Hugging Face's image processor, but keeps 8-bit pixels and reports where the image lies.
 
 The processor itself would normalise to float32, four times the bytes, on the processor cores that also draw the scenes.
 """
@@ -17,7 +17,7 @@ from training.model.checkpoint import Architecture, pinpoints
 
 @dataclass(frozen=True)
 class CutImage:
-    """Tiles, thumbnail first, and how they came about."""
+    """Tiles, thumbnail first, with the image's size and offset on the canvas."""
 
     tiles: NDArray[np.uint8]  # [T, 3, H, W]
     grid: TileGrid
@@ -26,7 +26,7 @@ class CutImage:
 
 
 def best_grid(width: int, height: int, architecture: Architecture) -> tuple[int, int]:
-    """Rows and columns of crops that an image of this size is cut into."""
+    """The rows and columns of crops for an image of this size."""
     canvas_height, canvas_width = select_best_resolution((height, width), pinpoints(architecture))
     return canvas_height // architecture.tile, canvas_width // architecture.tile
 

@@ -1,4 +1,4 @@
-"""A scene in one sentence, and such a sentence back to the items it names."""
+"""Describes a scene in one sentence, and parses the items from such a sentence."""
 
 import re
 from collections import Counter
@@ -31,12 +31,12 @@ def caption(scene: Scene) -> str:
 
 
 def mentions_in(scene: Scene) -> list[Mention]:
-    """What a perfect caption would mention."""
+    """The items that a perfect caption mentions."""
     return [Mention(item.name, item.prints[0].text if item.prints else "", scene.place(item)) for item in scene.items]
 
 
 def parse_caption(text: str) -> list[Mention]:
-    """The items that a caption names; phrases that name none are passed over."""
+    """The items that a caption names; other phrases are skipped."""
     return [
         Mention(
             name=match["name"], print=match["label"] or match["price"] or match["reads"] or "", place=match["place"]

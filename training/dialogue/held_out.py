@@ -10,7 +10,7 @@ from training.scenes.scene import Scene
 
 @dataclass(frozen=True)
 class Example:
-    """An image and what is asked about it."""
+    """An image with its questions."""
 
     number: int
     scene: Scene
@@ -18,12 +18,12 @@ class Example:
 
 
 def held_out(number: int, tile: int) -> Example:
-    """The `number`th image for tiles of `tile` pixels, grids in turn."""
+    """The `number`th image for tiles of `tile` pixels; grids alternate."""
     return example("held-out", number, Canvas(*GRIDS[number % len(GRIDS)], tile))
 
 
 def example(split: str, number: int, canvas: Canvas) -> Example:
-    """An image of a split ("train", "held-out", ...) with one question on every topic that it gives cause for."""
+    """An image of a split ("train", "held-out", ...) with one question on every topic that the scene allows."""
     seed = f"{split}/{number}"
     scene = draw_scene(seed, canvas)
     lots = random.Random(f"{seed}/questions")

@@ -1,4 +1,4 @@
-"""What can be asked about a scene, and the right answers."""
+"""Questions about a scene, with their correct answers."""
 
 import enum
 import random
@@ -12,7 +12,7 @@ from training.scenes.vocabulary import COLOURS, EMOJI, KINDS, plural, with_artic
 
 
 class Topic(enum.Enum):
-    """What a question is about."""
+    """The topic of a question."""
 
     WHAT = "what"
     COLOUR = "colour"
@@ -25,7 +25,7 @@ class Topic(enum.Enum):
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its one right answer."""
+    """A question and its only correct answer."""
 
     topic: Topic
     text: str
@@ -33,7 +33,7 @@ class Question:
 
 
 def ask(scene: Scene, topic: Topic, lots: random.Random) -> Question | None:
-    """A question on this topic, or None where the scene gives no cause for one."""
+    """A question on this topic, or None if the scene does not allow one."""
     asked = _ASK[topic](scene, lots)
     if asked is None:
         return None
@@ -42,14 +42,14 @@ def ask(scene: Scene, topic: Topic, lots: random.Random) -> Question | None:
 
 
 def about_image(question: Question, ordinal: str) -> Question:
-    """The same question where several images are shown: `ordinal` is "first", "second", ..."""
+    """The same question for several images: `ordinal` is "first", "second", ..."""
     if question.topic is Topic.CAPTION:
         return Question(question.topic, f"Describe the {ordinal} image.", question.answer)
     text, mark = question.text[:-1], question.text[-1]
     return Question(question.topic, f"{text} in the {ordinal} image{mark}", question.answer)
 
 
-Asked = tuple[tuple[str, ...], dict[str, str], str] | None  # forms, what fills them, the answer
+Asked = tuple[tuple[str, ...], dict[str, str], str] | None  # phrasings, the values to fill in, the answer
 
 
 def _what(scene: Scene, lots: random.Random) -> Asked:
@@ -73,7 +73,7 @@ def _exist(scene: Scene, lots: random.Random) -> Asked:
     if lots.random() < 0.5:
         item = lots.choice(scene.items)
         return _EXIST, {"noun": with_article(lots.choice((item.name, item.kind)))}, "yes"
-    # Half of what is not there is nearly there: the right kind in another colour.
+    # Half of the absent items are nearly present: the right kind in another colour.
     coloured = [item.kind for item in scene.items if item.colour is not None]
     kind = lots.choice(coloured) if coloured and lots.random() < 0.5 else lots.choice(KINDS)
     colour = lots.choice(sorted(COLOURS))
@@ -147,7 +147,7 @@ _ASK: dict[Topic, Callable[[Scene, random.Random], Asked]] = {
 
 
 def _unique(scene: Scene) -> list[Item]:
-    """The items that are the only one of their kind."""
+    """The items that are the only ones of their kind."""
     kinds = Counter(item.kind for item in scene.items)
     return [item for item in scene.items if kinds[item.kind] == 1]
 

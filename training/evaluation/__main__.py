@@ -1,4 +1,4 @@
-"""`python -m training.evaluation`: score a checkpoint or a running system on the held-out scenes."""
+"""`python -m training.evaluation`: scores a checkpoint or a running system on the held-out scenes."""
 
 import argparse
 import asyncio
@@ -25,14 +25,14 @@ _CHANCE = "random@0.1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the tables go to stdout, everything else to stderr."""
+    """Run the command line; tables go to stdout, everything else to stderr."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.read:
         _refuse_what_changes_no_answer(parser, options)
     try:
         if options.out:
-            options.out.mkdir(parents=True, exist_ok=True)  # now, not after an hour
+            options.out.mkdir(parents=True, exist_ok=True)  # created now, so that an error does not come after an hour
         run = Run.read(options.read) if options.read else _evaluate(options)
         if options.out:
             run.write(options.out)  # before anything is computed from it
@@ -153,13 +153,13 @@ def _share(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 <= float(text) <= 1:
             return float(text)
-    raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1")
+    raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1")
 
 
 def _positive(text: str) -> int:
     number = at_least(0)(text)
     if number == 0:
-        raise argparse.ArgumentTypeError("0 is no positive whole number")
+        raise argparse.ArgumentTypeError("0 is not a positive whole number")
     return number
 
 

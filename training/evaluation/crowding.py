@@ -1,4 +1,4 @@
-"""How unevenly a scene's content is spread over the crops: what the thumbnail's budgets are there for."""
+"""Measures how unevenly a scene's content is distributed over the crops, which the thumbnail's budgets exploit."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ from training.scenes.scene import Scene
 
 
 def fullest_crop(scene: Scene, grid: tuple[int, int]) -> float:
-    """The share, 0 to 1, of what is drawn that lies in the crop that has most of it; by area, prints included.
+    """The share, 0 to 1, of the drawn area, prints included, that lies in the crop with most of it.
 
     Args:
         scene: lies in the middle of its canvas, as large as fits, where the image processor puts it.
@@ -24,7 +24,7 @@ def fullest_crop(scene: Scene, grid: tuple[int, int]) -> float:
 
 
 def _overlaps(spans: list[tuple[float, float]], crops: int) -> NDArray[np.float64]:
-    """How much of each span lies in each crop of one side, [N, crops]; lengths in crops."""
+    """The length of each span inside each crop of one side, [N, crops]; lengths in crops."""
     starts, ends = np.hsplit(np.array(spans), 2)  # [N, 1] each
     edges = np.arange(crops)
     lengths: NDArray[np.float64] = np.minimum(ends, edges + 1) - np.maximum(starts, edges)  # [N, crops]

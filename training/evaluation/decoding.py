@@ -1,4 +1,4 @@
-"""Greedy answers to several questions about several images at once, each image read only once.
+"""Greedy answers to several questions about several images at once, reading each image only once.
 
 The questions about an image share their beginning: the chat template's head and all vision tokens. Its keys and values
 are computed once and copied to each question. Beginnings are padded behind and questions in front, so that padding lies
@@ -13,33 +13,33 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-_COMPACT_BELOW = 0.75  # drop finished answers once this share or less of the rows still grows
+_COMPACT_BELOW = 0.75  # finished answers are removed once at most this share of the rows is unfinished
 
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """One image as it enters the language model: V tokens and newlines in order."""
+    """One image as input of the language model: V tokens and newlines in order."""
 
     rows: torch.Tensor  # [V, Dl] on the model's device
-    places: torch.Tensor  # [V] int64, ascending: position ids counted from the image's first
-    num_places: int  # that the image takes; text behind it goes on there
+    places: torch.Tensor  # [V] int64, ascending: position ids relative to the image's first
+    num_places: int  # the number of positions that the image takes; the text after it continues there
     tiles: torch.Tensor  # [V] int64: each token's tile, -1 for newlines
-    quotas: tuple[int, ...] | None = None  # tokens per tile that pruning in the language model is to keep
+    quotas: tuple[int, ...] | None = None  # how many tokens of each tile pruning in the language model keeps
 
     @classmethod
     def renumbered(cls, rows: torch.Tensor) -> "EmbeddedImage":
-        """Tokens of no tile, counted through."""
+        """Tokens without tiles, at consecutive positions."""
         count = len(rows)
         return cls(rows, torch.arange(count), count, torch.full((count,), -1))
 
 
 @dataclass(frozen=True)
 class SharedPrompts:
-    """Prompts that begin alike."""
+    """Prompts with a common beginning."""
 
     head: tuple[int, ...]  # text before the image
     image: EmbeddedImage
-    tails: tuple[tuple[int, ...], ...]  # text behind the image, one for each prompt; none is empty
+    tails: tuple[tuple[int, ...], ...]  # the text after the image, one for each prompt; none is empty
 
     @property
     def shared_tokens(self) -> int:
@@ -47,7 +47,7 @@ class SharedPrompts:
 
     @property
     def shared_places(self) -> int:
-        """The position id of the text behind the image."""
+        """The position id of the text after the image."""
         return len(self.head) + self.image.num_places
 
 
@@ -70,7 +70,7 @@ class GreedyDecoder:
 
     @torch.inference_mode()
     def decode(self, groups: Sequence[SharedPrompts]) -> list[list[tuple[int, ...]]]:
-        """The new tokens of each prompt of each group, the end token left out.
+        """The new tokens of each prompt of each group, without the end token.
 
         Raises:
             ValueError: a prompt and its answer would not fit the context.
@@ -89,7 +89,7 @@ class GreedyDecoder:
         return [[next(answers) for _ in group.tails] for group in groups]
 
     def _read_shared(self, groups: Sequence[SharedPrompts]) -> tuple[DynamicCache, torch.Tensor]:
-        """Keys and values of the shared beginnings, and which of their S places are filled, [G, S] bool."""
+        """Keys and values of the common beginnings, and which of their S positions are filled, [G, S] bool."""
         embed = self._model.get_input_embeddings()
         rows, places = [], []
         for group in groups:
@@ -105,7 +105,7 @@ class GreedyDecoder:
         return cache, filled
 
     def _padded_in_front(self, tails: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tails as [N, L] int64, and which entries are theirs, [N, L] bool."""
+        """The tails as [N, L] int64, and which entries belong to them, [N, L] bool."""
         longest = max(map(len, tails))
         ids = torch.tensor([[0] * (longest - len(tail)) + list(tail) for tail in tails], device=self._device)
         lengths = torch.tensor([len(tail) for tail in tails], device=self._device)
@@ -114,9 +114,9 @@ class GreedyDecoder:
     def _continue(
         self, cache: DynamicCache, mask: torch.Tensor, positions: torch.Tensor, logits: torch.Tensor
     ) -> torch.Tensor:
-        """Decode from the prompts' last logits [N, V] on; the rows [N, max_new_tokens] run on behind an end token."""
+        """Decode from the prompts' last logits [N, V]; the rows [N, max_new_tokens] continue after an end token."""
         written = torch.full((len(mask), self._max_new_tokens), -1, dtype=torch.int64, device=self._device)
-        rows = torch.arange(len(mask), device=self._device)  # of `written`, for each row of the cache
+        rows = torch.arange(len(mask), device=self._device)  # row of `written` for each row of the cache
         growing = torch.ones_like(rows, dtype=torch.bool)
         for step in range(self._max_new_tokens):
             tokens = logits.argmax(dim=-1)  # [n]
@@ -137,7 +137,7 @@ class GreedyDecoder:
     def _step(
         self, cache: DynamicCache, mask: torch.Tensor, positions: torch.Tensor, **inputs: torch.Tensor
     ) -> torch.Tensor:
-        """The last place's logits [n, V]; the cache grows."""
+        """The logits [n, V] at the last position; the cache grows."""
         output = self._model(
             attention_mask=mask,  # [n, tokens so far]
             position_ids=positions,  # [n, new tokens]
@@ -155,7 +155,7 @@ class GreedyDecoder:
         return [tuple(row[:length]) for row, length in zip(written, lengths, strict=True)]
 
     def _check_size(self, groups: Sequence[SharedPrompts]) -> None:
-        # The longest of both, as they are padded: a window as long as the context then covers every place.
+        # The longest of both, as they are padded: a window of the context's length then covers every position.
         longest = max(max(group.shared_tokens, group.shared_places) for group in groups) + max(
             len(tail) for group in groups for tail in group.tails
         )

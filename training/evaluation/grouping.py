@@ -1,4 +1,4 @@
-"""Cuts a sequence into batches of whole items."""
+"""Groups a sequence into batches of whole items."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -7,7 +7,7 @@ _T = TypeVar("_T")
 
 
 def grouped(items: Iterable[_T], size: Callable[[_T], int], most: int) -> Iterator[list[_T]]:
-    """The items in order, as many together as have a size of at most `most`; one that is larger comes alone."""
+    """The items in order, in groups of at most `most` in total size; an item that is larger forms its own group."""
     batch: list[_T] = []
     total = 0
     for item in items:

@@ -1,4 +1,4 @@
-"""Answers by the services' own parts, put together in this process without gRPC and Ray, many prompts at a time."""
+"""Answers questions with the services' parts in this process, without gRPC and Ray, many prompts at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +19,16 @@ from training.evaluation.pruned import PruningDecoder
 from training.evaluation.results import Answer, Seen
 from training.evaluation.vision import EncodedPicture, VisionHalf
 
-_LEAST_CHUNK = 32  # images: prompts alike in length are found among one chunk's
+_LEAST_CHUNK = 32  # images; prompts of similar length are grouped within one chunk
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the model is run. Nothing here changes an answer but by rounding, `max_new_tokens` apart."""
+    """How the model is run. Except for `max_new_tokens`, these settings change answers only by rounding."""
 
     device: torch.device
     dtype: torch.dtype
-    batch: int  # questions that are answered at once, and tiles of a pass
+    batch: int  # questions answered at once, and tiles of a forward pass
     workers: int  # processes that draw images; 0 draws them in this one
     max_new_tokens: int
 
@@ -44,7 +44,7 @@ class _Task:
 
 
 class InProcessModel:
-    """A checkpoint, loaded whole, to be scored under some conditions."""
+    """A whole checkpoint, loaded to be scored under several conditions."""
 
     def __init__(self, model: str, conditions: Sequence[Condition], settings: Settings) -> None:
         """Load the weights.
@@ -70,7 +70,7 @@ class InProcessModel:
         self._pruning_decoder = PruningDecoder(text_model, end_ids=generation.end_ids, max_new_tokens=longest)
 
     def answers(self, examples: Sequence[Example], progress: Callable[[int], object]) -> Iterator[Answer]:
-        """Ask everything under every condition, a chunk of images at a time; `progress` hears of questions answered."""
+        """Ask everything under every condition, a chunk of images at a time; `progress` gets the answered questions."""
         waiting = iter(examples)
         drawn = pictures(self._source, [example.number for example in examples], workers=self._settings.workers)
         size = max(_LEAST_CHUNK, self._settings.batch // 4)
@@ -82,7 +82,7 @@ class InProcessModel:
                 for condition in self._conditions
                 for task in self._tasks(example, image, condition)
             ]
-            # Alike in length, so that little of a batch is padding.
+            # Sorted by length, so that batches contain little padding.
             tasks.sort(key=lambda task: task.prompts.shared_tokens, reverse=True)
             for batch in grouped(tasks, lambda task: len(task.example.questions), self._settings.batch):
                 answers = self._answer(batch)
@@ -90,7 +90,7 @@ class InProcessModel:
                 yield from answers
 
     def _tasks(self, example: Example, image: EncodedPicture, condition: Condition) -> Iterator[_Task]:
-        """One task with all questions, or several should the chat template set text before the image apart."""
+        """One task with all questions, or several if the chat template puts text before the image."""
         embedded = self._vision.embed(image, condition)
         tokens = len(embedded.rows)
         seen = Seen((image.picture.grid.rows, image.picture.grid.columns), tokens, tokens)
@@ -102,7 +102,7 @@ class InProcessModel:
             yield _Task(condition, Example(example.number, example.scene, questions), seen, prompts)
 
     def _split(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """A question's prompt as the client sends it, as the token ids before and behind the image."""
+        """A question's prompt as the client sends it, as the token ids before and after the image."""
         prompt = ChatPrompt((Turn("user", (None, question)),))
         ids = self._prompts.encode(prompt, 1, max_tokens=self._context_length)
         place = ids.index(self._prompts.image_token_id)
@@ -119,7 +119,7 @@ class InProcessModel:
         return answers + [answer for task in tasks for answer in self._answer_pruned(task)]
 
     def _answer_pruned(self, task: _Task) -> Iterator[Answer]:
-        """Where the language model drops tokens; nothing for other tasks."""
+        """Answer with a language model that drops tokens; nothing for other tasks."""
         if task.condition.pruning is None:
             return
         decoded = self._pruning_decoder.decode(task.prompts, task.condition.pruning)

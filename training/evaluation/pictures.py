@@ -1,4 +1,4 @@
-"""The held-out images, drawn and cut into tiles ahead of the device by a few processes."""
+"""Draws the held-out images and cuts them into tiles in several processes, ahead of the device."""
 
 import multiprocessing
 from collections import deque
@@ -16,7 +16,7 @@ from encoder_service.images.tiles import Tiler
 from training.dialogue.held_out import held_out
 from training.scenes.render import render
 
-_AHEAD = 16  # images that may be ready or under way, per process: each takes some megabytes
+_AHEAD = 16  # images per process that may be ready or in progress: each takes some megabytes
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Picture:
 
     number: int  # in the held-out set
     pixels: NDArray[np.float32]  # [T, 3, H, W]
-    grid: TileGrid  # by Hugging Face's rule for the padding
+    grid: TileGrid  # by Hugging Face's padding rule
 
     def grid_by(self, rule: UnpadRule) -> TileGrid:
-        """The same cut with the padding counted by another rule."""
+        """The same image with its padding computed by another rule."""
         grid = self.grid
         return TileGrid.for_image(
             grid.image_height, grid.image_width, rows=grid.rows, columns=grid.columns, side=grid.side, rule=rule
@@ -52,12 +52,12 @@ class Studio:
 
 
 def pictures(model: str, numbers: Sequence[int], *, workers: int) -> Iterator[Picture]:
-    """The images of these numbers in order; without workers they are drawn as they are asked for."""
+    """The images with these numbers in order; without workers they are drawn on demand."""
     if not workers:
         studio = Studio(model)
         yield from map(studio.picture, numbers)
         return
-    # Spawned: a fork of a process that has used CUDA or OpenMP may hang.
+    # Spawned, since a fork of a process that has used CUDA or OpenMP may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_open_studio, initargs=(model,)) as pool:
         waiting: deque[Future[Picture]] = deque()

@@ -1,4 +1,4 @@
-"""Greedy answers where the language model drops vision tokens: question by question, since it decides what is kept."""
+"""Greedy answers with pruning in the language model: question by question, since the question decides what is kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from training.evaluation.decoding import SharedPrompts
 
 @dataclass(frozen=True)
 class PrunedAnswer:
-    """What was said, and what it was said from."""
+    """An answer, and the number of vision tokens it is based on."""
 
-    token_ids: tuple[int, ...]  # the end token left out
+    token_ids: tuple[int, ...]  # without the end token
     vision_tokens: float  # in the caches, newlines included, mean over the layers
 
 
@@ -29,7 +29,7 @@ class PruningDecoder:
         self._max_new_tokens = max_new_tokens
 
     def decode(self, prompts: SharedPrompts, spec: Pruning) -> list[PrunedAnswer]:
-        """The answer to each of the prompts.
+        """The answer to each prompt.
 
         Raises:
             InvalidPruningError: an unknown method, or a value out of range.

@@ -1,4 +1,4 @@
-"""What was asked and answered, and how it is kept in files."""
+"""The questions and answers of an evaluation, and their files."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -18,11 +18,11 @@ _RUN = "run.json"
 
 @dataclass(frozen=True)
 class Seen:
-    """An image as the language model got it under one condition."""
+    """An image as the language model received it under one condition."""
 
     grid: tuple[int, int]  # rows and columns of crops
-    vision_tokens: int  # that entered the language model, newlines included
-    layer_tokens: float  # of these, in a layer's cache, mean over the layers: fewer where it drops some
+    vision_tokens: int  # at the language model's input, newlines included
+    layer_tokens: float  # in a layer's cache, mean over the layers: fewer if it drops some
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Answer:
     condition: str
     image: int  # number in the held-out set
     grid: tuple[int, int]  # rows and columns of crops
-    fullest_crop: float  # share of what is drawn that lies in one crop, 0 to 1
-    vision_tokens: int  # that entered the language model, newlines included
-    layer_tokens: float  # of these, in a layer's cache, mean over the layers
+    fullest_crop: float  # share of the drawn area in one crop, 0 to 1
+    vision_tokens: int  # at the language model's input, newlines included
+    layer_tokens: float  # in a layer's cache, mean over the layers
     topic: Topic
     question: str
     expected: str
@@ -44,7 +44,7 @@ class Answer:
 
     @classmethod
     def scored(cls, condition: str, example: Example, question: Question, seen: Seen, text: str) -> "Answer":
-        """Score what the model said."""
+        """Score the model's answer."""
         places = score_with_places(example.scene, text) if question.topic is Topic.CAPTION else None
         return cls(
             condition=condition,
@@ -71,7 +71,7 @@ class Run:
     answers: tuple[Answer, ...]
 
     def write(self, folder: Path) -> None:
-        """Keep the run in a folder, over whatever run is there."""
+        """Write the run to a folder, replacing another run there."""
         folder.mkdir(parents=True, exist_ok=True)
         head = {"facts": dict(self.facts), "conditions": list(self.conditions)}
         (folder / _RUN).write_text(json.dumps(head, indent=2) + "\n")
@@ -80,7 +80,7 @@ class Run:
                 file.write(json.dumps({**asdict(answer), "topic": answer.topic.value}, ensure_ascii=False) + "\n")
 
     def crowded(self, share: float) -> "Run":
-        """The same for the images in which one crop holds at least this share of what is drawn.
+        """The same for the images in which one crop holds at least this share of the drawn area.
 
         Raises:
             ValueError: there is none.
@@ -93,7 +93,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> "Run":
-        """A run that `write` has kept.
+        """Read a run from the folder that `write` wrote.
 
         Raises:
             OSError: the folder holds none.

@@ -1,4 +1,4 @@
-"""One evaluation in this process, from a checkpoint's folder to a run's answers."""
+"""Runs one evaluation in this process, from a checkpoint's folder to a run's answers."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ def in_process_settings(
     workers: int | None = None,
     max_new_tokens: int = 192,
 ) -> Settings:
-    """What is left out as fits this machine.
+    """Choose the settings that were not given to suit this machine.
 
     Raises:
         ValueError: the device is not there.
@@ -47,7 +47,7 @@ def in_process_settings(
 
 
 def evaluate(model: str, conditions: Sequence[Condition], settings: Settings, *, images: int, first: int = 0) -> Run:
-    """Ask everything about some held-out images under every condition; progress goes to stderr.
+    """Ask every question about some held-out images under every condition; progress goes to stderr.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -75,18 +75,18 @@ def evaluate(model: str, conditions: Sequence[Condition], settings: Settings, *,
 
 
 def examples_of(numbers: Sequence[int], tile: int) -> list[Example]:
-    """Held-out images by number, drawn for tiles of so many pixels."""
+    """Held-out images by number, drawn for tiles of a size in pixels."""
     return [held_out(number, tile) for number in numbers]
 
 
 def progress(examples: Sequence[Example], conditions: Sequence[Condition]) -> "tqdm[Never]":
-    """A bar over all questions under all conditions."""
+    """A progress bar over all questions under all conditions."""
     questions = sum(len(example.questions) for example in examples)
     return tqdm(total=questions * len(conditions), unit=" questions", file=sys.stderr, smoothing=0.05)
 
 
 def ordered_run(facts: Mapping[str, Fact], conditions: Sequence[Condition], answers: Sequence[Answer]) -> Run:
-    """The answers by condition, image and topic, in whatever order they came."""
+    """The answers sorted by condition, image and topic."""
     names = [condition.name for condition in conditions]
     topics = list(Topic)
     ordered = sorted(answers, key=lambda one: (names.index(one.condition), one.image, topics.index(one.topic)))

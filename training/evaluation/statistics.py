@@ -18,7 +18,7 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95% interval; NaN where nothing was measured."""
+    """A value with its 95% interval; NaN if nothing was measured."""
 
     value: float
     low: float
@@ -33,18 +33,18 @@ class Tally:
     """Each image's scores under one condition, for I images and M metrics."""
 
     sums: Floats  # [I, M] sum of the scores of an image's questions
-    counts: Floats  # [I, M] how many questions those are
+    counts: Floats  # number of these questions
 
 
 class Bootstrap:
-    """Draws of I images out of I. Results have B + 1 rows: row 0 is the sample as it is, the rest are draws."""
+    """Samples of I images out of I. Results have B + 1 rows: row 0 is the original sample, the rest are draws."""
 
     def __init__(self, num_images: int, *, resamples: int = RESAMPLES, seed: int = 0) -> None:
         draws = np.random.default_rng(seed).multinomial(num_images, [1 / num_images] * num_images, size=resamples)
         self._weights: Floats = np.concatenate([np.ones((1, num_images)), draws])  # [B + 1, I]
 
     def means(self, tally: Tally) -> Floats:
-        """Mean score by metric, [B + 1, M]; NaN where a draw holds no question of a metric."""
+        """Mean score by metric, [B + 1, M]; NaN if a draw contains no question of a metric."""
         counts = self._weights @ tally.counts
         means = np.full_like(counts, math.nan)
         np.divide(self._weights @ tally.sums, counts, out=means, where=counts > 0)
@@ -52,7 +52,7 @@ class Bootstrap:
 
 
 def interval(rows: Floats) -> Interval:
-    """The value in row 0 of [B + 1], and the middle 95% of the other rows, of those that are numbers."""
+    """The value in row 0 of [B + 1], and the middle 95% of the other rows that are numbers."""
     draws = rows[1:][np.isfinite(rows[1:])]
     if not (math.isfinite(rows[0]) and len(draws)):
         return Interval(float(rows[0]), math.nan, math.nan)
@@ -61,7 +61,7 @@ def interval(rows: Floats) -> Interval:
 
 
 def ratio(above: Floats, below: Floats) -> Floats:
-    """Row by row, NaN where `below` is 0."""
+    """Divide row by row; NaN where `below` is 0."""
     quotient = np.full_like(above, math.nan)
     np.divide(above, below, out=quotient, where=below != 0)
     return quotient

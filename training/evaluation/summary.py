@@ -1,4 +1,4 @@
-"""A run's answers to the numbers that a report gives."""
+"""Computes the figures of a report from a run's answers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,18 @@ from training.evaluation.statistics import Bootstrap, Floats, Interval, Tally, i
 CAPTION, CAPTION_WITH_PLACES = "caption F1", "caption F1 with places"
 TOPICS = (*(topic.value for topic in Topic if topic is not Topic.CAPTION), CAPTION)
 METRICS = (*TOPICS, CAPTION_WITH_PLACES)
-AVERAGE = "average"  # of TOPICS: the caption counts once, by the F1 that asks for no places
+AVERAGE = "average"  # over TOPICS: the caption counts once, by the F1 that ignores places
 
 
 @dataclass(frozen=True)
 class ConditionSummary:
-    """One condition's figures. Scores are shares, 0 to 1."""
+    """The figures of one condition. Scores are shares, 0 to 1."""
 
     name: str
-    vision_tokens: float  # that enter the language model, mean over the images, newlines included
-    layer_tokens: float  # of these, in a layer's cache, mean over the layers
+    vision_tokens: float  # at the language model's input, mean over the images, newlines included
+    layer_tokens: float  # in a layer's cache, mean over the layers
     scores: Mapping[str, Interval]  # by metric, and AVERAGE
-    retained: Interval | None  # AVERAGE as a share of the uncompressed one's; None without such a run
+    retained: Interval | None  # AVERAGE as a share of the uncompressed run's; None without such a run
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class GridSummary:
-    """The uncompressed figures of the images cut alike."""
+    """The figures without compression for the images with one grid."""
 
     rows: int
     columns: int
@@ -50,7 +50,7 @@ class GridSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """All that a report says of a run."""
+    """All figures of a report."""
 
     facts: Mapping[str, Fact]
     images: int
@@ -61,7 +61,7 @@ class Summary:
 
 
 def summarise(run: Run, *, against: Sequence[str] = ()) -> Summary:
-    """Scores, what is retained of the uncompressed ones, and each condition's difference to those `against`.
+    """Compute scores, the retained share of the uncompressed ones, and each condition's difference to those `against`.
 
     Raises:
         ValueError: the run has no such condition, or not one question.
@@ -92,7 +92,7 @@ def summarise(run: Run, *, against: Sequence[str] = ()) -> Summary:
 
 
 def as_plain(summary: Summary) -> dict[str, Any]:
-    """The summary as JSON can hold it: what was not measured is None."""
+    """The summary as JSON values; figures that were not measured are None."""
 
     def plain(value: Any) -> Any:  # noqa: ANN401
         if isinstance(value, dict):
@@ -106,7 +106,7 @@ def as_plain(summary: Summary) -> dict[str, Any]:
 
 
 def tally(answers: Sequence[Answer], images: Sequence[int]) -> Tally:
-    """One condition's answers, image by image in the order of `images`, by metric in the order of METRICS."""
+    """The answers of one condition, image by image in the order of `images`, by metric in the order of METRICS."""
     row = {image: index for index, image in enumerate(images)}
     sums, counts = np.zeros((len(images), len(METRICS))), np.zeros((len(images), len(METRICS)))  # [I, M]
     for answer in answers:
@@ -125,15 +125,15 @@ def _scores_of(answer: Answer) -> list[tuple[str, float]]:
 
 
 def _rows(bootstrap: Bootstrap, scores: Tally) -> Floats:
-    """Means by metric, and in the last column the average of the topics that were asked about, [B + 1, M + 1]."""
+    """Means by metric, and in the last column the average over the topics in the questions, [B + 1, M + 1]."""
     means = bootstrap.means(scores)  # [B + 1, M]
     asked = [index for index in range(len(TOPICS)) if scores.counts[:, index].any()]
-    average = means[:, asked].mean(axis=1, keepdims=True)  # NaN where a draw misses one of them
+    average = means[:, asked].mean(axis=1, keepdims=True)  # NaN if a draw lacks one of them
     return np.concatenate([means, average], axis=1)
 
 
 def _intervals(rows: Floats) -> dict[str, Interval]:
-    """By metric and for the average, from [B + 1, M + 1]."""
+    """The intervals by metric and of the average, from [B + 1, M + 1]."""
     return {name: interval(rows[:, index]) for index, name in enumerate((*METRICS, AVERAGE))}
 
 
@@ -148,7 +148,7 @@ def _condition(name: str, answers: Sequence[Answer], rows: Floats, uncompressed:
 
 
 def _mean_over_images(values: Sequence[tuple[int, float]]) -> float:
-    """The mean of the images' means; NaN without any."""
+    """The mean of the images' means; NaN without images."""
     by_image: dict[int, list[float]] = {}
     for image, value in values:
         by_image.setdefault(image, []).append(value)

@@ -1,4 +1,4 @@
-"""Answers by a running system, asked through the client as any application would."""
+"""Answers from a running system, asked through the client like any application."""
 
 import asyncio
 import io
@@ -17,7 +17,7 @@ class RunningSystem:
     """An encoder service with an LLM service behind it."""
 
     def __init__(self, client: AsyncClient, *, calls: int, max_new_tokens: int) -> None:
-        """`calls` questions are under way at once."""
+        """`calls` questions are asked concurrently."""
         self._client = client
         self._calls = calls
         self._sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0.0)
@@ -28,7 +28,7 @@ class RunningSystem:
     async def answers(
         self, examples: Sequence[Example], conditions: Sequence[Condition], progress: Callable[[int], object]
     ) -> list[Answer]:
-        """Ask everything under every condition; `progress` hears of questions answered.
+        """Ask every question under every condition; `progress` receives the number of answered questions.
 
         Raises:
             ValueError: a condition that no request can ask for.

@@ -1,4 +1,4 @@
-"""A summary as Markdown."""
+"""Formats a summary as Markdown."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ _COLUMNS = (*METRICS, AVERAGE)
 
 
 def report(summary: Summary) -> str:
-    """All tables, each with a line that says what is in it."""
+    """All tables, each with a line that explains it."""
     parts = [facts(summary), _scores(summary), _retained(summary)]
     parts += [_differences(summary, against) for against in dict.fromkeys(one.against for one in summary.differences)]
     if len(summary.grids) > 1:
@@ -20,7 +20,7 @@ def report(summary: Summary) -> str:
 
 
 def facts(summary: Summary) -> str:
-    """What was scored, where, and how to read the figures."""
+    """What was scored, on which machine, and how to read the figures."""
     listed = ", ".join(f"{name} {value}" for name, value in summary.facts.items() if value is not None)
     return (
         f"{summary.images} held-out images, {summary.questions:,} questions under each of {len(summary.conditions)} "
@@ -100,16 +100,16 @@ def percent(share: Interval, *, signed: bool = False) -> str:
 
 
 def number(value: float, sign: str = "") -> str:
-    """One decimal; a dash for what was not measured."""
+    """One decimal; a dash for a value that was not measured."""
     return format(value, f"{sign}.1f") if math.isfinite(value) else "–"
 
 
 def tokens(value: float) -> str:
-    """A whole number; a dash for what was not measured."""
+    """A whole number; a dash for a value that was not measured."""
     return format(value, ",.0f") if math.isfinite(value) else "–"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown: the first column to the left, numbers to the right."""
+    """A Markdown table with the first column left-aligned and numbers right-aligned."""
     rule = ["---"] + ["--:"] * (len(header) - 1)
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))

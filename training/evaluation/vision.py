@@ -1,4 +1,4 @@
-"""The encoder's half and the projector in this process: an image is encoded once, then compressed in every way."""
+"""The encoder's half and the projector in this process: an image is encoded once and compressed in several ways."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from visionsplit.options.layout import UNPAD_RULES
 
 from encoder_service.compression import TileFeatures, TowerOutput, compose, select
 from encoder_service.device.vision_tower import VisionTower
-from llm_service.replica.layout import NEWLINE, original_places, original_span, sequence_order, tiles_of
+from llm_service.replica.layout import NEWLINE, original_positions, original_span, sequence_order, tiles_of
 from llm_service.replica.projector import Projector
 from training.evaluation.conditions import Condition
 from training.evaluation.decoding import EmbeddedImage
@@ -20,10 +20,10 @@ from training.evaluation.pictures import Picture
 
 @dataclass(frozen=True)
 class EncodedPicture:
-    """One image's T tiles of P cells, all of them, ready for any compression."""
+    """One image's T tiles of P cells, complete, ready for any compression."""
 
     picture: Picture
-    encoded: TileFeatures  # on the CPU: choosing is many small steps
+    encoded: TileFeatures  # on the CPU, since choosing consists of many small steps
 
 
 class VisionHalf:
@@ -45,13 +45,13 @@ class VisionHalf:
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture], *, max_tiles: int) -> Iterator[EncodedPicture]:
-        """Encode images together, up to `max_tiles` tiles in a pass, but whole images."""
+        """Encode images together, up to `max_tiles` tiles in a forward pass, without splitting an image."""
         for batch in grouped(pictures, lambda picture: picture.grid.num_tiles, max_tiles):
             yield from self._encode(batch)
 
     @torch.inference_mode()
     def embed(self, image: EncodedPicture, condition: Condition) -> EmbeddedImage:
-        """The image as it enters the language model: kept tokens and newlines, projected and in order.
+        """The image as input of the language model: kept tokens and newlines, projected and in order.
 
         Raises:
             InvalidCompressionError: the image would keep no token.
@@ -64,7 +64,7 @@ class VisionHalf:
         order = sequence_order(grid, positions, condition.spec.layout)  # [V]
         places, count = np.arange(len(order)), len(order)
         if condition.position_ids == "original":
-            places, count = original_places(grid, positions, order), original_span(grid)
+            places, count = original_positions(grid, positions, order), original_span(grid)
         return EmbeddedImage(
             self._project(kept.features, order.tolist()),
             torch.from_numpy(places),
@@ -74,7 +74,7 @@ class VisionHalf:
         )
 
     def _project(self, features: torch.Tensor, order: list[int]) -> torch.Tensor:
-        """Kept features [K, Dv] and newlines as the order says, [V, Dl]."""
+        """Kept features [K, Dv] and newlines in the given order, [V, Dl]."""
         newline = self._projector.image_newline
         projected = self._projector.multi_modal_projector(features.to(newline.device, newline.dtype))  # [K, Dl]
         return torch.cat([projected, newline[None]])[torch.tensor(order, device=newline.device)]

@@ -1,11 +1,11 @@
-"""One batch through the whole model: pixels to the loss of the answers."""
+"""Runs one batch through the whole model: from pixels to the loss of the answers."""
 
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 from transformers import LlavaNextForConditionalGeneration
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD  # the image processor's
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD  # the image processor's values
 
 from training.data.batches import Batch
 from training.data.prompts import IGNORED, NEWLINE, TOPICS
@@ -14,7 +14,7 @@ from training.learning.shared_prefix import suffix_mask
 
 @dataclass(frozen=True)
 class Answers:
-    """What the model says after each token of the questions that has a label; N of them."""
+    """The model's predictions after each token of the questions that has a label; N of them."""
 
     logits: torch.Tensor  # [N, vocabulary]
     labels: torch.Tensor  # [N]
@@ -27,7 +27,7 @@ class Answers:
         return functional.cross_entropy(self.logits.float(), self.labels)
 
     def right_by_topic(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """How many answers greedy decoding would get right to the last token, and how many there are, by topic."""
+        """How many answers greedy decoding gets entirely right, and how many there are, by topic."""
         most = int(self.question.max()) + 1
         answer = self.sequence * most + self.question
         wrong = torch.zeros(int(answer.max()) + 1, device=answer.device)
@@ -51,7 +51,7 @@ def hidden_states(model: LlavaNextForConditionalGeneration, tiles: torch.Tensor)
 
 
 def answers(model: LlavaNextForConditionalGeneration, batch: Batch, states: tuple[torch.Tensor, ...]) -> Answers:
-    """The language model on the batch's sequences, the projector and the newline before it."""
+    """The language model's output for the batch's sequences, with projector and newline before it."""
     embeddings = model.model.language_model.get_input_embeddings()
     vision = model.model.multi_modal_projector(states[-2][:, 1:])  # [B * T, P, Dl]
     vision = vision.reshape(len(batch.ids), -1, vision.shape[-1])  # [Q, shown * T * P, Dl]

@@ -10,7 +10,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Peaks; Muon's are on AdamW's scale, its updates being given the same root mean square."""
+    """Peak learning rates; Muon's use AdamW's scale, since its updates are given the same root mean square."""
 
     vision: float = 2e-3
     text: float = 2e-3
@@ -18,15 +18,15 @@ class LearningRates:
     warmup: float = 0.02  # share of the stage
 
     def scaled(self, factor: float) -> "LearningRates":
-        """All peaks times a factor."""
+        """Multiply all peaks by a factor."""
         return replace(self, vision=self.vision * factor, text=self.text * factor, other=self.other * factor)
 
 
 class Optimizers:
-    """Both optimizers, driven as one."""
+    """Both optimizers, used like one."""
 
     def __init__(self, modules: dict[str, nn.Module], rates: LearningRates) -> None:
-        """`modules` by the name of their rate: "vision", "text", or "other" for what Muon is not made for."""
+        """`modules` by the name of their rate: "vision", "text", or "other" for parameters that Muon does not suit."""
         matrices: dict[str, list[nn.Parameter]] = {"vision": [], "text": []}
         rest: list[nn.Parameter] = []
         for name, module in modules.items():
@@ -52,7 +52,7 @@ class Optimizers:
         self._parameters = [*matrices["vision"], *matrices["text"], *rest]
 
     def step(self, progress: float) -> None:
-        """One step, `progress` (0 to 1) of the way through the stage: warm-up, then a cosine to zero."""
+        """Take one step at `progress` (0 to 1) through the stage: warm-up, then a cosine to zero."""
         share = min(progress / self._rates.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         optimizers: tuple[torch.optim.Optimizer, ...] = (self.muon, self.adamw)

@@ -12,12 +12,12 @@ NAME = "shared_prefix"
 
 
 def register() -> None:
-    """Make the attention known to the transformers library under NAME."""
+    """Register the attention with the transformers library under NAME."""
     AttentionInterface.register(NAME, _attention)
 
 
 def suffix_mask(prefix_lengths: torch.Tensor, prefix_room: int, question: torch.Tensor) -> torch.Tensor:
-    """Which of all L + S places a place of the suffix sees, [Q, 1, S, L + S].
+    """The positions of all L + S that a position of the suffix sees, [Q, 1, S, L + S].
 
     Args:
         prefix_lengths: [Q], the rest of the prefix is padding.

@@ -1,4 +1,4 @@
-"""What each tile and each patch shows: the vision tower's targets, worked out on the device from a batch's tables."""
+"""The vision tower's targets for each tile and patch, computed on the device from a batch's tables."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ from training.model.checkpoint import Architecture
 from training.scenes.vocabulary import CHARACTERS, COLOURS
 
 SLOTS = 2  # characters side by side in one patch
-UNKNOWN = -100  # a target without loss
-_VISIBLE, _HIDDEN = 0.5, 0.05  # share of an item inside a tile from which, and up to which, it is (not) there
-_REACH = 3.0  # pixels by which an item's box may miss a patch's centre
+UNKNOWN = -100  # a target without a loss
+_VISIBLE, _HIDDEN = 0.5, 0.05  # share of an item inside a tile: present from the first, absent up to the second
+_REACH = 3.0  # how many pixels an item's box may miss a patch's centre by
 
 
 @dataclass(frozen=True)
 class TowerTargets:
-    """For B images of T tiles (thumbnail first) with P patches each."""
+    """Targets for B images of T tiles (thumbnail first) with P patches each."""
 
-    kinds: torch.Tensor  # [B, T, K] float: 1 there, 0 not there, negative unknown
+    kinds: torch.Tensor  # [B, T, K] float: 1 present, 0 absent, negative unknown
     colours: torch.Tensor  # [B, T, C] float, likewise
     characters: torch.Tensor  # [B, T, A] float, likewise; unknown in the thumbnail, where print is a blur
     patch_kinds: torch.Tensor  # [B, T, P] int64; NUM_KINDS for the backdrop
@@ -27,7 +27,7 @@ class TowerTargets:
 
 
 def tower_targets(batch: Batch, architecture: Architecture) -> TowerTargets:
-    """The targets of a batch."""
+    """Compute the targets of a batch."""
     tile = architecture.tile
     canvas_boxes = batch.boxes + torch.cat([batch.offset, batch.offset], 1)[:, None]  # [B, M, 4]
     scale = tile / batch.fitted  # [B, 2]
@@ -49,20 +49,20 @@ def tower_targets(batch: Batch, architecture: Architecture) -> TowerTargets:
 
 
 def _tile_origins(batch: Batch, tile: int) -> torch.Tensor:
-    """Left and top of each crop on the canvas, [T - 1, 2]."""
+    """Left and top edge of each crop on the canvas, [T - 1, 2]."""
     down, across = torch.meshgrid(torch.arange(batch.rows), torch.arange(batch.columns), indexing="ij")
     return (torch.stack([across, down], -1).reshape(-1, 2) * float(tile)).to(batch.boxes.device)
 
 
 def _shares_inside(boxes: torch.Tensor, tile: int) -> torch.Tensor:
-    """Which share of each box [..., 4] lies inside the tile."""
+    """The share of each box [..., 4] inside the tile."""
     inside = boxes.clamp(0, tile)
     area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     return (inside[..., 2] - inside[..., 0]) * (inside[..., 3] - inside[..., 1]) / area.clamp(min=1)
 
 
 def _presence(shares: torch.Tensor, classes: torch.Tensor, count: int) -> torch.Tensor:
-    """From shares [B, T, M] and classes [B, M] to 1, 0 or -1 (unknown) for each class, [B, T, count]."""
+    """Convert shares [B, T, M] and classes [B, M] to 1, 0 or -1 (unknown) for each class, [B, T, count]."""
     most = shares.new_zeros(*shares.shape[:2], count + 1)
     index = torch.where(classes < 0, count, classes)[:, None].expand_as(shares)
     most = most.scatter_reduce(2, index, shares, "amax")[..., :count]
@@ -70,7 +70,7 @@ def _presence(shares: torch.Tensor, classes: torch.Tensor, count: int) -> torch.
 
 
 def _owners(boxes: torch.Tensor, kinds: torch.Tensor, architecture: Architecture) -> torch.Tensor:
-    """The number of the item over each patch's centre, or -1: [B, T, P]."""
+    """The number of the item at each patch's centre, or -1: [B, T, P]."""
     centres = (torch.arange(architecture.side, device=boxes.device) + 0.5) * architecture.patch
     box = boxes[:, :, None]  # [B, T, 1, M, 4]
     across = centres[:, None]  # [side, 1]
@@ -82,13 +82,13 @@ def _owners(boxes: torch.Tensor, kinds: torch.Tensor, architecture: Architecture
 
 
 def _look_up(table: torch.Tensor, owner: torch.Tensor, otherwise: int) -> torch.Tensor:
-    """The entry [B, M] of each patch's owner [B, T, P]; `otherwise` where there is none."""
+    """The entry [B, M] of each patch's owner [B, T, P]; `otherwise` without an owner."""
     values = table[:, None].expand(-1, owner.shape[1], -1).gather(2, owner.clamp(min=0))
     return torch.where((owner >= 0) & (values >= 0), values, otherwise)
 
 
 def _characters(batch: Batch, architecture: Architecture, origins: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The character in each slot of each patch [B, T, P, SLOTS], and which a tile holds [B, T, A]."""
+    """The character in each slot of each patch [B, T, P, SLOTS], and the characters of each tile [B, T, A]."""
     images, side, tile, none = len(batch.tiles), architecture.side, architecture.tile, len(CHARACTERS)
     crops = len(origins)
     unknown_slots = torch.full((images, 1, side * side, SLOTS), UNKNOWN, device=batch.characters.device)
@@ -104,7 +104,7 @@ def _characters(batch: Batch, architecture: Architecture, origins: torch.Tensor)
     line = (inner[..., 1] / architecture.patch).long().clamp(0, side - 1)
     place = (crop * side + line) * side * SLOTS + slot  # [B, N]
     size = crops * side * side * SLOTS
-    place = torch.where(batch.characters < 0, size, place)  # padding goes behind the last place
+    place = torch.where(batch.characters < 0, size, place)  # padding goes after the last index
     slots = torch.full((images, size + 1), none, device=place.device)
     slots = slots.scatter(1, place, batch.characters)[:, :size].reshape(images, crops, side * side, SLOTS)
     held = torch.zeros(images, crops * none + 1, device=place.device)

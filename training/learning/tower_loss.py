@@ -1,4 +1,4 @@
-"""What teaches the vision tower: heads that read tiles and patches, dropped once training is over.
+"""The vision tower's losses: heads that read tiles and patches, and are dropped after training.
 
 A loss on characters as early as the second layer is decisive: without it a tower this small stays blind to print.
 """
@@ -18,21 +18,21 @@ EARLY = 2  # index of the hidden state that the early character head reads
 
 @dataclass(frozen=True)
 class TowerLosses:
-    """Scalars."""
+    """The losses, all scalars."""
 
-    tile: torch.Tensor  # what [CLS] says about the tile
+    tile: torch.Tensor  # [CLS] about the content of the tile
     patch_kinds: torch.Tensor
     patch_colours: torch.Tensor
     early_characters: torch.Tensor
     characters: torch.Tensor
-    places: torch.Tensor  # where in its tile a patch lies
+    places: torch.Tensor  # position of a patch in its tile
 
     def total(self) -> torch.Tensor:
         return self.tile + self.patch_kinds + self.patch_colours + self.early_characters + self.characters + self.places
 
 
 class TowerHeads(nn.Module):
-    """Linear read-outs of the tower's hidden states."""
+    """Linear heads on the tower's hidden states."""
 
     def __init__(self, width: int, side: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class TowerHeads(nn.Module):
         self.characters = nn.Linear(width, SLOTS * (len(CHARACTERS) + 1))
         self.early_characters = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, SLOTS * (len(CHARACTERS) + 1)))
         self.places = nn.Linear(width, 2 * side)
-        nn.init.constant_(presence.bias, -3.0)  # almost nothing is in a tile
+        nn.init.constant_(presence.bias, -3.0)  # since almost nothing is in a given tile
 
     def forward(self, states: tuple[torch.Tensor, ...], targets: TowerTargets) -> TowerLosses:
         """Losses from all hidden states, each [B * T, 1 + P, D]."""
@@ -62,20 +62,20 @@ class TowerHeads(nn.Module):
 
 
 def _presence_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy, summed over the classes that are known, mean over tiles."""
+    """Binary cross-entropy, summed over the known classes, mean over tiles."""
     losses = functional.binary_cross_entropy_with_logits(logits.float(), wanted.clamp(min=0), reduction="none")
     return losses.masked_fill(wanted < 0, 0).sum(1).mean() / 4
 
 
 def _known_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, mean over the targets that are known; 0 where none is, as in a batch without a coloured item."""
+    """Cross-entropy, mean over the known targets; 0 if there are none, as in a batch without a coloured item."""
     flat = wanted.flatten()
     total = functional.cross_entropy(logits.flatten(0, -2).float(), flat, ignore_index=UNKNOWN, reduction="sum")
     return total / (flat != UNKNOWN).sum().clamp(min=1)
 
 
 def _balanced_loss(logits: torch.Tensor, wanted: torch.Tensor, background: int) -> torch.Tensor:
-    """Cross-entropy where the background counts as much as all else together."""
+    """Cross-entropy in which the background counts as much as everything else together."""
     losses = functional.cross_entropy(
         logits.flatten(0, -2).float(), wanted.flatten(), ignore_index=UNKNOWN, reduction="none"
     )
@@ -84,7 +84,7 @@ def _balanced_loss(logits: torch.Tensor, wanted: torch.Tensor, background: int) 
 
 
 def _place_loss(logits: torch.Tensor, patch_kinds: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each patch's row and column, from logits [B * T, P, 2 * side] and what the patches show.
+    """Cross-entropy of each patch's row and column, from logits [B * T, P, 2 * side] and the patches' content.
 
     Balanced, since patches of the backdrop have nothing else to tell: without, they alone learn where they lie, and
     those that show something, which is all that compression leaves, do not.
@@ -99,7 +99,7 @@ def _place_loss(logits: torch.Tensor, patch_kinds: torch.Tensor) -> torch.Tensor
 
 
 def _balanced_mean(losses: torch.Tensor, shown: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
-    """The mean over what is shown and the mean over the empty, added; 0 for one that has nothing."""
+    """The mean over patches with items plus the mean over empty ones; 0 for one without any."""
     return (losses * shown).sum() / shown.sum().clamp(min=1) + (losses * empty).sum() / empty.sum().clamp(min=1)
 
 

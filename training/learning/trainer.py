@@ -1,4 +1,4 @@
-"""Runs a stage of training: from where it stopped to its end, with a log, a progress bar and a state to resume from."""
+"""Runs a training stage from its last state to its end, with a log, a progress bar and a state to resume from."""
 
 import dataclasses
 import json
@@ -25,53 +25,53 @@ from training.learning.tower_loss import TowerHeads
 from training.model.checkpoint import Architecture, new_model, save_checkpoint
 from training.model.tokenizer import build_tokenizer
 
-_STATE, _TOKENIZER = "state.pt", "tokenizer"  # in a run's folder
+_STATE, _TOKENIZER = "state.pt", "tokenizer"  # file names in a run's folder
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of training with a learning rate schedule of its own."""
+    """A part of training with a separate learning rate schedule."""
 
     name: str
     steps: int
-    minutes: float  # the schedule ends after so many minutes if that is sooner than `steps`
-    answers: bool  # whether the language model learns too
+    minutes: float  # the schedule ends after this many minutes if that is sooner than `steps`
+    answers: bool  # whether the language model is trained too
     rates: LearningRates
-    tower_weight: float  # of the tower's losses beside that of the answers
+    tower_weight: float  # weight of the tower's losses relative to that of the answers
     batch: BatchConfig
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What all stages share."""
+    """The settings common to all stages."""
 
-    run: Path  # folder of the state and the log
+    run: Path  # folder with the state and the log
     device: torch.device
     workers: int
     compile: bool
     autocast: bool  # matrix products in bfloat16
     architecture: Architecture
-    start: Path | None = None  # checkpoint, or another run, that a new run begins from; None for random weights
+    start: Path | None = None  # checkpoint, or another run, that a new run starts from; None for random weights
     save_minutes: float = 5.0
     log_steps: int = 20
-    validations: int = 12  # in each stage
+    validations: int = 12  # per stage
     validation_tiles: int = 840
     validation_batches: int = 4
 
 
 class Stopwatch:
-    """Seconds that a stage has taken, those before it was interrupted included."""
+    """The seconds that a stage has taken, including those before an interruption."""
 
     def __init__(self, before: float) -> None:
         self._before, self._began = before, time.monotonic()
-        self.waited = 0.0  # for batches, since it was last taken up
+        self.waited = 0.0  # for batches, since the last resumption
 
     @property
     def elapsed(self) -> float:
         return self._before + time.monotonic() - self._began
 
     def time_waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; what it takes to get each one counts as waiting."""
+        """The batches; the time to get each one counts as waiting."""
         asked_for = time.monotonic()
         for batch in batches:
             self.waited += time.monotonic() - asked_for
@@ -83,7 +83,7 @@ class Trainer:
     """The model in training, and the run's folder."""
 
     def __init__(self, config: TrainingConfig) -> None:
-        """Take up the run's model where it has one, else begin with that of `start` or a new one.
+        """Load the run's model if it has one, else start with that of `start` or a new one.
 
         Raises:
             RuntimeError: `start` has another architecture.
@@ -111,7 +111,7 @@ class Trainer:
             self._compile()
 
     def run(self, stage: Stage) -> None:
-        """Train the stage to its end; a finished one is passed over."""
+        """Train the stage to its end; a finished stage is skipped."""
         run, config = self._progress, self._config
         if stage.name in run.done:
             return
@@ -145,7 +145,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The share of answers that are right to the last token, by topic, on scenes kept for this."""
+        """The share of entirely right answers, by topic, on scenes reserved for this."""
         right, count = torch.zeros(len(TOPICS)), torch.zeros(len(TOPICS))
         for batch in self._validation_batches():
             batch = batch.to(self._config.device)
@@ -187,7 +187,7 @@ class Trainer:
         return {name: value.detach() for name, value in losses.items()}
 
     def _begin_from(self, start: Path) -> None:
-        """What another run has learnt, on batches that it has not seen; a checkpoint has no heads."""
+        """Load another run's weights, for batches that it has not seen; a checkpoint has no heads."""
         if (start / _STATE).exists():
             saved = SavedRun.read(start / _STATE)
             seen = Progress(seen=saved.progress.seen, batches=saved.progress.batches)
@@ -202,7 +202,7 @@ class Trainer:
         self._progress, self._saved_optimizers = saved.progress, saved.optimizers
 
     def _begin(self, stage: Stage) -> Optimizers:
-        """The stage's optimizers: new ones, or those of the stage that was interrupted."""
+        """The stage's optimizers: new ones, or those of the interrupted stage."""
         optimizers = Optimizers(self._modules(), stage.rates)
         if self._progress.stage != stage.name:
             self._progress.begin(stage.name)
@@ -212,7 +212,7 @@ class Trainer:
         return optimizers
 
     def _load_tokenizer(self, folder: Path) -> PreTrainedTokenizerBase:
-        """The run's tokenizer; learnt when the run begins, since versions of the library break ties differently."""
+        """The run's tokenizer, learnt when the run starts, since versions of the library break ties differently."""
         if not folder.exists():
             start = self._config.start
             if start is None:
@@ -246,7 +246,7 @@ class Trainer:
         return {"vision": inner.vision_tower, "text": inner.language_model, "other": rest}
 
     def _compile(self) -> None:
-        """Compile layer by layer: tiles always come in equal numbers, sequences in many lengths."""
+        """Compile layer by layer: tiles always come in equal numbers, but sequences in many lengths."""
         for layer in self.model.model.vision_tower.encoder.layers:
             layer.compile()
         for layer in self.model.model.language_model.layers:
@@ -260,7 +260,7 @@ class Trainer:
         SavedRun(self._progress, self.model.state_dict(), self.heads.state_dict(), state).write(self._state_file)
 
     def _log(self, share: float, values: dict[str, object]) -> None:
-        """One line about the stage, `share` (0 to 1) of the way through it."""
+        """Log one line about the stage at `share` (0 to 1) of its progress."""
         entry = {"stage": self._progress.stage, "step": self._progress.step, "progress": share, **values}
         with self._log_file.open("a") as file:
             file.write(json.dumps(entry) + "\n")

@@ -1,4 +1,4 @@
-"""The checkpoint: LLaVA-NeXT's own classes at a small size, in Hugging Face's format."""
+"""The checkpoint: LLaVA-NeXT's classes at a small size, in Hugging Face's format."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from training.scenes.lots import GRIDS
 
 @dataclass(frozen=True)
 class Architecture:
-    """The model's sizes."""
+    """The sizes of the model."""
 
     tile: int = 168  # pixels
     patch: int = 14  # pixels
@@ -38,7 +38,7 @@ class Architecture:
 
 
 def new_model(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> LlavaNextForConditionalGeneration:
-    """The model with random weights, float32."""
+    """Create the model with random weights, float32."""
     width, text_width = architecture.vision_width, architecture.text_width
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(
@@ -79,7 +79,7 @@ def pinpoints(architecture: Architecture) -> list[list[int]]:
 
 
 def image_processor(architecture: Architecture) -> LlavaNextImageProcessorPil:
-    """Cuts images for this architecture."""
+    """Create the image processor for this architecture."""
     tile = architecture.tile
     return LlavaNextImageProcessorPil(
         size={"shortest_edge": tile},
@@ -101,7 +101,7 @@ def save_checkpoint(
         patch_size=architecture.patch,
         vision_feature_select_strategy="default",
         chat_template=CHAT_TEMPLATE,
-        num_additional_image_tokens=1,  # [CLS], which the features leave out
+        num_additional_image_tokens=1,  # [CLS], which the features do not include
     )
     processor.save_pretrained(folder)
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -1,4 +1,4 @@
-"""The tokenizer: byte-pair encoding learnt from the generator's own sentences.
+"""The tokenizer: byte-pair encoding learnt from the generator's sentences.
 
 Words are whole tokens, characters of codes and prices one token each, so that reading a sign is spelling it out; bytes
 catch everything else.
@@ -24,14 +24,14 @@ CHAT_TEMPLATE = (
 )
 _SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 _SPACE = "▁"
-# Roles stay whole; newlines, digits, points, dollars and capitals beside another capital or digit stand alone.
+# Roles are single tokens; newlines, digits, points, dollars and capitals beside another capital or digit are separate.
 _PIECES = Regex(r"USER|ASSISTANT|\n|[0-9]|[.,:?$]|[A-Z](?=[A-Z0-9])|(?<=[A-Z0-9])[A-Z]")
 _CORPUS = 6000  # scenes
 _VOCABULARY = 900  # at most
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Learn the tokenizer; the outcome is the same wherever the tokenizers library is."""
+    """Learn the tokenizer; the result does not depend on the platform."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -75,7 +75,7 @@ def _corpus() -> Iterator[str]:
 
 
 def _without_special_bytes(tokenizer: Tokenizer) -> Tokenizer:
-    """The trainer reserves tokens only as special ones; bytes must be ordinary, or decoding would drop them."""
+    """Make byte tokens ordinary: the trainer can reserve only special tokens, which decoding would drop."""
     plain = Tokenizer(tokenizer.model)
     plain.pre_tokenizer, plain.decoder = tokenizer.pre_tokenizer, tokenizer.decoder
     plain.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])

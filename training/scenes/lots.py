@@ -1,4 +1,4 @@
-"""Draws a scene by lot: from a seed to what is in it and where.
+"""Draws a scene at random: from a seed to its items and their positions.
 
 Lengths are layout pixels: those of the image once the image processor has fitted it to its canvas, so that a sign of 12
 pixels is equally hard to read whatever the image's own size.
@@ -14,16 +14,16 @@ from training.scenes.sprites import FONTS, font
 from training.scenes.vocabulary import CODE_CHARACTERS, COLOURS, EMOJI, SHAPES, SIGN, WORDS
 
 GRIDS = ((1, 2), (2, 1), (1, 3), (3, 1), (2, 2), (2, 3), (3, 2))  # rows and columns of crops
-FONT_SIZES = (10.0, 14.0)  # legible in a crop, a blur in a thumbnail of half the size
+FONT_SIZES = (10.0, 14.0)  # legible in a crop, blurred in a thumbnail of half the size
 OBJECT_SIZES = (26.0, 54.0)
-_MARGIN = 0.03  # of the side: how far an item's centre stays from the lines between thirds
+_MARGIN = 0.03  # of the side: minimum distance of an item's centre from the lines between thirds
 _GAP = 4  # pixels between items
 _ATTEMPTS = 30
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """The grid of crops that a scene is meant for."""
+    """The grid of crops for which a scene is made."""
 
     rows: int
     columns: int
@@ -39,7 +39,7 @@ class Canvas:
 
 
 def draw_scene(seed: str, canvas: Canvas) -> Scene:
-    """The scene that this seed stands for; equal seeds give equal scenes."""
+    """The scene for a seed; equal seeds give equal scenes."""
     lots = random.Random(seed)
     width, height = _fitted_size(lots, canvas)
     scale = _scale(lots, canvas)
@@ -52,7 +52,7 @@ def draw_scene(seed: str, canvas: Canvas) -> Scene:
 
 
 def _fitted_size(lots: random.Random, canvas: Canvas) -> tuple[float, float]:
-    """The image fills its canvas on one side, and the other wholly or in part."""
+    """Make the image fill its canvas on one side, and on the other fully or partly."""
     share = 1.0 if lots.random() < 0.4 else lots.uniform(0.74, 1.0)
     if lots.random() < 0.5:
         return canvas.width, math.floor(canvas.height * share)
@@ -60,7 +60,7 @@ def _fitted_size(lots: random.Random, canvas: Canvas) -> tuple[float, float]:
 
 
 def _scale(lots: random.Random, canvas: Canvas) -> float:
-    """Half of the images are as large as their canvas, most others larger, some smaller.
+    """Make half of the images as large as their canvas, most others larger, some smaller.
 
     None is larger than a canvas of two or three crops: it would often be given one with more crops.
     """
@@ -73,7 +73,7 @@ def _scale(lots: random.Random, canvas: Canvas) -> float:
 
 
 def _wanted(lots: random.Random, count: int) -> list[Item]:
-    """The items to place, at the origin, signs first since they are the widest."""
+    """The items to place, at the origin, signs first since they are widest."""
     signs = min(count, lots.choices((0, 1, 2), (0.3, 0.45, 0.25))[0])
     boards = lots.sample(sorted(COLOURS), signs)
     items = [_sign(lots, board) for board in boards]
@@ -103,12 +103,12 @@ def _sign(lots: random.Random, board: str) -> Item:
 
 
 def code(lots: random.Random) -> str:
-    """Two to four characters that no word list helps to guess."""
+    """Two to four characters that cannot be guessed from a word list."""
     return "".join(lots.choices(CODE_CHARACTERS, k=lots.choices((2, 3, 4), (0.35, 0.4, 0.25))[0]))
 
 
 def _with_print(lots: random.Random, item: Item) -> Item:
-    """An object's size, and for some a label or a price tag under it."""
+    """An object's size, and for some objects a label or a price tag."""
     if item.is_sign:
         return item
     low, high = OBJECT_SIZES
@@ -141,7 +141,7 @@ def _under(box: Box, printed: Print) -> Print:
 
 
 def _place_all(lots: random.Random, items: list[Item], width: float, height: float) -> list[Item]:
-    """Items without overlap, most often crowded around one spot; those for which no room is found are left out."""
+    """Place items without overlap, most often crowded around one spot; items that find no room are left out."""
     crowded = lots.random() < 0.6
     focus = lots.uniform(0.1, 0.9) * width, lots.uniform(0.1, 0.9) * height
     spread = lots.uniform(50, 90)

@@ -1,4 +1,4 @@
-"""From a scene to its pixels."""
+"""Renders a scene to pixels."""
 
 import random
 
@@ -9,11 +9,11 @@ from training.scenes.scene import Box, Print, Scene
 from training.scenes.sprites import emoji, font, shape
 from training.scenes.vocabulary import COLOURS, DARK_COLOURS, EMOJI
 
-_CLUTTER = 14  # at most so many faint strokes and blots per 100,000 layout pixels
+_CLUTTER = 14  # maximum number of faint strokes and blots per 100,000 layout pixels
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as an RGB image."""
+    """Render the scene as an RGB image."""
     lots = random.Random(f"{scene.seed}/pixels")
     image = _backdrop(lots, scene.width, scene.height)
     draw = ImageDraw.Draw(image)
@@ -29,7 +29,7 @@ def render(scene: Scene) -> Image.Image:
 
 
 def character_centres(printed: Print) -> list[tuple[str, float, float]]:
-    """Each character with its centre, x and y in pixels."""
+    """Draw each character and return it with its centre, x and y in pixels."""
     written = font(printed.font, round(4 * printed.size))
     left = (printed.box.left + printed.box.right - written.getlength(printed.text)) / 2
     middle = printed.box.centre[1]
@@ -49,7 +49,7 @@ def _backdrop(lots: random.Random, width: int, height: int) -> Image.Image:
 
 
 def _scatter_clutter(lots: random.Random, draw: ImageDraw.ImageDraw, scene: Scene) -> None:
-    """Strokes and blots a little lighter or darker than the backdrop: they say nothing and must not distract."""
+    """Draw strokes and blots slightly lighter or darker than the backdrop, which carry no information."""
     area = scene.width * scene.height / scene.scale**2
     for _ in range(lots.randint(0, round(_CLUTTER * area / 100_000))):
         x, y = lots.uniform(0, scene.width), lots.uniform(0, scene.height)

@@ -1,4 +1,4 @@
-"""What a scene is: its size and its items, before a pixel is drawn."""
+"""Describes a scene: its size and its items, before a pixel is drawn."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Box:
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
 
     def union(self, other: "Box") -> "Box":
-        """The smallest box around both."""
+        """The smallest box that contains both."""
         return Box(
             min(self.left, other.left),
             min(self.top, other.top),
@@ -37,7 +37,7 @@ class Box:
         )
 
     def overlaps(self, other: "Box", gap: float) -> bool:
-        """Whether less than `gap` pixels lie between the two."""
+        """Whether there are less than `gap` pixels between the two."""
         return (
             self.left < other.right + gap
             and other.left < self.right + gap
@@ -74,7 +74,7 @@ class Item:
 
     @property
     def footprint(self) -> Box:
-        """The item with what hangs under it."""
+        """The item's box including its label and price tag."""
         box = self.box
         for each in self.prints:
             box = box.union(each.box)
@@ -92,7 +92,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image to be: what is in it and where."""
+    """An image to be drawn: its items and their positions."""
 
     width: int  # pixels
     height: int  # pixels
@@ -101,7 +101,7 @@ class Scene:
     seed: str  # of the backdrop and the clutter
 
     def cell(self, item: Item) -> tuple[int, int]:
-        """Row and column, 0 to 2, of the third of the image in which the item's centre lies."""
+        """Row and column, 0 to 2, of the third of the image that contains the item's centre."""
         x, y = item.box.centre
         return min(int(3 * y / self.height), 2), min(int(3 * x / self.width), 2)
 

@@ -1,4 +1,4 @@
-"""Pictures of the kinds of item: emoji from the atlas, and shapes as masks that take any colour."""
+"""Images of the kinds of items: emoji from the atlas, and shapes as masks in any colour."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ EMOJI_ATLAS = ASSETS / "emoji.png"
 FONTS = (ASSETS / "DejaVuSans-Bold.ttf", ASSETS / "DejaVuSansCondensed-Bold.ttf")
 SPRITE_SIDE = 96  # pixels
 ATLAS_COLUMNS = 8
-_FINE = 4 * SPRITE_SIDE  # shapes are drawn at this size, then shrunk, which smooths their edges
+_FINE = 4 * SPRITE_SIDE  # shapes are drawn at this size and then reduced, which smooths their edges
 
 
 @functools.cache

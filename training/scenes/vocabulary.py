@@ -1,4 +1,4 @@
-"""What a scene can hold: kinds of object, shapes, colours, places, and what signs and labels can read."""
+"""What a scene can contain: kinds of objects, shapes, colours, places, and the texts of signs and labels."""
 
 EMOJI = {
     "apple": "🍎",
@@ -71,7 +71,7 @@ PLACES = (
     ("at the bottom left", "at the bottom", "at the bottom right"),
 )
 
-# Without I, O, Q, S, Z, 0, 1, 2, 5 and 8, a code never leaves open which of two look-alikes is meant.
+# Without I, O, Q, S, Z, 0, 1, 2, 5 and 8, no two characters of a code can be confused.
 CODE_CHARACTERS = "ABCDEFGHJKLMNPRTUVWXY34679"
 WORDS = (
     "BAKERY", "BANK", "BAR", "BIKES", "BOOKS", "BUS", "CAFE", "CHEAP", "CINEMA", "CLOSED", "DANGER", "ENTER", "EXIT",
@@ -80,7 +80,7 @@ WORDS = (
     "POLICE", "POOL", "POST", "PUSH", "RENT", "SALE", "SHOP", "SLOW", "SOUTH", "STATION", "STOP", "TAXI", "TEA",
     "TICKETS", "TOILETS", "TOURS", "TOYS", "WATER", "WEST", "ZOO",
 )  # fmt: skip
-CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789$."  # all that can be printed in a scene
+CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789$."  # every character that can be printed in a scene
 
 _IRREGULAR_PLURALS = {"butterfly": "butterflies", "cactus": "cacti", "fish": "fish", "grapes": "grapes"}
 

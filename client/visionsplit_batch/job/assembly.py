@@ -1,4 +1,4 @@
-"""Outcomes, which come in any order, put together to parts, which are written whole."""
+"""Collects outcomes, which arrive in any order, into parts, each of which is written as a whole."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 @dataclass
 class _OpenPart(Generic[Item]):
     part: Part
-    before: PartState | None  # it is done, but for rows that failed and are tried again
+    before: PartState | None  # set if the part is done and only its failed rows are retried
     pending: set[int]
     items: dict[int, Item] = field(default_factory=dict)
     failed: dict[int, FailedRow] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class _OpenPart(Generic[Item]):
 
 
 class Assembly(Generic[Item]):
-    """The parts under way. For one thread."""
+    """The unfinished parts. For one thread."""
 
     def __init__(self, folder: RunFolder, recording: Recording[Item], on_commit: Callable[[PartState], None]) -> None:
         self._folder = folder
@@ -40,10 +40,11 @@ class Assembly(Generic[Item]):
         self._open: dict[int, _OpenPart[Item]] = {}
 
     def begin(self, part: Part, before: PartState | None = None) -> frozenset[int]:
-        """The rows that are still to do: those that the journal does not have, or failed before.
+        """Open a part; return the rows still to do: those that are not in the journal, or that failed before.
 
         Args:
-            before: of a part whose failed rows are tried again.
+            part: the part.
+            before: the state of a part whose failed rows are retried.
         """
         pending = set(part.indices) if before is None else {row.index for row in before.failed}
         opened = _OpenPart[Item](part, before, pending)
@@ -60,11 +61,11 @@ class Assembly(Generic[Item]):
         return remaining
 
     def add(self, outcome: Outcome) -> tuple[int, int] | Failure:
-        """A row has ended; with the last one of its part, the part is written.
+        """Add the outcome of one row; the last outcome of a part writes the part.
 
         Returns:
-            The row's vision tokens before and after compression; or its failure, also that of a row that the output
-            cannot hold.
+            The row's vision tokens before and after compression; or its failure, also if the output cannot hold the
+            row.
         """
         opened = self._open[outcome.part]
         if outcome.index not in opened.pending:
@@ -81,7 +82,7 @@ class Assembly(Generic[Item]):
         return item if isinstance(item, Failure) else self._recording.tokens([item])
 
     def close(self) -> None:
-        """Leave the parts that are not whole to a later run."""
+        """Leave unfinished parts to a later run."""
         for opened in self._open.values():
             if opened.journal is not None:
                 opened.journal.close()
@@ -96,8 +97,8 @@ class Assembly(Generic[Item]):
             return Failure.of(error, "write")
 
     def _note(self, opened: _OpenPart[Item], index: int, item: Item) -> None:
-        """Into the journal. It is not forced to the disk: that guards against the end of this process, the usual case;
-        what a power cut takes is done again."""
+        """Append an item to the journal, without forcing it to the disk. This protects against the end of this process,
+        the usual case; rows that a power failure loses are done again."""
         stored = self._recording.to_json(item)
         if opened.journal is not None and stored is not None:
             opened.journal.write(json.dumps({"index": index, "item": stored}).encode() + b"\n")
@@ -107,7 +108,7 @@ class Assembly(Generic[Item]):
         part, before, recording = opened.part, opened.before, self._recording
         items = [opened.items[index] for index in sorted(opened.items)]
         files = () if before is None else before.files
-        if items or before is None:  # a part without answers has an empty file: none is missing
+        if items or before is None:  # a part without answers gets an empty file, so that no part's file is missing
             name = self._folder.name_of(part.number, recording.sink.suffix, opened.retry)
             recording.sink.write(self._folder.answers(name), items)
             files = (*files, name)
@@ -130,10 +131,10 @@ class Assembly(Generic[Item]):
 
 
 def _read_journal(path: Path, restored: Callable[[dict[str, Any]], Item]) -> dict[int, Item]:
-    """What an earlier run noted, by the rows' indices.
+    """The items that an earlier run recorded, by the rows' indices.
 
-    A crash may have left a line without its end, and a power cut lines that were never written. The file is cut off
-    before the first line that cannot be read, so that lines can follow; the rows behind it are done again.
+    A crash may have left an incomplete line, and a power failure lines that were never written. The file is truncated
+    before the first unreadable line, so that further lines can be appended; the rows after it are done again.
     """
     if not path.is_file():
         return {}

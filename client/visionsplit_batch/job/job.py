@@ -1,4 +1,4 @@
-"""A batch job from its listing to its last part."""
+"""Runs a batch job from listing its input to writing its last part."""
 
 import logging
 import math
@@ -12,30 +12,30 @@ from visionsplit_batch.job.assembly import Assembly
 from visionsplit_batch.job.parts import ROWS_PER_PART, Part, cut
 from visionsplit_batch.job.recording import Item, Recording
 from visionsplit_batch.job.run_folder import RunFolder
-from visionsplit_batch.rows.part_state import Held, PartState
+from visionsplit_batch.rows.part_state import PartState, RunTotals
 from visionsplit_batch.rows.rows import Failure, Outcome, Slice, Source
 from visionsplit_batch.runners import Runner
 
 _log = logging.getLogger(__name__)
 
-# When none of the first rows has succeeded, the fault is likely the job's and not the rows'. A limit that the user sets
-# takes the place of this one.
-_HOPELESS_ROWS = 100
+# If none of the first rows succeeds, the fault is likely in the job and not in the rows. A limit that the user sets
+# replaces this one.
+_FIRST_ROWS = 100
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How the work is cut. Only the first decides what is written."""
+    """How the work is divided. Only the first option affects what is written."""
 
     rows_per_part: int = ROWS_PER_PART
     rows_per_slice: int = 16
-    retry_errors: bool = False  # also do the rows that failed in earlier runs
-    max_failures: int | None = None  # of this run; more end it; None ends it if all of its first rows fail
+    retry_errors: bool = False  # whether to retry the rows that failed in earlier runs
+    max_failures: int | None = None  # the run ends if more rows fail; None ends it if all of its first rows fail
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How far a job is."""
+    """The progress of a job."""
 
     total: int  # rows of the input
     before: int  # done by earlier runs
@@ -43,12 +43,12 @@ class Counts:
     failed: int  # in this run
     tokens_before: int  # of the rows that this run answered: vision tokens without compression
     tokens_after: int
-    seconds: float  # since this run's first row was begun
-    first_seconds: float | None  # of these, until its first row ended: models are loaded then
+    seconds: float  # since this run started its first row
+    first_seconds: float | None  # part of these, until its first row was done: models are loaded then
 
     @property
     def ended(self) -> int:
-        """Rows that this run is done with."""
+        """The number of rows that this run has finished."""
         return self.answered + self.failed
 
     @property
@@ -57,21 +57,21 @@ class Counts:
 
     @property
     def seconds_left(self) -> float | None:
-        """At this rate; None before there is one."""
+        """Estimated remaining seconds at the present rate; None before there is one."""
         left = self.total - self.before - self.ended
         return left / self.rows_per_second if self.rows_per_second else None
 
 
 @dataclass(frozen=True)
 class JobSummary:
-    """What a whole run, with those before it, has left in the folder."""
+    """What this run and earlier ones have written to the folder."""
 
     counts: Counts
-    held: Held
+    held: RunTotals
 
 
 class Job(Generic[Item]):
-    """One run. `run` may be called once."""
+    """One run of a job. `run` may be called once."""
 
     def __init__(
         self,
@@ -87,10 +87,14 @@ class Job(Generic[Item]):
     ) -> None:
         """
         Args:
-            folder: opened.
+            source: the input.
+            runner: does the work.
+            folder: the opened output folder.
+            recording: how results are stored.
+            options: how the work is divided.
             run: the run's fingerprint.
-            total: rows of the input.
-            on_progress: told after every row.
+            total: the number of rows of the input.
+            on_progress: called after every row.
         """
         self._source = source
         self._runner = runner
@@ -108,14 +112,14 @@ class Job(Generic[Item]):
         self._first_failure: Failure | None = None
 
     def run(self) -> JobSummary:
-        """Do what is left to do. However it ends, the list of errors is written, and what is done stays done.
+        """Do the remaining work. However the run ends, the list of errors is written and finished parts are kept.
 
         Raises:
             InputError: the input cannot be listed.
-            RefusedRunError: the input is another one than the run was begun with.
-            OutputError, OSError: nothing can be written.
-            TooManyFailuresError: too many rows fail.
-            VisionSplitError: the services cannot go on.
+            RefusedRunError: the input differs from the one that the run was started with.
+            OutputError, OSError: the output cannot be written.
+            TooManyFailuresError: too many rows failed.
+            VisionSplitError: the services cannot continue.
         """
         self._folder.check_rows(math.ceil(self._total / self._options.rows_per_part))
         try:
@@ -144,7 +148,7 @@ class Job(Generic[Item]):
         return 0.0 if self._started is None else time.monotonic() - self._started
 
     def _slices(self) -> Iterator[Slice]:
-        """What is left to do; called by the runner whenever it has room."""
+        """The remaining work. The runner iterates whenever it has room."""
         for part in cut(self._source.entries(), self._options.rows_per_part):
             state = self._folder.intact(part.number)
             if state is not None:
@@ -169,22 +173,22 @@ class Job(Generic[Item]):
             self._failed += 1
             self._first_failure = self._first_failure or ended
             _log.info("%s: %s", outcome.id, ended.message)
-            self._check_hope(self._first_failure)
+            self._check_failures(self._first_failure)
         else:
             self._answered += 1
             self._tokens_before += ended[0]
             self._tokens_after += ended[1]
         self._on_progress(self.counts)
 
-    def _check_hope(self, first: Failure) -> None:
+    def _check_failures(self, first: Failure) -> None:
         limit = self._options.max_failures
         if limit is not None and self._failed > limit:
             raise TooManyFailuresError(
                 f"{self._failed} rows failed, more than --max-failures {limit}; the first: {first.message}"
             )
-        if limit is None and self._failed >= _HOPELESS_ROWS and not (self._answered or self._before):
+        if limit is None and self._failed >= _FIRST_ROWS and not (self._answered or self._before):
             raise TooManyFailuresError(
-                f"all of the first {self._failed} rows failed; --max-failures N goes on until more than N rows have "
+                f"all of the first {self._failed} rows failed; --max-failures N continues until more than N rows have "
                 f"failed; the first: {first.message}"
             )
 
@@ -196,6 +200,6 @@ def _check_same(part: Part, state: PartState, folder: RunFolder) -> None:
     if part.digest != state.digest:
         first = part.entries[0].id
         raise RefusedRunError(
-            f"the input is not that with which {folder.location} was begun: part {part.number}, which begins with row "
-            f"{part.start} ({first!r}), has other rows now; give a new folder"
+            f"the input differs from the one with which {folder.location} was begun: part {part.number}, which begins "
+            f"with row {part.start} ({first!r}), has other rows now; give a new folder"
         )

@@ -1,4 +1,4 @@
-"""The input cut into parts, each of which becomes one file of the output, and these into slices."""
+"""Divides the input into parts, each of which becomes one output file, and parts into slices."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbouring entries of the input. Its number says which, as long as the input is the same."""
+    """Consecutive entries of the input. The number identifies the part as long as the input is the same."""
 
     number: int
-    start: int  # index of the first entry, counted over the whole input
+    start: int  # index of the first entry in the whole input
     entries: tuple[Entry, ...]
 
     @property
@@ -28,19 +28,19 @@ class Part:
 
     @property
     def digest(self) -> str:
-        """Of what the entries are and where they lie: another run finds the same if the input is the same."""
+        """Hash of the entries' ids and locations: equal in another run if the input is the same."""
         rows = [(entry.id, entry.path, entry.place) for entry in self.entries]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
 
     def slices(self, indices: Collection[int], rows: int) -> Iterator[Slice]:
-        """The entries with these indices, so many at a time."""
+        """The entries with these indices, in groups of `rows`."""
         wanted = ((index, entry) for index, entry in zip(self.indices, self.entries, strict=True) if index in indices)
         for group in _grouped(wanted, rows):
             yield Slice(self.number, tuple(index for index, _ in group), tuple(entry for _, entry in group))
 
 
 def cut(entries: Iterable[Entry], rows: int) -> Iterator[Part]:
-    """Parts of so many rows, the last one of fewer; a stream, as the entries are."""
+    """Parts of `rows` rows, the last one with fewer; a stream, like the entries."""
     start = 0
     for number, group in enumerate(_grouped(entries, rows)):
         yield Part(number, start, group)

@@ -1,4 +1,4 @@
-"""How far a job is, for people and for schedulers."""
+"""Reports a job's progress, to people and to schedulers."""
 
 import json
 import sys
@@ -13,23 +13,23 @@ from visionsplit_batch.job.job import Counts
 from visionsplit_batch.job.summary import counts_json, duration
 from visionsplit_batch.runners import StageUse
 
-_STAGES_SECONDS = 2.0  # shares over less time than a batch takes would jump
+_STAGES_SECONDS = 2.0  # shares over a shorter time than a batch takes would fluctuate
 _LINE_SECONDS = 30.0
 _EVENT_SECONDS = 10.0
 
 
 class StageShares:
-    """How busy the stages are: lately, and over the whole run."""
+    """How busy each stage is: recently, and over the whole run."""
 
     def __init__(self, ask: Callable[[], Sequence[StageUse]]) -> None:
         self._ask = ask
         self._asked = time.monotonic()
-        self._busy: dict[str, float] = {}  # seconds times share
+        self._busy: dict[str, float] = {}  # integral of the share over time, in seconds
         self._seconds = 0.0
         self.lately: tuple[StageUse, ...] = ()
 
     def refresh(self, *, force: bool = False) -> None:
-        """Ask again, if it was not asked lately."""
+        """Query the stages, unless they were queried within the last two seconds."""
         now = time.monotonic()
         if now - self._asked < _STAGES_SECONDS and not force:
             return
@@ -46,17 +46,17 @@ class StageShares:
 
 
 class Progress(Protocol):
-    """Told of a job's way."""
+    """Receives progress updates."""
 
     def update(self, counts: Counts) -> None:
-        """After every row."""
+        """Called after every row."""
 
     def close(self) -> None:
-        """The job has ended, well or not."""
+        """Called when the job has ended, successfully or not."""
 
 
 class Quiet:
-    """Says nothing."""
+    """Reports nothing."""
 
     def update(self, counts: Counts) -> None:
         return
@@ -66,7 +66,7 @@ class Quiet:
 
 
 class Bar:
-    """One line that a terminal draws again and again."""
+    """A progress bar in a terminal."""
 
     def __init__(self, shares: StageShares, total: int, stream: TextIO = sys.stderr) -> None:
         self._shares = shares
@@ -74,7 +74,7 @@ class Bar:
 
     def update(self, counts: Counts) -> None:
         before = counts.before - self._bar.initial
-        if before > 0:  # what was done earlier says nothing about the rate
+        if before > 0:  # rows of earlier runs must not count in the rate
             self._bar.initial += before
             self._bar.n += before
             self._bar.last_print_n += before
@@ -86,8 +86,8 @@ class Bar:
         self._bar.close()
 
 
-class _NowAndThen(ABC):
-    """Prints a line at times."""
+class _PeriodicLine(ABC):
+    """Prints a line at intervals."""
 
     def __init__(self, shares: StageShares, stream: TextIO, seconds: float) -> None:
         self._shares = shares
@@ -109,8 +109,8 @@ class _NowAndThen(ABC):
     def _line(self, counts: Counts, stages: Sequence[StageUse]) -> str: ...
 
 
-class Lines(_NowAndThen):
-    """For people who read a log."""
+class Lines(_PeriodicLine):
+    """Prints lines for people who read a log."""
 
     def __init__(self, shares: StageShares, stream: TextIO = sys.stderr) -> None:
         super().__init__(shares, stream, _LINE_SECONDS)
@@ -121,8 +121,8 @@ class Lines(_NowAndThen):
         return f"{done} of {counts.total} images, {rate}, {_state(counts, stages)}"
 
 
-class Events(_NowAndThen):
-    """JSON for schedulers, one object a line."""
+class Events(_PeriodicLine):
+    """Prints JSON for schedulers, one object per line."""
 
     def __init__(self, shares: StageShares, stream: TextIO) -> None:
         super().__init__(shares, stream, _EVENT_SECONDS)

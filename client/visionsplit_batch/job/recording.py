@@ -1,4 +1,4 @@
-"""How answers and tokens are kept until their part is whole."""
+"""Keeps answers and tokens until their part is complete."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,32 +12,32 @@ Item = TypeVar("Item")
 
 
 class Recording(Protocol[Item]):
-    """What a job's rows become."""
+    """How a job's results are stored."""
 
     @property
     def sink(self) -> Sink[Item]:
         """Writes the parts."""
 
     def item(self, outcome: Outcome) -> Item:
-        """What is kept of a row that did not fail.
+        """Convert the outcome of a row that did not fail.
 
         Raises:
             ValueError: the output cannot hold it.
         """
 
     def tokens(self, items: Sequence[Item]) -> tuple[int, int]:
-        """Their vision tokens before and after compression."""
+        """The vision tokens of these items before and after compression."""
 
     def to_json(self, item: Item) -> dict[str, Any] | None:
-        """For the journal; None where it would be too large."""
+        """Convert an item for the journal; None if items are too large for it."""
 
     def from_json(self, stored: dict[str, Any]) -> Item:
-        """What gave `stored`."""
+        """Restore an item from the output of `to_json`."""
 
 
 @dataclass(frozen=True)
 class AnswersRecording:
-    """Rows with answers."""
+    """Stores rows with answers."""
 
     sink: Sink[Record]
     labels: RunLabels
@@ -58,7 +58,7 @@ class AnswersRecording:
 
 @dataclass(frozen=True)
 class TokensRecording:
-    """Rows of vision tokens. They are kept in memory only: a part that was not written is encoded again."""
+    """Stores rows of vision tokens, in memory only: an unfinished part is encoded again."""
 
     sink: TokensSink
     carry: Carry

@@ -1,10 +1,10 @@
-"""What a run leaves in its output folder beside the answers, so that another one can go on where it ended.
+"""The state that a run stores in its output folder in addition to the answers, so that a later run can continue.
 
-part-00000.jsonl ...     the answers, in the order of the input, named after the format
-errors.jsonl             the rows without one, and why; written anew at the end of each run
-_run/settings.json       what the run was asked for, and its fingerprint
-_run/part-00000.json     a part is done: written last, so a part without it is done again
-_run/part-00000.journal  answers of a part that is not done; only on local disks
+part-00000.jsonl ...     the answers, in the order of the input; the suffix depends on the format
+errors.jsonl             the rows without an answer, with reasons; rewritten at the end of each run
+_run/settings.json       the run's settings, and their fingerprint
+_run/part-00000.json     marks a part as finished; written last, so a part without it is done again
+_run/part-00000.journal  answers of an unfinished part; only on local disks
 """
 
 import contextlib
@@ -19,38 +19,38 @@ from pathlib import Path
 from typing import Any
 
 from visionsplit_batch.errors import OutputError, RefusedRunError
-from visionsplit_batch.rows.part_state import FailedRow, Held, PartState
+from visionsplit_batch.rows.part_state import FailedRow, PartState, RunTotals
 from visionsplit_batch.storage.run_files import ERRORS, RUN_SETTINGS, STATE
 from visionsplit_batch.storage.storage import Storage, join, local_path, parse
 
 _log = logging.getLogger(__name__)
 
-_MAX_STATE_BYTES = 1 << 30  # of one file of ours
+_MAX_STATE_BYTES = 1 << 30  # of one state file
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """A short hash of all that decides what a run writes."""
+    """A short hash of everything that decides what a run writes."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class RunFolder:
-    """The state of one run. One process uses it at a time, which local folders make sure of."""
+    """The state of one run. One process uses it at a time, which a lock enforces in local folders."""
 
     def __init__(self, location: str, storage: Storage) -> None:
         self.location = location
         self.storage = storage
         self._lock: int | None = None
         self._done: set[int] = set()
-        self._present: set[str] = set()  # files that were there at the beginning of this run
+        self._present: set[str] = set()  # files that existed at the start of this run
 
     @contextlib.contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """Begin the run, or go on with it.
+        """Start the run or continue it.
 
         Raises:
-            RefusedRunError: the folder belongs to a run with other settings, or to something else, or cannot be
-                written for lack of permission.
-            OutputError: it belongs to a job that still runs.
+            RefusedRunError: the folder belongs to a run with other settings, contains other files, or lacks write
+                permission.
+            OutputError: the folder belongs to a job that is still running.
         """
         try:
             with self._permitted():
@@ -62,7 +62,7 @@ class RunFolder:
                 self._lock = None
 
     def check_access(self) -> None:
-        """See that the folder can be looked into, before work is put into the input.
+        """Check that the folder can be read, before work is spent on the input.
 
         Raises:
             RefusedRunError: the permission is missing.
@@ -71,17 +71,18 @@ class RunFolder:
             self.storage.exists(self.location)
 
     def name_of(self, part: int, suffix: str, retry: int = 0) -> str:
-        """Of a part's file of answers; retries have files of their own, since what is written stays as it is."""
+        """The name of a part's file of answers; each retry has a separate file, since written files never change."""
         return f"part-{part:05d}{f'.retry{retry}' if retry else ''}{suffix}"
 
     def answers(self, name: str) -> str:
-        """Location of a file of answers."""
+        """The location of a file of answers."""
         return join(self.location, name)
 
     def intact(self, part: int) -> PartState | None:
-        """What is known of a part, as `state`, if all files of its answers are there.
+        """The state of a part, if it is finished and all files of its answers exist.
 
-        Otherwise the part is to be done again: what is left of its files is deleted, since the new one has all answers.
+        If a file is missing, the part is done again: its remaining files are deleted, since the new file will have all
+        answers.
         """
         state = self.state(part)
         if state is None or not (missing := [name for name in state.files if name not in self._present]):
@@ -93,22 +94,22 @@ class RunFolder:
         return None
 
     def check_rows(self, parts: int) -> None:
-        """See that the input did not lose whole parts.
+        """Check that the input has not lost whole parts.
 
         Args:
-            parts: how many parts the input has now.
+            parts: the present number of the input's parts.
 
         Raises:
-            RefusedRunError: a part behind these is done.
+            RefusedRunError: a part with a higher number is finished.
         """
         if (last := max(self._done, default=-1)) >= parts:
             raise RefusedRunError(
-                f"the input is not that with which {self.location} was begun: it ends before part {last}, which is "
-                "done; give a new folder"
+                f"the input differs from the one with which {self.location} was begun: it ends before part {last}, "
+                "which is done; give a new folder"
             )
 
     def state(self, part: int) -> PartState | None:
-        """What is known of a part; None if it is not done."""
+        """The state of a part; None if it is not finished."""
         if part not in self._done:
             return None
         data = self.storage.read(self._state_location(part), _MAX_STATE_BYTES)
@@ -118,7 +119,7 @@ class RunFolder:
             raise OutputError(f"{self._state_location(part)} cannot be understood: {error}") from error
 
     def commit(self, state: PartState) -> None:
-        """The part is done; its answers are written already."""
+        """Mark a part as finished, after its answers have been written."""
         with self.storage.write_atomically(self._state_location(state.number)) as file:
             file.write(state.to_json())
         self._done.add(state.number)
@@ -127,23 +128,23 @@ class RunFolder:
             journal.unlink(missing_ok=True)
 
     def journal(self, part: int) -> Path | None:
-        """Where answers of an unfinished part go; None where nothing can be appended to a file."""
+        """The file for answers of an unfinished part; None in stores, where files cannot be appended to."""
         if parse(self.location) is not None:
             return None
         return Path(local_path(self.location)) / STATE / f"part-{part:05d}.journal"
 
     def states(self) -> Iterator[PartState]:
-        """Of all parts that are done, in order."""
+        """The states of all finished parts, in order."""
         for part in sorted(self._done):
             state = self.state(part)
             assert state is not None
             yield state
 
-    def write_errors(self, line: Callable[[FailedRow], bytes]) -> Held:
-        """Write the list of rows that failed, anew from what the parts say, or remove it if there are none.
+    def write_errors(self, line: Callable[[FailedRow], bytes]) -> RunTotals:
+        """Rewrite the list of failed rows from the parts' states, or remove it if there are none.
 
-        So it never lacks a row, and never has one that was answered since. In a store each part is a request, so they
-        are read once for this and for what all of them hold.
+        The list is therefore always complete, and never contains a row that was answered later. In a store each state
+        is a request, so the states are read once, both for the list and for the totals.
         """
         location = join(self.location, ERRORS)
         parts = written = failed = 0
@@ -162,7 +163,7 @@ class RunFolder:
             with self.storage.write_atomically(location) as file:
                 for row in itertools.chain([first], failures):
                     file.write(line(row))
-        return Held(parts, written, failed)
+        return RunTotals(parts, written, failed)
 
     @contextlib.contextmanager
     def _permitted(self) -> Iterator[None]:
@@ -172,20 +173,20 @@ class RunFolder:
             raise RefusedRunError(f"the output {self.location} cannot be used: {error}") from error
 
     def _begin(self, settings: Mapping[str, Any]) -> None:
-        self._check(settings)  # a folder that is refused stays as it is
+        self._check(settings)  # before anything is created: a refused folder must stay unchanged
         self.storage.make_folders(join(self.location, STATE))
         self._take_lock()
-        if not self._check(settings):  # again, now that no other job can begin
+        if not self._check(settings):  # again under the lock: another job may have started in between
             self._write_settings(settings)
         names = self.storage.list(join(self.location, STATE), max_depth=1)
         self._done = {int(name[5:-5]) for name in names if name.startswith("part-") and name.endswith(".json")}
         self._present = set(self.storage.list(self.location, max_depth=1))
 
     def _check(self, settings: Mapping[str, Any]) -> bool:
-        """Whether this run has begun here before.
+        """Whether this run was started here before.
 
         Raises:
-            RefusedRunError: the folder is another's.
+            RefusedRunError: the folder belongs to another run or contains other files.
         """
         location = join(self.location, RUN_SETTINGS)
         if not self.storage.is_file(location):
@@ -197,7 +198,7 @@ class RunFolder:
                 )
             return False
         try:
-            # Older versions wrote names that are not UTF-8 as they are.
+            # Older versions stored names that are not UTF-8 without escaping them.
             text = self.storage.read(location, _MAX_STATE_BYTES).decode(errors="surrogateescape")
             stored = json.loads(text)["settings"]
         except (ValueError, KeyError, TypeError) as error:
@@ -215,7 +216,7 @@ class RunFolder:
             file.write(json.dumps(content, indent=2).encode())
 
     def _foreign(self) -> Iterator[str]:
-        """Files that no run has put here."""
+        """Files that do not belong to a run."""
         for name in self.storage.list(self.location, max_depth=1):
             if not name.startswith("."):
                 yield name
@@ -235,7 +236,7 @@ class RunFolder:
 
 
 def _differences(old: object, new: object, name: str = "") -> Iterator[str]:
-    """Where two JSON values differ, in words."""
+    """The differences between two JSON values, in words."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)

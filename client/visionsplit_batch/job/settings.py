@@ -1,4 +1,4 @@
-"""All that decides what a run writes, as JSON: runs with the same settings may go on with each other's work."""
+"""Everything that decides what a run writes, as JSON: a run continues another one if their settings are equal."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from visionsplit_batch.rows.records import RunLabels, method_text
 from visionsplit_batch.rows.rows import Source
 from visionsplit_batch.runners import RunnerIdentity, Work
 
-# Of what is written for the same settings; to be raised when a version writes something else.
+# Version of what is written for the same settings; raised when a release writes something else.
 _VERSION = 1
 
 
@@ -23,18 +23,19 @@ def run_settings(
     columns: Sequence[str] | None,
     rows_per_part: int,
 ) -> dict[str, Any]:
-    """
+    """The settings of a run, as JSON values.
+
     Args:
         source: the input.
-        work: what is done with each row; how long a call may take decides nothing.
-        identity: who does it; of its versions only the models count, so that an update does not end a run.
+        work: what is done with each row; the timeout of calls is not part of the settings.
+        identity: what does the work. Of its versions only the models count, so that an update does not end a run.
         output_format: of the files of answers.
-        columns: of the input, that are carried along.
-        rows_per_part: how the output is cut.
+        columns: the input's columns that are copied to the output.
+        rows_per_part: how the output is divided.
     """
     wanted = asdict(work)
     del wanted["timeout"]
-    # The encoder's defaults are in the identity, so that naming them makes no difference.
+    # The identity contains the encoder's defaults, so naming them explicitly makes no difference.
     wanted |= {"compression": _plain(identity.compression), "data_type": identity.data_type}
     models = {
         "encoder": identity.encoder_model,
@@ -53,7 +54,7 @@ def run_settings(
 
 
 def labels_of(settings: dict[str, Any], work: Work, identity: RunnerIdentity) -> RunLabels:
-    """What every row of the run has in common."""
+    """The values that all rows of the run have in common."""
     return RunLabels(
         model=identity.llm_model or identity.encoder_model or "",
         method=method_text(identity.compression, work.pruning, work.position_ids or "renumbered"),

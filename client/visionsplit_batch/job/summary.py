@@ -1,4 +1,4 @@
-"""What a job says at its beginning and at its end, for people and for programs."""
+"""The report at a job's start and end, for people and for programs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,16 @@ from visionsplit_batch.job.job import Counts, JobSummary
 from visionsplit_batch.rows.fields import plain_text
 from visionsplit_batch.rows.left_out import LeftOut, in_words
 
-_LONG_START = 3.0  # seconds until the first row is done, from which it is worth a word
-_BUSY = 0.5  # of its time: the share from which a stage may be said to hold up the others
+_LONG_START = 3.0  # seconds until the first row was done, from which the summary mentions them
+_BUSY = 0.5  # share of the time from which a stage is said to hold up the others
 
 
 def input_text(settings: Mapping[str, Any], rows: int) -> str:
-    """What is read, and from which columns.
+    """The input's format and the columns that are read from it.
 
     Args:
-        settings: the source's.
+        settings: the source's settings.
+        rows: the number of rows.
     """
     text = f"input: {counted(rows, 'row')} of the format {settings['format']}"
     columns = settings.get("columns")
@@ -32,14 +33,14 @@ def input_text(settings: Mapping[str, Any], rows: int) -> str:
 
 
 def input_json(settings: Mapping[str, Any], rows: int) -> str:
-    """The first of the events."""
+    """The first event."""
     return json.dumps(
         {"event": "input", "format": settings["format"], "rows": rows, "columns": settings.get("columns")}
     )
 
 
 def summary_json(summary: JobSummary, shares: Mapping[str, float], left_out: Sequence[LeftOut]) -> str:
-    """The last of the events."""
+    """The last event."""
     held = summary.held
     totals = {"parts": held.parts, "written": held.written, "failed_rows": held.failed}
     reasons = {one.reason: {"count": one.count, "names": one.names} for one in left_out}
@@ -53,7 +54,7 @@ def counts_json(counts: Counts) -> dict[str, Any]:
 
 
 def summary_text(summary: JobSummary, shares: Mapping[str, float], output: str) -> str:
-    """What a run did, in a few lines."""
+    """A summary of the run in a few lines."""
     counts, held = summary.counts, summary.held
     lines = [f"{counted(counts.ended, 'image')} in {duration(counts.seconds)}, {counts.rows_per_second:.2f} images/s"]
     if not counts.ended:
@@ -72,12 +73,12 @@ def summary_text(summary: JobSummary, shares: Mapping[str, float], output: str) 
 
 
 def left_out_text(left_out: Sequence[LeftOut]) -> str:
-    """What was left out of the input, in one line."""
+    """The files that were left out of the input, in one line."""
     return f"left out of the input: {in_words(left_out)}"
 
 
 def duration(seconds: float | None) -> str:
-    """Such as 3 h 12 min, 4 min 5 s, or 2.1 s."""
+    """A duration such as 3 h 12 min, 4 min 5 s, or 2.1 s."""
     if seconds is None:
         return "unknown time"
     if seconds < 60:
@@ -90,7 +91,7 @@ def duration(seconds: float | None) -> str:
 
 
 def _stages(counts: Counts, shares: Mapping[str, float]) -> str:
-    """How busy each stage was, and what took the time: starting up, or a stage that holds up the others."""
+    """How busy each stage was, and what limited the run: starting up, or one stage that held up the others."""
     text = "busy: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     busiest = max(shares, key=lambda name: shares[name])
     if shares[busiest] >= _BUSY:

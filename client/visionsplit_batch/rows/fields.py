@@ -1,4 +1,4 @@
-"""The input's other columns on their way to the output: as JSON values, then as text that files can hold."""
+"""Converts the input's other columns to JSON values, and these to text that files can hold."""
 
 import base64
 import datetime
@@ -8,10 +8,10 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-Carry = Sequence[str] | None  # names of the input's fields to keep; None keeps all of them
+Carry = Sequence[str] | None  # names of the input's columns to keep; None keeps all of them
 
 MAX_DEPTH = 64
-"""How deep lists and objects of a value may be nested. Readers of JSON have limits too, and recursion has."""
+"""Limit on the nesting of lists and objects in a value. JSON readers and recursion have limits too."""
 
 
 def json_values(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,24 +21,25 @@ def json_values(fields: Mapping[str, Any]) -> dict[str, Any]:
     durations become ISO 8601 text; decimals and UUIDs become text with all their digits.
 
     Raises:
-        ValueError: a value of another kind, or nested deeper than `MAX_DEPTH`. The message names the column.
+        ValueError: a value has another type, or is nested deeper than `MAX_DEPTH`. The message names the column.
     """
     return {name: _named(name, value) for name, value in fields.items()}
 
 
 def carried(fields: Mapping[str, Any], carry: Carry) -> dict[str, Any]:
-    """The fields to keep. One that is named and that the row lacks is null, so that all rows have the same.
+    """The columns to keep. A named column that the row lacks is null, so that all rows have the same columns.
 
     Args:
-        fields: JSON values, as `json_values` gives them.
+        fields: JSON values from `json_values`.
+        carry: the names of the columns; None keeps all of them.
     """
     names = list(fields) if carry is None else carry
     return {plain_text(name): _plain(fields.get(name)) for name in names}
 
 
 def plain_text(text: str) -> str:
-    r"""The text with lone surrogates, as of a file's name that is no UTF-8, written out like `\udcff`: files cannot
-    hold them."""
+    r"""The text with lone surrogates, as in a file name that is not UTF-8, written like `\udcff`: files cannot store
+    them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -69,14 +70,15 @@ def _json_value(value: object, depth: int) -> object:
             return value.isoformat()
         case datetime.timedelta():
             return iso_duration(value // datetime.timedelta(microseconds=1), 1_000_000)
-    raise ValueError(f"JSON has no form of {type(value).__name__}")
+    raise ValueError(f"JSON cannot represent {type(value).__name__}")
 
 
 def iso_duration(count: int, per_second: int) -> str:
-    """A length of time in seconds, such as `PT90.5S`, exactly.
+    """A duration of `count` units in ISO 8601 seconds, such as `PT90.5S`, without rounding.
 
     Args:
-        count: of units, of which a second has `per_second`: a power of ten.
+        count: the number of units.
+        per_second: the number of units in a second: a power of ten.
     """
     seconds, rest = divmod(abs(count), per_second)
     digits = len(str(per_second)) - 1
@@ -84,7 +86,7 @@ def iso_duration(count: int, per_second: int) -> str:
     return f"{'-' if count < 0 else ''}PT{seconds}{fraction}S"
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a column holds
+def _plain(value: Any) -> Any:  # noqa: ANN401 - a column may hold any type
     if isinstance(value, str):
         return plain_text(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What of an input no row is made of, by reason: nothing is left out without a word."""
+"""Counts the files of an input that no row is made of, by reason, so that nothing is skipped silently."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ WORDS: Mapping[Reason, tuple[str, str]] = {
     "hidden": ("hidden or system file", "hidden or system files"),
 }
 EXPECTED: frozenset[Reason] = frozenset({"output", "hidden"})
-"""Reasons that need no attention: these are never what a user means by the input."""
+"""Reasons that need no attention: users never mean such files by the input."""
 
-_NAMES = 20  # that are kept of each reason
+_NAMES = 20  # names kept for each reason
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What was left out for one reason."""
+    """The files that were left out for one reason."""
 
     reason: Reason
     count: int
-    names: tuple[str, ...]  # the first ones
+    names: tuple[str, ...]  # of the first files
 
 
 class Tally:
-    """Counts while an input is listed."""
+    """Counts files that are left out while an input is listed."""
 
     def __init__(self) -> None:
         self._names: dict[Reason, list[str]] = {}
@@ -44,7 +44,7 @@ class Tally:
 
     @property
     def result(self) -> tuple[LeftOut, ...]:
-        """By reason, those that need attention first."""
+        """The counts by reason, those that need attention first."""
         return tuple(
             LeftOut(reason, self._counts[reason], tuple(self._names[reason]))
             for reason in get_args(Reason)
@@ -53,7 +53,7 @@ class Tally:
 
 
 def in_words(all_left_out: Iterable[LeftOut], names: int = 5) -> str:
-    """Such as "2 files of another format ('a.txt', 'b.txt'), 1 hidden or system file ('.DS_Store')"."""
+    """A description such as "2 files of another format ('a.txt', 'b.txt'), 1 hidden or system file ('.DS_Store')"."""
     return ", ".join(_words(one, names) for one in all_left_out)
 
 

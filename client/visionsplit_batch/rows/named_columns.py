@@ -1,4 +1,4 @@
-"""Columns that the job names: a wrong name would give an empty column, or fail every row."""
+"""Checks the columns that the job names: a wrong name would give an empty column, or fail every row."""
 
 from collections.abc import Collection
 from itertools import islice
@@ -6,15 +6,16 @@ from itertools import islice
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows.rows import Content, Source
 
-_ROWS_LOOKED_AT = 16  # of formats whose columns only reading tells
+_ROWS_LOOKED_AT = 16  # for formats whose columns are known only by reading rows
 
 
 def check_columns(source: Source, carried: Collection[str], in_prompts: Collection[str]) -> None:
-    """See that the input has the columns that are named.
+    """Check that the input has the named columns.
 
     Args:
-        carried: columns to carry along into the output.
-        in_prompts: columns whose values the prompts name.
+        source: the input.
+        carried: columns to copy to the output.
+        in_prompts: columns whose values the prompts contain.
 
     Raises:
         InputError: the first rows have no such column.
@@ -39,7 +40,7 @@ def check_columns(source: Source, carried: Collection[str], in_prompts: Collecti
 
 
 def _columns_read(source: Source) -> frozenset[str] | None:
-    """The columns of the first rows; None if all of these fail."""
+    """The columns of the first rows; None if all of these rows fail."""
     contents = source.read(list(islice(source.entries(), _ROWS_LOOKED_AT)))
     fields = [frozenset(content.fields) for content in contents if isinstance(content, Content)]
     return frozenset().union(*fields) if fields else None

@@ -1,4 +1,4 @@
-"""What a run keeps about each part that is done."""
+"""The state that a run stores about each finished part."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -10,19 +10,19 @@ from visionsplit_batch.rows.rows import Failure
 class FailedRow:
     """A row without an answer."""
 
-    index: int  # over the whole input
+    index: int  # in the whole input
     id: str
     failure: Failure
 
 
 @dataclass(frozen=True)
 class PartState:
-    """A part that is done."""
+    """A finished part."""
 
     number: int
     rows: int  # of the input
     digest: str  # of its entries
-    files: tuple[str, ...]  # names in the folder: one, and one more for each retry that answered something
+    files: tuple[str, ...]  # names in the folder: one, and one more for each retry that answered rows
     written: int  # rows in these files
     tokens_before: int
     tokens_after: int
@@ -39,8 +39,8 @@ class PartState:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What the parts that are done hold together."""
+class RunTotals:
+    """Totals over all finished parts."""
 
     parts: int
     written: int  # rows in the files

@@ -1,4 +1,4 @@
-"""What a job gives out of a row: answers with what they cost, or vision tokens."""
+"""A job's result for one row: answers with their costs, or vision tokens."""
 
 import json
 import math
@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RunLabels:
-    """What every row of a run has in common."""
+    """The values that all rows of a run have in common."""
 
     model: str
     method: str  # see `method_text`
@@ -46,7 +46,7 @@ class RunLabels:
 class Answer:
     """One answer about a row's images."""
 
-    prompt: str  # the question's text; of a conversation its messages as JSON, in the form `Message.from_dict` reads
+    prompt: str  # the question's text, or a conversation's messages as JSON in the form `Message.from_dict` reads
     text: str
     finish_reason: FinishReason
     prompt_tokens: int  # text, vision and newline tokens
@@ -55,38 +55,38 @@ class Answer:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds. Of encoding: the sums over the row's images, for the first answer; of the rest: over its answers."""
+    """Seconds. Encoding times are sums over the row's images for the first answer, the others sums over its answers."""
 
     preprocess: float
-    queue: float  # for the vision tower
+    queue: float  # waiting for the vision tower
     encode: float
     llm_queue: float
     first_token: float
     decode: float
-    total: float  # of the calls, as the job sees them
+    total: float  # of the calls, measured by the job
 
 
 @dataclass(frozen=True)
 class Record:
-    """An answered row. Counts of tokens and bytes, and budgets, are of the images as the first answer has them."""
+    """An answered row. Counts of tokens and bytes, and budgets, are those of the images in the first answer."""
 
     id: str
-    caption: str  # the first answer's text without white space around it
+    caption: str  # the first answer's text without surrounding white space
     answers: tuple[Answer, ...]
     tokens_before: int  # vision tokens of all images, without compression
-    tokens_after: int  # kept; newlines not counted
+    tokens_after: int  # kept vision tokens, without newlines
     newline_tokens: int
-    budgets: tuple[tuple[int, ...], ...]  # per image the tokens kept of each tile, thumbnail first
+    budgets: tuple[tuple[int, ...], ...]  # for each image the tokens kept of each tile, thumbnail first
     wire_bytes: int
     timings: Timings
     model: str
     method: str
     run: str
-    fields: Mapping[str, Any]  # of the input; JSON values
+    fields: Mapping[str, Any]  # columns of the input, as JSON values
 
     @classmethod
     def of(cls, outcome: Outcome, labels: RunLabels, carry: Carry = None) -> "Record":
-        """The record of an outcome whose result is `Answers`, which hold at least one."""
+        """The record of an outcome whose result is `Answers` with at least one answer."""
         result = outcome.result
         if not isinstance(result, Answers) or not result.generations:
             raise TypeError(f"row {outcome.id!r} has no answers but {type(result).__name__}")
@@ -106,15 +106,15 @@ class Record:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, with the columns in their order."""
+        """The columns as JSON values, in their order."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Record":
-        """The record whose `to_json` this was, also where it has been through JSON.
+        """Restore a record from the output of `to_json`, which may have been stored as JSON.
 
         Raises:
-            KeyError, TypeError: it has another form.
+            KeyError, TypeError: the value has another form.
         """
         return cls(
             **{
@@ -132,7 +132,7 @@ class TokenRecord:
 
     id: str
     images: tuple[EncodedImage, ...]
-    fields: Mapping[str, Any]  # of the input; JSON values
+    fields: Mapping[str, Any]  # columns of the input, as JSON values
 
     @classmethod
     def of(cls, outcome: Outcome, carry: Carry = None) -> "TokenRecord":
@@ -172,7 +172,7 @@ def record_schema() -> pa.Schema:
 
 
 def method_text(compression: Compression | None, pruning: Pruning | None, position_ids: PositionIds) -> str:
-    """How the vision tokens were chosen, as JSON in a fixed order. What was left to the services is left out."""
+    """How the vision tokens were chosen, as JSON in a fixed order, without options left to the services' defaults."""
     chosen: dict[str, Any] = {"position_ids": position_ids}
     if compression is not None:
         chosen["compression"] = _given(asdict(compression))

@@ -1,4 +1,4 @@
-"""What flows through a batch job: entries of the input, rows that were read, outcomes."""
+"""The data types of a batch job: entries of the input, rows that were read, outcomes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,39 +13,39 @@ _LONGEST_MESSAGE = 2000  # characters
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the input as the listing finds it: where it lies, not what it holds."""
+    """The location of one input row, as the listing finds it, without its content."""
 
-    id: str  # unique in the input, the same in every run
-    path: str  # file, as the source opens it
-    place: tuple[int, ...] = ()  # within the file, as the source's format counts: a row number, or offsets and lengths
+    id: str  # unique in the input and equal in every run
+    path: str  # of the file, in the form that the source opens
+    place: tuple[int, ...] = ()  # within the file, in the format's units: a row number, or offsets and lengths
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Entries that are read and worked on together: near each other, all of one part of the output, in order."""
+    """Entries that are read and processed together: close together, in order, and all of one part of the output."""
 
     part: int
-    indices: tuple[int, ...]  # of the entries, counted over the whole input; some between them may be done already
+    indices: tuple[int, ...]  # of the entries in the whole input; rows between them may be done already
     entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about a row's images: a text, or a whole conversation."""
+    """A question about a row's images: a text, or a whole conversation."""
 
     text: str | None = None
     messages: tuple[Message, ...] | None = None
-    sampling: Sampling | None = None  # in place of the job's
+    sampling: Sampling | None = None  # replaces the job's options
 
 
 @dataclass(frozen=True)
 class Content:
-    """What an entry holds."""
+    """The content of an entry."""
 
-    images: tuple[bytes, ...] = ()  # files, as they are
-    tokens: tuple[EncodedImage, ...] = ()  # instead of images, where those were encoded before
-    questions: tuple[Question, ...] = ()  # empty: the job's own prompts
-    fields: Mapping[str, Any] = field(default_factory=dict)  # other columns: for templates, and to carry along
+    images: tuple[bytes, ...] = ()  # image files, unchanged
+    tokens: tuple[EncodedImage, ...] = ()  # in place of images that were encoded earlier
+    questions: tuple[Question, ...] = ()  # empty if the job's prompts apply
+    fields: Mapping[str, Any] = field(default_factory=dict)  # other columns, for templates and for the output
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Failure:
     @classmethod
     def of(cls, error: Exception, stage: str) -> "Failure":
         message = str(error)
-        if len(message) > _LONGEST_MESSAGE:  # it may quote the row, with a whole image as base64 text
+        if len(message) > _LONGEST_MESSAGE:  # the message may quote the row, with a whole image as base64 text
             message = f"{message[:_LONGEST_MESSAGE]}..."
         return cls(type(error).__name__, message, stage)
 
@@ -75,7 +75,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A row's vision tokens, where the job only encodes."""
+    """A row's vision tokens, from a job that only encodes."""
 
     images: tuple[EncodedImage, ...]
     fields: Mapping[str, Any]
@@ -87,35 +87,35 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one row."""
+    """The result of one row."""
 
     part: int
-    index: int  # over the whole input
+    index: int  # in the whole input
     id: str
     result: Answers | Tokens | Failure
 
 
 class Source(Protocol):
-    """An input. It is pickled to where it is read."""
+    """An input. It is pickled and sent to the processes that read it."""
 
     def settings(self) -> Mapping[str, Any]:
-        """What it was made from, for the run's fingerprint: JSON values."""
+        """The settings it was created with, as JSON values, for the run's fingerprint."""
 
     @property
     def known_columns(self) -> frozenset[str] | None:
-        """The columns that rows bring along beside id, image and prompt, as far as the first rows tell; empty where the
-        format has none, None where only reading rows tells."""
+        """The columns of rows besides id, image and prompt, as far as the first rows show; empty if the format has
+        none, None if they are known only by reading rows."""
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """What of the input no row is made of, in the last listing that came to its end."""
+        """The files of the input that no row is made of, from the last complete listing."""
 
     def entries(self) -> Iterator[Entry]:
-        """All rows in an order that is the same each time, as a stream: never the whole input in memory.
+        """All rows, in the same order each time, as a stream that never holds the whole input in memory.
 
         Raises:
             InputError: the input as a whole cannot be listed.
         """
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Content | Failure]:
-        """The content of each, in their order. What is wrong with one of them fails only that one."""
+        """Read each entry's content, in their order. A problem with one entry fails only that entry."""

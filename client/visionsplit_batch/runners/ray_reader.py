@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from visionsplit.serving.async_helpers import together
+from visionsplit.serving.async_helpers import gather_or_cancel
 from visionsplit_client import AsyncClient, CancelledError, Retries, UnavailableError
 
 from visionsplit_batch.rows.rows import Answers, Content, Failure, Slice, Source, Tokens
@@ -73,7 +73,7 @@ class Reader:
         """
         contents = await self._calls.read(one)
         async with self._client(encoders) as client:
-            results = await together([self._row(client, content) for content in contents])
+            results = await gather_or_cancel([self._row(client, content) for content in contents])
         return Worked(tuple(results), self._clock.take_seconds())
 
     async def _row(self, client: AsyncClient, content: Content | Failure) -> Result | Lost:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-from visionsplit.serving.async_helpers import together
+from visionsplit.serving.async_helpers import gather_or_cancel
 from visionsplit_client import (
     AsyncClient,
     CancelledError,
@@ -51,7 +51,7 @@ async def encode_images(client: AsyncClient, work: Work, content: Content) -> To
     async def encode(image: bytes) -> EncodedImage:
         return await _once_there_is_room(lambda: client.encode(image, work.compression, data_type=work.data_type))
 
-    images = await together([encode(image) for image in content.images])
+    images = await gather_or_cancel([encode(image) for image in content.images])
     return Tokens(tuple(images), content.fields)
 
 
@@ -93,7 +93,7 @@ async def _answers(
             )
         )
 
-    return Answers(questions, tuple(await together([ask(question) for question in questions])), content.fields)
+    return Answers(questions, tuple(await gather_or_cancel([ask(question) for question in questions])), content.fields)
 
 
 def _check_images(content: Content) -> None:

@@ -22,11 +22,11 @@ FORMATS: Mapping[str, type[Sink[Record]]] = {
 
 
 def sink_for(name: str, storage: Storage) -> Sink[Record]:
-    """The sink of answered rows in a format.
+    """Create the sink of a format for answered rows.
 
     Raises:
         ValueError: there is no such format.
     """
     if name not in FORMATS:
-        raise ValueError(f"output format {name!r} is unknown; {', '.join(FORMATS)} exist")
+        raise ValueError(f"unknown output format {name!r}; there are: {', '.join(FORMATS)}")
     return FORMATS[name](storage)

@@ -1,4 +1,4 @@
-"""What an output format is: a way to write the rows of one part into one file."""
+"""The interface of an output format, which writes the rows of one part to one file."""
 
 import json
 from abc import ABC, abstractmethod
@@ -14,18 +14,18 @@ Row = TypeVar("Row", contravariant=True)
 
 
 class Sink(ABC, Generic[Row]):
-    """Writes parts. Equal rows give equal bytes, so a resumed run's files do not differ from another's.
+    """Writes parts. Equal rows give equal bytes, so a resumed run writes the same files as an uninterrupted one.
 
-    All rows may come as a stream: no sink holds a part in memory.
+    Rows are consumed as a stream: no sink holds a part in memory.
     """
 
-    suffix: ClassVar[str]  # of the parts' names
+    suffix: ClassVar[str]  # of the parts' file names
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
     def write(self, location: str, rows: Iterable[Row]) -> None:
-        """Write a part, all of it or nothing. Rows come in the order of the input; there may be none.
+        """Write a part, completely or not at all. Rows come in the order of the input; there may be none.
 
         Raises:
             OSError: the file cannot be written.
@@ -35,12 +35,13 @@ class Sink(ABC, Generic[Row]):
             self._write(file, rows)
 
     def failure_line(self, row: FailedRow, run: str) -> bytes:
-        """The line of the list of errors for a row without an answer, in the form that suits the format.
+        """A line of the list of errors for a row without an answer, in the format's form.
 
         Args:
+            row: the row.
             run: the run's fingerprint.
         """
-        message = plain_text(row.failure.message)  # it may quote a file's name
+        message = plain_text(row.failure.message)  # the message may quote a file name
         return json_line({"index": row.index, "id": plain_text(row.id), **asdict(row.failure), "message": message})
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""JSON lines: one object a row."""
+"""JSON lines: one object per row."""
 
 from collections.abc import Iterable
 from typing import IO
@@ -8,7 +8,7 @@ from visionsplit_batch.sinks.base import Sink, json_line
 
 
 class JsonlSink(Sink[Record]):
-    """UTF-8, a line for each row, with the columns as keys."""
+    """Writes UTF-8 text, one line per row, with the columns as keys."""
 
     suffix = ".jsonl"
 

@@ -1,4 +1,4 @@
-"""The lines of OpenAI's batch results, https://platform.openai.com/docs/guides/batch, for tools that read those."""
+"""Lines in the format of OpenAI's batch results, https://platform.openai.com/docs/guides/batch."""
 
 import hashlib
 from collections.abc import Iterable
@@ -25,9 +25,9 @@ _STATUS_OF: dict[type[Exception], int] = {
 
 
 class OpenAiSink(Sink[Record]):
-    """A line for each row, its `custom_id` the row's id; a row's answers to several questions are its choices.
+    """Writes a line per row. `custom_id` is the row's id; the answers to several questions are its choices.
 
-    `created` is 0, and ids are made of the run and the row's, so that a resumed run's lines are the same.
+    `created` is 0, and ids are derived from the run and the row, so that a resumed run writes the same lines.
     """
 
     suffix = ".jsonl"
@@ -52,7 +52,7 @@ class OpenAiSink(Sink[Record]):
 
 
 def status_of(failure: Failure) -> int:
-    """The HTTP status of a failure, by its class; a row that cannot be read is the request's fault."""
+    """The HTTP status for a failure's class; a row that cannot be read is an error of the request."""
     if failure.stage == "read":
         return HTTPStatus.BAD_REQUEST
     name = failure.error if failure.error in errors.__all__ else "InternalError"

@@ -1,4 +1,4 @@
-"""Parquet: typed columns, the same in every part."""
+"""Parquet: typed columns, equal in every part."""
 
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 from visionsplit_batch.rows.records import Record, record_schema
 from visionsplit_batch.sinks.base import Sink, json_text
 
-_GROUP_ROWS = 4096  # of a row group, which is held in memory
-_GROUP_CHARACTERS = 1 << 27  # of its `fields`: a column of text has room for 2 GiB in one group
+_GROUP_ROWS = 4096  # rows of a row group, which is held in memory
+_GROUP_CHARACTERS = 1 << 27  # of a row group's `fields`: a text column can hold 2 GiB per group
 
 
 class ParquetSink(Sink[Record]):
-    """Compressed with zstd; a part without rows has the columns too."""
+    """Writes files compressed with zstd; a part without rows has the columns too."""
 
     suffix = ".parquet"
 

@@ -1,4 +1,4 @@
-"""Shards of vision tokens: a part's rows in one safetensors file, each row's tensors side by side."""
+"""Shards of vision tokens: all rows of a part in one safetensors file, with each row's tensors next to each other."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -13,13 +13,13 @@ from visionsplit_batch.sinks.base import Sink, json_text
 from visionsplit_batch.storage.storage import Storage
 
 SHARD_FORMAT = "visionsplit-token-shard/1"
-# Wide elements first, so that all are aligned where a token's width is a multiple of 4.
+# Wide elements come first, so that all tensors are aligned if a token's width is a multiple of 4.
 TENSORS = ("positions", "scales", "features")
-_HEADER_CHARACTERS = 80_000_000  # of the 100 MB that the format allows; the tensors' places need the rest
+_HEADER_CHARACTERS = 80_000_000  # of the format's 100 MB; the positions of tensors need the rest
 
 
 class TokensSink(Sink[TokenRecord]):
-    """Of the n-th row that is written, and its image m, the tensors `n.m.features`, `n.m.positions` and `n.m.scales`.
+    """Writes for image m of the n-th row the tensors `n.m.features`, `n.m.positions` and `n.m.scales`.
 
     They are what `EncodedImage.save` writes. The file's metadata has `format`, `rows` (their count), the run's labels,
     and for each row under its number the JSON of its id, its fields, and each image's own metadata. A row is one range
@@ -34,16 +34,16 @@ class TokensSink(Sink[TokenRecord]):
         self._most_characters = _HEADER_CHARACTERS // rows_per_part
 
     def check(self, record: TokenRecord) -> None:
-        """Whether a part has room for such a row.
+        """Check that a part has room for the row.
 
         Raises:
-            ValueError: it has not: one file's header holds the columns of all its rows.
+            ValueError: it has not: the header of one file contains the columns of all its rows.
         """
         characters = len(json.dumps(_metadata(record)))
         if characters > self._most_characters:
             raise ValueError(
                 f"the row's columns take {characters} characters, more than the {self._most_characters} that a file of "
-                "tokens has for each of its rows; carry fewer columns along with --column or --no-columns"
+                "tokens has for each of its rows; copy fewer columns to the output with --column or --no-columns"
             )
 
     def _write(self, file: IO[bytes], rows: Iterable[TokenRecord]) -> None:

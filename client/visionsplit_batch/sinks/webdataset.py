@@ -1,4 +1,4 @@
-"""WebDataset: a tar file in which neighbouring files of one name up to the first dot make a sample."""
+"""WebDataset: a tar file in which consecutive files with the same name up to the first dot form a sample."""
 
 import io
 import tarfile
@@ -11,7 +11,7 @@ from visionsplit_batch.sinks.base import Sink, json_text
 
 
 class WebDatasetSink(Sink[Record]):
-    """Of each row KEY.json with all columns, and KEY.txt with the caption. `sample_key` gives the key of an id."""
+    """Writes per row KEY.json with all columns and KEY.txt with the caption. `sample_key` gives the key of an id."""
 
     suffix = ".tar"
 
@@ -24,16 +24,16 @@ class WebDatasetSink(Sink[Record]):
 
 
 def sample_key(row_id: str) -> str:
-    """The id with all but ASCII letters, digits and "_-~" percent-encoded: readers cut names at dots and slashes."""
+    """The id with all but ASCII letters, digits and "_-~" percent-encoded, since readers split at dots and slashes."""
     return quote(row_id, safe="").replace(".", "%2E")
 
 
 def row_id_of(key: str) -> str:
-    """The id whose `sample_key` this is."""
+    """Convert a `sample_key` back to the id."""
     return unquote(key, errors="strict")
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # time and owner 0, mode 0644: equal in every run
+    member = tarfile.TarInfo(name)  # with time and owner 0 and mode 0644, equal in every run
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))

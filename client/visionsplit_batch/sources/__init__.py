@@ -1,4 +1,4 @@
-"""The inputs of a batch job, one file a format. `open_source` finds the right one."""
+"""The inputs of a batch job, one file per format. `open_source` selects the right one."""
 
 from visionsplit_batch.sources.factory import open_source
 from visionsplit_batch.sources.table import Columns

@@ -1,7 +1,7 @@
-"""Values of Arrow's types as Python values that a row can have: text, numbers, bytes, lists and dicts.
+"""Converts values of Arrow types to Python values that a row can have: text, numbers, bytes, lists and dicts.
 
-Arrow's own `as_py` raises for values that Python has no object for (nanoseconds without pandas, years beyond 9999, text
-that is not UTF-8). Such a value must not end the reading of its table, nor depend on which packages are installed.
+Arrow's `as_py` raises for values that Python cannot represent (nanoseconds without pandas, years beyond 9999, text that
+is not UTF-8). Such a value must not end the reading of its table, nor depend on which packages are installed.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,16 +17,16 @@ _NANOSECONDS_A_DAY = 86_400 * 1_000_000_000
 
 
 def row_values(batch: pa.RecordBatch, row: int) -> dict[str, Any]:
-    """The values of one row by the names of the columns.
+    """The values of one row by column name.
 
     Raises:
-        ValueError: a value has no form here; the message names its column.
+        ValueError: a value cannot be converted; the message names its column.
     """
     return {name: _named(name, batch.column(index)[row]) for index, name in enumerate(batch.schema.names)}
 
 
-def cell(scalar: pa.Scalar) -> Any:  # noqa: ANN401 - whatever a column holds
-    """One value. Times and decimals are text in the form of `fields.json_values`; bytes stay bytes."""
+def cell(scalar: pa.Scalar) -> Any:  # noqa: ANN401 - a column may hold any type
+    """Convert one value. Times and decimals become text in the form of `fields.json_values`; bytes stay bytes."""
     if not scalar.is_valid:
         return None
     kind = scalar.type
@@ -54,12 +54,12 @@ def _items(scalar: pa.Scalar) -> list[Any]:
 def _struct(scalar: pa.Scalar) -> dict[str, Any]:
     names = [field.name for field in scalar.type]
     if len(set(names)) < len(names):
-        raise ValueError("a struct has several fields of one name")
+        raise ValueError("a struct has several fields with the same name")
     return {name: cell(scalar[index]) for index, name in enumerate(names)}
 
 
 def _map(scalar: pa.Scalar) -> Any:  # noqa: ANN401
-    """An object, where the keys are text that comes once; otherwise a list of pairs."""
+    """An object, if the keys are distinct texts; otherwise a list of pairs."""
     pairs = [tuple(_struct(pair).values()) for pair in scalar.values]
     keys = [key for key, _ in pairs]
     if all(isinstance(key, str) for key in keys) and len(set(keys)) == len(keys):
@@ -73,9 +73,9 @@ def _text(scalar: pa.Scalar) -> str:
 
 
 def _timestamp(scalar: pa.Scalar) -> str:
-    """With a zone it is that moment in UTC."""
+    """An ISO 8601 timestamp, in UTC if the type has a time zone."""
     moment = np.datetime64(scalar.value, scalar.type.unit)
-    if np.isnat(moment):  # the lowest number, which Arrow allows
+    if np.isnat(moment):  # the lowest number stands for "not a time" in NumPy, while Arrow allows it
         raise ValueError(f"{scalar.value} {scalar.type.unit} is not a moment")
     return _short(str(np.datetime_as_string(moment))) + ("Z" if scalar.type.tz is not None else "")
 
@@ -102,7 +102,7 @@ def _interval(scalar: pa.Scalar) -> str:
 
 
 def _short(time: str) -> str:
-    """Without zeros at the end of the seconds' fraction."""
+    """Remove trailing zeros from the fraction of a second."""
     return time.rstrip("0").rstrip(".") if "." in time else time
 
 
@@ -118,7 +118,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def may_hold_images(kind: pa.DataType) -> bool:
-    """Whether values of the type can be images: text, bytes, {"bytes", "path"}, or lists of those."""
+    """Whether values of the type can be images: text, bytes, {"bytes", "path"}, or lists of these."""
     types = pa.types
     if _is_list(kind):
         return may_hold_images(kind.value_type)
@@ -131,7 +131,7 @@ def may_hold_images(kind: pa.DataType) -> bool:
 
 
 def holds_bytes(kind: pa.DataType) -> bool:
-    """Whether values of the type have room for an image's bytes: bytes, {"bytes", "path"}, or lists of those."""
+    """Whether values of the type can contain an image's bytes: bytes, {"bytes", "path"}, or lists of these."""
     types = pa.types
     if types.is_struct(kind):
         return may_hold_images(kind) and kind.get_field_index("bytes") >= 0
@@ -145,7 +145,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def _is_wrapper(kind: pa.DataType) -> bool:
-    """Whether a scalar of the type holds one of another type."""
+    """Whether a scalar of the type wraps one of another type."""
     types = pa.types
     known = types.is_dictionary(kind) or types.is_union(kind) or types.is_run_end_encoded(kind)
     return bool(known) or isinstance(kind, pa.BaseExtensionType)
@@ -172,11 +172,11 @@ _READERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Scalar], Any]]
     (pa.types.is_duration, _duration),
     (pa.types.is_interval, _interval),
     (pa.types.is_decimal, lambda scalar: str(scalar.as_py())),
-)  # the first that applies
+)  # the first that applies is used
 
 
 def column_cells(column: pa.Array) -> Iterator[Any]:
-    """The values of a column; None in place of one that cannot be read."""
+    """The values of a column; None in place of a value that cannot be converted."""
     for scalar in column:
         try:
             yield cell(scalar)

@@ -1,4 +1,4 @@
-"""What every source does the same way: read file by file, and let a row's trouble be that row's."""
+"""The common part of all sources: reading file by file, and turning a row's error into that row's failure."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,26 +11,26 @@ from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows.fields import json_values
 from visionsplit_batch.rows.left_out import LeftOut, in_words
 from visionsplit_batch.rows.rows import Content, Entry, Failure
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Found, Inputs, suffix
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.unique import unique
 
-File = TypeVar("File")  # what is opened once for all of a slice's entries in one file
+File = TypeVar("File")  # opened once for all of a slice's entries in one file
 
 
 class RowSource(ABC, Generic[File]):
-    """A `Source` whose formats differ in four small things."""
+    """A `Source` whose formats differ in four small methods."""
 
     format: ClassVar[str]
-    suffixes: ClassVar[frozenset[str]]  # of its files, in folders and globs
+    suffixes: ClassVar[frozenset[str]]  # of the format's files in folders and globs
     known_columns: frozenset[str] | None = None  # see `Source.known_columns`
 
-    def __init__(self, inputs: Inputs, pictures: Pictures) -> None:
+    def __init__(self, inputs: Inputs, image_reader: ImageReader) -> None:
         self.inputs = inputs
-        self.pictures = pictures
+        self.image_reader = image_reader
 
     def settings(self) -> Mapping[str, Any]:
-        root = {} if self.pictures.root is None else {"image_root": self.pictures.root}
+        root = {} if self.image_reader.root is None else {"image_root": self.image_reader.root}
         return {"format": self.format, "inputs": self.inputs.locations, **root, **self.options()}
 
     @property
@@ -43,14 +43,14 @@ class RowSource(ABC, Generic[File]):
         return self.inputs.files(self.wanted)
 
     def wanted(self, found: Found) -> bool:
-        """Whether a file of a folder or a glob is of this format."""
+        """Whether a file in a folder or a glob is of this format."""
         return suffix(found.name) in self.suffixes
 
     def entries(self) -> Iterator[Entry]:
         """See `Source.entries`.
 
         Raises:
-            InputError: also where there is no row at all, and where an id comes twice.
+            InputError: also if there are no rows, and if an id appears twice.
         """
         empty = True
         for entry in unique(self.list_rows, self.where):
@@ -67,7 +67,7 @@ class RowSource(ABC, Generic[File]):
             with ExitStack() as stack:
                 try:
                     file = stack.enter_context(self.open_file(path))
-                except Exception as error:  # those of stores have no common class
+                except Exception as error:  # the exceptions of stores have no common class
                     yield from [Failure.of(error, "read")] * len(group)
                     continue
                 for entry in group:
@@ -77,25 +77,25 @@ class RowSource(ABC, Generic[File]):
         try:
             content = self.read_row(file, entry)
             return replace(content, fields=json_values(content.fields))
-        except Exception as error:  # as above; and whatever a row holds, the others are still to be read
+        except Exception as error:  # as above; and a row's error must not keep the other rows from being read
             return Failure.of(error, "read")
 
     def options(self) -> Mapping[str, Any]:
-        """What else the rows depend on: JSON values."""
+        """Further settings that the rows depend on, as JSON values."""
         return {}
 
     @abstractmethod
     def list_rows(self) -> Iterator[Entry]:
-        """`entries`, unchecked."""
+        """Like `entries`, without its checks."""
 
     @abstractmethod
     def where(self, entry: Entry) -> str:
-        """Where an entry lies, for people."""
+        """An entry's location, in words."""
 
     @abstractmethod
     def open_file(self, path: str) -> AbstractContextManager[File]:
-        """Opens what entries of one path are read from."""
+        """Open the file from which entries of one path are read."""
 
     @abstractmethod
     def read_row(self, file: File, entry: Entry) -> Content:
-        """One row's content. Whatever it raises is the row's failure."""
+        """Read one row's content. Any exception becomes the row's failure."""

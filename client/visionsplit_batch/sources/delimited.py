@@ -1,4 +1,4 @@
-"""Tables as text, CSV and TSV, with the columns' names in the first row."""
+"""Tables as CSV and TSV text, with the columns' names in the first row."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing
@@ -11,14 +11,14 @@ from visionsplit_batch.rows.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.delimited_rows import DelimitedRow, delimited_rows, delimiter_of, values_of
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Found, Inputs, reading
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, distinct, id_or
 from visionsplit_batch.sources.text import TextFile, decoded, open_text, read_lines
 from visionsplit_batch.storage.storage import Storage, parent
 
-_ROWS_LOOKED_AT = 100  # for the columns
-_IMAGES_IN_ROW = 2  # of the largest allowed, as base64 text, that a row has room for
+_ROWS_LOOKED_AT = 100  # for choosing the column of images
+_IMAGES_IN_ROW = 2  # how many images of the largest size, as base64 text, a row has room for
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Header:
     names: tuple[str, ...]
 
     def row(self, values: list[str]) -> Mapping[str, Any]:
-        """The values by their columns.
+        """The values by column name.
 
         Raises:
-            ValueError: there are more or fewer than columns.
+            ValueError: their number differs from that of the columns.
         """
         if len(values) != len(self.names):
             raise ValueError(f"the row has {len(values)} values, the file {len(self.names)} columns")
@@ -53,19 +53,19 @@ class Table:
 class CsvSource(RowSource[Table]):
     """CSV files. The place is a row's offset and length in bytes, and its number.
 
-    Commas part the values, or semicolons or tabs where the names have no comma between them. The id is that of the
-    column for it, or "row 17", from 0 (with the file's name, where the input is not one file). Blank lines are
-    left out.
+    Values are separated by commas, or by semicolons or tabs if there is no comma between the names. The id is the value
+    of the id column, or "row 17", counted from 0 (with the file's name if the input is not a single file). Blank lines
+    are skipped.
     """
 
     format = "csv"
     suffixes = frozenset({".csv"})
     delimiters = ",;\t"
 
-    def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
-        """Raises InputError if the first file has no names of columns, or not those that are needed."""
-        super().__init__(inputs, pictures)
-        self._max_row = _IMAGES_IN_ROW * pictures.limits.max_image_bytes
+    def __init__(self, inputs: Inputs, image_reader: ImageReader, columns: Columns) -> None:
+        """Raises InputError if the first file has no column names, or lacks a column that is needed."""
+        super().__init__(inputs, image_reader)
+        self._max_row = _IMAGES_IN_ROW * image_reader.limits.max_image_bytes
         self._one_file = inputs.single_file
         first = next(self.files(), None)
         if first is None:
@@ -105,21 +105,21 @@ class CsvSource(RowSource[Table]):
         if length > self._max_row:
             raise ValueError(f"the row has {length} bytes, more than the {self._max_row} that are read")
         values = values_of(file.text.text(offset, length), file.header.delimiter)
-        return self._columns.content(file.header.row(values), self.pictures, parent(entry.path))
+        return self._columns.content(file.header.row(values), self.image_reader, parent(entry.path))
 
     def _header(self, found: Found) -> Header:
         with reading(found):
             return _read_header(self.inputs.storage, found.location, self.delimiters, self._max_row)
 
     def _rows(self, found: Found, header: Header) -> Iterator[DelimitedRow]:
-        """All below the names."""
+        """All rows below the names."""
         with reading(found):
             rows = delimited_rows(self.inputs.storage, found.location, header.delimiter, self._max_row)
             yield from islice(rows, 1, None)
 
 
 class TsvSource(CsvSource):
-    """TSV files: the same with tabs."""
+    """TSV files: like CSV, with tabs."""
 
     format = "tsv"
     suffixes = frozenset({".tsv", ".tab"})
@@ -127,7 +127,7 @@ class TsvSource(CsvSource):
 
 
 def _read_header(storage: Storage, location: str, delimiters: str, longest: int) -> Header:
-    """Raises InputError where the first row cannot be one of names."""
+    """Raises InputError if the first row does not name columns."""
     for _, line, encoding in read_lines(storage, location, longest):
         try:
             delimiter = delimiter_of(decoded(line, encoding), delimiters)
@@ -142,4 +142,4 @@ def _attempted(header: Header, row: DelimitedRow) -> Mapping[str, Any]:
     try:
         return header.row(row.values(header.delimiter))
     except ValueError:
-        return {}  # the row fails with it when it is read
+        return {}  # the row fails with this error when it is read

@@ -1,4 +1,4 @@
-"""The rows of CSV and TSV text with their places, so that each can be read again, or be broken, by itself."""
+"""Finds the rows of CSV and TSV text with their locations, so that each can be read, or fail, by itself."""
 
 import csv
 import io
@@ -15,21 +15,21 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 @dataclass(frozen=True)
 class DelimitedRow:
-    """A row of the text: perhaps several lines, since values in quotes may have ends of lines in them."""
+    """A row of the text, possibly of several lines, since quoted values may contain line ends."""
 
-    place: Place  # the number counts the rows, from 0
+    place: Place  # its number counts rows from 0
     data: bytes
     encoding: str
 
     def values(self, delimiter: str) -> list[str]:
-        """Raises ValueError: the row is broken, or not text of the file's encoding."""
+        """Raises ValueError if the row is malformed, or not text in the file's encoding."""
         return values_of(decoded(self.data, self.encoding), delimiter)
 
 
 @dataclass(frozen=True)
 class _Line:
     offset: int
-    length: int  # in the file; of a line that is too long, `data` has less
+    length: int  # in the file; of a line that is too long, `data` holds less
     data: bytes
     text: str
 
@@ -38,7 +38,7 @@ def values_of(text: str, delimiter: str) -> list[str]:
     """The values of one row.
 
     Raises:
-        ValueError: the row is broken.
+        ValueError: the row is malformed.
     """
     allow_long_values(len(text) + 1)
     try:
@@ -49,36 +49,36 @@ def values_of(text: str, delimiter: str) -> list[str]:
 
 
 def allow_long_values(length: int) -> None:
-    """Raise the library's limit, which is the whole process's and has no other place: images as base64 are longer."""
+    """Raise the csv module's limit, which is global for the process and too low for images as base64 text."""
     if csv.field_size_limit() < length:
         csv.field_size_limit(length)
 
 
 def delimiter_of(names: str, choices: str) -> str:
-    """The first of the choices that lies between the columns' names; of a single column, the first of all."""
+    """The first of the choices that appears between the columns' names; the first of all for a single column."""
     bare = _QUOTED.sub("", names)
     return next((one for one in choices if one in bare), choices[0])
 
 
 def delimited_rows(storage: Storage, location: str, delimiter: str, longest: int) -> Iterator[DelimitedRow]:
-    """Each row that is not empty. One that is broken, or longer, is one line, and the next begins behind it.
+    """Yield each row that is not empty. A malformed or too long row counts as one line, and the next begins after it.
 
     Raises:
         OSError: the file cannot be read.
     """
     allow_long_values(longest)
-    coming = _Coming(storage, location, longest)
+    reader = _LineReader(storage, location, longest)
     number = 0
-    while lines := coming.row(delimiter):
+    while lines := reader.row(delimiter):
         length = sum(line.length for line in lines)
         data = b"".join(line.data for line in lines)
-        if not is_blank(data, coming.encoding):
-            yield DelimitedRow((lines[0].offset, length, number), data, coming.encoding)
+        if not is_blank(data, reader.encoding):
+            yield DelimitedRow((lines[0].offset, length, number), data, reader.encoding)
             number += 1
 
 
-class _Coming:
-    """The lines that are still to be read, among them those that a broken row had taken."""
+class _LineReader:
+    """The lines still to be read, including those that a malformed row had consumed."""
 
     def __init__(self, storage: Storage, location: str, longest: int) -> None:
         self.encoding = "utf-8"
@@ -87,7 +87,7 @@ class _Coming:
         self._again: deque[_Line] = deque()
 
     def row(self, delimiter: str) -> list[_Line]:
-        """The lines of the next row; none at the end."""
+        """The lines of the next row; empty at the end."""
         taken: list[_Line] = []
         try:
             next(csv.reader(self._texts(taken), delimiter=delimiter, strict=True), None)
@@ -97,10 +97,10 @@ class _Coming:
         return taken
 
     def _texts(self, taken: list[_Line]) -> Iterator[str]:
-        """The texts of the next lines, which are noted in `taken`.
+        """The texts of the next lines, which are appended to `taken`.
 
         Raises:
-            ValueError: they would be a row that is too long.
+            ValueError: together they would be a row that is too long.
         """
         length = 0
         while (line := self._again.popleft() if self._again else next(self._lines, None)) is not None:

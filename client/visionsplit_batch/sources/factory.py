@@ -1,4 +1,4 @@
-"""From what a user names as the input to the source that reads it."""
+"""Selects the source for what a user gives as the input."""
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -14,13 +14,13 @@ from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.delimited import CsvSource, TsvSource
 from visionsplit_batch.sources.files import FilesSource, ListSource
 from visionsplit_batch.sources.huggingface import HuggingFaceSource, is_saved_dataset
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Found, Inputs, is_url, suffix
 from visionsplit_batch.sources.json_rows import json_rows, parse_row
 from visionsplit_batch.sources.jsonl import JsonLinesSource, JsonSource
 from visionsplit_batch.sources.llava import LlavaSource, is_llava
 from visionsplit_batch.sources.openai import OpenAiSource
 from visionsplit_batch.sources.parquet import ParquetSource
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns
 from visionsplit_batch.sources.text import decoded, encoding_of
 from visionsplit_batch.sources.webdataset import WebDatasetSource
@@ -30,7 +30,7 @@ FORMATS: tuple[type[RowSource[Any]], ...] = (
     FilesSource, ListSource, JsonLinesSource, JsonSource, CsvSource, TsvSource, ParquetSource, WebDatasetSource,
     HuggingFaceSource, LlavaSource, OpenAiSource,
 )  # fmt: skip
-# Whose files' names tell them. Those of one group may lie beside those of the group before: captions, notes, metadata.
+# Formats recognised by file names. A folder may also contain files of later groups: captions, notes, metadata.
 _BY_NAME: tuple[tuple[type[RowSource[Any]], ...], ...] = (
     (FilesSource, JsonLinesSource, ParquetSource, WebDatasetSource),
     (CsvSource, TsvSource, JsonSource),
@@ -63,49 +63,49 @@ def open_source(
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
 ) -> Source:
-    """The source for one or several inputs of one format.
+    """Create the source for one or several inputs of one format.
 
     Args:
         inputs: folders, files, globs (`photos/**/*.jpg`) and names with braces (`shard-{000..099}.tar`): local paths
             or URIs of stores; single images also as http(s) URLs.
-        format: one of `FORMATS`; None finds it by the files' names and beginnings.
-        columns: which columns hold what, in formats with columns.
-        split: of a saved dataset with several.
-        image_root: where relative paths of images begin, in formats that have paths; None means the folder of the file
-            that has them.
+        format: one of `FORMATS`; None detects it from the files' names and first bytes.
+        columns: the columns' names, in formats with columns.
+        split: the split of a saved dataset with several.
+        image_root: the folder to which images' relative paths refer, in formats that have paths; None means the folder
+            of the file with the path.
         output: the folder that the job writes to, which is never part of the input.
         limits: images with more bytes fail.
-        timeouts: how long an image behind a URL may take.
+        timeouts: how long fetching an image from a URL may take.
 
     Raises:
-        InputError: the input is not there, of no known format, or lacks a column.
+        InputError: the input does not exist, has an unknown format, or lacks a column.
     """
     storage = Storage()
     root = None if image_root is None else absolute(image_root)
-    pictures = Pictures(limits or Limits(), timeouts or Timeouts(), storage, root)
+    image_reader = ImageReader(limits or Limits(), timeouts or Timeouts(), storage, root)
     try:
         found = Inputs(inputs, storage, output=output)
         name = format or _detect(found)
-        return _make(name, found, pictures, columns or Columns(), split)
-    except (OSError, ValueError) as error:  # a store of an unknown kind, no permission
+        return _make(name, found, image_reader, columns or Columns(), split)
+    except (OSError, ValueError) as error:  # for example a store of an unknown kind, or a missing permission
         raise InputError(f"the input {', '.join(inputs)} cannot be opened: {error}") from error
 
 
-def _make(name: str, inputs: Inputs, pictures: Pictures, columns: Columns, split: str | None) -> Source:
+def _make(name: str, inputs: Inputs, image_reader: ImageReader, columns: Columns, split: str | None) -> Source:
     if split is not None and name != HuggingFaceSource.format:
         raise InputError(f"the format {name} has no splits; leave out the split {split!r}")
-    if pictures.root is not None and name in (FilesSource.format, WebDatasetSource.format):
+    if image_reader.root is not None and name in (FilesSource.format, WebDatasetSource.format):
         raise InputError(f"the format {name} has no paths that could begin in a folder; leave out the image root")
     if name == HuggingFaceSource.format:
-        return HuggingFaceSource(inputs, pictures, columns, split)
+        return HuggingFaceSource(inputs, image_reader, columns, split)
     if name in (FilesSource.format, ListSource.format):
         if columns != Columns():
             raise InputError(f"the format {name} has no columns; name none")
-        return FilesSource(inputs, pictures) if name == FilesSource.format else ListSource(inputs, pictures)
+        return FilesSource(inputs, image_reader) if name == FilesSource.format else ListSource(inputs, image_reader)
     for kind in _WITH_COLUMNS:
         if name == kind.format:
-            return kind(inputs, pictures, columns)
-    raise InputError(f"the format {name!r} is not known; {_known()} are")
+            return kind(inputs, image_reader, columns)
+    raise InputError(f"unknown format {name!r}; there are: {_known()}")
 
 
 def _detect(inputs: Inputs) -> str:
@@ -134,9 +134,9 @@ def _detect(inputs: Inputs) -> str:
 
 
 def _check_named(inputs: Inputs, first: Mapping[str, Found], chosen: str) -> None:
-    """Raises InputError if a file that was named itself has another format: all files that are named are read."""
+    """Raises InputError if a file that was named itself has another format: all named files must be read."""
     for name, found in first.items():
-        both_json = {name, chosen} <= {JsonLinesSource.format, JsonSource.format}  # what a file holds decides
+        both_json = {name, chosen} <= {JsonLinesSource.format, JsonSource.format}  # the content decides which
         if name != chosen and found.location in inputs.locations and not both_json:
             these = f"{chosen} ({first[chosen].name}) and {name} ({found.name})"
             raise InputError(f"the input holds several formats, {these}; name one with --format")
@@ -151,7 +151,7 @@ def _format_of(found: Found) -> str | None:
 
 
 def _by_content(inputs: Inputs, strange: Found | None) -> str:
-    """Raises InputError unless the files, whose names say nothing, begin as one of the formats does."""
+    """Detect the format from the files' first bytes; raises InputError if it is none of the known ones."""
     given = ", ".join(inputs.locations)
     if strange is None:
         left_out = f"; left out: {in_words(inputs.tally.result)}" if inputs.tally.result else ""
@@ -159,7 +159,7 @@ def _by_content(inputs: Inputs, strange: Found | None) -> str:
     if strange.name.lower().endswith(_COMPRESSED):
         raise InputError(f"{strange.name} is compressed, so that it cannot be read from the middle; unpack it first")
     if not inputs.single_file:  # perhaps images with odd names
-        source = FilesSource(inputs, Pictures(storage=inputs.storage))
+        source = FilesSource(inputs, ImageReader(storage=inputs.storage))
         if next(source.files(), None) is not None:
             return FilesSource.format
     else:
@@ -172,18 +172,18 @@ def _by_content(inputs: Inputs, strange: Found | None) -> str:
             return WebDatasetSource.format
         if decoded(start, encoding_of(start), "replace").lstrip()[:1] in ("{", "["):
             return _of_json(inputs.storage, strange, JsonLinesSource.format)
-    raise InputError(f"the format of {strange.name} cannot be told; name one of {_known()} with --format")
+    raise InputError(f"the format of {strange.name} is not recognised; name one of {_known()} with --format")
 
 
 def _of_json(storage: Storage, found: Found, name: str) -> str:
-    """The format of a file of JSON by its first rows; any other format as it is."""
+    """The format of a JSON file from its first rows; any other format is returned unchanged."""
     if name not in (JsonLinesSource.format, JsonSource.format):
         return name
     for _, row, encoding in islice(json_rows(storage, found.location, _LONGEST_LINE), _LINES_LOOKED_AT):
         try:
             parsed = parse_row(row, encoding)
         except ValueError:
-            continue  # the next may be sound
+            continue  # a later row may be valid
         if {"custom_id", "body"} <= parsed.keys():
             return OpenAiSource.format
         return LlavaSource.format if is_llava(parsed) else name

@@ -1,4 +1,4 @@
-"""Images as files, and lists of them."""
+"""Inputs of single image files, and of lists of them."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -17,8 +17,8 @@ _LONGEST_LINE = 1 << 20  # bytes
 class FilesSource(RowSource[None]):
     """Folders, globs and names of images. The id is the path, relative to the folder if the input is one folder.
 
-    On a local disk a file whose name has another ending than images have is an image if it begins as one: programs that
-    download write names such as `photo.jpg?size=2`. In a store the name decides, since a look at each costs a request.
+    On a local disk a file without an image's suffix is an image if it begins as one, since download programs write
+    names such as `photo.jpg?size=2`. In a store the name decides, since looking at each file costs a request.
     """
 
     format = "files"
@@ -39,21 +39,21 @@ class FilesSource(RowSource[None]):
         return nullcontext()
 
     def read_row(self, file: None, entry: Entry) -> Content:
-        return Content(images=(self.pictures.from_text(entry.path, parent(entry.path)),))
+        return Content(images=(self.image_reader.from_text(entry.path, parent(entry.path)),))
 
     def _begins_as_image(self, found: Found) -> bool:
         try:
             return begins_as_image(self.inputs.storage.read(found.location, HEAD_BYTES - 1))
-        except OSError:  # it cannot be read, so it is left out like any other file that is not an image
+        except OSError:  # unreadable, so it is left out like any other file that is not an image
             return False
 
 
 class ListSource(FilesSource):
     """Text files with a path or URL on each line, relative to the file's folder. The line is the id.
 
-    A line is taken as it is, with blanks and a # at its beginning or end: names of files may have them; only around a
-    URL blanks mean nothing. Blank lines are left out. The place is the line's number, from 1. A line that is too long
-    fails; its place has its length in bytes as well, and its id is "line 17".
+    A line is used unchanged, including blanks or a # at its start or end, since file names may contain them; only
+    around a URL blanks are removed. Blank lines are skipped. The place is the line's number, from 1. A line that is too
+    long fails; its place also has its length in bytes, and its id is "line 17".
     """
 
     format = "list"
@@ -73,7 +73,7 @@ class ListSource(FilesSource):
                         continue
                     line = _line(data, encoding, first=number == 1)
                     bare = line.strip()
-                    location = bare if is_url(bare) else self.pictures.resolve(line, folder)
+                    location = bare if is_url(bare) else self.image_reader.resolve(line, folder)
                     yield Entry(readable(line), location, (number,))
 
     def read_row(self, file: None, entry: Entry) -> Content:
@@ -91,5 +91,5 @@ def _line(data: bytes, encoding: str, *, first: bool) -> str:
 
 
 def readable(path: str) -> str:
-    r"""The path as text that can be written: names need not be UTF-8. Bytes that are none are written as `\xff`."""
+    r"""The path as text that can be written: names need not be UTF-8, and invalid bytes are written as `\xff`."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Datasets that the datasets library saved with `save_to_disk`, read from their Arrow files without that library."""
+"""Reads datasets saved by the datasets library's `save_to_disk` from their Arrow files, without that library."""
 
 import contextlib
 import json
@@ -15,8 +15,8 @@ from visionsplit_batch.sources.arrow_cells import column_cells, row_values
 from visionsplit_batch.sources.arrow_samples import FILES_LOOKED_AT, ROWS_LOOKED_AT, ArrowSamples
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Inputs
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, distinct, id_or
 from visionsplit_batch.storage.storage import Storage, join, parent, parse
 
@@ -25,23 +25,23 @@ _MAX_STATE_BYTES = 1 << 26
 
 
 class ArrowFile:
-    """One memory-mapped file of record batches, which are found again by their offsets."""
+    """One memory-mapped file of record batches, which are identified by their offsets."""
 
     def __init__(self, path: str) -> None:
-        """Raises InputError if this is no such file."""
+        """Raises InputError if the file is not an Arrow stream."""
         self._map = pa.memory_map(path)
         try:
             self.schema = pa.ipc.open_stream(self._map).schema
         except pa.ArrowInvalid as error:
             self._map.close()
-            raise InputError(f"{path} is no Arrow stream, as the datasets library writes them: {error}") from error
+            raise InputError(f"{path} is not an Arrow stream as the datasets library writes it: {error}") from error
         if any(pa.types.is_dictionary(column.type) for column in self.schema):
             raise InputError(f"{path} has columns with dictionaries, which cannot be read row by row")
         self._at = -1
         self._batch: pa.RecordBatch | None = None
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Every batch and the offset where it begins."""
+        """Every batch with its offset."""
         self._map.seek(0)
         pa.ipc.read_message(self._map)  # the schema
         while True:
@@ -64,17 +64,18 @@ class ArrowFile:
 
 
 class HuggingFaceSource(RowSource[ArrowFile]):
-    """A saved dataset. The place is the offset of the row's batch in its file, its place there, and its number in all.
+    """A saved dataset. The place is the offset of the row's batch in its file, the row's index in the batch, and its
+    number in the dataset.
 
-    The id is that of the column for it, or "row 17", counted from 0 over the dataset.
+    The id is the value of the id column, or "row 17", counted from 0 over the dataset.
     """
 
     format = "huggingface"
     suffixes = frozenset({".arrow"})
 
-    def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns, split: str | None = None) -> None:
-        """Raises InputError if this is no such dataset, lacks the columns, or it needs another split."""
-        super().__init__(inputs, pictures)
+    def __init__(self, inputs: Inputs, image_reader: ImageReader, columns: Columns, split: str | None = None) -> None:
+        """Raises InputError if the input is not a saved dataset, lacks a column, or needs another split."""
+        super().__init__(inputs, image_reader)
         folder = inputs.folder
         if folder is None or parse(folder) is not None:
             raise InputError("a saved dataset is one folder on this machine's file systems; from a store, use parquet")
@@ -87,7 +88,7 @@ class HuggingFaceSource(RowSource[ArrowFile]):
                 distinct(file.schema.names, self._folder)
                 batch = next((batch for _, batch in file.batches()), None)
                 samples.add(file.schema, partial(_first_values, batch))
-                batch = None  # before its file is closed
+                batch = None  # released before its file is closed
             if samples.settled:
                 break
         self._columns = columns.found_in(samples.values, self._folder, bytes_columns=samples.bytes_columns)
@@ -119,7 +120,7 @@ class HuggingFaceSource(RowSource[ArrowFile]):
         batch = file.batch(offset)
         if self._columns.names is not None:
             batch = batch.select(self._columns.names)
-        return self._columns.content(row_values(batch, row), self.pictures, parent(entry.path))
+        return self._columns.content(row_values(batch, row), self.image_reader, parent(entry.path))
 
     def _ids(self, batch: pa.RecordBatch, first: int) -> Iterator[str]:
         if self._columns.id is None:
@@ -156,7 +157,7 @@ def _data_files(storage: Storage, folder: str) -> list[str]:
     state = _read_json(storage, join(folder, STATE))
     files = [join(folder, file["filename"]) for file in state.get("_data_files", ())]
     if not files or state.get("_indices_data_files"):
-        raise InputError(f"{folder} has no data files of its own; save the dataset anew with the datasets library")
+        raise InputError(f"{folder} has no data files; save the dataset again with the datasets library")
     if missing := next((file for file in files if not Path(file).is_file()), None):
         raise InputError(f"{missing} is missing, which {STATE} beside it names")
     return files
@@ -166,7 +167,7 @@ def _read_json(storage: Storage, location: str) -> dict[str, Any]:
     try:
         document = json.loads(storage.read(location, _MAX_STATE_BYTES))
     except (OSError, ValueError) as error:
-        raise InputError(f"{location} cannot be read, which a saved dataset has: {error}") from error
+        raise InputError(f"{location}, which a saved dataset has, cannot be read: {error}") from error
     if not isinstance(document, dict):
-        raise InputError(f"{location} is not that of a saved dataset")
+        raise InputError(f"{location} does not belong to a saved dataset")
     return document

@@ -1,4 +1,4 @@
-"""The files that an input means: folders, globs, names with braces, and single files."""
+"""Finds the files of an input: folders, globs, names with braces, and single files."""
 
 import contextlib
 import posixpath
@@ -26,23 +26,25 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 class Found:
     """A file of the input."""
 
-    name: str  # relative to the input, where that is one folder; otherwise as it was given
+    name: str  # relative to the input if that is one folder; otherwise as it was given
     location: str  # absolute
 
 
 class Inputs:
-    """What was given, fixed to absolute locations when this is made.
+    """The given inputs, resolved to absolute locations on construction.
 
-    `tally` counts what the last listing left out.
+    `tally` counts the files that the last listing left out.
     """
 
     def __init__(self, given: Sequence[str], storage: Storage, *, output: str | None = None) -> None:
         """
         Args:
-            output: the folder that the job writes to, absolute. It is never part of the input.
+            given: the inputs as the user wrote them.
+            storage: opens and lists them.
+            output: the absolute folder that the job writes to. It is never part of the input.
 
         Raises:
-            InputError: nothing is given, or the output is a folder of the input itself.
+            InputError: no input is given, or the output is a folder of the input itself.
         """
         if not given:
             raise InputError("no input is given")
@@ -57,12 +59,12 @@ class Inputs:
 
     @property
     def single_file(self) -> bool:
-        """Whether the input is one file that was named itself."""
+        """Whether the input is a single file that was named itself."""
         return len(self.locations) == 1 and (is_url(self.locations[0]) or self.storage.is_file(self.locations[0]))
 
     @property
     def folder(self) -> str | None:
-        """The folder, if the input is one."""
+        """The folder, if the input is one folder."""
         alone = len(self.locations) == 1 and not is_url(self.locations[0])
         return self.locations[0] if alone and self.storage.is_folder(self.locations[0]) else None
 
@@ -70,11 +72,11 @@ class Inputs:
         """All files, in the order given and sorted within folders, as a stream.
 
         Args:
-            wanted: which files of folders and globs are meant; None takes all. Hidden ones, and what batch jobs wrote,
-                never are. Files that were named themselves always are.
+            wanted: whether a file of a folder or a glob belongs to the input; None takes all. Hidden files, and those
+                that batch jobs wrote, never do. Files that were named themselves always do.
 
         Raises:
-            InputError: an input is not there, or cannot be listed.
+            InputError: an input does not exist or cannot be listed.
         """
         self.tally = Tally()
         for given, location in zip(self._given, self.locations, strict=True):
@@ -84,7 +86,7 @@ class Inputs:
                 raise InputError(f"the input {given} cannot be listed: {error}") from error
 
     def is_output(self, folder: str) -> bool:
-        """Whether a folder is the job's output, or that of another job."""
+        """Whether a folder is this job's output, or that of another job."""
         own = self._output is not None and same_folder(self.storage, folder, self._output)
         return own or self.storage.is_file(join(folder, RUN_SETTINGS))
 
@@ -103,7 +105,7 @@ class Inputs:
         elif _MAGIC.search(_plain(location)):
             yield from self._matches(given, location, wanted)
         else:
-            raise InputError(f"the input {given} is not there")
+            raise InputError(f"the input {given} does not exist")
 
     def _matches(self, given: str, location: str, wanted: Callable[[Found], bool] | None) -> Iterator[Found]:
         folder, pattern = _split_at_magic(location)
@@ -124,8 +126,8 @@ class Inputs:
             raise InputError(f"no file matches {given}")
 
     def _below(self, folder: str, depth: int | None) -> Iterator[str]:
-        own = self.is_output(folder)  # a run's answers or tokens as the input of another
-        for name in self.storage.list(folder, depth, _Walk(self, folder, own)):
+        own = self.is_output(folder)  # a run's answers or tokens may be the input of another run
+        for name in self.storage.list(folder, depth, _InputVisitor(self, folder, own)):
             if own and name == ERRORS:
                 self.tally.add(name, "output")
             elif is_hidden(name):
@@ -138,8 +140,8 @@ class Inputs:
         return [text] if there else expand_braces(text)
 
 
-class _Walk:
-    """The way through one folder of the input."""
+class _InputVisitor:
+    """The visitor of one folder of the input."""
 
     def __init__(self, inputs: Inputs, folder: str, is_run: bool) -> None:
         self._inputs = inputs
@@ -148,7 +150,7 @@ class _Walk:
 
     def enters(self, name: str) -> bool:
         if self._is_run and name == STATE:
-            return False  # how far that run is: nothing that a user put there
+            return False  # the state of that run, which is not the user's data
         if is_hidden(name):
             self._inputs.tally.add(f"{name}/", "hidden")
         elif self._is_output(name):
@@ -161,7 +163,7 @@ class _Walk:
         try:
             return self._inputs.is_output(join(self._folder, name))
         except PermissionError:
-            return False  # the walk into the folder fails, and is counted, or fails its files
+            return False  # listing the folder will fail and be counted, or reading its files will
 
     def passed_over(self, name: str, reason: Literal["link", "folder", "special"], error: OSError | None) -> None:
         self._inputs.tally.add(name, reason)
@@ -169,7 +171,7 @@ class _Walk:
 
 @contextlib.contextmanager
 def reading(found: Found) -> Iterator[None]:
-    """What cannot be read of a file inside ends the listing with an `InputError`."""
+    """Convert an error of reading a file during the listing to an `InputError`."""
     try:
         yield
     except OSError as error:
@@ -177,13 +179,13 @@ def reading(found: Found) -> Iterator[None]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is none that people see: its name begins with a dot, or a system or Hadoop put it there."""
+    """Whether users do not normally see a file: its name begins with a dot, or a system or Hadoop created it."""
     last = name.rpartition("/")[2]
     return last.startswith(".") or last.lower() in _SYSTEM_FILES
 
 
 def same_folder(storage: Storage, one: str, other: str) -> bool:
-    """Whether both are one folder, however they are written."""
+    """Whether both locations are the same folder, even if written differently."""
     if parse(one) is not None or parse(other) is not None:
         return one.rstrip("/") == other.rstrip("/")
     here, there = Path(local_path(one)), Path(local_path(other))
@@ -191,7 +193,7 @@ def same_folder(storage: Storage, one: str, other: str) -> bool:
 
 
 def suffix(name: str) -> str:
-    """What follows the last dot, with it, in lower case; two of them where the last is that of a compression."""
+    """The suffix with its dot, in lower case; two suffixes if the last one is that of a compression."""
     stem, last = posixpath.splitext(name.lower())
     return posixpath.splitext(stem)[1] + last if last in (".gz", ".bz2", ".xz", ".zst") else last
 
@@ -202,7 +204,7 @@ def is_url(location: str) -> bool:
 
 
 def expand_braces(text: str) -> list[str]:
-    """`a{1,2}` and `a{08..11}` as shells have them: every choice, the last one fastest; zeros in front stay."""
+    """Expand `a{1,2}` and `a{08..11}` as shells do: all choices, the last one varying fastest; leading zeros stay."""
     pieces = _BRACES.split(text)  # text, the inside of braces, text, ...
     choices = [[piece] if index % 2 == 0 else _choices(piece) for index, piece in enumerate(pieces)]
     return ["".join(choice) for choice in product(*choices)]
@@ -217,7 +219,7 @@ def _choices(inside: str) -> list[str]:
 
 
 def _plain(given: str) -> str:
-    """The name for ids: of several spellings of one path the shortest, and a URI without its store's options."""
+    """The name for ids: the shortest spelling of a path, and a URI without its store's options."""
     uri = parse(given)
     if uri is not None:
         return f"{uri.scheme}://{uri.authority}{uri.path}"
@@ -225,7 +227,7 @@ def _plain(given: str) -> str:
 
 
 def _split_at_magic(location: str) -> tuple[str, str]:
-    """The folder before the first special sign, and the pattern below it."""
+    """The folder before the first wildcard, and the pattern below it."""
     uri = parse(location)
     query = "" if uri is None else uri.query
     text = location.removesuffix(query) if query else location

@@ -1,4 +1,4 @@
-"""The elements of a JSON array, however long, with each element's place in the file."""
+"""Yields the elements of a JSON array of any length, with each element's location in the file."""
 
 import io
 import re
@@ -6,27 +6,28 @@ from collections.abc import Iterator
 
 from visionsplit_batch.errors import InputError
 
-# Whole strings, and the signs that are structure outside of them. A string without an end goes to the end of the text.
+# Whole strings, and structural characters outside of strings. A string without an end extends to the end of the text.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|(?P<cut>\Z))|[\[\]{},]', re.DOTALL)
 _CHUNK_BYTES = 1 << 20
 _SPACE = b" \t\r\n"
 
 
 def array_elements(file: io.BufferedReader, location: str, longest: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of each element of the array that the file holds. What is inside an element is not checked.
+    """Offset and bytes of each element of the array in the file. The content of an element is not checked.
 
     Args:
-        file: at its beginning; UTF-8.
-        longest: bytes of an element.
+        file: positioned at its beginning; UTF-8.
+        location: the file's location, for errors.
+        longest: limit on the bytes of an element.
 
     Raises:
-        InputError: the array has no end, something follows it, or an element is longer.
+        InputError: the array has no end, is followed by other data, or has a longer element.
     """
     return _Scan(file, location, longest).elements()
 
 
 class _Scan:
-    """`buffer` begins at the offset `base` of the file, and holds the element under way from its beginning."""
+    """Scans a file. `_buffer` begins at offset `_base` of the file and with the start of the unfinished element."""
 
     def __init__(self, file: io.BufferedReader, location: str, longest: int) -> None:
         self._file = file
@@ -64,10 +65,10 @@ class _Scan:
     def _more(self, kept: bytes) -> bytes:
         if len(kept) > self._longest:
             raise InputError(f"{self._location}: the element at byte {self._base} has more than {self._longest} bytes")
-        # As much again, so that a long element is not scanned too often.
+        # The buffer doubles, so that a long element is not scanned too often.
         more = self._file.read(max(_CHUNK_BYTES, len(kept)))
         if not more:
-            raise InputError(f"{self._location}: the array has no end; what begins at byte {self._base} is cut off")
+            raise InputError(f"{self._location}: the array has no end; the element at byte {self._base} is cut off")
         return kept + more
 
     def _check_end(self, position: int) -> None:
@@ -77,7 +78,7 @@ class _Scan:
             rest = self._file.read(_CHUNK_BYTES)
             if not rest:
                 return
-        raise InputError(f"{self._location}: something follows the end of the array at byte {self._base + position}")
+        raise InputError(f"{self._location}: other data follows the array at byte {self._base + position}")
 
 
 def _blanks(element: bytes) -> int:

@@ -1,4 +1,4 @@
-"""The rows of a file of JSON: an object a line, or an array of objects."""
+"""Yields the rows of a JSON file: one object per line, or an array of objects."""
 
 import io
 import json
@@ -18,13 +18,13 @@ def json_rows(storage: Storage, location: str, longest: int) -> Iterator[tuple[P
     """Each row's place, bytes and encoding. Lines are numbered from 1, elements of an array from 0.
 
     Raises:
-        InputError: an array that is broken, or not UTF-8.
+        InputError: an array is malformed, or not UTF-8.
         OSError: the file cannot be read.
     """
     if not is_array(storage, location):
         yield from read_lines(storage, location, longest)
         return
-    opened: Any = storage.open(location)  # io.RawIOBase in all but name
+    opened: Any = storage.open(location)  # has the interface of io.RawIOBase without inheriting from it
     with io.BufferedReader(opened) as file:
         for number, (offset, element) in enumerate(array_elements(file, location, longest)):
             yield (offset, len(element), number), element, "utf-8"
@@ -34,7 +34,7 @@ def is_array(storage: Storage, location: str) -> bool:
     """Whether the file holds an array of objects, whatever its name.
 
     Raises:
-        InputError: it does, but not in UTF-8.
+        InputError: the file is an array, but not in UTF-8.
         OSError: the file cannot be read.
     """
     head = storage.read(location, HEAD_BYTES - 1)
@@ -46,10 +46,10 @@ def is_array(storage: Storage, location: str) -> bool:
 
 
 def parse_row(row: bytes | str, encoding: str = "utf-8") -> Mapping[str, Any]:
-    """The object that a row holds.
+    """Parse the object of a row.
 
     Raises:
-        ValueError: it is none, or has a key twice, so that only one of the values could be kept.
+        ValueError: the row is not an object, or has a key twice, so that one of the values would be lost.
     """
     try:
         text = decoded(row, encoding) if isinstance(row, bytes) else row

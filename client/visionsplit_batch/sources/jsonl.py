@@ -1,4 +1,4 @@
-"""JSON objects, one a line, or those of an array."""
+"""JSON objects, one per line, or in an array."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing
@@ -9,35 +9,35 @@ from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Found, Inputs, reading
 from visionsplit_batch.sources.json_rows import is_array, json_rows, parse_row
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, row_id
 from visionsplit_batch.sources.text import Place, TextFile, open_text
 from visionsplit_batch.storage.storage import parent
 
-_ROWS_LOOKED_AT = 100  # for the columns
-_IMAGES_IN_ROW = 8  # of the largest allowed, that a row has room for
+_ROWS_LOOKED_AT = 100  # for choosing the column of images
+_IMAGES_IN_ROW = 8  # how many images of the largest size a row has room for
 
 
 class JsonLinesSource(RowSource[TextFile]):
     """JSON lines. The place is a row's offset and length in bytes, and its number.
 
-    A file that holds an array of objects instead is read as well: what a file holds decides, not its name. The id is
-    that of the column for it, or "line 17", from 1, or in an array "row 17", from 0 (with the file's name, where the
-    input is not one file). A row whose id or JSON is broken has such an id too, and fails when it is read. Empty lines
-    are left out.
+    A file with an array of objects is read as well: the content decides, not the name. The id is the value of the id
+    column, or "line 17", counted from 1, or in an array "row 17", counted from 0 (with the file's name if the input is
+    not a single file). A row whose id or JSON is malformed also has such an id, and fails when it is read. Empty lines
+    are skipped.
     """
 
     format = "jsonl"
     suffixes = frozenset({".jsonl", ".ndjson"})
-    image_columns: ClassVar[tuple[str, ...]] = ()  # that the format has, even where the first rows do not
+    image_columns: ClassVar[tuple[str, ...]] = ()  # columns of the format, even if the first rows lack them
     id_column: str | None
 
-    def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
-        """Raises InputError if the first rows do not have the columns."""
-        super().__init__(inputs, pictures)
-        self._max_row = _IMAGES_IN_ROW * pictures.limits.max_image_bytes
+    def __init__(self, inputs: Inputs, image_reader: ImageReader, columns: Columns) -> None:
+        """Raises InputError if the first rows lack a column."""
+        super().__init__(inputs, image_reader)
+        self._max_row = _IMAGES_IN_ROW * image_reader.limits.max_image_bytes
         self._one_file = inputs.single_file
         self._set_columns(columns)
 
@@ -48,7 +48,7 @@ class JsonLinesSource(RowSource[TextFile]):
                 samples.setdefault(name, []).append(value)
         where = ", ".join(self.inputs.locations)
         if not samples:
-            raise InputError(f"{where} holds neither a JSON object a line nor an array of objects")
+            raise InputError(f"{where} contains neither a JSON object per line nor an array of objects")
         self._columns = columns.found_in({name: [] for name in self.image_columns} | samples, where)
         self.known_columns = self._columns.others(samples)
         self.id_column = columns.id
@@ -77,7 +77,7 @@ class JsonLinesSource(RowSource[TextFile]):
         return self.content(parse_row(file.text(offset, length)), parent(entry.path))
 
     def content(self, row: Mapping[str, Any], folder: str) -> Content:
-        return self._columns.content(row, self.pictures, folder)
+        return self._columns.content(row, self.image_reader, folder)
 
     def _id(self, row: bytes, encoding: str) -> str | None:
         if self.id_column is None:
@@ -85,7 +85,7 @@ class JsonLinesSource(RowSource[TextFile]):
         try:
             return row_id(parse_row(row, encoding).get(self.id_column), self.id_column)
         except ValueError:
-            return None  # the row fails with it when it is read
+            return None  # the row fails with this error when it is read
 
     def _first_rows(self) -> Iterator[Mapping[str, Any]]:
         for found in self.files():
@@ -93,7 +93,7 @@ class JsonLinesSource(RowSource[TextFile]):
                 try:
                     parsed = parse_row(row, encoding)
                 except ValueError:
-                    continue  # this is only a look at the first sound rows
+                    continue  # only the first valid rows matter here
                 yield parsed
 
     def _is_array(self, found: Found) -> bool:
@@ -106,7 +106,7 @@ class JsonLinesSource(RowSource[TextFile]):
 
 
 class JsonSource(JsonLinesSource):
-    """Files named .json, which hold an array or, as some programs write them, lines."""
+    """Files named .json, which contain an array or, from some programs, lines."""
 
     format = "json"
     suffixes = frozenset({".json"})

@@ -13,14 +13,14 @@ from visionsplit_batch.sources.table import Columns, row_id
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _CONVERSATIONS = "conversations"
-_MARKER = re.compile(r"\n?<image>\n?")  # with the line's end that the format puts beside it
+_MARKER = re.compile(r"\n?<image>\n?")  # with the line end that the format puts next to it
 
 
 class LlavaSource(JsonLinesSource):
-    """Each human turn of a row's conversation is a question, asked behind the turns before it as the file has them.
+    """Each human turn of a row's conversation is a question, asked after the preceding turns of the file.
 
-    `<image>` in a human turn stands for the row's next image. Where no turn has it, the images come first. The column
-    of conversations is carried along, so that the given answers lie beside the new ones.
+    `<image>` in a human turn stands for the row's next image. If no turn contains it, the images come first. The column
+    of conversations is copied to the output, so that the given answers are next to the new ones.
     """
 
     format = "llava"
@@ -33,11 +33,11 @@ class LlavaSource(JsonLinesSource):
         super()._set_columns(columns)
 
     def content(self, row: Mapping[str, Any], folder: str) -> Content:
-        """Raises ValueError for a conversation of another form."""
+        """Raises ValueError if the conversation has another form."""
         if self.id_column is not None:
             row_id(row.get(self.id_column), self.id_column)
         turns = _turns(row.get(_CONVERSATIONS))
-        content = self._columns.content(row, self.pictures, folder)
+        content = self._columns.content(row, self.image_reader, folder)
         questions = tuple(_questions(turns, len(content.images)))
         return Content(images=content.images, questions=questions, fields=content.fields)
 
@@ -51,9 +51,9 @@ def is_llava(row: Mapping[str, Any]) -> bool:
 
 
 def _turns(conversations: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - checked here
-    """Role and text of each turn."""
+    """The role and text of each turn."""
     if not isinstance(conversations, list) or not conversations:
-        raise ValueError(f"{_CONVERSATIONS!r} is not a list with something in it")
+        raise ValueError(f"{_CONVERSATIONS!r} is not a non-empty list")
     turns = []
     for turn in conversations:
         role, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
@@ -64,10 +64,10 @@ def _turns(conversations: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - check
 
 
 def _questions(turns: Sequence[tuple[str, str]], images: int) -> Iterator[Question]:
-    """One for each human turn.
+    """One question per human turn.
 
     Raises:
-        ValueError: there is none, or its first one does not show all images: each question is asked about all of them.
+        ValueError: there is no human turn, or the first one does not show all images, which each question is about.
     """
     messages: list[Message] = []
     first = True

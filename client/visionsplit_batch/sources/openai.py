@@ -1,4 +1,4 @@
-"""Batch files as OpenAI's interface takes them: one chat completion a line."""
+"""Batch files in OpenAI's format: one chat completion per line."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,11 +12,11 @@ from visionsplit_batch.sources.jsonl import JsonLinesSource
 from visionsplit_batch.sources.table import Columns, row_id
 
 _URL = "/v1/chat/completions"
-_FIELDS = ("model", "metadata")  # of the body, that are carried along
+_FIELDS = ("model", "metadata")  # of the body, copied to the output
 _ROW_KEYS = frozenset({"custom_id", "method", "url", "body"})
-# What says nothing about the answer here.
+# Fields that do not affect the answer here.
 _IGNORED = frozenset({"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
-# Fields of which only the value that changes nothing is taken.
+# Fields that are accepted only with the value that has no effect.
 _NEUTRAL: Mapping[str, Any] = {
     "n": 1,
     "stream": False,
@@ -33,22 +33,22 @@ _SAMPLING = {
     "max_completion_tokens": "max_new_tokens",
     **{field.name: field.name for field in fields(Sampling) if field.name != "max_new_tokens"},
 }
-_OFF = frozenset({"top_k", "seed"})  # of these, other servers take -1 for "not set"
+_OFF = frozenset({"top_k", "seed"})  # for these, other servers accept -1 as "not set"
 _WHOLE = frozenset({"max_tokens", "max_completion_tokens", "top_k", "seed"})
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 class OpenAiSource(JsonLinesSource):
-    """Each line's conversation is its question, its images in their order; `custom_id` is the id.
+    """Each line's conversation is its question, with its images in order; `custom_id` is the id.
 
-    What this cannot do as asked (tools, several choices, sound) fails the row rather than being left out.
+    A row with a request that is not supported (tools, several choices, sound) fails instead of being answered partly.
     """
 
     format = "openai"
     known_columns = frozenset(_FIELDS)
 
     def _set_columns(self, columns: Columns) -> None:
-        """Raises InputError: the format has its own columns."""
+        """Raises InputError if columns are named, since the format defines them."""
         if columns != Columns():
             raise InputError("the columns of an OpenAI batch file are fixed; name none")
         self.id_column = "custom_id"
@@ -57,12 +57,12 @@ class OpenAiSource(JsonLinesSource):
         return {}
 
     def content(self, row: Mapping[str, Any], folder: str) -> Content:
-        """Raises ValueError for what is not supported, with its name."""
+        """Raises ValueError for a field that is not supported, with its name."""
         body = _checked_body(row)
         locations: list[str] = []
         messages = tuple(_message(message, locations) for message in _list(body, "messages"))
         question = Question(messages=messages, sampling=_sampling(body))
-        images = tuple(self.pictures.from_text(location, folder) for location in locations)
+        images = tuple(self.image_reader.from_text(location, folder) for location in locations)
         fields = {name: body[name] for name in _FIELDS if body.get(name) is not None}
         return Content(images=images, questions=(question,), fields=fields)
 
@@ -70,12 +70,12 @@ class OpenAiSource(JsonLinesSource):
 def _checked_body(row: Mapping[str, Any]) -> Mapping[str, Any]:
     row_id(row.get("custom_id"), "custom_id")
     if unknown := row.keys() - _ROW_KEYS:
-        raise ValueError(f"the line's fields {', '.join(sorted(unknown))} are not known")
+        raise ValueError(f"the line has unknown fields: {', '.join(sorted(unknown))}")
     if row.get("url") != _URL or row.get("method", "POST") != "POST":
         raise ValueError(f"the line asks for {row.get('method')} {row.get('url')}; only POST {_URL} is supported")
     body = row.get("body")
     if not isinstance(body, dict):
-        raise ValueError("the line's body is no JSON object")
+        raise ValueError("the line's body is not a JSON object")
     for name, value in body.items():
         known = name == "messages" or name in _IGNORED or name in _SAMPLING or value is None
         if not known and (name not in _NEUTRAL or value != _NEUTRAL[name]):
@@ -84,7 +84,7 @@ def _checked_body(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _sampling(body: Mapping[str, Any]) -> Sampling | None:
-    """None, where the line leaves it to the job."""
+    """The line's sampling options; None if it has none."""
     given = {name: body[name] for name in _SAMPLING if body.get(name) is not None}
     given = {name: value for name, value in given.items() if not (name in _OFF and value == -1)}
     options: dict[str, Any] = {}
@@ -101,7 +101,7 @@ def _sampling(body: Mapping[str, Any]) -> Sampling | None:
 
 
 def _message(message: Any, locations: list[str]) -> Message:  # noqa: ANN401 - checked here
-    """The message; its images' locations are added to `locations`."""
+    """Convert a message; the locations of its images are appended to `locations`."""
     if not isinstance(message, dict) or message.keys() != {"role", "content"}:
         raise ValueError("a message has fields other than 'role' and 'content', or lacks one")
     role = message["role"]
@@ -127,5 +127,5 @@ def _piece(part: Any, locations: list[str]) -> str | ImagePart:  # noqa: ANN401
 def _list(owner: Mapping[str, Any], name: str) -> list[Any]:
     value = owner.get(name)
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{name!r} is not a list with something in it")
+        raise ValueError(f"{name!r} is not a non-empty list")
     return value

@@ -1,4 +1,4 @@
-"""Parquet files with a column of images: paths, URLs, bytes, or {"bytes", "path"} as the datasets library has them."""
+"""Parquet files with a column of images: paths, URLs, bytes, or {"bytes", "path"} as in the datasets library."""
 
 import contextlib
 import threading
@@ -17,18 +17,18 @@ from visionsplit_batch.sources.arrow_cells import column_cells, row_values
 from visionsplit_batch.sources.arrow_samples import FILES_LOOKED_AT, ROWS_LOOKED_AT, ArrowSamples
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Found, Inputs
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns, distinct, id_or
 from visionsplit_batch.storage.storage import Storage, parent
 
-_ROWS_AT_ONCE = 32  # with their images, in memory
+_ROWS_AT_ONCE = 32  # rows in memory, with their images
 _IDS_AT_ONCE = 8192
-_BUFFER_BYTES = 1 << 20  # of each column, so that a large row group is not read as a whole
+_BUFFER_BYTES = 1 << 20  # per column, so that a large row group is not read as a whole
 
 
 class Reader:
-    """One file, read forwards. To go back means to begin its row group again: rows have no addresses in this format."""
+    """Reads one file forwards. Going back restarts its row group, since rows have no addresses in this format."""
 
     def __init__(self, storage: Storage, path: str, columns: list[str] | None) -> None:
         self.path = path
@@ -43,25 +43,25 @@ class Reader:
         groups = (metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
         self._starts = list(accumulate(groups, initial=0))
         self._group = -1
-        self._start = 0  # of the rows in `_batch`
+        self._start = 0  # number of the first row in `_batch`
         self._batch: pa.RecordBatch | None = None
         self._batches: Iterator[pa.RecordBatch] = iter(())
 
     def row(self, number: int) -> Mapping[str, Any]:
-        """The row of this number in the file, from 0.
+        """Read the row with this number in the file, counted from 0.
 
         Raises:
             ValueError: the file has fewer rows.
         """
         if number >= self._starts[-1]:
-            raise ValueError(f"row {number} is not there; the file has {self._starts[-1]} rows")
+            raise ValueError(f"row {number} does not exist; the file has {self._starts[-1]} rows")
         group = bisect_right(self._starts, number) - 1
         if group != self._group or self._batch is None or number < self._start:
             self._group, self._start, self._batch = group, self._starts[group], None
             self._batches = self._file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=self._columns)
         while self._batch is None or number >= self._start + self._batch.num_rows:
             self._start += 0 if self._batch is None else self._batch.num_rows
-            self._batch = None  # before the next is read: two of them may be large
+            self._batch = None  # released before the next is read, since each may be large
             self._batch = next(self._batches)
         return row_values(self._batch, number - self._start)
 
@@ -69,18 +69,21 @@ class Reader:
         self._opened.close()
 
 
-class Shelf:
-    """Keeps the last reader for the next slice, which often goes on where that stopped. It is empty when unpickled."""
+class ReaderCache:
+    """Keeps the last reader for the next slice, which often continues where the previous one ended.
+
+    A reader cannot be pickled, so the cache is empty in a process that receives it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._reader: Reader | None = None
 
-    def __reduce__(self) -> tuple[type["Shelf"], tuple[()]]:
-        return Shelf, ()
+    def __reduce__(self) -> tuple[type["ReaderCache"], tuple[()]]:
+        return ReaderCache, ()
 
     def take(self, path: str) -> Reader | None:
-        """The reader, for the caller alone, if it is this file's."""
+        """Remove and return the reader, if it is for this file. The caller then owns it."""
         with self._lock:
             if self._reader is None or self._reader.path != path:
                 return None
@@ -95,19 +98,19 @@ class Shelf:
 
 
 class ParquetSource(RowSource[Reader]):
-    """Parquet files. The place is the row's number in its file, from 0.
+    """Parquet files. The place is the row's number in its file, counted from 0.
 
-    The id is that of the column for it, or "row 17" (with the file's name, where the input is not one file).
+    The id is the value of the id column, or "row 17" (with the file's name if the input is not a single file).
     """
 
     format = "parquet"
     suffixes = frozenset({".parquet", ".pq"})
 
-    def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
-        """Raises InputError if the first files do not have the columns."""
-        super().__init__(inputs, pictures)
+    def __init__(self, inputs: Inputs, image_reader: ImageReader, columns: Columns) -> None:
+        """Raises InputError if the first files lack a column."""
+        super().__init__(inputs, image_reader)
         self._one_file = inputs.single_file
-        self._shelf = Shelf()
+        self._readers = ReaderCache()
         samples = ArrowSamples(wanted=columns.image is None)
         first: Found | None = None
         for found in islice(self.files(), FILES_LOOKED_AT):
@@ -136,16 +139,16 @@ class ParquetSource(RowSource[Reader]):
 
     @contextlib.contextmanager
     def open_file(self, path: str) -> Iterator[Reader]:
-        reader = self._shelf.take(path) or Reader(self.inputs.storage, path, self._columns.names)
+        reader = self._readers.take(path) or Reader(self.inputs.storage, path, self._columns.names)
         try:
             yield reader
         except BaseException:
             reader.close()
             raise
-        self._shelf.put(reader)
+        self._readers.put(reader)
 
     def read_row(self, file: Reader, entry: Entry) -> Content:
-        return self._columns.content(file.row(entry.place[0]), self.pictures, parent(entry.path))
+        return self._columns.content(file.row(entry.place[0]), self.image_reader, parent(entry.path))
 
     def _ids(self, file: pq.ParquetFile, found: Found) -> Iterator[str]:
         before = "row" if self._one_file else f"{readable(found.name)} row"
@@ -154,7 +157,7 @@ class ParquetSource(RowSource[Reader]):
             yield from (f"{before} {row}" for row in range(file.metadata.num_rows))
             return
         if not file.metadata.num_rows:
-            return  # a program that wrote no row may not have known the columns
+            return  # a program that wrote no rows may not have known the columns
         if column not in file.schema_arrow.names:
             raise InputError(f"{found.location} has no column {column!r}")
         row = 0
@@ -173,9 +176,9 @@ class ParquetSource(RowSource[Reader]):
 
 
 def _first_values(file: pq.ParquetFile, name: str) -> list[Any]:
-    """The first values of a column; none of one that cannot be read."""
+    """The first values of a column; empty if the column cannot be read."""
     try:
         batch = next(file.iter_batches(ROWS_LOOKED_AT, columns=[name]), None)
-    except (OSError, pa.ArrowException):  # the rows fail with it when they are read
+    except (OSError, pa.ArrowException):  # the rows fail with this error when they are read
         return []
     return [] if batch is None else list(column_cells(batch.column(0)))

@@ -1,4 +1,4 @@
-"""Rows with columns: which of them holds the image, the id and the prompt, and what a row gives."""
+"""Rows with columns: selects the columns of the image, the id and the prompt, and reads a row's content from them."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -8,21 +8,21 @@ from typing import Any
 from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows.rows import Content, Question
 from visionsplit_batch.sources.guess import image_column
-from visionsplit_batch.sources.pictures import Pictures
+from visionsplit_batch.sources.image_reader import ImageReader
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns. None: the image's is found by its name; the id is the row's place; the job has the prompt."""
+    """Names of columns. None means: find the images' by its name, use the row's place as id, use the job's prompt."""
 
     id: str | None = None
     image: str | None = None
     prompt: str | None = None
-    fields: tuple[str, ...] | None = None  # of the other columns; None takes all of them
+    fields: tuple[str, ...] | None = None  # the other columns to take; None takes all of them
 
     @property
     def names(self) -> list[str] | None:
-        """All columns to read, once the image's is found; None means whatever there is."""
+        """All columns to read, once the image's is known; None means all that exist."""
         if self.fields is None:
             return None
         return list(dict.fromkeys(name for name in (self.id, self.image, self.prompt, *self.fields) if name))
@@ -30,14 +30,15 @@ class Columns:
     def found_in(
         self, samples: Mapping[str, Sequence[Any]], where: str, *, bytes_columns: Collection[str] = ()
     ) -> "Columns":
-        """These with the image's column, as the input has it.
+        """Complete these names with the image's column of the input.
 
         Args:
-            samples: the first values of each column by its name; none are needed where the image's column is named.
-            bytes_columns: columns that hold bytes by their type.
+            samples: the first values of each column by its name; not needed if the image's column is named.
+            where: the input's name, for errors.
+            bytes_columns: columns whose type holds bytes.
 
         Raises:
-            InputError: a named column is not there, or none looks like an image's.
+            InputError: a named column does not exist, or no column seems to hold images.
         """
         for name in (self.id, self.image, self.prompt, *(self.fields or ())):
             if name is not None and name not in samples:
@@ -48,7 +49,7 @@ class Columns:
         return replace(self, image=image_column(others, where, bytes_columns=bytes_columns, id_column=self.id))
 
     def others(self, names: Iterable[str]) -> frozenset[str]:
-        """The columns that become a row's fields, of those that the input has."""
+        """The input's columns that become a row's fields."""
         return frozenset(name for name in names if name not in (self.id, self.image, self.prompt) and self.takes(name))
 
     def settings(self) -> dict[str, Any]:
@@ -57,12 +58,12 @@ class Columns:
     def takes(self, name: str) -> bool:
         return self.fields is None or name in self.fields
 
-    def content(self, row: Mapping[str, Any], pictures: Pictures, folder: str) -> Content:
-        """What a row gives: the columns that are neither id, image nor prompt become its fields.
+    def content(self, row: Mapping[str, Any], image_reader: ImageReader, folder: str) -> Content:
+        """Read a row: the columns that are neither id, image nor prompt become its fields.
 
         Raises:
-            ValueError: the row lacks a column, or it has no usable value there.
-            And what reading the picture raises.
+            ValueError: the row lacks a column, or has no usable value in it.
+            Exception: raised by reading the image.
         """
         if self.id is not None:
             row_id(row.get(self.id), self.id)
@@ -71,10 +72,10 @@ class Columns:
         questions = self.questions(row)
         taken = (self.id, self.image, self.prompt)
         fields = {name: value for name, value in row.items() if name not in taken and self.takes(name)}
-        return Content(images=pictures.of_cell(row[self.image], folder), questions=questions, fields=fields)
+        return Content(images=image_reader.of_cell(row[self.image], folder), questions=questions, fields=fields)
 
     def questions(self, row: Mapping[str, Any]) -> tuple[Question, ...]:
-        """One for each prompt of the row; none, if the prompts are the job's.
+        """One question for each prompt of the row; empty if the job's prompts apply.
 
         Raises:
             ValueError: the row has no usable prompt.
@@ -85,10 +86,10 @@ class Columns:
 
 
 def distinct(names: Sequence[str], where: str) -> Sequence[str]:
-    """The names of a table's columns.
+    """Check the names of a table's columns.
 
     Raises:
-        InputError: a name comes twice, so that only one of the columns could be kept.
+        InputError: a name appears twice, so that one of the columns would be lost.
     """
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
@@ -96,11 +97,11 @@ def distinct(names: Sequence[str], where: str) -> Sequence[str]:
     return names
 
 
-def row_id(value: Any, column: str) -> str:  # noqa: ANN401 - whatever the input holds
+def row_id(value: Any, column: str) -> str:  # noqa: ANN401 - the input may hold any type
     """The id as text.
 
     Raises:
-        ValueError: it is neither text nor a whole number.
+        ValueError: the id is neither text nor a whole number.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -113,8 +114,8 @@ def row_id(value: Any, column: str) -> str:  # noqa: ANN401 - whatever the input
     return value
 
 
-def id_or(value: Any, column: str, otherwise: str) -> str:  # noqa: ANN401 - whatever the column holds
-    """The id, or another one for a row whose own is none; that row fails when it is read."""
+def id_or(value: Any, column: str, otherwise: str) -> str:  # noqa: ANN401 - the column may hold any type
+    """The id, or a substitute for a row whose id is invalid and which fails when it is read."""
     try:
         return row_id(value, column)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Files of text, line by line, with each line's place in bytes, so that it can be read again by itself."""
+"""Reads text files line by line, with each line's location in bytes, so that it can be read again by itself."""
 
 import codecs
 import io
@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from visionsplit_batch.storage.storage import Storage
 
-HEAD_BYTES = 1 << 16  # of a file, by which its encoding and its form are known
+HEAD_BYTES = 1 << 16  # of a file, enough to recognise its encoding and its form
 Place = tuple[int, int, int]  # offset and length in bytes, and the number
 
-# The longer ones first: UTF-32's mark begins with that of UTF-16.
+# The longer ones come first: UTF-32's mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -26,16 +26,16 @@ _BYTE_ORDER_MARK = "\ufeff"
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file of text that is open for reading."""
+    """A text file that is open for reading."""
 
     file: pa.NativeFile
     encoding: str
 
     def text(self, offset: int, length: int) -> str:
-        """What lies there.
+        """Read the text at an offset.
 
         Raises:
-            ValueError: it is not text of the file's encoding.
+            ValueError: the bytes are not text in the file's encoding.
         """
         self.file.seek(offset)
         return decoded(self.file.read(length), self.encoding)
@@ -45,7 +45,7 @@ class TextFile:
 
 
 def open_text(storage: Storage, location: str) -> TextFile:
-    """Open a file, and find its encoding."""
+    """Open a file and detect its encoding."""
     file = storage.open(location)
     try:
         return TextFile(file, encoding_of(file.read(HEAD_BYTES)))
@@ -55,9 +55,9 @@ def open_text(storage: Storage, location: str) -> TextFile:
 
 
 def encoding_of(head: bytes) -> str:
-    """The encoding of a text that begins so: by its mark, or by the zeros beside the first letter; otherwise UTF-8.
+    """The encoding of a text with this beginning: from its mark, or from zeros beside the first letter; else UTF-8.
 
-    All formats that are read here begin with a sign of ASCII, or with the mark.
+    All formats that are read here begin with an ASCII character, or with the mark.
     """
     for mark, encoding in _MARKS:
         if head.startswith(mark):
@@ -73,10 +73,10 @@ def encoding_of(head: bytes) -> str:
 
 
 def decoded(data: bytes, encoding: str, errors: str = "strict") -> str:
-    """The text without a mark at its beginning.
+    """Decode text, without a byte order mark at its beginning.
 
     Raises:
-        ValueError: the bytes are not text of this encoding.
+        ValueError: the bytes are not text in this encoding.
     """
     return data.decode(encoding, errors).removeprefix(_BYTE_ORDER_MARK)
 
@@ -84,14 +84,16 @@ def decoded(data: bytes, encoding: str, errors: str = "strict") -> str:
 def read_lines(
     storage: Storage, location: str, longest: int, *, blank: bool = False
 ) -> Iterator[tuple[Place, bytes, str]]:
-    """Each line that is not blank: its place, with its number from 1, its bytes, and the file's encoding.
+    """Each line that is not blank: its place, with its number counted from 1, its bytes, and the file's encoding.
 
     Args:
-        blank: also those that are.
-        longest: of a longer line only this many bytes are given; its place has its whole length.
+        storage: opens the file.
+        location: the file's location.
+        longest: of a longer line only this many bytes are returned; its place has its whole length.
+        blank: whether to return blank lines too.
     """
     offset = number = 0
-    opened: Any = storage.open(location)  # io.RawIOBase in all but name
+    opened: Any = storage.open(location)  # has the interface of io.RawIOBase without inheriting from it
     with io.BufferedReader(opened, 1 << 18) as file:
         encoding = encoding_of(file.peek(4))
         newline = "\n".encode(encoding)
@@ -106,19 +108,19 @@ def read_lines(
 
 
 def is_blank(line: bytes, encoding: str) -> bool:
-    """Whether a line has nothing but blanks and its end."""
+    """Whether a line contains only white space."""
     if encoding == "utf-8":
         return not line.removeprefix(codecs.BOM_UTF8).strip()
     return not decoded(line, encoding, "replace").strip(" \t\r\n\v\f")
 
 
 def _line(file: io.BufferedReader, newline: bytes, longest: int) -> tuple[bytes, int]:
-    """The bytes of the next line, and how many it really has."""
+    """The bytes of the next line, truncated to `longest`, and its real length."""
     width = len(newline)
     kept = bytearray()
     length, end = 0, b""
     while piece := file.readline(longest):
-        if piece.endswith(b"\n"):  # perhaps only the first byte of the sign, or a byte of another one
+        if piece.endswith(b"\n"):  # possibly only the first byte of the newline, or a byte of another character
             piece += file.read(-(length + len(piece)) % width)
         kept += piece[: longest - len(kept)]
         length += len(piece)

@@ -1,4 +1,4 @@
-"""Vision tokens that an earlier job stored, as an input."""
+"""Reads vision tokens that an earlier job stored."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,18 +13,18 @@ from visionsplit_batch.rows.rows import Content, Entry
 from visionsplit_batch.sinks.tokens import SHARD_FORMAT, TENSORS, tensor_name
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Inputs
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.storage.storage import Storage
 
-# What reading JSON of another form, or a wrong file, raises on the way.
+# The exceptions that JSON of another form, or a wrong file, causes during reading.
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
 
 
 class TokenShards(RowSource[BinaryIO]):
-    """The rows of shards as `TokensSink` writes them. An entry's place is its row's number in the shard.
+    """The rows of shards written by `TokensSink`. An entry's place is its row's number in the shard.
 
-    Whether all tokens are of one vision tower, the LLM service checks when it is asked about them.
+    The LLM service checks whether all tokens come from its vision tower.
     """
 
     format = "tokens"
@@ -33,10 +33,11 @@ class TokenShards(RowSource[BinaryIO]):
     def __init__(self, location: str, storage: Storage) -> None:
         """
         Args:
-            location: a shard, or a folder or pattern of some.
+            location: a shard, or a folder or pattern of shards.
+            storage: opens the shards.
         """
-        super().__init__(Inputs([location], storage), Pictures(storage=storage))
-        self._last: tuple[str, Header] | None = None  # neighbouring rows come from one shard, whose header is large
+        super().__init__(Inputs([location], storage), ImageReader(storage=storage))
+        self._last: tuple[str, Header] | None = None  # cached, since consecutive rows share a shard's large header
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}
@@ -80,7 +81,7 @@ class TokenShards(RowSource[BinaryIO]):
         return Content(tokens=tuple(images), fields=row["fields"])
 
     def _header(self, file: BinaryIO, shard: str) -> Header:
-        last = self._last  # threads may read at the same time
+        last = self._last  # read once, since several threads may read and replace it
         if last is None or last[0] != shard:
             last = (shard, _read_header(file))
             self._last = last

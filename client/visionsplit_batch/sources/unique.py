@@ -1,4 +1,4 @@
-"""Ids that come only once, checked as they pass by, whatever their number."""
+"""Checks that ids are unique while entries are listed, for any number of entries."""
 
 import contextlib
 import hashlib
@@ -10,21 +10,21 @@ from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows.rows import Entry
 
 _ENTRIES_AT_ONCE = 1024
-_CACHE_KIB = 16_384  # of the index in memory; the rest is in a temporary file, some 40 bytes for an entry
+_CACHE_KIB = 16_384  # of the index in memory; the rest is in a temporary file, about 40 bytes per entry
 
 
 def unique(entries: Callable[[], Iterable[Entry]], describe: Callable[[Entry], str]) -> Iterator[Entry]:
-    """The entries as they come, a block of them at a time.
+    """Yield the entries in their order, a block at a time.
 
     Args:
-        entries: makes the listing, again if need be: the first of two entries is then looked up by its number.
-        describe: where an entry lies, for people.
+        entries: creates the listing, a second time if necessary: the first of two equal ids is found by its number.
+        describe: an entry's location, in words.
 
     Raises:
-        InputError: an id comes twice. It names the id and both places.
+        InputError: an id appears twice. The error names the id and both locations.
     """
     listing = iter(entries())
-    # "" is a database of this connection alone, which moves from memory into a temporary file as it grows.
+    # "" is a temporary database of this connection, which moves from memory to a temporary file as it grows.
     with contextlib.closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as seen:
         seen.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         seen.execute("PRAGMA journal_mode = OFF")

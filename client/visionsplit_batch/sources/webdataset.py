@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files in which neighbouring members with one key are a sample."""
+"""WebDataset shards: tar files in which consecutive members with the same key form a sample."""
 
 import io
 import json
@@ -17,40 +17,40 @@ from visionsplit_batch.errors import InputError
 from visionsplit_batch.rows.rows import Content, Entry
 from visionsplit_batch.sources.base import RowSource
 from visionsplit_batch.sources.files import readable
+from visionsplit_batch.sources.image_reader import ImageReader
 from visionsplit_batch.sources.inputs import Found, Inputs
-from visionsplit_batch.sources.pictures import Pictures
 from visionsplit_batch.sources.table import Columns
 from visionsplit_batch.sources.text import decoded, encoding_of
 from visionsplit_batch.storage.storage import parse
 
 _IMAGE, _JSON, _TEXT = range(3)
 _FIELD_KINDS = {"json": _JSON, "txt": _TEXT}
-_STORE_BUFFER_BYTES = 1 << 22  # each read from a store is a request
+_STORE_BUFFER_BYTES = 1 << 22  # since each read from a store is a request
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a shard."""
+    """A file inside a shard."""
 
-    key: str  # its folder and its name up to the first dot
-    suffix: str  # what follows that dot, in lower case
-    place: tuple[int, int] = field(compare=False)  # offset of its bytes in the shard, and how many
+    key: str  # its folder, and its name up to the first dot
+    suffix: str  # the name after that dot, in lower case
+    place: tuple[int, int] = field(compare=False)  # offset and number of its bytes in the shard
 
 
 class WebDatasetSource(RowSource[pa.NativeFile]):
     """Shards. The place is a kind, an offset and a size for each member that is read: images, .json and .txt.
 
-    The id is the key; where the input is not one shard, the shard's name stands before it, since keys may begin anew
-    in each. Fields are those of the .json member, and the .txt member as "txt". Images are members such as "key.jpg";
-    in samples without one, those such as "key.left.jpg". `Columns.image` names one suffix instead, as "left.jpg".
+    The id is the key, preceded by the shard's name if the input is not a single shard, since each shard may use the
+    same keys. Fields are those of the .json member, and the .txt member as "txt". Images are members such as "key.jpg";
+    in samples without one, members such as "key.left.jpg". `Columns.image` selects one suffix instead, as "left.jpg".
     """
 
     format = "webdataset"
     suffixes = frozenset({".tar"})
 
-    def __init__(self, inputs: Inputs, pictures: Pictures, columns: Columns) -> None:
-        """Raises InputError for a column of ids: keys are the ids."""
-        super().__init__(inputs, pictures)
+    def __init__(self, inputs: Inputs, image_reader: ImageReader, columns: Columns) -> None:
+        """Raises InputError if a column of ids is named, since keys are the ids."""
+        super().__init__(inputs, image_reader)
         if columns.id is not None:
             raise InputError("the ids of a WebDataset are its keys; name no column for them")
         self._columns = columns
@@ -75,12 +75,12 @@ class WebDatasetSource(RowSource[pa.NativeFile]):
     def read_row(self, file: pa.NativeFile, entry: Entry) -> Content:
         images: list[bytes] = []
         fields: dict[str, Any] = {}
-        limit = self.pictures.limits.max_image_bytes
+        limit = self.image_reader.limits.max_image_bytes
         for kind, offset, size in zip(entry.place[::3], entry.place[1::3], entry.place[2::3], strict=True):
             file.seek(offset)
             data = file.read(min(size, limit + 1))
             if kind == _IMAGE:
-                images.append(self.pictures.checked(data))
+                images.append(self.image_reader.checked(data))
             elif len(data) > limit:
                 raise ValueError(f"a .json or .txt member has {size} bytes, more than the {limit} that are read")
             else:
@@ -97,8 +97,8 @@ class WebDatasetSource(RowSource[pa.NativeFile]):
         if wanted is not None:
             images = [member for member in sample if member.suffix == wanted.lower()]
         else:
-            pictures = [member for member in sample if posixpath.splitext(f"x.{member.suffix}")[1] in SUFFIXES]
-            images = [member for member in pictures if "." not in member.suffix] or pictures
+            candidates = [member for member in sample if posixpath.splitext(f"x.{member.suffix}")[1] in SUFFIXES]
+            images = [member for member in candidates if "." not in member.suffix] or candidates
         kinds = [(_IMAGE, member) for member in images]
         kinds += [(_FIELD_KINDS[member.suffix], member) for member in sample if member.suffix in _FIELD_KINDS]
         return tuple(number for kind, member in kinds for number in (kind, *member.place))
@@ -107,7 +107,7 @@ class WebDatasetSource(RowSource[pa.NativeFile]):
         """The shard's files in their order. Only headers are read, except from stores."""
         buffer_bytes = io.DEFAULT_BUFFER_SIZE if parse(found.location) is None else _STORE_BUFFER_BYTES
         try:
-            opened: Any = self.inputs.storage.open(found.location)  # io.RawIOBase in all but name
+            opened: Any = self.inputs.storage.open(found.location)  # has io.RawIOBase's interface without inheriting
             with io.BufferedReader(opened, buffer_bytes) as file:
                 for info in _infos(file):
                     if not (info.isreg() or info.isdir()):
@@ -116,33 +116,33 @@ class WebDatasetSource(RowSource[pa.NativeFile]):
                         yield member
         except (OSError, tarfile.TarError) as error:
             raise InputError(
-                f"{found.location} cannot be read as a tar file: {error}; compressed ones are to be unpacked first"
+                f"{found.location} cannot be read as a tar file: {error}; compressed files have to be unpacked first"
             ) from error
 
 
 def _infos(file: io.BufferedReader) -> Iterator[tarfile.TarInfo]:
-    """The members of the archive in a file, and of those behind it: `cat a.tar b.tar` makes one file of two archives.
+    """The members of the archives in a file, of which there are several in the output of `cat a.tar b.tar`.
 
     Raises:
-        tarfile.TarError: the file is not an archive, is cut off, or has something else behind one.
+        tarfile.TarError: the file is not an archive, is truncated, or has other data after one.
     """
     offset: int | None = 0
     while offset is not None:
         file.seek(offset)
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (info := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                tar.members.clear()  # type: ignore[attr-defined]  # the library would keep all of them
                 yield info
             offset = _next_archive(file, tar.offset)
 
 
 def _next_archive(file: io.BufferedReader, offset: int) -> int | None:
-    """Where the next block that is not zeros begins behind the end of an archive; None if there is none.
+    """The offset of the next block that is not zeros after the end of an archive; None if there is none.
 
-    The library takes a header that is cut off or broken for the end of the file.
+    The library takes a truncated or damaged header for the end of the file, so the end is checked here.
 
     Raises:
-        tarfile.ReadError: there is something other than the end at `offset`.
+        tarfile.ReadError: there is other data than an end at `offset`.
     """
     zeros = bytes(tarfile.BLOCKSIZE)
     file.seek(offset)
@@ -159,14 +159,14 @@ def _next_archive(file: io.BufferedReader, offset: int) -> int | None:
 def _member(info: tarfile.TarInfo) -> Member | None:
     folder, _, name = info.name.removeprefix("./").rpartition("/")
     stem, _, suffix = name.partition(".")
-    if not stem:  # a hidden file
+    if not stem:  # the name begins with a dot
         return None
     key = f"{folder}/{stem}" if folder else stem
     return Member(readable(key), suffix.lower(), (info.offset_data, info.size))
 
 
 def _text(data: bytes) -> str:
-    """Whatever its encoding is: bytes that are not UTF-8 are carried along, and only asking about them fails."""
+    """Decode text of any encoding: bytes that are not UTF-8 are kept, and only asking about them fails."""
     return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff").rstrip("\r\n")
 
 

@@ -1,4 +1,4 @@
-"""What is in a folder, in one order each time, without all of it in memory."""
+"""Lists the files of a folder in a stable order, without holding all of them in memory."""
 
 import contextlib
 import errno
@@ -13,21 +13,21 @@ from typing import Literal, Protocol
 from pyarrow import fs
 
 _FILE, _FOLDER, _SPECIAL = range(3)
-_NAMES_IN_MEMORY = 20_000  # of one folder, while they are sorted; of a larger one they are sorted on the disk
+_NAMES_IN_MEMORY = 20_000  # of one folder, for sorting; the names of larger folders are sorted on disk
 
 
 class Visitor(Protocol):
-    """Decides on the way through a folder. Names are relative to that folder."""
+    """Decides about the contents of a folder during a listing. Names are relative to that folder."""
 
     def enters(self, name: str) -> bool:
-        """Whether to look into the folder of this name."""
+        """Whether to list the folder of this name."""
 
     def passed_over(self, name: str, reason: Literal["link", "folder", "special"], error: OSError | None) -> None:
-        """This is not listed: a link that leads back, a folder that cannot be read, or something that is not a file."""
+        """Called for what is not listed: a link to a folder above it, an unreadable folder, or a special file."""
 
 
 class Strict:
-    """Enters every folder; what cannot be listed is an error."""
+    """A visitor that enters every folder and raises an error for what cannot be listed."""
 
     def enters(self, name: str) -> bool:
         return True
@@ -54,7 +54,7 @@ def list_store(store: fs.FileSystem, folder: str, max_depth: int | None, visitor
 def _list_local(
     folder: Path, prefix: str, above: tuple[tuple[int, int], ...], depth: int | None, visitor: Visitor
 ) -> Iterator[str]:
-    """`above` are the folders on the way here, by device and inode."""
+    """`above` are the folders on the path to this one, by device and inode, so that links in a circle end."""
     try:
         status = folder.stat()
         if (here := (status.st_dev, status.st_ino)) in above:
@@ -81,7 +81,7 @@ def _list_local(
 
 
 def _scan(folder: Path) -> Iterator[tuple[bytes, int]]:
-    """The name of each, and what it is. A link that leads nowhere counts as a file, for reading to fail."""
+    """The name and the kind of each entry. A dangling link counts as a file, so that reading it reports the error."""
     with os.scandir(folder) as entries:
         for entry in entries:
             yield os.fsencode(entry.name), _kind(entry)
@@ -92,7 +92,7 @@ def _kind(entry: "os.DirEntry[str]") -> int:
         if entry.is_dir():
             return _FOLDER
         return _FILE if entry.is_file() or entry.is_symlink() else _SPECIAL
-    except OSError:  # such as of a link to itself
+    except OSError:  # for example a link to itself
         return _FILE
 
 
@@ -102,7 +102,7 @@ def _sorted(names: Iterable[tuple[bytes, int]]) -> Generator[tuple[bytes, int], 
     if len(first) < _NAMES_IN_MEMORY:
         yield from sorted(first)
         return
-    # "" is a database of this connection alone, which moves from memory into a temporary file as it grows.
+    # "" is a temporary database of this connection, which moves from memory to a temporary file as it grows.
     with contextlib.closing(sqlite3.connect("", check_same_thread=False)) as database:
         database.execute("CREATE TABLE names (name BLOB, kind INTEGER)")
         database.executemany("INSERT INTO names VALUES (?, ?)", first)

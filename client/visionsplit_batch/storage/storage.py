@@ -1,7 +1,7 @@
-"""Files by location: a local path, or a URI of a store such as s3://, gs://, hdfs:// or whatever fsspec knows.
+"""Opens, lists and writes files by location: a local path, or a URI such as s3://, gs://, hdfs:// or others of fsspec.
 
-A location is text. The stores' own keys follow the authority as they are, without percent encoding; options of the
-store may follow as a query (`s3://bucket/key?endpoint_override=host:port&scheme=http`, as pyarrow.fs has them).
+A location is text. The store's key follows the authority without percent encoding; options of the store may follow as a
+query (`s3://bucket/key?endpoint_override=host:port&scheme=http`, as in pyarrow.fs).
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from visionsplit_batch.storage.listing import Strict, Visitor, list_local, list_
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*?)(\?\w+=[^/]*)?", re.DOTALL)
 _ARROW_SCHEMES = frozenset({"s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"})
-_RENAMING_SCHEMES = frozenset({"hdfs", "viewfs"})  # a file grows in sight of others there, so it is renamed at its end
+_RENAMING_SCHEMES = frozenset({"hdfs", "viewfs"})  # unfinished files are visible there, so they are renamed at the end
 _STRICT = Strict()
-_SPOOL_BYTES = 1 << 26  # of a file on its way to a store, in memory; beyond this in a temporary file
+_SPOOL_BYTES = 1 << 26  # of a file before it is sent to a store, in memory; more goes to a temporary file
 
 
 @dataclass(frozen=True)
 class Uri:
-    """A location that is no local path."""
+    """A location that is not a local path."""
 
     scheme: str
     authority: str
@@ -45,19 +45,19 @@ class Uri:
 
 
 class Storage:
-    """Opens, lists and writes files. It holds connections only, and opens them anew where it is unpickled.
+    """Opens, lists and writes files. It holds only connections, and opens them again after unpickling.
 
-    All calls raise OSError (FileNotFoundError where nothing is), and ValueError for a URI of an unknown kind.
+    All methods raise OSError (FileNotFoundError if the file does not exist), and ValueError for an unknown kind of URI.
     """
 
     def __init__(self) -> None:
-        self._stores: dict[str, tuple[fs.FileSystem, str]] = {}  # by the URI's root: the store, and where it begins
+        self._stores: dict[str, tuple[fs.FileSystem, str]] = {}  # by the URI's root: the store and its base path
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_stores": {}}
 
     def open(self, location: str) -> pa.NativeFile:
-        """The file for reading, seekable. Each call opens it anew."""
+        """Open a file for reading, seekable, separately at each call."""
         uri = parse(location)
         if uri is None:
             return pa.OSFile(os.fsencode(local_path(location)), "rb")
@@ -65,13 +65,13 @@ class Storage:
         return store.open_input_file(path)
 
     def read(self, location: str, limit: int) -> bytes:
-        """The whole file, or its first `limit` + 1 bytes if it has more, so that the caller sees that it does."""
+        """Read the whole file, or its first `limit` + 1 bytes if it has more, so that the caller sees that it does."""
         with self.open(location) as file:
             data: bytes = file.read(limit + 1)
         return data
 
     def size(self, location: str) -> int:
-        """Bytes of the file."""
+        """The size of a file in bytes."""
         with self.open(location) as file:
             size: int = file.size()
         return size
@@ -89,19 +89,20 @@ class Storage:
         return self._type(uri) is fs.FileType.Directory
 
     def exists(self, location: str) -> bool:
-        """Whether a file or folder is there. Object stores have a folder as soon as they have something in it."""
+        """Whether a file or folder exists. In object stores a folder exists if it contains something."""
         return self.is_file(location) or self.is_folder(location)
 
     def list(self, folder: str, max_depth: int | None = None, visitor: Visitor = _STRICT) -> Iterator[str]:
-        """The names of all files below a folder, relative to it and with "/" between, as a stream.
+        """The names of all files below a folder, relative to it and with "/" as separator, as a stream.
 
-        In each folder files and folders come by name, in the order of their UTF-8 bytes, and what is in a folder comes
-        at its place: the same order each time. Local folders of any size need little memory; of a store's folder the
-        names of its direct files and folders are held at once. Hidden files come too.
+        The order is stable: within each folder, files and folders are sorted by the UTF-8 bytes of their names, and a
+        folder's contents come at its position. Local folders of any size need little memory; for a folder in a store
+        the names of its direct files and folders are held at once. Hidden files are included.
 
         Args:
-            max_depth: how deep to look; 1 takes only what is in the folder itself.
-            visitor: which folders to look into, and what to do about what cannot be listed.
+            folder: the folder.
+            max_depth: how deep to list; 1 lists only the folder itself.
+            visitor: decides which folders to enter, and what to do about what cannot be listed.
         """
         uri = parse(folder)
         if uri is None:
@@ -111,7 +112,7 @@ class Storage:
             yield from list_store(store, path, max_depth, visitor)
 
     def delete(self, location: str) -> None:
-        """Delete a file. It is no error if it is not there."""
+        """Delete a file, if it exists."""
         uri = parse(location)
         if uri is None:
             Path(local_path(location)).unlink(missing_ok=True)
@@ -120,7 +121,7 @@ class Storage:
             store.delete_file(path)
 
     def make_folders(self, location: str) -> None:
-        """Make a folder and those above it. In object stores, which have none, this does nothing."""
+        """Create a folder and its parents. In object stores, which have no folders, this does nothing."""
         uri = parse(location)
         if uri is None:
             Path(local_path(location)).mkdir(parents=True, exist_ok=True)
@@ -130,10 +131,10 @@ class Storage:
 
     @contextlib.contextmanager
     def write_atomically(self, location: str) -> Iterator[IO[bytes]]:
-        """A file to write, which takes its name, in place of an older one, only when the block ends without an error.
+        """A file to write. It takes its name, replacing an older file, only when the block ends without an exception.
 
-        The file is seekable. Its folder must be there. A local file is on the disk when this returns; one for a store
-        is kept back here until it is whole, and then sent. A crash may leave a local hidden file that ends in ".part".
+        The file is seekable. Its folder must exist. A local file is on the disk when this returns; a file for a store
+        is kept locally until it is complete, and then sent. A crash may leave a hidden local file that ends in ".part".
         """
         uri = parse(location)
         if uri is None:
@@ -153,7 +154,7 @@ class Storage:
             shutil.copyfileobj(data, stream)
         if renaming:
             if store.get_file_info(path).type is fs.FileType.File:
-                store.delete_file(path)  # renaming does not replace
+                store.delete_file(path)  # since renaming does not replace a file
             store.move(target, path)
 
     def _type(self, uri: Uri) -> fs.FileType:
@@ -161,7 +162,7 @@ class Storage:
         return store.get_file_info(path or "/").type
 
     def _resolve(self, uri: Uri) -> tuple[fs.FileSystem, str]:
-        """The store, and the path as it knows it."""
+        """The store, and the path within it."""
         if uri.root not in self._stores:
             self._stores[uri.root] = _connect(uri)
         store, base = self._stores[uri.root]
@@ -192,7 +193,7 @@ def local_path(location: str) -> str:
 
 
 def absolute(location: str) -> str:
-    """The location as other processes find it too: a local path is made absolute."""
+    """The location in a form that is valid in other processes: a local path is made absolute."""
     return str(Path(local_path(location)).absolute()) if parse(location) is None else location
 
 
@@ -205,7 +206,7 @@ def join(folder: str, name: str) -> str:
 
 
 def parent(location: str) -> str:
-    """The folder that a file is in."""
+    """The folder of a file."""
     uri = parse(location)
     if uri is None:
         return str(Path(local_path(location)).parent)
@@ -219,7 +220,7 @@ def _connect(uri: Uri) -> tuple[fs.FileSystem, str]:
     try:
         known, base = url_to_fs(uri.root)
     except (ValueError, ImportError) as error:
-        raise ValueError(f"{uri.scheme}:// is no kind of store that can be opened here: {error}") from error
+        raise ValueError(f"{uri.scheme}:// is not a kind of store that can be opened here: {error}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(known)), base
 
 
@@ -237,6 +238,6 @@ def _write_local(path: Path) -> Iterator[IO[bytes]]:
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # otherwise the new name may not outlive a power cut
+        os.fsync(folder)  # otherwise a power failure may lose the new name
     finally:
         os.close(folder)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from visionsplit.serving.async_helpers import together
+from visionsplit.serving.async_helpers import gather_or_cancel
 from visionsplit_client import AsyncClient, Compression, EncodedImage, Generation, Retries, Sampling
 
 from visionsplit_cli.plan.groups import Rate
@@ -125,7 +125,7 @@ class _Meter:
                 begun += 1
                 given.append(await call())
 
-        await together(caller() for _ in range(self._in_flight))
+        await gather_or_cancel(caller() for _ in range(self._in_flight))
         seconds = time.monotonic() - started
         busy = (time.process_time() - computed) / seconds
         return Rate(len(given), seconds, self._services, self._in_flight, busy), given
@@ -137,7 +137,7 @@ class _Meter:
         """
         while True:
             started = time.monotonic()
-            await together(call() for _ in range(self._in_flight))
+            await gather_or_cancel(call() for _ in range(self._in_flight))
             if self._in_flight == self._most or 2 * (time.monotonic() - started) > self._seconds:
                 return
             self._in_flight = min(2 * self._in_flight, self._most)

@@ -154,7 +154,7 @@ def _calculated(plans: Sequence[RatioPlan], prices: Prices | None) -> str:
         )
     legend = (
         "encoders per LLM: that keep one language model busy. group: the fewest encoders + language models, each on a "
-        f"device of its own, of whose {'cost' if prices else 'time'} at most a tenth is wasted, and their images/s. "
+        f"separate device, of whose {'cost' if prices else 'time'} at most a tenth is wasted, and their images/s. "
         f"h: their hours for a million images{', and what these cost' if prices else ''}. one device: images/s where "
         "both halves take turns on one."
     )

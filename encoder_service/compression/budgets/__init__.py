@@ -1,4 +1,4 @@
-"""How many tokens each tile may keep."""
+"""Budgets: how many tokens each tile may keep."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""A fixed total for the image: a part of it for the thumbnail, the rest divided among the crops by what it shows there.
+"""A fixed total per image: a share for the thumbnail, and the rest for the crops by the thumbnail's attention to them.
 
 Source: HiRED (arXiv 2408.10945), in the form of its published code for LLaVA-NeXT.
 """
@@ -15,17 +15,19 @@ from encoder_service.compression.geometry import Geometry
 
 
 class AttentionShareBudget(Budget):
-    """The thumbnail keeps a part of the total, each crop by how many of the thumbnail's foremost cells look at it.
+    """Divides a total: a share for the thumbnail, and for each crop by how many top cells of the thumbnail cover it.
 
-    With T the retention ratio of all tokens and a = thumbnail_share: the thumbnail keeps int(T * a) tokens, at most its
-    own; of the thumbnail's P cells the int(P * (1 - a)) with the highest [CLS] attention in the first layer are marked;
-    a crop keeps what is left of T in proportion to the marked cells that look at it, truncated, at most its own tokens.
-    What a crop cannot take is lost to the others, as in the published code; the thumbnail's goes to the crops.
+    With T the retention ratio of all tokens and a = thumbnail_share: the thumbnail keeps int(T * a) tokens, at most all
+    of its tokens. Of the thumbnail's P cells the int(P * (1 - a)) with the highest [CLS] attention in the first layer
+    are marked. A crop keeps a share of the rest of T in proportion to the marked cells that cover it, truncated, at
+    most all of its tokens. What a crop cannot take is lost, as in the published code; what the thumbnail cannot take
+    goes to the crops.
 
-    Departures from that code: T counts the tokens that show image, not the padding, which the code budgets for and then
-    drops; the marked cells are counted where each crop lies, while the code cuts the raster into as many runs of equal
-    length as there are crops, which for two columns are not the crops' places; if no cell is marked, the crops share
-    alike. Not verified against the paper's text: that it counts cells where it speaks of a "visual content score".
+    Departures from that code: T counts the tokens that show image, without the padding, which the code budgets for and
+    then drops. The marked cells are counted where each crop lies, while the code cuts the raster into as many runs of
+    equal length as there are crops, which for two columns are not the crops' regions. If no cell is marked, the crops
+    share equally. Not verified against the paper's text: that it counts cells where it mentions a "visual content
+    score".
     """
 
     name = "attention_share"
@@ -48,7 +50,7 @@ class AttentionShareBudget(Budget):
 
 
 def divide(total: int, counts: list[int], weights: list[int], thumbnail_share: float) -> list[int]:
-    """How many of a total of tokens each tile keeps, thumbnail first, at most its `counts`; weights are the crops'."""
+    """The number of tokens per tile, thumbnail first, at most its `counts`; `weights` belong to the crops."""
     thumbnail = min(int(total * thumbnail_share), counts[0])
     rest = min(total - thumbnail, sum(counts[1:]))
     if not any(weights):
@@ -58,7 +60,7 @@ def divide(total: int, counts: list[int], weights: list[int], thumbnail_share: f
 
 
 def _exact_ratio(number: int, count: int) -> float:
-    """A ratio of which int(count * ratio) is the number again: the quotient's last bit may have to go up."""
+    """A ratio for which int(count * ratio) is the number: rounding may require the next larger float."""
     if count == 0:
         return 0.0
     ratio = number / count

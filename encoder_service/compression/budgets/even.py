@@ -1,4 +1,4 @@
-"""The same share of every tile, or of the image as a whole, whatever they show."""
+"""Budgets that ignore the content: the same share of every tile, or of the image as a whole."""
 
 import torch
 from visionsplit.options.parameters import Parameters
@@ -21,7 +21,7 @@ class UniformBudget(Budget):
 
 
 class PooledBudget(UniformBudget):
-    """All tiles' tokens compete for one budget, as in methods that do not know of tiles."""
+    """All tiles' tokens compete for one budget, as in methods that do not distinguish tiles."""
 
     name = "pooled"
     description = "retention_ratio of the image's tokens, wherever the selection finds them; sent when all are encoded."

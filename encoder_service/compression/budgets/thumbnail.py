@@ -1,4 +1,4 @@
-"""How many tokens each crop keeps, decided by the thumbnail. The thumbnail itself keeps the retention ratio.
+"""Budgets of the crops computed from the thumbnail. The thumbnail itself keeps the retention ratio.
 
 Source: GlobalCom2 (arXiv 2501.05179), section "retention ratio per crop" and the ablation on it, with the constants,
 the truncation and the clip (without redistribution) of the published code.
@@ -15,12 +15,12 @@ from encoder_service.compression.base import Budget
 from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
-_EPSILON = 1e-8  # of the published code; it decides between 359 and 360 tokens where the softmax saturates
+_EPSILON = 1e-8  # from the published code; it decides between 359 and 360 tokens where the softmax saturates
 _TAU = Parameter(10.0, minimum=0, maximum=math.inf, above_minimum=True)
 
 
 class _SoftmaxBudget(Budget):
-    """A softmax at temperature tau over one weight for each crop."""
+    """A softmax at temperature tau over one weight per crop."""
 
     parameters = MappingProxyType({"tau": _TAU})
     source = TowerOutput.CLS_LOGITS
@@ -35,7 +35,7 @@ class _SoftmaxBudget(Budget):
 
     @abstractmethod
     def _weights(self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float) -> torch.Tensor:
-        """What each crop weighs, [crops] float64, by the thumbnail's scores [P]."""
+        """The weight of each crop, [crops] float64, from the thumbnail's scores [P]."""
 
 
 class SoftmaxSumBudget(_SoftmaxBudget):
@@ -59,9 +59,9 @@ class SoftmaxMaxBudget(_SoftmaxBudget):
 
 
 class TopKCountBudget(_SoftmaxBudget):
-    """A softmax over how many of the thumbnail's own kept tokens lie in each crop's region.
+    """A softmax over the number of the thumbnail's own kept tokens in each crop's region.
 
-    The paper names this choice without saying how a count becomes a ratio; the count takes the sum's place.
+    The paper names this choice without saying how a count becomes a ratio; here the count replaces the sum.
     """
 
     name = "top_k_count"
@@ -75,7 +75,7 @@ class TopKCountBudget(_SoftmaxBudget):
 def softmax_ratios(weights: list[float], retention_ratio: float, tau: float) -> list[float]:
     """r_j = min(1, R * (1 + sigma_j - mean sigma)), sigma a softmax at temperature tau, in double precision.
 
-    The order of the operations is that of the published code: it decides the last bit, and truncation shows it.
+    The order of operations follows the published code: it decides the last bit, and truncation makes that visible.
     """
     highest = max(weights)
     exponentials = [math.exp((weight - highest) / tau) for weight in weights]
@@ -83,11 +83,11 @@ def softmax_ratios(weights: list[float], retention_ratio: float, tau: float) -> 
     sigmas = [exponential / total for exponential in exponentials]
     mean = _sum(sigmas) / len(sigmas)
     ratios = [retention_ratio * (1 + sigma - mean) for sigma in sigmas]
-    return [1.0 if ratio > 1 else ratio for ratio in ratios]  # not min(): it would make 1 of what is no number
+    return [1.0 if ratio > 1 else ratio for ratio in ratios]  # not min(), since min(1, nan) is 1
 
 
 def _sum(values: list[float]) -> float:
-    """Plain sum from left to right: the built-in one compensates for rounding from Python 3.12 on."""
+    """A plain sum from left to right: the built-in one compensates for rounding from Python 3.12 on."""
     total = 0.0
     for value in values:
         total += value

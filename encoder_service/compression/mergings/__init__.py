@@ -1,4 +1,4 @@
-"""What kept tokens take over from those that are dropped."""
+"""Mergings: how dropped tokens are merged into kept ones."""
 
 from collections.abc import Mapping
 

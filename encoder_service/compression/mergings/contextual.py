@@ -1,4 +1,4 @@
-"""Dropped tokens go into the contextual token whose key is most like theirs.
+"""Adds each dropped token to the contextual token with the most similar key.
 
 Source: VisionZip (arXiv 2412.04467) and its published code.
 """
@@ -16,14 +16,14 @@ from encoder_service.compression.selections.dominant_contextual import CONTEXTUA
 
 
 class ContextualMerging(Merging):
-    """Each contextual token has the mean of the dropped tokens added that are nearest to it; dominant ones stay.
+    """Adds to each contextual token the mean of the dropped tokens nearest to it; dominant tokens stay unchanged.
 
-    The contextual tokens are the last int(m * contextual_share) of a tile's m in picking order. A dropped token goes to
-    the one of highest cosine similarity by keys, mean over heads, in the layer that puts out the features. A contextual
-    token to which none goes stays as it is; where there is no contextual token, dropped ones are lost.
+    The contextual tokens are the last int(m * contextual_share) of a tile's m in picking order. A dropped token belongs
+    to the one with the highest cosine similarity of keys, mean over heads, in the layer that outputs the features. A
+    contextual token without dropped ones stays unchanged; if there is no contextual token, dropped ones are lost.
 
-    As in the published code the mean is added to the token, and not the token averaged in with the others as a reader
-    may take the word "merged" for; what the paper's text says of this was not verified. The sums are made in float32.
+    As in the published code, the mean is added to the token, and the token is not averaged with the others, as the word
+    "merged" might suggest; what the paper's text says about this was not verified. Sums are computed in float32.
     """
 
     name = "contextual"
@@ -34,7 +34,7 @@ class ContextualMerging(Merging):
     def merge(self, candidates: Candidates, picks: Picks, parameters: Parameters) -> torch.Tensor:
         features = candidates.features()  # [t, C, Dv]
         keys = candidates.output(TowerOutput.KEYS)  # [t, C, D / H]
-        # One row at a time: the sums of a row of its own size do not depend, in the last bit, on other tiles' company.
+        # One row at a time: then the last bits of a row's sums do not depend on which other tiles are in the batch.
         merged = [
             _merge_row(
                 features[row, :count].float(),
@@ -55,7 +55,7 @@ def _merge_row(features: torch.Tensor, keys: torch.Tensor, picked: torch.Tensor,
         features: of the N valid tokens, [N, Dv].
         keys: [N, D / H].
         picked: indices of the tokens to keep, [m].
-        contextual: how many of them, the last, take in dropped ones.
+        contextual: how many of them, the last, receive dropped ones.
     """
     kept = features[picked]  # [m, Dv]
     if not contextual or len(picked) == len(features):

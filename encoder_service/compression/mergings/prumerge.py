@@ -1,4 +1,4 @@
-"""Kept tokens take in their nearest neighbours, and one token stands for all that are dropped.
+"""Kept tokens absorb their nearest neighbours, and one extra token represents all dropped ones.
 
 Source: PruMerge (arXiv 2403.15388) and its published code.
 """
@@ -15,16 +15,16 @@ _NEIGHBOURS = 32
 
 
 class PruMergeMerging(Merging):
-    """Each kept token becomes x + sum of a_m * x_m over its 32 nearest; one more is sum of a * x over the dropped.
+    """Each kept token becomes x + sum of a_m * x_m over its 32 nearest; one extra token is sum of a * x of the dropped.
 
-    a is the affinity of [CLS]; the weights are not normalised. Nearest are those of the highest cosine similarity of
-    the last layer's keys among all other tokens of the tile, kept and dropped ones; fewer where there are fewer.
+    a is the affinity of [CLS]; the weights are not normalised. The nearest are the tokens with the highest cosine
+    similarity of the last layer's keys, among all other tokens of the tile, kept or dropped; a small tile has fewer.
 
-    The extra token takes the place of the best dropped one, because every token must have a true place of its own on
-    the way to the language model; the published code gives it none. Departures from that code: padding is neither
-    neighbour nor dropped; a tile that keeps no token of its own gets no extra one, nor does a tile that drops none; the
-    sums are made in float32. In PruMerge+ the code's fixed form loses some of the dropped tokens from the extra one,
-    since it counts a token that is both best and sample twice; here all of them are in it.
+    The extra token takes the position of the best dropped one, because every token needs a unique position on the way
+    to the language model; the published code gives it none. Departures from that code: padding is neither a neighbour
+    nor dropped; a tile that keeps no other token gets no extra one, nor does a tile that drops none; sums are computed
+    in float32. In PruMerge+ the code's fixed form omits some of the dropped tokens from the extra one, since it counts
+    a token that is both best and sample twice; here the extra one includes all of them.
     """
 
     name = "prumerge"
@@ -39,7 +39,7 @@ class PruMergeMerging(Merging):
         keys = candidates.output(TowerOutput.LAST_KEYS)  # [t, C, D]
         affinity = candidates.output(TowerOutput.CLS_AFFINITY)  # [t, C]
         extras = candidates.extras if picks.extras is None else picks.extras
-        # One row at a time: the sums of a row of its own size do not depend, in the last bit, on other tiles' company.
+        # One row at a time: then the last bits of a row's sums do not depend on which other tiles are in the batch.
         merged = [
             _merge_row(
                 features[row, :count].float(), keys[row, :count], affinity[row, :count], picks.order[row, :kept], extra
@@ -59,8 +59,8 @@ def _merge_row(
         features: of the N valid tokens, [N, Dv].
         keys: [N, D].
         affinity: [N].
-        picked: indices of the tokens to keep and of those that give their place to the extra one, [m].
-        extra: how many of the picked ones do so, 0 or 1.
+        picked: indices of the tokens to keep, followed by those that the extra token replaces, [m].
+        extra: how many of the picked ones it replaces, 0 or 1.
     """
     kept = picked[: len(picked) - extra]  # [k]
     directions = functional.normalize(keys, dim=1)

@@ -1,4 +1,4 @@
-"""Which tokens are kept."""
+"""Selections: which tokens are kept."""
 
 from collections.abc import Mapping
 

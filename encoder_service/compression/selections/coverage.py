@@ -1,4 +1,4 @@
-"""Tokens that stand for as many others as possible: SCOPE (arXiv 2510.24214)."""
+"""Tokens that represent as many others as possible: SCOPE (arXiv 2510.24214)."""
 
 from types import MappingProxyType
 
@@ -26,14 +26,14 @@ class CoverageSelection(GreedySelection):
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
         units = directions(candidates.features(), padding)  # [t, C, Dv]
         weight = proportional_weights(candidates.worth, padding, parameters["worth_power"])  # [t, C]
-        # Padding is at right angles to everything: it neither gains nor gives coverage.
+        # Padding is orthogonal to everything: it neither gains nor gives coverage.
         uncovered = cosines(units).clamp_(min=0.0)  # [t, C, C]
         kind = ChangedCoverage if units.device.type == "cpu" else WholeCoverage
         return kind(uncovered, weight)
 
 
 class WholeCoverage(Progress):
-    """All pairs anew after each pick: nothing waits for the device, which must be fast."""
+    """Updates all pairs after each pick, without waiting for the device, which must be fast."""
 
     def __init__(self, uncovered: torch.Tensor, weight: torch.Tensor) -> None:
         self._uncovered = uncovered  # [t, C, C]: what each token (last) would gain if each (middle) were kept
@@ -49,9 +49,9 @@ class WholeCoverage(Progress):
 
 
 class ChangedCoverage(Progress):
-    """Only the tokens that a pick covers better, which are ever fewer: on a CPU, tens of times faster.
+    """Updates only the tokens that a pick covers better, whose number decreases: on a CPU, tens of times faster.
 
-    Which they are decides how much is computed, so another device would have to be waited for after each pick.
+    Their number decides the shape of the computation, so any other device would have to be waited for after each pick.
     """
 
     def __init__(self, uncovered: torch.Tensor, weight: torch.Tensor) -> None:

@@ -1,7 +1,7 @@
-"""Tokens that are worth much and span much: greedy inference of a determinantal point process.
+"""Tokens with high scores that span a large volume: greedy inference of a determinantal point process.
 
-The kernel is worth_i * cosine_ij * worth_j, as in CDPruner (arXiv 2506.10967), whose worth is the relevance to the
-prompt; with a worth taken from the image alone it needs no text.
+The kernel is worth_i * cosine_ij * worth_j, as in CDPruner (arXiv 2506.10967), where worth is the relevance to the
+prompt; with a worth from the image alone it needs no text.
 """
 
 from types import MappingProxyType
@@ -19,13 +19,14 @@ from encoder_service.compression.selections.similarity import (
     weights,
 )
 
-_NOTHING_LEFT = 1e-5  # of a direction's squared length, which is 1; below it is rounding
+_NOTHING_LEFT = 1e-5  # of a direction's squared length, which is 1; smaller values are rounding errors
 
 
 class DeterminantalSelection(GreedySelection):
-    """Each pick makes the determinant of the kept tokens' kernel largest (Chen et al., arXiv 1709.05135, algorithm 1).
+    """Each pick maximises the determinant of the kept tokens' kernel (Chen et al., arXiv 1709.05135, algorithm 1).
 
-    Once the kept tokens span all others, up to rounding, determinants say nothing more; the rest follow by worth.
+    Once the kept tokens span all others, up to rounding, determinants no longer distinguish the rest, which follows by
+    worth.
     """
 
     name = "determinantal"
@@ -38,7 +39,7 @@ class DeterminantalSelection(GreedySelection):
 
 
 class CentredDeterminantalSelection(DeterminantalSelection):
-    """The same with residuals of the row's mean token, and each token's distinctiveness as another factor of its worth.
+    """The same with residuals from the row's mean token, and each token's distinctiveness as another factor of worth.
 
     Cen-Prune (arXiv 2608.30263), equation 8, whose worth is CDPruner's relevance.
     """
@@ -53,17 +54,17 @@ class CentredDeterminantalSelection(DeterminantalSelection):
 
 
 class _Volume(Progress):
-    """What of each token's direction lies outside the span of the picks: an incomplete Cholesky decomposition.
+    """The part of each token's direction outside the span of the picks: an incomplete Cholesky decomposition.
 
-    Worths stay out of it, since they scale determinants alone: that of the kernel grows by (worth_i * length_i)^2,
-    length_i being what is left of token i's direction. So even tokens of very small worth are told apart by direction.
+    Worths are left out of it, since they only scale determinants: the kernel's grows by (worth_i * length_i)^2, where
+    length_i is the remaining part of token i's direction. So directions distinguish even tokens of very small worth.
     """
 
     def __init__(self, units: torch.Tensor, worth: torch.Tensor, most: int) -> None:
         tiles, cells, _ = units.shape
         self._cosines = cosines(units)  # [t, C, C]
         self._worth = worth  # [t, C], in [0, 1]
-        self._left = units.square().sum(dim=2).round()  # [t, C]: squared length; 1, not nearly, so equals stay equal
+        self._left = units.square().sum(dim=2).round()  # [t, C]: squared length; exactly 1, so that equals stay equal
         self._columns = units.new_empty(tiles, most, cells)
         self._count = 0
         self._rows = torch.arange(tiles, device=units.device)  # [t]
@@ -77,7 +78,7 @@ class _Volume(Progress):
         left = self._left[rows, picked][:, None]  # [t, 1]
         earlier = self._columns[:, : self._count]  # [t, k, C]
         parts = zip(self._cosines[rows, picked], earlier.transpose(1, 2), earlier[rows, :, picked], strict=True)
-        # Row by row, for the reason that `cosines` gives.
+        # Row by row, for the reason given in `cosines`.
         beyond = torch.stack([torch.addmv(toward, before, own, alpha=-1.0) for toward, before, own in parts])  # [t, C]
         column = torch.where(left > _NOTHING_LEFT, beyond / left.clamp(min=_NOTHING_LEFT).sqrt(), 0.0)
         self._columns[:, self._count] = column

@@ -12,17 +12,17 @@ from visionsplit.options.parameters import Parameter, Parameters
 from encoder_service.compression.base import Picks, Selection
 from encoder_service.compression.candidates import Candidates
 
-CONTEXTUAL_SHARE = Parameter(10 / 64, minimum=0, maximum=1)  # that of the paper's settings: 10 of 64, 20 of 128, ...
+CONTEXTUAL_SHARE = Parameter(10 / 64, minimum=0, maximum=1)  # as in the paper's settings: 10 of 64, 20 of 128, ...
 
 
 class DominantContextualSelection(Selection):
     """The tokens of highest worth ("dominant"), then tokens at even distances among all others ("contextual").
 
     Of a tile's budget m, c = int(m * contextual_share) are contextual: of the n tokens that are not dominant, in raster
-    order, the c first of every max(1, n // c)-th, as in the published code. The pairs that the paper gives for 64, 128
+    order, the first c of every max(1, n // c)-th, as in the published code. The pairs that the paper gives for 64, 128
     and 192 tokens (54 + 10, 108 + 20, 162 + 30) all have that share; for other budgets it gives none.
 
-    Departure: the code sends [CLS] beside the dominant tokens; here it is not sent, since it has no place in the tile.
+    Departure: the code also sends [CLS]; here it is not sent, since it has no position in the tile.
     """
 
     name = "dominant_contextual"
@@ -37,7 +37,7 @@ class DominantContextualSelection(Selection):
         ranks = torch.sort(torch.sort(worth, dim=1, descending=True, stable=True).indices, dim=1).indices  # [t, C]
         foremost = ranks < torch.tensor(dominant, device=worth.device)[:, None]  # [t, C]
         columns = torch.arange(size, device=worth.device)  # [C]
-        # The dominant by worth, then the rest in raster order; padding is last in either order.
+        # The dominant by worth, then the rest in raster order; padding comes last in both orders.
         order = torch.sort(torch.where(foremost, ranks, size + columns), dim=1).indices  # [t, C]
         picks = columns[: max(budgets)].repeat(len(budgets), 1)  # [t, m], columns of `order`
         for row, (first, number, count) in enumerate(zip(dominant, contextual, candidates.counts, strict=True)):

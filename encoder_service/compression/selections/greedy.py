@@ -1,4 +1,4 @@
-"""Greedy choice, one token of every row at a time."""
+"""Greedy selection, one token of every row at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,26 +11,26 @@ from encoder_service.compression.candidates import Candidates
 
 
 def worth_power(default: float) -> Parameter:
-    """How much the score counts: 0 not at all, 1 in proportion."""
+    """The exponent of the score's influence: 0 ignores the score, 1 uses it in proportion."""
     return Parameter(default, minimum=0, maximum=8)
 
 
 class Progress(ABC):
-    """What a greedy choice knows of t rows of C cells after some picks."""
+    """The state of a greedy selection for t rows of C cells after some picks."""
 
     @abstractmethod
     def values(self) -> torch.Tensor:
-        """What each cell would add now, [t, C]; of cells already picked and of padding it may say anything."""
+        """The gain of adding each cell now, [t, C]; values for picked cells and padding are ignored."""
 
     @abstractmethod
     def add(self, picked: torch.Tensor) -> None:
-        """Take note of one pick of each row, [t] int64."""
+        """Record one pick of each row, [t] int64."""
 
 
 class GreedySelection(Selection):
-    """Always adds the cell that is worth most beside those it has; of equals the first in raster order.
+    """Always adds the cell with the largest gain given the picks so far; of equals the first in raster order.
 
-    All rows advance together, as far as the largest budget asks; nothing waits for the device.
+    All rows advance together, up to the largest budget, without waiting for the device.
     """
 
     nested = True
@@ -53,4 +53,4 @@ class GreedySelection(Selection):
 
     @abstractmethod
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
-        """Before the first of at most `most` picks."""
+        """The state before the first of at most `most` picks."""

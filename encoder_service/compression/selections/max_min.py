@@ -20,9 +20,9 @@ class MaxMinSelection(GreedySelection):
     """Greedy max-min diversity by cosine distance.
 
     The first token is the one whose nearest other token is farthest, as in DivPrune's published code; each further one
-    is that whose nearest kept token is farthest. That code may pick a token twice where only copies of kept ones are
-    left; this does not. With `worth_power` above 0 distances are multiplied by the score, scaled, to that power, which
-    is not DivPrune's.
+    is the one whose nearest kept token is farthest. That code may pick a token twice if only copies of kept ones are
+    left; this one does not. With `worth_power` above 0 distances are multiplied by the scaled score to that power,
+    which DivPrune does not do.
     """
 
     name = "max_min"
@@ -35,10 +35,10 @@ class MaxMinSelection(GreedySelection):
 
 
 class CentredMaxMinSelection(MaxMinSelection):
-    """The same between residuals of the row's mean token, times each token's distinctiveness (Cen-Prune, section 4.3).
+    """The same between residuals from the row's mean token, times the tokens' distinctiveness (Cen-Prune, section 4.3).
 
-    Distinctiveness weighs every pick but the first, which the paper leaves to the selection as it was. A row is a tile,
-    as the paper has it for LLaVA-NeXT, or with a pooled budget the image.
+    Distinctiveness weights every pick but the first, which the paper leaves to the original selection. A row is a tile,
+    as in the paper for LLaVA-NeXT, or with a pooled budget the image.
     """
 
     name = "centred_max_min"

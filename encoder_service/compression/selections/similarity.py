@@ -1,15 +1,15 @@
-"""What the selections that look at features share: directions, cosines, and worths as weights.
+"""Helpers of the selections that read features: directions, cosines, and worths as weights.
 
-The authors of DivPrune, Cen-Prune and CDPruner take cosines of the features behind the projector. Here they are of the
-features as they leave the vision tower: the encoder holds no projector, whose weights belong to the language model.
+The authors of DivPrune, Cen-Prune and CDPruner compute cosines of the features after the projector. Here they are
+computed from the vision tower's features: the encoder has no projector, whose weights belong to the language model.
 """
 
 import torch
 
 from encoder_service.compression.candidates import Candidates
 
-_TINY = 1e-12  # lengths below it count as no direction
-_EPSILON = 1e-6  # of Cen-Prune's scaling of distinctiveness (equation 11), whose size the paper does not state
+_TINY = 1e-12  # shorter vectors count as having no direction
+_EPSILON = 1e-6  # in Cen-Prune's scaling of distinctiveness (equation 11); the paper does not state its value
 
 
 def directions(features: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
@@ -27,10 +27,10 @@ def residuals(features: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
 
 
 def distinctiveness(features: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
-    """How little each token resembles the others of its row, [t, C]: 0 the most alike, 1 the least.
+    """How different each token is from the others of its row, [t, C]: 0 for the most similar, 1 for the least.
 
     The mean cosine to the others before centring, negated and scaled (Cen-Prune, equations 5, 6 and 11). The sum of the
-    cosines to the others is the product with the sum of all directions, less that with itself.
+    cosines to the others equals the product with the sum of all directions, minus that with itself.
     """
     units = directions(features, padding)  # [t, C, Dv]
     toward = (units * units.sum(dim=1, keepdim=True)).sum(dim=2) - units.square().sum(dim=2)  # [t, C]
@@ -43,8 +43,8 @@ def distinctiveness(features: torch.Tensor, padding: torch.Tensor) -> torch.Tens
 def cosines(units: torch.Tensor) -> torch.Tensor:
     """The cosine of every pair of a row's cells, [t, C, C], from their directions [t, C, Dv].
 
-    Row by row: PyTorch computes a batched product otherwise for one row than for several, and what a tile keeps must
-    not depend on how many tiles are treated at once.
+    Computed row by row: PyTorch's batched product may differ in the last bits between one row and several, and what a
+    tile keeps must not depend on how many tiles are processed together.
     """
     tiles, cells, _ = units.shape
     result = units.new_empty(tiles, cells, cells)
@@ -56,8 +56,8 @@ def cosines(units: torch.Tensor) -> torch.Tensor:
 def weights(candidates: Candidates, power: float) -> torch.Tensor:
     """Worths [t, C] as factors from 0, the row's lowest, to 1, its highest, raised to a power; 0 for padding.
 
-    This makes logits, whose zero means nothing, and attention alike. All are 1 where all are alike. Worths that are
-    weights already, as CDPruner's relevance, keep their proportions, as in `proportional_weights`.
+    This makes logits, whose zero has no meaning, and attention comparable. All are 1 if all are equal. Worths that are
+    weights already, such as CDPruner's relevance, keep their proportions, as in `proportional_weights`.
     """
     worth, padding = candidates.worth, candidates.padding
     if candidates.worth_is_weight:
@@ -67,13 +67,13 @@ def weights(candidates: Candidates, power: float) -> torch.Tensor:
 
 
 def proportional_weights(worth: torch.Tensor, padding: torch.Tensor, power: float) -> torch.Tensor:
-    """The same, but worths that are nowhere negative in their row, such as attention, keep their proportions."""
+    """The same, but worths that are not negative anywhere in their row, such as attention, keep their proportions."""
     lowest = worth.masked_fill(padding, torch.inf).amin(dim=1, keepdim=True)  # [t, 1]
     return _scaled(worth - lowest.clamp(max=0.0), padding, power)
 
 
 def _scaled(shifted: torch.Tensor, padding: torch.Tensor, power: float) -> torch.Tensor:
-    """Values that are not negative, with their row's highest as 1, to a power, [t, C]."""
+    """Non-negative values, scaled so that their row's highest is 1, to a power, [t, C]."""
     shifted = shifted.masked_fill(padding, 0.0)
     highest = shifted.amax(dim=1, keepdim=True)  # [t, 1]
     scaled = torch.where(highest > 0, shifted / highest, torch.ones_like(shifted))

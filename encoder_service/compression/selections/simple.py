@@ -1,4 +1,4 @@
-"""Selections that look at each token by itself: by its worth, its place, or by lot."""
+"""Selections that look at each token separately: by its score, by its position, or at random."""
 
 import math
 from abc import abstractmethod
@@ -15,7 +15,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class _OrderedSelection(Selection):
-    """Puts all of a row's cells into an order; every budget takes the first of them."""
+    """Sorts all of a row's cells; every budget takes the first of them."""
 
     nested = True
 
@@ -54,14 +54,14 @@ class EvenSelection(_OrderedSelection):
 
 
 class RandomSelection(_OrderedSelection):
-    """Tokens by lot, whatever they are worth.
+    """Random tokens, whatever they are worth.
 
-    The lots are a hash of the token's index, the score's bits and a seed, not the state of a generator: an image's
-    tokens then do not depend on what else the service encoded, and equal requests give equal tokens.
+    The random numbers are a hash of the token's index, the score's bits and a seed instead of a generator's state: an
+    image's tokens then do not depend on what else the service encoded, and equal requests give equal tokens.
     """
 
     name = "random"
-    description = "Tokens drawn by lot; equal requests draw equally, another seed differently (a baseline)."
+    description = "Random tokens; equal requests draw equally, another seed differently (a baseline)."
     parameters = MappingProxyType({"seed": Parameter(0, minimum=0, maximum=2**31 - 1)})
 
     def _order(self, worth: torch.Tensor, parameters: Parameters) -> torch.Tensor:

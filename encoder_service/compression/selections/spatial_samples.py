@@ -1,4 +1,4 @@
-"""The best tokens, and beside them samples at even distances in the tile's raster.
+"""The best tokens, and samples at even distances in the tile's raster.
 
 Source: PruMerge+ (arXiv 2403.15388) and its published code.
 """
@@ -15,14 +15,14 @@ from encoder_service.compression.candidates import Candidates
 class SpatialSamplesSelection(Selection):
     """The tokens of highest worth, then every n-th token of the raster that is not among them.
 
-    With r the share that the budget grants a tile of N tokens: where r was asked for, the samples are
-    range(int(n / 2), N - 1, n) with n = int(1 / r); where the image set it, range(0, N - 1, n) with
-    n = int(int(1 / r) / 3), at least 1. So a tile keeps about two to four times as many tokens as its budget
-    says, which a request that compares methods at one number of tokens has to allow for.
+    With r the share that the budget grants a tile of N tokens: if r was requested, the samples are
+    range(int(n / 2), N - 1, n) with n = int(1 / r); if it was computed from the image, range(0, N - 1, n) with
+    n = int(int(1 / r) / 3), at least 1. So a tile keeps about two to four times as many tokens as its budget says,
+    which requests that compare methods at one number of tokens have to take into account.
 
-    Departures from the published code, which knows neither padding nor, in the adaptive form, more than one view: the
-    raster is that of the tile's valid cells, each tile for itself; a sample that is among the best tokens is kept once,
-    where the code's fixed form repeats it; a tile whose budget is 0 gets no samples either.
+    Departures from the published code, which handles neither padding nor, in the adaptive form, several views: the
+    raster consists of the tile's valid cells, separately for each tile; a sample that is among the best tokens is kept
+    once, while the code's fixed form repeats it; a tile whose budget is 0 gets no samples either.
     """
 
     name = "spatial_samples"
@@ -44,7 +44,7 @@ class SpatialSamplesSelection(Selection):
                 first, step = _raster(share, adaptive=adaptive)
                 sampled[row, first : max(count - 1, first) : step] = True
         sampled &= ~lasting
-        # The best by worth, the samples in raster order, the rest by worth; padding is the last of the rest.
+        # The best by worth, the samples in raster order, the rest by worth; padding is last.
         keys = torch.where(sampled, size + columns, torch.where(lasting, ranks, ranks + 2 * size))
         kept = (lasting | sampled).sum(dim=1).tolist()
         extras = [

@@ -1,1 +1,1 @@
-"""Decoding by the transformers library's continuous batching: the engine for requests without pruning."""
+"""The engine for requests without pruning: the transformers library's continuous batching."""

@@ -1,4 +1,4 @@
-"""Gives each request its place: a turn in the queue, rows of the slab, a slot for seen tokens."""
+"""Admits requests to the engine: a turn in the queue, rows of the slab, and a slot for seen tokens."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from visionsplit.errors import OverloadedError
-from visionsplit.serving.async_helpers import to_its_end
+from visionsplit.serving.async_helpers import finish_despite_cancellation
 from visionsplit.serving.fairness import Claim, FairGate
-from visionsplit.serving.overload import Drain
+from visionsplit.serving.overload import ServiceRate
 
 from llm_service.engines.base import EngineRequest, ImageInput
 from llm_service.engines.continuous.sampler import Sampler, SamplingRow
@@ -22,20 +22,20 @@ P = ParamSpec("P")
 
 @dataclass
 class Place:
-    """What a running request holds."""
+    """The resources that a running request holds."""
 
     caller: str
     token_ids: list[int]  # virtual ids in place of image tokens
     sampling: SamplingRow
     runs: list[Run] = field(default_factory=list)
-    counted: bool = False  # among the requests that run
-    counted_of_caller: bool = False  # among those of its caller
+    counted: bool = False  # whether the request counts among all running ones
+    counted_of_caller: bool = False  # whether it counts among its caller's running ones
 
 
 class Admission:
-    """Admits requests one after the other; callers take turns, each one's requests come in order.
+    """Admits requests one at a time; callers take turns, and each caller's requests keep their order.
 
-    Requests with images have a queue of their own, so that text need not wait behind an image that waits for rows.
+    Requests with images have a separate queue, so that text does not wait behind an image that waits for rows.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Admission:
         max_waiting: int,
         forget_ids: Callable[[], None],
     ) -> None:
-        """`forget_ids` makes the engine forget what it cached about virtual ids; it blocks."""
+        """`forget_ids` drops everything the engine has cached for virtual ids; it blocks."""
         self._embedding = embedding
         self._slab = slab
         self._sampler = sampler
@@ -60,21 +60,21 @@ class Admission:
         self._forget_ids = forget_ids
         self._running = 0
         self._waiting = 0
-        self._drain = Drain()
-        # Before the turns: a request that waits for its caller's other requests must not keep a turn from others.
+        self._rate = ServiceRate()
+        # This gate comes before the turns: a request that waits for others of its caller must hold no turn meanwhile.
         self._own_turn = FairGate(_UNBOUNDED, own_places=max_running_of_caller)
         self._text_turn = FairGate()
         self._image_turn = FairGate()
         self._released = asyncio.Event()
 
     async def admit(self, request: EngineRequest) -> Place:
-        """Wait for a place and take it.
+        """Wait until the request may run, and take its resources.
 
         Raises:
-            OverloadedError: too many requests wait already.
+            OverloadedError: too many requests are waiting already.
         """
         if self._waiting >= self._max_waiting:
-            later = self._drain.retry_after(1)
+            later = self._rate.retry_after(1)
             raise OverloadedError(f"{self._waiting} requests are waiting for a replica already", later)
         self._waiting += 1
         place = Place(request.caller, [], SamplingRow(request.sampling))
@@ -92,9 +92,9 @@ class Admission:
         return place
 
     def release(self, place: Place) -> None:
-        """Give a place back, once no step can touch it any more."""
+        """Return everything a place holds. Call only when no engine step can touch its rows or its slot any more."""
         if place.counted:
-            self._drain.note(1, busy=self._waiting > 0)
+            self._rate.record(1, busy=self._waiting > 0)
             self._running -= 1
         place.counted = False
         if place.counted_of_caller:
@@ -108,6 +108,13 @@ class Admission:
         self._released.set()
 
     async def _take(self, request: EngineRequest, place: Place) -> None:
+        """Take a running request's resources, always in this order: the running count, rows, a slot for seen tokens.
+
+        Waiting cannot deadlock. A request waits for the running count and for rows while it holds neither rows nor a
+        slot, so the requests that hold them can always finish. It waits for a slot with its rows held, but there are as
+        many slots as running requests, so a counted request finds one free. Whatever was taken before a cancellation is
+        in `place`, from which `release` returns it.
+        """
         await self._when_free(lambda: True if self._running < self._max_running else None)
         self._running += 1
         place.counted = True
@@ -123,11 +130,13 @@ class Admission:
             await _to_thread(self._sampler.note_prompt, slot, list(request.token_ids))
 
     async def _rows_for(self, images: tuple[ImageInput, ...]) -> list[Run]:
-        """Runs for all images at once: while it waits here, a request holds no rows."""
+        """Reserve rows for all images at once: a request that waits here holds no rows, so it blocks no other one."""
         wanted = [(image.key, image.num_tokens) for image in images]
         try:
             return await self._when_free(lambda: self._slab.place(wanted))
         except IdsExhaustedError:
+            # Numbering restarts at the first virtual id. Before an id is used for a second image, no running request
+            # may use it, and the engine has to forget the keys and values that it cached for it.
             await self._when_free(lambda: None if self._slab.in_use else True)
             await _to_thread(self._forget_ids)
             self._slab.restart()
@@ -142,8 +151,8 @@ class Admission:
     def _fill(self, run: Run, embed: Callable[[], torch.Tensor]) -> None:
         embeddings = embed()
         if embeddings.device.type == "cuda":
-            # The engine computes on streams of its own: its steps must be over before rows change, and the rows be
-            # there before its next step.
+            # The engine computes on other CUDA streams. Its steps must have ended before the rows change, and the rows
+            # must have been written before its next step reads them.
             torch.cuda.synchronize(embeddings.device)
         self._embedding.write(run.first_id, embeddings)
         if embeddings.device.type == "cuda":
@@ -161,5 +170,5 @@ class Admission:
 
 
 async def _to_thread(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Run in a thread, and wait for its end even when cancelled: what it writes to must not change hands meanwhile."""
-    await to_its_end(asyncio.to_thread(function, *args, **kwargs))
+    """Run in a thread and wait for its end even if cancelled: its target must not be reassigned while it writes."""
+    await finish_despite_cancellation(asyncio.to_thread(function, *args, **kwargs))

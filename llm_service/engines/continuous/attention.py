@@ -1,10 +1,10 @@
-"""Attention of a step of continuous batching on a CPU: request by request.
+"""Attention for continuous batching on a CPU, computed request by request.
 
-The library's way without flash attention is one product of the step's queries with the keys of all its requests, under
-a mask that hides the others' keys from each. On a CPU nothing of what is hidden is skipped: with a dozen requests in a
-step most of the work is for nothing, and so is the copy of all their keys. Here each request's queries meet its own
-keys, copied alone, which then fit the processor's caches; a prompt that is prefilled whole needs no copy and no mask,
-which spares the half of the products that lies in the future.
+Without flash attention, the library multiplies the queries of a step with the keys of all its requests, under a mask
+that hides each request's keys from the others. A CPU skips none of the hidden products: with a dozen requests in a step
+most of the work is wasted, as is the copy of all their keys. Here each request's queries meet only its own keys, copied
+separately, which then fit the processor's caches. A prompt that is prefilled in one step needs neither copy nor mask,
+which also saves the half of the products that lies in the future.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ from transformers.generation.continuous_batching.cache_allocators import FULL_AT
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-LIBRARYS = "sdpa"  # which a manager expects to find when it is made
-BY_REQUEST = "sdpa_by_request"
+LIBRARY_ATTENTION = "sdpa"  # the implementation that must be set while a manager is created
+BY_REQUEST_ATTENTION = "sdpa_by_request"
 
 
 def attend_by_request(
@@ -28,15 +28,15 @@ def attend_by_request(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     cache: PagedAttentionCache | None = None,
-    **kwargs: Any,  # noqa: ANN401 - the library's, of which few matter here
+    **kwargs: Any,  # noqa: ANN401 - the library passes many, of which few matter here
 ) -> tuple[torch.Tensor, None]:
-    """An attention function as the library's models call it; without a paged cache it is the library's own.
+    """An attention function with the library's signature; without a paged cache it calls the library's own.
 
     Args:
-        query: [1, H, n, d], the step's requests one behind the other.
-        key, value: [1, G, n, d], of the same tokens; those of older tokens are in the cache.
+        query: [1, H, n, d], the tokens of the step's requests one after another.
+        key, value: [1, G, n, d], for the same tokens; those of older tokens are in the cache.
         attention_mask: [1, 1, n, m], added to the scores, over the keys of all requests.
-        kwargs: `cu_seq_lens_q` and `cu_seq_lens_k`, where each request begins in n and in m; `read_index` [m] and
+        kwargs: `cu_seq_lens_q` and `cu_seq_lens_k`, the offsets of each request in n and in m; `read_index` [m] and
             `write_index` [n], slots of the cache.
 
     Returns:
@@ -51,7 +51,7 @@ def attend_by_request(
     keys, values = allocator._kv_token_views[module.layer_idx]  # [slots, G, d] each
     keys.index_copy_(0, kwargs["write_index"][allocator.index], key[0].transpose(0, 1))
     values.index_copy_(0, kwargs["write_index"][allocator.index], value[0].transpose(0, 1))
-    slots = kwargs["read_index"][allocator.index]  # [m]; empty where every prompt is prefilled whole
+    slots = kwargs["read_index"][allocator.index]  # [m]; empty if every prompt is prefilled in one step
     groups = query.shape[1] // key.shape[1]
     query_ends, key_ends = kwargs["cu_seq_lens_q"].tolist(), kwargs["cu_seq_lens_k"][allocator.layer_type].tolist()
     output = torch.empty_like(query.transpose(1, 2))  # [1, n, H, d]
@@ -73,4 +73,4 @@ def attend_by_request(
     return output, None
 
 
-ALL_ATTENTION_FUNCTIONS.register(BY_REQUEST, attend_by_request)
+ALL_ATTENTION_FUNCTIONS.register(BY_REQUEST_ATTENTION, attend_by_request)

@@ -1,4 +1,4 @@
-"""From the engine's thread to the event loops that wait for tokens."""
+"""Delivers tokens from the engine's thread to the event loops that wait for them."""
 
 import asyncio
 import logging
@@ -19,31 +19,31 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Sink:
-    """Where one request's tokens go."""
+    """The destination of one request's tokens."""
 
     arrived: float  # time.perf_counter() when the job reached the engine
     loop: asyncio.AbstractEventLoop
-    on_end: Callable[[], None]  # called on the loop once decoding has ended, whether or not anybody reads the events
+    on_end: Callable[[], None]  # called on the loop once decoding has ended, even if the events are not being read
     events: TokenBuffer = field(default_factory=TokenBuffer)
-    sent: int = 0  # tokens delivered; written by the engine's thread alone
+    sent: int = 0  # tokens delivered; written only by the engine's thread
 
 
 class SinkRouter:
-    """Takes the place of the engine's output router: outputs nobody waits for are dropped, not kept."""
+    """Replaces the engine's output router: output for a closed request is dropped instead of being kept."""
 
     def __init__(self) -> None:
         self._sinks: dict[str, Sink] = {}
         self._lock = threading.Lock()
 
     def open(self, request_id: str, *, arrived: float, on_end: Callable[[], None]) -> Sink:
-        """A sink on the running event loop."""
+        """Open a sink on the running event loop."""
         sink = Sink(arrived, asyncio.get_running_loop(), on_end)
         with self._lock:
             self._sinks[request_id] = sink
         return sink
 
     def close(self, request_id: str) -> bool:
-        """Listen no more. Whether the request may still run."""
+        """Stop delivering; return whether the request may still be running."""
         with self._lock:
             return self._sinks.pop(request_id, None) is not None
 
@@ -54,7 +54,7 @@ class SinkRouter:
         for sink in sinks:
             _post(sink, error)
 
-    # The interface of the engine's own router, called on the engine's thread.
+    # The interface of the engine's own router, which the engine calls on its thread.
 
     def deliver(self, output: GenerationOutput) -> None:
         self.deliver_batch([output])
@@ -74,10 +74,11 @@ class SinkRouter:
 
 
 class CancelQueue(queue.Queue[str]):
-    """The engine's queue of cancelled requests, which it drains between steps: so it also tells when steps are over."""
+    """The engine's queue of cancelled requests. The engine drains it between steps, so it also shows when steps end."""
 
-    # The drain that begins a round applies the cancellations queued before it. One step may be under way then, and one
-    # more where the engine prepares steps ahead; both are over when the third drain begins.
+    # Rounds of the engine's loop after which no step can use a request that is cancelled now. The drain that begins the
+    # next round applies the cancellation. One step with the request may be running then, and one more may be prepared
+    # already where the engine prepares steps ahead; both have ended when the third drain begins.
     _ROUNDS = 3
 
     def __init__(self) -> None:
@@ -88,16 +89,20 @@ class CancelQueue(queue.Queue[str]):
         self._waiting_lock = threading.Lock()
 
     def after_steps(self, callback: Callable[[], None]) -> None:
-        """Call back, on the engine's thread, when no step prepared before now can run any more."""
+        """Call `callback` on the engine's thread when no step prepared before this call can run any more."""
         with self._waiting_lock:
             self._waiting.append((self._rounds + self._ROUNDS, callback))
 
     def release_all(self) -> None:
-        """Call back everybody: the engine's thread has ended."""
+        """Call all pending callbacks, because the engine's thread has ended."""
         self._call(lambda round_: True)
 
     def empty(self) -> bool:
-        """Asked by the engine at the end of each drain."""
+        """Whether no cancellation is queued; the engine asks in a loop until a drain has emptied the queue.
+
+        The answer True therefore marks the end of one drain. Counting rounds here is a side effect that the engine
+        offers no other hook for: nothing of it runs between steps except this queue.
+        """
         empty = super().empty()
         if empty:
             self._rounds += 1
@@ -116,7 +121,7 @@ class CancelQueue(queue.Queue[str]):
 
 
 def post(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    """Run on an event loop, from any thread; a loop that has closed has nobody left to care."""
+    """Run a callback on an event loop, from any thread. If the loop has closed, its requests have no reader left."""
     try:
         loop.call_soon_threadsafe(callback)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""The transformers library's continuous batching, fed with virtual ids."""
+"""The transformers library's continuous batching, with images passed to it as virtual token ids."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ _LONGEST_RETRY_SECONDS = 30.0
 
 
 class ContinuousBatchingEngine(Engine):
-    """Decodes on one device, restarting the manager when a step fails."""
+    """Decodes on one device, and restarts the library's manager when a step fails."""
 
     name = "transformers-continuous-batching"
 
@@ -40,13 +40,13 @@ class ContinuousBatchingEngine(Engine):
         image_token_id: int,
         end_ids: tuple[int, ...],
     ) -> None:
-        """Take the model over: its input embedding is replaced."""
+        """Take over the model, whose input embedding is replaced."""
         self._model = model
         self._config = config.for_device(model.device)
         self._end_ids = end_ids
         self._context: int = model.config.max_position_embeddings
         table = model.get_input_embeddings()
-        # A row without an id of its own could not be used.
+        # Limited by the ids: a row can be used only through a virtual id.
         rows = min(config.slab_tokens, config.max_virtual_id - table.num_embeddings + 1)
         embedding = VirtualEmbedding(table, rows=rows)
         model.set_input_embeddings(embedding)
@@ -59,14 +59,14 @@ class ContinuousBatchingEngine(Engine):
             slab=self._slab,
             sampler=self._sampler,
             image_token_id=image_token_id,
-            # One step's worth decodes and the next one's worth is ready to take its places.
+            # One step's requests decode while as many others are ready to take their places in the next step.
             max_running=2 * config.max_running,
             max_running_of_caller=config.max_running_of_caller,
             max_waiting=config.max_waiting,
             forget_ids=self._forget_cached_blocks,
         )
         self._router = SinkRouter()
-        self._running: RunningManager | None = None  # None while there is none, or it is being replaced
+        self._running: RunningManager | None = None  # None before the start and while a manager is being replaced
         self._capacity = 0
         self._numbers = itertools.count()
         self._state_lock = threading.Lock()
@@ -98,7 +98,7 @@ class ContinuousBatchingEngine(Engine):
 
     @property
     def use(self) -> EngineUse:
-        """What of the slab and of the KV cache is taken; on the event loop that admits."""
+        """How much of the slab and of the KV cache is in use. Called on the event loop that admits requests."""
         running = self._running
         processor = None if running is None else running.manager.batch_processor
         taken = 0.0 if processor is None else 1.0 - processor.cache.compute_free_capacity(relative=True)
@@ -108,9 +108,9 @@ class ContinuousBatchingEngine(Engine):
         arrived = time.perf_counter()
         self._check_size(request)
         place = await self._admission.admit(request)
-        # A caller may use its request id twice.
+        # Made unique, since a caller may use a request id twice.
         request_id = f"{request.request_id}#{next(self._numbers)}"
-        # Once, as soon as decoding is over: a caller that reads slowly, or not at all, holds nobody back.
+        # Called once, as soon as decoding has ended, so that a caller that does not read its events blocks no other.
         release = _Once(partial(self._release_after_steps, place))
         try:
             running = await self._running_manager()
@@ -119,6 +119,7 @@ class ContinuousBatchingEngine(Engine):
             async for event in _events(sink):
                 yield event
         finally:
+            # True if no final event has come: the request may be running in the present manager.
             if self._router.close(request_id) and (current := self._running) is not None:
                 current.manager.cancel_request(request_id)
             release()
@@ -136,7 +137,7 @@ class ContinuousBatchingEngine(Engine):
             raise UnavailableError("the decoding engine has stopped")
 
     def _check_size(self, request: EngineRequest) -> None:
-        """Refuse what can never run: a request too large for the cache would end the manager's thread."""
+        """Refuse a request that can never run: one too large for the cache would end the manager's thread."""
         prompt, new = request.num_prompt_tokens, request.sampling.max_new_tokens
         if prompt + new > self.context_length:
             raise PromptTooLongError(
@@ -150,7 +151,7 @@ class ContinuousBatchingEngine(Engine):
             )
 
     async def _running_manager(self) -> RunningManager:
-        """The manager, waiting for it while it is being replaced."""
+        """The manager; waits while it is being replaced."""
         while self.healthy:
             if (running := self._running) is not None:
                 return running
@@ -158,7 +159,7 @@ class ContinuousBatchingEngine(Engine):
         raise UnavailableError("the decoding engine is not running")
 
     def _release_after_steps(self, place: Place) -> None:
-        """Give the place back when no step can read its rows any more."""
+        """Release the place when no step can read its rows any more."""
         release = partial(post, asyncio.get_running_loop(), partial(self._admission.release, place))
         running = self._running
         if running is None:
@@ -168,6 +169,8 @@ class ContinuousBatchingEngine(Engine):
         if running.manager.is_running():
             running.cancellations.wake()
         else:
+            # The thread has ended and drains no more. The supervisor may have called the callbacks before this one was
+            # added; calling them again is harmless, since each is called only once.
             running.cancellations.release_all()
 
     def _forget_cached_blocks(self) -> None:
@@ -184,11 +187,13 @@ class ContinuousBatchingEngine(Engine):
         with self._state_lock:
             self._running, self._capacity, self._broken = running, running.capacity, False
             stopped_meanwhile = self._stopping.is_set()
+        # A `stop` during the start found no manager to stop, so it is stopped here. The lock orders the two: either
+        # `stop` sees the manager, or this sees the flag.
         if stopped_meanwhile:
             running.stop()
 
     def _supervise(self) -> None:
-        """Waits for the manager's thread to end, and replaces it unless the engine is being stopped."""
+        """Wait for the manager's thread to end, and replace the manager unless the engine is being stopped."""
         while (running := self._running) is not None:
             running.thread.join()
             with self._state_lock:
@@ -203,13 +208,13 @@ class ContinuousBatchingEngine(Engine):
             running.cancellations.release_all()
             if stopping:
                 return
-            _log.error("decoding failed (%s); starting anew", running.manager.background_thread_status.fatal_error)
+            _log.error("decoding failed (%s); restarting", running.manager.background_thread_status.fatal_error)
             running.manager.stop(block=True)
-            del running
+            del running  # with its cache, so that the next manager finds the memory free
             self._replace()
 
     def _replace(self) -> None:
-        """Start a new manager, again and again until one starts or the engine is stopped."""
+        """Start a new manager, with growing delays, until one starts or the engine is stopped."""
         delay = _FIRST_RETRY_SECONDS
         while not self._stopping.is_set():
             gc.collect()
@@ -227,7 +232,7 @@ class ContinuousBatchingEngine(Engine):
 
 
 class _Once:
-    """A call that happens the first time only. Belongs to one event loop."""
+    """Calls a function at most once. Belongs to one event loop."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
@@ -240,7 +245,7 @@ class _Once:
 
 
 async def _events(sink: Sink) -> AsyncGenerator[TokenEvent, None]:
-    """Everything delivered until the request ends."""
+    """Yield all events of a request until it ends."""
     finished = False
     while not finished:
         event = await sink.events.get()

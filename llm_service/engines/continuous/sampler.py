@@ -2,8 +2,8 @@
 
 The engine takes the arg max of the scores. Greedy rows keep their scores; sampled rows get Gumbel noise added to their
 filtered scores, whose arg max is a draw from their softmax (Gumbel-max trick). The noise is a hash of the request's
-seed, the token's position and its vocabulary index: no generator with a state, so a seed gives the same text whatever
-else is in the batch, and a captured graph draws anew at every replay.
+seed, the token's position and its vocabulary index, instead of the output of a stateful generator: a seed gives the
+same text whatever else is in the batch, and a captured CUDA graph draws new noise at every replay.
 """
 
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from llm_service.engines.sampling_math import filter_scores, gumbel_noise
 
 SAMPLING_KEY = "sampling"
 _MASK = 0xFFFFFFFF
-# Rows of the argument storage, [row, request] int32; floats and seeds as their bits.
+# Rows of the argument storage, [row, request] int32; floats and seeds are stored as their bits.
 _TEMPERATURE, _TOP_K, _TOP_P, _PENALTY, _SEED_LOW, _SEED_HIGH, _POSITION, _SLOT = range(8)
 _NO_SLOT = 0
 
 
 @dataclass(frozen=True)
 class SamplingRow:
-    """What the sampler knows of one request."""
+    """The sampling arguments of one request."""
 
     options: ResolvedSampling
-    slot: int = _NO_SLOT  # of the seen tokens; 0 where there is no repetition penalty
+    slot: int = _NO_SLOT  # index of the request's seen tokens; 0 without a repetition penalty
 
     @property
     def active(self) -> bool:
@@ -37,35 +37,35 @@ class SamplingRow:
 
 
 class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # transformers has no types
-    """Takes the place of the engine's list of logits processors."""
+    """Replaces the engine's list of logits processors."""
 
     def __init__(self, *, vocabulary_size: int, slots: int, device: torch.device) -> None:
         super().__init__(LogitsProcessorList())
         self.tensors_required = 8
         self.do_processing = True
-        self.always_process = False  # must be set where a captured graph replays the step
+        self.always_process = False  # must be True if a captured graph replays the step
         self._any_active = False
-        # Slot 0 belongs to requests without a penalty: written to like the others, never read.
+        # Slot 0 belongs to all requests without a penalty: it is written to like the others and never read.
         self._seen = torch.zeros(slots + 1, vocabulary_size, dtype=torch.bool, device=device)
         self._free_slots = list(range(1, slots + 1))
         floats = torch.tensor([0.0, 1.0, 1.0]).view(torch.int32).tolist()
         self._defaults = torch.tensor([floats[0], 0, floats[1], floats[2], 0, 0, 0, _NO_SLOT], dtype=torch.int32)
 
     def acquire_slot(self) -> int | None:
-        """A place to note seen tokens; None while all are taken."""
+        """Reserve a row for seen tokens; None while all are taken."""
         return self._free_slots.pop() if self._free_slots else None
 
     def release_slot(self, slot: int) -> None:
-        """Give a place back, once no step can write to it any more."""
+        """Return a slot. Call only when no engine step can write to it any more."""
         if slot != _NO_SLOT:
             self._free_slots.append(slot)
 
     def note_prompt(self, slot: int, token_ids: list[int]) -> None:
-        """Begin a request's seen tokens with those of its prompt."""
+        """Reset a request's seen tokens to those of its prompt."""
         self._seen[slot] = False
         self._seen[slot, torch.tensor(token_ids, device=self._seen.device)] = True
 
-    # The interface of the engine's own list, called by it on its thread.
+    # The interface of the engine's own list, which the engine calls on its thread.
 
     def check_kwargs(self, kwargs: dict[str, Any]) -> None:
         if not isinstance(kwargs.get(SAMPLING_KEY), SamplingRow):
@@ -81,10 +81,10 @@ class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # t
         states = [request.state for request in requests_in_batch if request.has_new_token]
         rows: list[SamplingRow] = [state.logit_processor_kwargs.get(SAMPLING_KEY, _GREEDY) for state in states]
         self._any_active = any(row.active for row in rows)
-        # A padded graph reads columns beyond the batch: a stale slot there would mark another request's tokens.
+        # A padded graph reads columns beyond the batch, where a stale slot would mark tokens of another request.
         arg_storage.copy_(self._defaults[:, None])
         if self._any_active:
-            # The offset already counts the tokens of this step, also after an eviction: it is the new token's position.
+            # The offset already includes this step's tokens, also after an eviction, so it is the new token's position.
             columns = [_column(row, state.position_offset) for row, state in zip(rows, states, strict=True)]
             arg_storage[:, : len(rows)] = torch.stack(columns, dim=1)
         return arg_storage
@@ -107,7 +107,7 @@ class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # t
 
     def _penalise(self, input_ids: torch.Tensor, scores: torch.Tensor, arguments: torch.Tensor) -> torch.Tensor:
         slots = arguments[_SLOT].long()
-        # A virtual id can only be the last of a prompt; `note_prompt` has marked the image token for it.
+        # Only a prompt's last token can be a virtual id, and `note_prompt` has already marked the image token for it.
         known = input_ids < scores.shape[1]
         self._seen[torch.where(known, slots, _NO_SLOT), torch.where(known, input_ids, 0).long()] = True
         penalty = arguments[_PENALTY].view(torch.float32)[:, None]

@@ -1,8 +1,8 @@
-"""Virtual token ids: how vision tokens enter an engine that takes token ids.
+"""Virtual token ids: how vision tokens enter an engine that accepts only token ids.
 
-Ids below the vocabulary size are text. An id at or above it stands for one row of a slab of embeddings. Ids are handed
-out in ascending order and never twice, since the engine shares cached keys and values between prompts with equal ids:
-a reused id would answer about another image. Rows are reused: row = (id - vocabulary size) % rows.
+Ids below the vocabulary size are text. Each id at or above it stands for one row of a slab of embeddings. Ids are
+assigned in ascending order and never twice, since the engine shares cached keys and values between prompts with equal
+ids: with a reused id it would answer about another image. Rows are reused: row = (id - vocabulary size) % rows.
 """
 
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from torch import nn
 
 
 class VirtualEmbedding(nn.Module):
-    """An embedding that finds text ids in its table and virtual ids in the slab."""
+    """An embedding that looks up text ids in its table and virtual ids in the slab."""
 
     slab: torch.Tensor  # [rows, Dl]
 
@@ -29,7 +29,7 @@ class VirtualEmbedding(nn.Module):
         return self.table.weight
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Embed ids without waiting for the device.
+        """Embed ids without synchronising with the device.
 
         Args:
             ids: integers of any shape.
@@ -44,7 +44,7 @@ class VirtualEmbedding(nn.Module):
 
     @torch.no_grad()
     def write(self, first_id: int, embeddings: torch.Tensor) -> None:
-        """Put [tokens, Dl] under consecutive ids. No request that runs may use their rows."""
+        """Store embeddings [tokens, Dl] under consecutive ids. No running request may use their rows."""
         start = (first_id - self.vocabulary_size) % len(self.slab)
         head = min(len(embeddings), len(self.slab) - start)
         self.slab[start : start + head] = embeddings[:head]
@@ -52,18 +52,18 @@ class VirtualEmbedding(nn.Module):
 
 
 class IdsExhaustedError(Exception):
-    """No ids are left: nothing may use virtual ids or remember them when `SlabAllocator.restart` is called."""
+    """All virtual ids are used up; `SlabAllocator.restart` may be called once nothing uses or has cached any id."""
 
 
 @dataclass
 class Run:
-    """Consecutive virtual ids of one image."""
+    """Consecutive virtual ids, which hold one image."""
 
     key: bytes
     first_id: int
     length: int
     users: int = 0
-    filled: bool = False  # whether the embeddings are there; set by who wrote them
+    filled: bool = False  # whether the embeddings have been written; set by the writer
 
     @property
     def ids(self) -> range:
@@ -71,10 +71,10 @@ class Run:
 
 
 class SlabAllocator:
-    """Hands out runs of ids. Images in use keep their rows; others keep them until the ring comes round."""
+    """Assigns runs of ids. Images in use keep their rows; the rows of others are kept until the ring reaches them."""
 
     def __init__(self, *, first_id: int, rows: int, max_id: int) -> None:
-        """Ids go from `first_id` to `max_id`, both included, and map to `rows` rows; there are as many ids at least."""
+        """Ids from `first_id` to `max_id`, both included, map to `rows` rows; there must be at least as many ids."""
         if max_id - first_id + 1 < rows:
             raise ValueError(f"{rows} rows have only the {max_id - first_id + 1} ids from {first_id} to {max_id}")
         self._first_id = first_id
@@ -89,7 +89,7 @@ class SlabAllocator:
 
     @property
     def rows_in_use(self) -> int:
-        """Rows of images in use."""
+        """Rows held by images in use."""
         return sum(run.length for run in self._runs.values() if run.users)
 
     @property
@@ -97,16 +97,16 @@ class SlabAllocator:
         return any(run.users for run in self._runs.values())
 
     def place(self, images: Sequence[tuple[bytes, int]]) -> list[Run] | None:
-        """Runs for all images of a request, each with one more user; None, and nothing taken, while there is no room.
+        """Runs for all images of a request, each with one more user; None, with nothing taken, while there is no room.
 
-        A request that waits holds no rows, so nobody waits for rows that the waiting hold. With nothing in use, images
-        that fit the slab are always placed.
+        A request that waits holds no rows, so no request waits for rows that a waiting request holds. If nothing is in
+        use, images that fit the slab are always placed.
 
         Args:
-            images: content key and number of rows of each image; content may come twice.
+            images: content key and number of rows of each image; the same content may appear twice.
 
         Raises:
-            IdsExhaustedError: see there; nothing is taken.
+            IdsExhaustedError: the ids are used up; nothing is taken.
             ValueError: the slab is too small whatever runs.
         """
         needed = sum(dict(images).values())
@@ -114,19 +114,20 @@ class SlabAllocator:
             raise ValueError(f"{needed} rows of {self._rows}")
         runs = self._place_or_undo(images)
         if runs is None and not self.in_use:
-            # Known content, kept where it is, cuts the ring into gaps that are too small: without it there is one gap.
+            # Requested images that are cached stay where they are, and may leave no gap that is large enough for the
+            # others. Without cached images the whole ring is one gap.
             self._runs.clear()
             runs = self._place_or_undo(images)
         return runs
 
     def release(self, run: Run) -> None:
-        """One user less. Content that was filled in stays findable until its rows are needed."""
+        """Remove one user. Written content can be found again until its rows are needed."""
         run.users -= 1
         if not run.users and not run.filled and self._runs.get(run.key) is run:
             del self._runs[run.key]
 
     def restart(self) -> None:
-        """Begin again with the first id."""
+        """Restart numbering at the first id."""
         self._runs.clear()
         self._next_id = self._first_id
 
@@ -154,7 +155,7 @@ class SlabAllocator:
         self._runs, self._next_id = runs, next_id
 
     def _allocate(self, key: bytes, length: int) -> Run | None:
-        """A new run, forgetting the unused content in its way; None while content in use leaves no room."""
+        """Create a run and evict unused images from its rows; None if images in use leave no room."""
         first_id = self._free_start(length)
         if first_id is None:
             return None
@@ -167,7 +168,7 @@ class SlabAllocator:
         return run
 
     def _free_start(self, length: int) -> int | None:
-        """The next id from which `length` rows are free of images in use; None if one turn of the ring finds none."""
+        """The next id from which `length` rows are free of images in use; None if a full turn of the ring has none."""
         start = self._next_id
         while start < self._next_id + self._rows:
             blocking = [run for run in self._runs.values() if run.users and self._overlap(start, length, run)]
@@ -177,9 +178,11 @@ class SlabAllocator:
         return None
 
     def _overlap(self, first_id: int, length: int, run: Run) -> bool:
+        # Modulo the ring: how far the run begins after `first_id`. It overlaps if it begins within `length` rows, or if
+        # it begins further on and wraps around past `first_id`.
         ahead = (run.first_id - first_id) % self._rows
         return ahead < length or ahead + run.length > self._rows
 
     def _rows_until_end(self, start: int, run: Run) -> int:
-        """Rows from `start` on up to the run's last one; the run may begin before `start`."""
+        """Rows from `start` to the run's last row, inclusive; the run may begin before `start`."""
         return (run.first_id + run.length - start - 1) % self._rows + 1

@@ -1,5 +1,5 @@
-"""Decoding layer by layer, for what continuous batching cannot do.
+"""Decoding layer by layer, for requests that continuous batching cannot serve.
 
-`model.LayerwiseModel` runs a prompt and its answer by itself; `engine.LayerwiseEngine` serves requests with it.
-Nothing is imported here: the model needs less of the transformers library than the engine does.
+`model.LayerwiseModel` runs a prompt and its answer; `engine.LayerwiseEngine` serves requests with it. This file imports
+nothing, because the model needs less of the transformers library than the engine does.
 """

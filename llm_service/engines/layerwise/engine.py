@@ -1,4 +1,4 @@
-"""Serves what needs the layers one by one: pruning between them, and places that are not counted through."""
+"""The engine for requests that need separate layers: pruning between them, or original position ids."""
 
 import logging
 import threading
@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from visionsplit.errors import InternalError, OverloadedError, PromptTooLongError, UnavailableError, VisionSplitError
-from visionsplit.serving.fairness import Turns
-from visionsplit.serving.overload import Drain
+from visionsplit.serving.fairness import FairQueue
+from visionsplit.serving.overload import ServiceRate
 
 from llm_service.engines.base import Engine, EngineRequest
 from llm_service.engines.layerwise.model import LayerwiseModel
@@ -17,12 +17,12 @@ from llm_service.job import TokenEvent
 
 _log = logging.getLogger(__name__)
 _MAX_RUNNING = 4
-# Of the memory that the other engine has left on a GPU; the rest is for what a prompt's own computation takes.
+# Part of the GPU memory left by the continuous engine; the rest is for the activations of a prompt.
 _MEMORY_FRACTION = 0.5
 
 
 class LayerwiseEngine(Engine):
-    """A few requests at a time, each by itself, one step of each in turn, on a thread of its own."""
+    """Decodes a few requests at a time on one thread, by one step of each request in turn."""
 
     name = "layerwise"
 
@@ -35,17 +35,17 @@ class LayerwiseEngine(Engine):
         max_waiting: int,
         max_running: int = _MAX_RUNNING,
     ) -> None:
-        """At most `max_running` whole contexts of keys and values are held, fewer where a GPU's memory is short."""
+        """Holds keys and values of at most `max_running` whole contexts, or fewer if the GPU's memory is short."""
         self._model = model
         self._image_token_id = image_token_id
         self._end_ids = frozenset(end_ids)
         self._max_waiting = max_waiting
         self._max_running = max_running
         self._kv_tokens = max_running * model.context_length
-        self._waiting: Turns[Run] = Turns()
+        self._waiting: FairQueue[Run] = FairQueue()
         self._running: list[Run] = []
-        self._drain = Drain()
-        self._changed = threading.Condition()  # guards the two and wakes the thread
+        self._rate = ServiceRate()
+        self._changed = threading.Condition()  # guards both collections and wakes the thread
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="layerwise-engine")
 
@@ -86,15 +86,15 @@ class LayerwiseEngine(Engine):
             self._leave(run)
 
     def _check_size(self, request: EngineRequest) -> None:
-        prompt, places, new = request.num_prompt_tokens, request.num_places, request.sampling.max_new_tokens
+        prompt, positions, new = request.num_prompt_tokens, request.num_positions, request.sampling.max_new_tokens
         if prompt + new > self.context_length:
             raise PromptTooLongError(
                 f"prompt of {prompt} tokens and {new} new tokens need {prompt + new}; "
                 f"this replica holds {self.context_length}"
             )
-        if places + new > self._model.context_length:
+        if positions + new > self._model.context_length:
             raise PromptTooLongError(
-                f"prompt of {places} original places and {new} new tokens need {places + new}; "
+                f"prompt of {positions} original positions and {new} new tokens need {positions + new}; "
                 f"the model has {self._model.context_length}"
             )
 
@@ -103,7 +103,7 @@ class LayerwiseEngine(Engine):
             if not self.healthy:
                 raise UnavailableError("the layerwise engine is not running")
             if len(self._waiting) >= self._max_waiting:
-                later = self._drain.retry_after(1)
+                later = self._rate.retry_after(1)
                 raise OverloadedError(f"{len(self._waiting)} requests are waiting for a replica already", later)
             self._waiting.put(run.request.caller, run)
             self._changed.notify()
@@ -115,7 +115,7 @@ class LayerwiseEngine(Engine):
             self._changed.notify()
 
     def _serve(self) -> None:
-        """The thread: one step of each running request, again and again."""
+        """The engine's thread: run steps until the engine is stopped."""
         try:
             with _own_stream(self._model.device):
                 while self._step():
@@ -125,20 +125,23 @@ class LayerwiseEngine(Engine):
                 self._stopping = True
                 left = [*self._running, *self._waiting]
                 self._running.clear()
-                self._waiting = Turns()
+                self._waiting = FairQueue()
             for run in left:
                 run.fail(UnavailableError("the service is stopping"))
 
     def _step(self) -> bool:
-        """One step of each running request; whether there were any. A method, so that the thread refers to no request
-        and to no keys and values while it waits for the next."""
+        """Run one step of each running request; return whether there were any.
+
+        This is a separate function so that the waiting thread keeps no reference to finished requests and their keys
+        and values.
+        """
         running = self._admit()
         for run in running:
             self._advance(run)
         return bool(running)
 
     def _admit(self) -> list[Run]:
-        """Those to advance, waiting until there are some; none once the engine is stopping."""
+        """The requests to advance, waiting until there are some; an empty list when the engine is stopping."""
         with self._changed:
             while not self._stopping:
                 self._running = [run for run in self._running if not run.cancelled]
@@ -162,18 +165,18 @@ class LayerwiseEngine(Engine):
             run.fail(error)
             finished = True
         except Exception:
-            # Whatever a step raises is this request's end, and nobody else's.
+            # A failed step ends its own request and no other.
             _log.exception("a step of request %s failed", run.request.request_id)
             run.fail(InternalError("a decoding step failed; the service's log has the details"))
             finished = True
         if finished:
             with self._changed:
                 self._running.remove(run)
-                self._drain.note(1, busy=len(self._waiting) > 0)
+                self._rate.record(1, busy=len(self._waiting) > 0)
 
 
 def _own_stream(device: torch.device) -> AbstractContextManager[object]:
-    """Work of other threads on the device is neither waited for nor held up."""
+    """A separate CUDA stream, so that this thread and others neither wait for nor delay each other on the device."""
     if device.type != "cuda":
         return nullcontext()
     stream: AbstractContextManager[object] = torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

@@ -1,17 +1,17 @@
-"""Keys and values of one request, as many in each layer as that layer has tokens."""
+"""A KV cache for one request in which layers may hold different numbers of tokens."""
 
 from collections.abc import Sequence
 
 import torch
 
-_BLOCK = 64  # tokens by which a layer grows: a copy every so many steps instead of one at each
+_BLOCK = 64  # tokens by which a layer's storage grows, so that it is copied once in 64 steps instead of at each
 
 
 class KvCache:
-    """What the library's attention layers ask of a cache: `update`. Batch size 1."""
+    """Offers the part of the library's cache interface that attention layers use: `update`. Batch size 1."""
 
     def __init__(self, windows: Sequence[int | None]) -> None:
-        """`windows` has an entry for each layer: how many tokens its sliding window has, or None where it has none."""
+        """`windows` holds the sliding window of each layer in tokens, or None for a layer without one."""
         num_layers = len(windows)
         self._windows = tuple(windows)
         self._keys: list[torch.Tensor | None] = [None] * num_layers  # each [1, kv heads, capacity, head size]
@@ -20,11 +20,11 @@ class KvCache:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens in each layer."""
+        """The number of tokens in each layer."""
         return tuple(self._lengths)
 
     def keys(self, layer: int) -> torch.Tensor:
-        """A layer's keys, [kv heads, tokens, head size], rotated to their places."""
+        """A layer's keys, [kv heads, tokens, head size], with the rotation for their positions applied."""
         found = self._keys[layer]
         if found is None:
             raise ValueError(f"layer {layer} has not run")
@@ -36,8 +36,8 @@ class KvCache:
         """Append [1, kv heads, new, head size] to a layer.
 
         Returns:
-            Its keys and values: all of them, or for a single new token those in the layer's sliding window. What a
-            whole prompt sees under a sliding window is for a mask to say.
+            The layer's keys and values: all of them, or for a single new token those in the layer's sliding window. For
+            a whole prompt a mask has to apply the window.
         """
         new, start = keys.shape[2], self._lengths[layer_idx]
         end = self._lengths[layer_idx] = start + new

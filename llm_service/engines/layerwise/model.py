@@ -10,45 +10,45 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from visionsplit.errors import InvalidPruningError, PromptTooLongError
 
 from llm_service.engines.layerwise.kv_cache import KvCache
-from llm_service.engines.layerwise.weight_sharing import twin_of
+from llm_service.engines.layerwise.weight_sharing import weight_sharing_copy
 from llm_service.pruning import ComposedPruning, PromptLayout, Stage
 
-_ROWS_AT_ONCE = 64  # of attention, for all heads: a long question must not become a full map
+_ROWS_AT_ONCE = 64  # rows of attention for all heads: bounds the memory that a long question takes
 Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and sin, each [1, n, head size]
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """Layers that saw the same tokens of the prompt."""
+    """Consecutive layers that saw the same tokens of the prompt."""
 
-    end: int  # one past its last layer
-    next_position: int  # of the first generated token there
+    end: int  # index after its last layer
+    next_position: int  # position of the first generated token in these layers
 
 
 @dataclass
 class LayerwiseState:
-    """One request between steps."""
+    """One request's state between steps."""
 
     logits: torch.Tensor  # [vocabulary] float32, of the next token
     layer_tokens: tuple[int, ...]  # tokens of the prompt in each layer's cache
     cache: KvCache
     segments: tuple[_Segment, ...]
-    generated: int = field(default=0)  # tokens that `step` has taken
+    generated: int = field(default=0)  # tokens that `step` has processed
 
 
 class LayerwiseModel:
-    """A causal language model of the library's, of which it shares the weights and nothing else.
+    """A causal language model that shares its weights, and nothing else, with a model of the library.
 
-    May be used from one thread at a time, while another uses the given model.
+    One thread at a time may use it, while another thread uses the library's model.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Takes next to no memory.
+        """Allocate almost no memory.
 
         Raises:
-            InvalidRequestError: the architecture is not known; see `twin_of`.
+            InvalidRequestError: the architecture is not supported; see `weight_sharing_copy`.
         """
-        self._model = twin_of(model)
+        self._model = weight_sharing_copy(model)
         config = self._model.config
         self.context_length = int(config.max_position_embeddings)
         self.num_layers = int(config.num_hidden_layers)
@@ -64,7 +64,7 @@ class LayerwiseModel:
 
     @torch.no_grad()
     def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
-        """Text tokens, [n, Dl]."""
+        """Embed text tokens, [n, Dl]."""
         embedded: torch.Tensor = self._model.model.embed_tokens(torch.tensor(token_ids, device=self.device).long())
         return embedded
 
@@ -72,12 +72,12 @@ class LayerwiseModel:
     def prefill(
         self, embeddings: torch.Tensor, prompt: PromptLayout, pruning: ComposedPruning | None = None
     ) -> LayerwiseState:
-        """Read a prompt.
+        """Run a prompt through all layers.
 
         Args:
             embeddings: [n, Dl] in the model's type, on its device.
-            prompt: of the n tokens, on the same device.
-            pruning: what to drop on the way, composed for a model of this depth.
+            prompt: the layout of the n tokens, on the same device.
+            pruning: the tokens to drop between layers, composed for a model of this depth.
 
         Raises:
             InvalidPruningError: the pruning was composed for another depth.
@@ -98,7 +98,7 @@ class LayerwiseModel:
 
     @torch.no_grad()
     def step(self, state: LayerwiseState, token_id: int) -> torch.Tensor:
-        """Read one generated token; returns the next one's logits, [vocabulary] float32, also left in the state."""
+        """Run one generated token; return the next one's logits, [vocabulary] float32, which the state keeps too."""
         hidden = self.embed([token_id])  # [1, Dl]
         positions = torch.tensor(
             [segment.next_position + state.generated for segment in state.segments], device=self.device
@@ -115,18 +115,18 @@ class LayerwiseModel:
         return state.logits
 
     def rotation(self, hidden: torch.Tensor, positions: torch.Tensor) -> Rotation:
-        """Of positions [n]."""
+        """Cosines and sines for positions [n]."""
         cos, sin = self._model.model.rotary_emb(hidden, position_ids=positions[None])
         return cos, sin
 
     def run_layer(self, index: int, hidden: torch.Tensor, rotation: Rotation, cache: KvCache) -> torch.Tensor:
-        """One layer on [n, Dl], causally after all that the cache holds for it.
+        """Run one layer on [n, Dl], with causal attention to everything that the layer's cache holds.
 
-        n is 1, or the cache is empty. A layer with a sliding window sees the last tokens of those that it has, as in
-        the library's models: the window counts the layer's tokens and not their position ids.
+        Either n is 1, or the cache is empty. As in the library's models, a sliding window counts the tokens that the
+        layer holds and not their position ids.
         """
-        # Without a mask the library's attention is causal for a whole prompt, and sees everything from a single token,
-        # for which the cache returns the window.
+        # Without a mask, the library's attention is causal for a whole prompt, and lets a single token see all keys;
+        # for a single token, the cache returns only the window.
         window, count = self.windows[index], len(hidden)
         mask = None if window is None or count <= window else self._banded(count, window)
         output: torch.Tensor = self._layers[index](
@@ -135,25 +135,25 @@ class LayerwiseModel:
         return output[0]
 
     def _banded(self, count: int, window: int) -> torch.Tensor:
-        """Which token sees which under a sliding window, [1, 1, count, count] bool."""
+        """The mask of a causal sliding window, [1, 1, count, count] bool, True where a row sees a column."""
         seen = torch.ones(count, count, dtype=torch.bool, device=self.device)
         return seen.tril().triu(1 - window)[None, None]
 
     def attention_rows(
         self, index: int, hidden: torch.Tensor, rotation: Rotation, rows: torch.Tensor, keys: torch.Tensor | None
     ) -> torch.Tensor:
-        """Some rows of a layer's attention.
+        """Compute some rows of a layer's attention.
 
         Args:
-            index: of the layer.
-            hidden: [n, Dl] what the layer reads.
-            rotation: of the n tokens.
-            rows: [r] int64 counted from the end.
-            keys: [kv heads, n, head size] where the layer has run, else None.
+            index: the layer.
+            hidden: [n, Dl] the layer's input.
+            rotation: the rotation of the n tokens.
+            rows: [r] int64 rows, as negative indices from the end.
+            keys: [kv heads, n, head size] if the layer has run, else None.
 
         Returns:
-            [r, n] float32, after the softmax over what the row sees: not what is later than the row, nor what lies
-            before the layer's sliding window. Mean over heads.
+            [r, n] float32, the softmax over the tokens that the row sees: neither later ones nor those before the
+            layer's sliding window. Mean over heads.
         """
         layer, count, size = self._layers[index], len(hidden), self._head_size
         cos, sin = rotation
@@ -183,7 +183,7 @@ class LayerwiseModel:
 
 
 class _Prefill:
-    """A prompt on its way through the layers."""
+    """A prompt that is passing through the layers."""
 
     def __init__(
         self, model: LayerwiseModel, embeddings: torch.Tensor, prompt: PromptLayout, pruning: ComposedPruning | None
@@ -193,13 +193,13 @@ class _Prefill:
         self.segments: list[_Segment] = []
         self._model = model
         self._pruning = pruning
-        self._stages: dict[int, tuple[int, Stage]] = {}  # by the layer that the stage comes before
+        self._stages: dict[int, tuple[int, Stage]] = {}  # by the index of the layer that the stage precedes
         if pruning is not None:
             self._stages = {stage.after: (number, stage) for number, stage in enumerate(pruning.stages)}
             self._rows = pruning.raters(embeddings, prompt)
         self._total = prompt.num_vision
         self._rotation = model.rotation(embeddings, prompt.positions)
-        self._attention: torch.Tensor | None = None  # [r, n] of the layer before, where a stage needs it
+        self._attention: torch.Tensor | None = None  # [r, n] of the previous layer, if the next stage needs it
 
     def layer(self, index: int) -> None:
         read = self.hidden
@@ -224,8 +224,8 @@ class _Prefill:
         self._attention = None
 
 
-def _window_of(layer: Any) -> int | None:  # noqa: ANN401 - a decoder layer of the library's, of any architecture
-    """How many tokens a layer sees, itself included; None where it sees all, as the library's own model decides it."""
+def _window_of(layer: Any) -> int | None:  # noqa: ANN401 - a decoder layer of the library, of any architecture
+    """How many tokens a layer sees, itself included; None if it sees all. Decided as in the library's own model."""
     attention = layer.self_attn
     source = attention if hasattr(attention, "sliding_window") else attention.config
     window: int | None = getattr(source, "sliding_window", None)

@@ -1,4 +1,4 @@
-"""A request's prompt as the layers read it."""
+"""Converts a request's prompt into embeddings and a layout for the layers."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from llm_service.pruning.base import NO_TILE
 def read_prompt(
     request: EngineRequest, model: LayerwiseModel, *, image_token_id: int
 ) -> tuple[torch.Tensor, PromptLayout]:
-    """Embeds text and images: [n, Dl] in the model's type on its device, and the layout of the n tokens."""
+    """Embed text and images: [n, Dl] in the model's type on its device, and the layout of the n tokens."""
     ids = np.array(request.token_ids, np.int64)
     cuts = np.flatnonzero(ids == image_token_id)
     pieces = _Pieces()
@@ -27,7 +27,7 @@ def read_prompt(
 
 
 class _Pieces:
-    """The parts of a prompt, one after the other."""
+    """Collects the parts of a prompt in order."""
 
     def __init__(self) -> None:
         self.embeddings: list[torch.Tensor] = []
@@ -36,15 +36,15 @@ class _Pieces:
         self._positions: list[NDArray[np.int64]] = []
         self._quotas: list[NDArray[np.int64]] = []
         self._with_quotas = False
-        self._place = 0  # of the next token
+        self._next_position = 0  # position of the next token
         self._num_tiles = 0
 
     def add_text(self, model: LayerwiseModel, ids: NDArray[np.int64]) -> None:
         self.embeddings.append(model.embed(ids.tolist()))
         self._vision.append(np.zeros(len(ids), np.bool_))
         self._tiles.append(np.full(len(ids), NO_TILE, np.int64))
-        self._positions.append(self._place + np.arange(len(ids)))
-        self._place += len(ids)
+        self._positions.append(self._next_position + np.arange(len(ids)))
+        self._next_position += len(ids)
 
     def add_image(self, image: ImageInput) -> None:
         self.embeddings.append(image.embed())
@@ -55,9 +55,9 @@ class _Pieces:
         self._quotas.append(held if image.quotas is None else np.array(image.quotas, np.int64))
         self._vision.append(np.ones(image.num_tokens, np.bool_))
         self._tiles.append(np.where(in_tile, image.tiles + self._num_tiles, NO_TILE))
-        offsets = np.arange(image.num_tokens) if image.places is None else image.places.offsets
-        self._positions.append(self._place + offsets)
-        self._place += image.span
+        offsets = np.arange(image.num_tokens) if image.positions is None else image.positions.offsets
+        self._positions.append(self._next_position + offsets)
+        self._next_position += image.span
         self._num_tiles += count
 
     def layout(self, device: torch.device) -> PromptLayout:

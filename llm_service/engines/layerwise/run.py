@@ -16,7 +16,10 @@ from llm_service.job import TokenEvent
 
 
 class Run:
-    """Made on the event loop that reads `events`; everything else belongs to the engine's thread."""
+    """A queued or running request.
+
+    It is created on the event loop that reads `events`; everything else belongs to the engine's thread.
+    """
 
     def __init__(self, request: EngineRequest) -> None:
         self.request = request
@@ -32,11 +35,11 @@ class Run:
 
     @property
     def kv_tokens(self) -> int:
-        """Most tokens of a layer's cache that the request can come to need."""
+        """The most tokens that the request may need in a layer's cache."""
         return self.request.num_prompt_tokens + self.request.sampling.max_new_tokens
 
     def advance(self, model: LayerwiseModel, *, image_token_id: int, end_ids: frozenset[int]) -> bool:
-        """One step: the prompt, or the last token. Whether it was the last."""
+        """Run one step, on the prompt or on the last token; return whether it gave the answer's last token."""
         layer_tokens = None
         if self._state is None or self._chooser is None:
             self._queue_seconds = time.perf_counter() - self._arrived
@@ -52,7 +55,7 @@ class Run:
         return finished
 
     def fail(self, error: VisionSplitError) -> None:
-        """End it with an error."""
+        """End the request with an error."""
         self._post(error)
 
     def _begin(self, model: LayerwiseModel, image_token_id: int) -> tuple[LayerwiseState, TokenChooser]:

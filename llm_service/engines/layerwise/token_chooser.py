@@ -1,4 +1,4 @@
-"""Chooses one request's tokens with the meaning that the sampler of continuous batching gives to the options."""
+"""Samples one request's tokens; the options mean the same as in the sampler of continuous batching."""
 
 import torch
 from visionsplit.options.sampling import ResolvedSampling
@@ -9,12 +9,12 @@ _WORD = 2**32
 
 
 class TokenChooser:
-    """A seed gives the same tokens here and there, as far as the two engines' scores are alike."""
+    """Chooses tokens. A seed gives the same tokens in both engines, as far as their scores are equal."""
 
     def __init__(
         self, options: ResolvedSampling, token_ids: tuple[int, ...], *, vocabulary_size: int, device: torch.device
     ) -> None:
-        """`token_ids` are the prompt's, the image token once for each image: a repetition penalty counts them."""
+        """`token_ids` are the prompt's, with one image token for each image: a repetition penalty counts them."""
         self._options = options
         self._seen: torch.Tensor | None = None  # [vocabulary] bool
         if options.repetition_penalty != 1:
@@ -26,7 +26,7 @@ class TokenChooser:
 
         Args:
             scores: [vocabulary] float32.
-            position: of the new token among all of prompt and answer, dropped ones counted.
+            position: position of the new token in prompt and answer together, counting dropped tokens.
         """
         options = self._options
         if self._seen is not None:

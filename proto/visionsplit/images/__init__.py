@@ -1,25 +1,26 @@
-"""Images as files and as Pillow images, read as 8-bit RGB: the same for the encoder, the client and the tool.
+"""Decodes image files and converts Pillow images to 8-bit RGB, by one rule for the encoder, the client and the tool.
 
-docs/images.md says which files are read, what their samples mean and what is refused. Knows Pillow and NumPy only.
+docs/images.md says which files are read, how their samples are interpreted and what is refused. The package depends
+only on Pillow and NumPy.
 """
 
-from visionsplit.images.apart import ApartDecoder
 from visionsplit.images.formats import HEAD_BYTES, SUFFIXES, available_formats, begins_as_image
 from visionsplit.images.header import UNLIMITED, ImageHeader, ImageLimits, read_header
-from visionsplit.images.held import file_of, held_to_rgb
+from visionsplit.images.pillow_images import file_of, pillow_to_rgb
+from visionsplit.images.process_decoder import ProcessDecoder
 from visionsplit.images.reading import decode_image
 
 __all__ = [
     "HEAD_BYTES",
     "SUFFIXES",
     "UNLIMITED",
-    "ApartDecoder",
     "ImageHeader",
     "ImageLimits",
+    "ProcessDecoder",
     "available_formats",
     "begins_as_image",
     "decode_image",
     "file_of",
-    "held_to_rgb",
+    "pillow_to_rgb",
     "read_header",
 ]

@@ -1,6 +1,6 @@
-"""`python -m visionsplit.images`: decodes one image for `apart.ApartDecoder`.
+"""`python -m visionsplit.images`: decodes one image for `process_decoder.ProcessDecoder`.
 
-The file comes in at the standard input. A line of JSON goes out, and then the pixels as RGB.
+The program reads the file from standard input, and writes a line of JSON followed by the pixels as RGB.
 """
 
 import json
@@ -10,17 +10,17 @@ import sys
 from typing import BinaryIO
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images.apart import MOST_CPU_SECONDS, OUT_OF_MEMORY
 from visionsplit.images.header import ImageLimits
+from visionsplit.images.process_decoder import MOST_CPU_SECONDS, OUT_OF_MEMORY
 from visionsplit.images.reading import decode_image
 
-_OWN_BYTES = 1 << 31  # of address space, for Python and its libraries
-_NICENESS = 10  # other callers' work comes first
-_ROWS = 256  # of pixels that are sent at a time
+_OWN_BYTES = 1 << 31  # address space for Python and its libraries
+_NICENESS = 10  # lowers the priority, so that other callers' work comes first
+_ROWS = 256  # rows of pixels written at a time
 
 
 def main(asked: str, questions: BinaryIO, answers: BinaryIO) -> None:
-    """`asked`: the limits and the memory for decoding, as `ApartDecoder` writes them."""
+    """`asked` is JSON written by `ProcessDecoder`: the limits and the memory for decoding."""
     settings = json.loads(asked)
     _limit(resource.RLIMIT_CPU, MOST_CPU_SECONDS)
     _limit(resource.RLIMIT_AS, _OWN_BYTES + settings["bytes"])
@@ -36,7 +36,7 @@ def main(asked: str, questions: BinaryIO, answers: BinaryIO) -> None:
 
 
 def _limit(kind: int, wanted: int) -> None:
-    """Set a limit of the process, which an administrator may have set lower: that one cannot be raised."""
+    """Limit a resource of the process. A lower limit set by an administrator stays, since it cannot be raised."""
     _, hard = resource.getrlimit(kind)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(kind, (most, most))

@@ -1,22 +1,25 @@
-"""BMP: what is handed to the decoder."""
+"""BMP: prepares a file for Pillow's decoder."""
 
 import struct
 
-_COLOURS = 46  # where a header of 40 bytes or more says how many colours its palette has
-_PIXELS = 10  # where the file says where its pixels begin
+_COLOURS = 46  # offset of the number of palette colours, in files with a header of 40 bytes or more
+_PIXELS = 10  # offset of the position of the pixels
 _HEADER, _BITS, _COMPRESSION = 14, 28, 30
 _RUN_LENGTHS = (b"\1\0\0\0", b"\2\0\0\0")
 _LEAST_HEADER = 40
-_UNUSED = b"\1\2\3\0"  # a colour that is not grey
+_UNUSED = b"\1\2\3\0"  # a palette entry that is not grey
 
 
 def is_run_length(data: bytes) -> bool:
-    """Whether runs of pixels are stored by their lengths, which Pillow's decoder reads in Python."""
+    """Whether the pixels are stored as run lengths, which Pillow decodes in Python."""
     return data[_COMPRESSION : _COMPRESSION + 4] in _RUN_LENGTHS and data[_HEADER] >= _LEAST_HEADER
 
 
 def prepared(data: bytes) -> bytes:
-    """The file, with a third colour where 4 or 8 bits choose between two: Pillow takes such bits for single ones."""
+    """Add a third colour to palettes of two colours with indices of 4 or 8 bits.
+
+    Pillow would read such a file as one with indices of a single bit.
+    """
     if len(data) < _COLOURS + 4:
         return data
     (header,) = struct.unpack_from("<I", data, _HEADER)

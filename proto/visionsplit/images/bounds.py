@@ -1,8 +1,8 @@
-"""How much of a file is looked at in Python before its decoder begins.
+"""Limits on the parts of a file that Python code iterates over before the decoder starts.
 
-Decoders walk a file's pixels in C. Its segments, chunks and blocks are walked in Python, which holds the interpreter's
-lock, so that a file of millions of them would stop every other image. The bound leaves room for the largest files that
-cameras and editors write: an animation of thousands of frames, a PNG in chunks of a kilobyte.
+Decoders process a file's pixels in C. Its segments, chunks and blocks are iterated over in Python, which holds the
+interpreter lock, so a file with millions of them would block every other image. The limit leaves room for the largest
+files that cameras and editors write: an animation of thousands of frames, a PNG in chunks of a kilobyte.
 """
 
 import re
@@ -15,18 +15,19 @@ _WINDOW_BYTES = 1 << 20
 
 
 class PartCount:
-    """Counts what is walked of one file."""
+    """Counts the parts of one file."""
 
     def __init__(self, what: str, most: int = MOST_PARTS) -> None:
-        """`what` names the parts and where they are, such as "segments in the JPEG"."""
+        """`what` names the parts and their location, such as "segments in the JPEG"."""
         self._what = what
         self._most = most
         self._count = 0
 
     def add(self) -> None:
-        """
+        """Count one part.
+
         Raises:
-            InvalidImageError: the file has more parts than are walked.
+            InvalidImageError: the file has more parts than the limit.
         """
         self._count += 1
         if self._count > self._most:
@@ -34,20 +35,20 @@ class PartCount:
 
 
 def find(pattern: re.Pattern[bytes], data: bytes, start: int) -> int:
-    """Where a pattern of one or two bytes is found from a place on; -1 if nowhere.
+    """The position at which a pattern of one or two bytes is found from `start` on; -1 if it is not found.
 
-    It is searched for in windows, since a search holds the interpreter's lock until its end.
+    The search proceeds in windows, since a single search holds the interpreter lock until its end.
     """
     while start < len(data):
         found = pattern.search(data, start, start + _WINDOW_BYTES)
         if found:
             return found.start()
-        start += _WINDOW_BYTES - 1  # what is searched for may lie across the end of the window
+        start += _WINDOW_BYTES - 1  # windows overlap by a byte, as a match may lie across their border
     return -1
 
 
 def boxes(data: bytes, start: int, end: int, count: PartCount) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes of a JPEG 2000, AVIF or HEIF file in a range: their types, and where their contents begin and end."""
+    """The boxes of a JPEG 2000, AVIF or HEIF file in a range: their types, and the start and end of their contents."""
     while start + 8 <= end:
         count.add()
         length, name = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
@@ -56,7 +57,7 @@ def boxes(data: bytes, start: int, end: int, count: PartCount) -> Iterator[tuple
             length = int.from_bytes(data[content : content + 8], "big")
             content += 8
         stop = end if length == 0 else min(start + length, end)
-        if stop < content:  # shorter than its own header: the decoder refuses the file
+        if stop < content:  # the box is shorter than its header, and the decoder will refuse the file
             return
         yield name, content, stop
         start = stop

@@ -1,9 +1,9 @@
 """The accepted file formats: how each is recognised, and which Pillow class reads it.
 
-The classes are called directly rather than through `Image.open`: that tells why a file cannot be read, leaves Pillow's
-registry as it is, and never tries a format that is not listed here. Formats that run other programs or interpret
-vector drawings (EPS, PDF, SVG, WMF) stay out. So do TGA, which has no signature by which to recognise it, and ICO,
-whose entries are files of their own with sizes that the header need not tell.
+The classes are called directly instead of through `Image.open`. This tells why a file cannot be read, leaves Pillow's
+registry unchanged, and never tries a format that is not listed here. Formats that run other programs or interpret
+vector drawings (EPS, PDF, SVG, WMF) are not accepted. Neither are TGA, which has no signature to recognise it by, and
+ICO, whose entries are files with sizes that the header need not state.
 """
 
 import base64
@@ -29,7 +29,7 @@ from visionsplit.errors import InvalidImageError
 from visionsplit.images.other_files import name_of
 
 HEAD_BYTES = 64
-"""As many of a file's first bytes tell its format: every signature, and the first brands of an ISO base media file."""
+"""How many of a file's first bytes show its format: every signature, and the first brands of an ISO base media file."""
 
 _BMP_HEADER_BYTES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
@@ -40,20 +40,20 @@ _HEIF_BRANDS = frozenset(
 
 @dataclass(frozen=True)
 class Format:
-    """A file format that is read."""
+    """An accepted file format."""
 
-    name: str  # Pillow's
+    name: str  # Pillow's name
     suffixes: tuple[str, ...]  # of file names, in lower case with the dot
-    matches: Callable[[bytes], bool]  # a file's first bytes
-    open: Callable[[io.BytesIO], ImageFile]  # reads the header only
+    matches: Callable[[bytes], bool]  # tests a file's first bytes
+    open: Callable[[io.BytesIO], ImageFile]  # reads only the header
     available: Callable[[], bool] = lambda: True  # whether the decoder is installed
 
 
 def recognise(data: bytes) -> Format:
-    """The format of a file, by its first bytes.
+    """The format of a file, from its first bytes.
 
     Raises:
-        InvalidImageError: the format is unknown, known and not accepted, or its decoder is not installed.
+        InvalidImageError: the format is unknown or not accepted, or its decoder is not installed.
     """
     head = data[:HEAD_BYTES]
     found = _find(head)
@@ -70,7 +70,7 @@ def recognise(data: bytes) -> Format:
 def begins_as_image(head: bytes) -> bool:
     """Whether a file with these first bytes, at least `HEAD_BYTES` or all of it, is in an accepted format.
 
-    Whether the decoder is installed here does not matter: another machine may decode the file.
+    The decoder need not be installed here, since another machine may decode the file.
     """
     return _find(head) is not None
 
@@ -94,7 +94,7 @@ def _is_base64(head: bytes) -> bool:
 
 
 def _brands(head: bytes) -> frozenset[bytes]:
-    """The brands that an ISO base media file claims, the major one and those compatible."""
+    """The brands that an ISO base media file declares: the major brand and the compatible ones."""
     if head[4:8] != b"ftyp":
         return frozenset()
     end = min(int.from_bytes(head[:4], "big"), len(head))
@@ -106,7 +106,7 @@ def _starts(*signatures: bytes) -> Callable[[bytes], bool]:
 
 
 def _is_bmp(head: bytes) -> bool:
-    """Two letters alone may also begin a text, so the length of the second header, which names its version, counts."""
+    """The two letters may also begin a text, so the length of the second header, which shows its version, counts."""
     return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES
 
 
@@ -116,7 +116,7 @@ def _is_ppm(head: bytes) -> bool:
 
 def _has_heif() -> bool:
     try:
-        import pi_heif  # noqa: F401 - optional, and it loads a C library
+        import pi_heif  # noqa: F401 - optional, and loads a C library
     except ImportError:
         return False
     return True
@@ -160,4 +160,4 @@ _FORMATS = (
 )
 
 SUFFIXES = frozenset(suffix for form in _FORMATS for suffix in form.suffixes)
-"""The endings of the names of image files that are read, in lower case with the dot."""
+"""The suffixes of accepted image files, in lower case with the dot."""

@@ -1,4 +1,4 @@
-"""GIF: the first frame on its screen."""
+"""GIF: reads the first frame, placed on its screen."""
 
 import re
 
@@ -13,11 +13,11 @@ _HAS_PALETTE, _PALETTE_BITS = 0x80, 0x07
 _EXTENSION = b"!"
 _CONTROL = 0xF9
 _TRANSPARENT = 0x01
-_BLOCK = re.compile(rb"[!,;]")  # how blocks begin; what lies between them is passed over
+_BLOCK = re.compile(rb"[!,;]")  # the first byte of a block; bytes between blocks are skipped
 
 
 def bare(data: bytes) -> bytes:
-    """The file without what stands before its first frame, except for that frame's transparent colour.
+    """The file without the blocks before its first frame, except for that frame's transparent colour.
 
     Raises:
         InvalidImageError: there are too many blocks before the first frame.
@@ -37,7 +37,7 @@ def bare(data: bytes) -> bytes:
 
 
 def _end_of_chain(data: bytes, start: int, blocks: PartCount) -> int:
-    """Where a chain of blocks ends: each begins with its length, the last has none."""
+    """The end of a chain of blocks, each of which begins with its length; the last one has length 0."""
     while start < len(data) and (length := data[start]):
         blocks.add()
         start += length + 1
@@ -45,7 +45,7 @@ def _end_of_chain(data: bytes, start: int, blocks: PartCount) -> int:
 
 
 def first_frame(image: Image.Image) -> Image.Image:
-    """A loaded first frame as RGB. What it leaves free of the screen is white, where Pillow takes the first colour."""
+    """A loaded first frame as RGB. The part of the screen that it does not cover is white; Pillow uses colour 0."""
     rgb = to_rgb(image)
     assert isinstance(image, GifImageFile), "Pillow's class for the format"
     covered = image.dispose_extent

@@ -1,6 +1,6 @@
-"""What a file says of its image before a pixel is decoded: its size, and what decoding it will take.
+"""Reads an image's size from its header, and estimates the memory for decoding, before any pixel is decoded.
 
-What of a file is read in Python is bounded here for each format (`bounds`), whatever the file holds.
+The work in Python is bounded for each format (`bounds`), whatever the file contains.
 """
 
 import io
@@ -13,69 +13,72 @@ from visionsplit.images import bmp, gif, isobmff, jpeg, jpeg2000, png, ppm, tiff
 from visionsplit.images.formats import Format, recognise
 from visionsplit.images.orientation import read_orientation
 
-# Memory of decoding in bytes for a pixel, measured with the kind of samples that takes most, and rounded up. Of these,
-# 4 are the image that Pillow decodes, and 4 the image as RGB or turned upright.
+# Memory for decoding in bytes per pixel, measured with the most expensive kind of samples and rounded up. It includes 4
+# for the image that Pillow decodes, and 4 for the image as RGB or rotated.
 _PIXEL_BYTES = {"WEBP": 16, "GIF": 8, "BMP": 8, "PPM": 16, "JPEG2000": 24, "AVIF": 16, "HEIF": 16}
-_JPEG_BYTES, _TURNED_BYTES, _COEFFICIENT_BYTES = 4, 4, 8  # the last of a progressive JPEG
-_ENDING_BYTES = 6  # of the pixels that `jpeg.ended` compares
+_JPEG_BYTES, _TURNED_BYTES, _COEFFICIENT_BYTES = 4, 4, 8  # _COEFFICIENT_BYTES: of a progressive JPEG
+_ENDING_BYTES = 6  # for the pixels that `jpeg.ended` compares
 _PNG_BYTES, _WIDE_PNG_BYTES = 8, 16
-_APART_BYTES = 7  # of the pixels on their way from another process
-_BLOCK_PIXELS, _BLOCK_PIXEL_BYTES = 1 << 20, 64  # of the block that is converted at a time
+_PROCESS_BYTES = 7  # for pixels that are received from another process
+_BLOCK_PIXELS, _BLOCK_PIXEL_BYTES = 1 << 20, 64  # for the block that is being converted
 _COPIES = 3  # of the file
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is decoded at all."""
+    """Limits on the size of images that are decoded."""
 
     max_pixels: int = 64_000_000
-    max_side: int = 65_535  # resizing takes memory for each row and each column, however few pixels they have
+    max_side: int = 65_535  # resizing takes memory per row and per column, however few pixels they have
 
 
-UNLIMITED = ImageLimits(max_pixels=2**62, max_side=2**31)  # for images that the caller holds already
+UNLIMITED = ImageLimits(max_pixels=2**62, max_side=2**31)  # for images that the caller already holds in memory
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What is known of an image before it is decoded."""
+    """What is known about an image before it is decoded."""
 
-    width: int  # before any orientation
+    width: int  # as stored, before applying the orientation
     height: int
-    decoding_bytes: int  # of memory that `decode_image` takes at most, with the image that it returns
-    apart: bool  # whether decoding holds the interpreter's lock for seconds; `ApartDecoder` does not
+    decoding_bytes: int  # upper bound of the memory that `decode_image` takes, including the returned image
+    needs_process: bool  # whether decoding holds the interpreter lock for seconds, which `ProcessDecoder` avoids
 
 
 def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
-    """
+    """Read a file's header.
+
     Raises:
-        InvalidImageError: no data, an unknown format, too many pixels, or a header that is broken, far too long or not
-            supported.
+        InvalidImageError: there is no data, the format is unknown, there are too many pixels, or the header is damaged,
+            too long or not supported.
     """
     with refusing(data) as form:
         if form.name == "TIFF":
             layout = tiff.read_layout(data)
             width, height = checked_size((layout.width, layout.height), limits)
             tiff.check_parts(layout, len(data))
-            return ImageHeader(width, height, tiff.decoding_bytes(layout, len(data)), apart=False)
+            return ImageHeader(width, height, tiff.decoding_bytes(layout, len(data)), needs_process=False)
         announced, pixel_bytes = _announced(form, data)
         width, height = checked_size(announced, limits)
-        apart = _is_slow(form, data)
+        needs_process = _is_slow(form, data)
         pixels = width * height
-        decoding = pixels * (pixel_bytes + _APART_BYTES * apart) + min(pixels, _BLOCK_PIXELS) * _BLOCK_PIXEL_BYTES
-        return ImageHeader(width, height, decoding + _COPIES * len(data), apart)
+        pixel_bytes += _PROCESS_BYTES * needs_process
+        decoding = pixels * pixel_bytes + min(pixels, _BLOCK_PIXELS) * _BLOCK_PIXEL_BYTES
+        return ImageHeader(width, height, decoding + _COPIES * len(data), needs_process)
 
 
 def checked_size(size: tuple[int, int], limits: ImageLimits) -> tuple[int, int]:
-    """
+    """Return the size if it is within the limits.
+
     Raises:
-        InvalidImageError: no pixels, or more than `limits` allow.
+        InvalidImageError: there are no pixels, or more than `limits` allow.
     """
     width, height = size
     if width < 1 or height < 1:
         raise InvalidImageError(f"the image has {width} x {height} pixels")
     if width * height > limits.max_pixels:
         raise InvalidImageError(
-            f"the image has {width} x {height} pixels, more than the {limits.max_pixels} taken here"
+            f"the image has {width} x {height} pixels, more than the {limits.max_pixels} accepted here"
         )
     if max(size) > limits.max_side:
         raise InvalidImageError(
@@ -86,10 +89,10 @@ def checked_size(size: tuple[int, int], limits: ImageLimits) -> tuple[int, int]:
 
 @contextmanager
 def refusing(data: bytes) -> Iterator[Format]:
-    """Recognise the format, and turn what its decoder raises into InvalidImageError.
+    """Recognise the format, and convert what its decoder raises to InvalidImageError.
 
-    Pillow's plugins raise a dozen kinds of errors at broken files; whichever it is, the file is at fault. Only
-    MemoryError passes: the file may be sound.
+    Pillow's plugins raise a dozen types of exceptions for damaged files. All of them mean that the file is at fault,
+    except MemoryError, which may occur with a valid file.
     """
     if not data:
         raise InvalidImageError("the image has no data")
@@ -106,7 +109,7 @@ def refusing(data: bytes) -> Iterator[Format]:
 
 
 def _announced(form: Format, data: bytes) -> tuple[tuple[int, int], int]:
-    """The size in a file's header, and the bytes that decoding takes for a pixel."""
+    """The size stated in a file's header, and the bytes per pixel that decoding takes."""
     match form.name:
         case "PNG":
             chunks = png.split(data)
@@ -140,7 +143,7 @@ def _size(form: Format, data: bytes) -> tuple[int, int]:
 
 
 def _is_slow(form: Format, data: bytes) -> bool:
-    """Whether the decoder is written in Python, or is one in C during which Pillow keeps the interpreter's lock."""
+    """Whether the decoder is written in Python, or is one in C for which Pillow keeps the interpreter lock."""
     match form.name:
         case "JPEG2000":
             return True

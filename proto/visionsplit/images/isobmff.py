@@ -1,6 +1,6 @@
-"""AVIF and HEIF: how many boxes and how much EXIF a file has.
+"""AVIF and HEIF: limits the number of boxes and the size of the EXIF block.
 
-Their decoders go through the boxes while they hold the interpreter's lock, and Pillow reads the EXIF in Python.
+The decoders iterate over the boxes while holding the interpreter lock, and Pillow parses the EXIF in Python.
 """
 
 from collections.abc import Iterator
@@ -10,15 +10,16 @@ from visionsplit.images.bounds import PartCount, boxes
 
 _MOST_BOXES = 10_000
 _MOST_EXIF_BYTES = 1 << 17
-# Boxes that hold boxes, and where in their content those begin: behind a version, flags and a number.
+# Boxes that contain boxes, and the offset of these in the content, after a version, flags and a number.
 _CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0, b"iinf": 6, b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0}
-_LONG_COUNT = 8  # where boxes begin in iinf if its version is not 0
+_LONG_COUNT = 8  # the offset in an iinf box if its version is not 0
 _ITEM, _LOCATIONS = b"infe", b"iloc"
 _EXIF = b"Exif"
 
 
 def check_boxes(data: bytes) -> None:
-    """
+    """Check an AVIF or HEIF file.
+
     Raises:
         InvalidImageError: there are too many boxes or items, or too much EXIF.
     """
@@ -27,7 +28,7 @@ def check_boxes(data: bytes) -> None:
     lengths: dict[int, int] = {}
     for name, start, end in _all_boxes(data, 0, len(data), count):
         if name == _ITEM:
-            wide = 2 if data[start] >= 3 else 0  # bytes that the item's number has beyond two
+            wide = 2 if data[start] >= 3 else 0  # how many bytes the item's number has beyond two
             if data[start + 8 + wide : start + 12 + wide] == _EXIF:
                 exif.add(int.from_bytes(data[start + 4 : start + 6 + wide], "big"))
         elif name == _LOCATIONS:
@@ -45,7 +46,7 @@ def _all_boxes(data: bytes, start: int, end: int, count: PartCount) -> Iterator[
 
 
 def _lengths(content: bytes, count: PartCount) -> dict[int, int]:
-    """The bytes of each item by the box that says where they lie (ISO/IEC 14496-12, 8.11.3)."""
+    """The size of each item in bytes, from the box with the items' locations (ISO/IEC 14496-12, 8.11.3)."""
     version = content[0]
     offset_size, length_size = content[4] >> 4, content[4] & 15
     base_size, index_size = content[5] >> 4, content[5] & 15 if version else 0

@@ -1,7 +1,7 @@
-"""JPEG: what is handed to the decoder of a file's segments.
+"""JPEG: selects the segments of a file that the decoder receives.
 
-Cameras and editors store thumbnails, profiles, depth maps and texts in application segments, often broken ones. Only
-those two reach the decoder that say how the colours are stored (JFIF and Adobe); the EXIF comes beside the file.
+Cameras and editors store thumbnails, profiles, depth maps and texts in application segments, which are often damaged.
+Only the two that define the colour encoding (JFIF and Adobe) reach the decoder; the EXIF is returned separately.
 """
 
 import io
@@ -18,36 +18,36 @@ _EOI = b"\xff\xd9"
 _SCAN = b"\xff\xda"
 _RESTARTS = b"\xff\xdd"  # defines the interval of restart markers
 _SOI_MARKER, _EOI_MARKER, _SCAN_MARKER = 0xD8, 0xD9, 0xDA
-# Arbitrary bytes without 0xff; more than one, since some bits are the code of an empty block.
+# Arbitrary bytes without 0xff. Several are needed, since some bit patterns are the code of an empty block.
 _CONTINUATIONS = (bytes(n * n * 37 % 251 for n in range(1, 200)), b"\xa9\x17\x6e\xd3\x3c" * 40, b"\xfe\x81" * 100)
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length: TEM and restarts
 _APPLICATION = range(0xE0, 0xF0)
 _COMMENT = 0xFE
-_COLOUR_SEGMENTS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}  # how they begin, and how long they are at least
+_COLOUR_SEGMENTS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}  # their first bytes and their minimum length
 _EXIF = 0xE1
 _EXIF_START = b"Exif\0\0"
-_NO_FILL = re.compile(rb"[^\xff]")  # any number of bytes 0xff may stand before a marker
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # behind a scan's bytes, in which 0xff is followed by 0
+_NO_FILL = re.compile(rb"[^\xff]")  # any number of bytes 0xff may precede a marker
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # after a scan's bytes, in which 0xff is followed by 0
 _MOST_SEGMENT_BYTES = 1 << 16
 _MOST_SEGMENTS = 10_000
-_MOST_TABLES = 200  # segments that are kept; files have about ten
-_MOST_TABLE_BYTES = 1 << 13  # of one of them; tables for all components take about three thousand
-_MOST_SCANS = 50  # each goes over all blocks of the image; progressive files have about ten
+_MOST_TABLES = 200  # segments that are kept; usual files have about ten
+_MOST_TABLE_BYTES = 1 << 13  # of one segment; tables for all components take about three thousand
+_MOST_SCANS = 50  # each scan covers all blocks of the image; progressive files have about ten
 _MOST_PIXELS_WITHOUT_END = 16_000_000  # `ended` decodes the file several times
 
 
 @dataclass(frozen=True)
 class JpegFile:
-    """A JPEG without what its pixels do not need."""
+    """A JPEG without the parts that its pixels do not need."""
 
-    tables: bytes  # the segments that are needed before the first scan
-    exif: bytes  # of the first EXIF segment, empty without one
+    tables: bytes  # the segments needed before the first scan
+    exif: bytes  # of the first EXIF segment, empty if there is none
     source: bytes  # the file
-    scan: int  # where its first scan begins
+    scan: int  # offset of the first scan
 
     @property
     def head(self) -> bytes:
-        """What of the file tells its size, with the first scan's header."""
+        """The part of the file that shows its size, with the header of the first scan."""
         return self.tables + self.source[self.scan : self.scan + _MOST_SEGMENT_BYTES]
 
     @property
@@ -56,7 +56,7 @@ class JpegFile:
 
 
 def split(data: bytes) -> JpegFile:
-    """Leave out the application segments and comments before the first scan, and whatever lies between segments.
+    """Drop the application segments and comments before the first scan, and any bytes between segments.
 
     Raises:
         InvalidImageError: there is no scan, or there are too many segments.
@@ -87,12 +87,13 @@ def split(data: bytes) -> JpegFile:
 
 
 def check_scans(file: JpegFile) -> None:
-    """
+    """Limit the number of scans.
+
     Raises:
-        InvalidImageError: the first image of the file has so many scans that decoding it would take minutes.
+        InvalidImageError: the file's first image has so many scans that decoding it would take minutes.
     """
     data, start = file.source, file.scan
-    if data.count(_SCAN, start) <= _MOST_SCANS:  # of the whole file, which may hold a video behind the image
+    if data.count(_SCAN, start) <= _MOST_SCANS:  # counts in the whole file, which may hold a video after the image
         return
     segments = PartCount("segments in the JPEG", most=_MOST_SEGMENTS)
     scans = PartCount("scans in the JPEG", most=_MOST_SCANS)
@@ -104,7 +105,7 @@ def check_scans(file: JpegFile) -> None:
 
 
 def _needed_part(marker: int, content: bytes) -> bytes | None:
-    """What of a segment its pixels need; None for one that is left out."""
+    """The part of a segment that the pixels need; None for a segment that is dropped."""
     if marker in _COLOUR_SEGMENTS:
         signature, least = _COLOUR_SEGMENTS[marker]
         return content[:least] if content.startswith(signature) and len(content) >= least else None
@@ -114,16 +115,16 @@ def _needed_part(marker: int, content: bytes) -> bytes | None:
 
 
 def lacks_end(data: bytes) -> bool:
-    """Whether the marker is missing that ends a file. Some IP cameras do not write it."""
+    """Whether the file's end marker is missing. Some IP cameras do not write it."""
     return data.rfind(_EOI) < data.rfind(_SCAN)
 
 
 def ended(data: bytes) -> bytes:
-    """A file that lacks its end with the end, if its pixels are complete; otherwise the file as it is.
+    """Append a missing end marker if the pixels are complete; otherwise return the file unchanged.
 
-    Behind a complete scan the decoder skips whatever bytes follow; in one that is cut off they become pixels. So the
-    pixels are complete if different continuations all give the same ones. This cannot be told where further scans
-    may be missing, where restart markers end the decoder's skipping, nor where the file is filled up with zeros.
+    After a complete scan the decoder skips all further bytes; in a truncated scan they become pixels. So the pixels are
+    complete if several different continuations all give the same ones. This test fails where further scans may be
+    missing, where restart markers end the skipping, and where the file is padded with zeros.
     """
     whole = data.removesuffix(_EOI[:1])
     image = JpegImageFile(io.BytesIO(whole))

@@ -1,4 +1,4 @@
-"""JPEG 2000: the widths of its samples, which Pillow brings to 8 bits by shifting."""
+"""JPEG 2000: handles sample widths other than 8 bits, which Pillow only shifts to 8 bits."""
 
 from PIL import Image
 
@@ -6,7 +6,7 @@ from visionsplit.errors import InvalidImageError
 from visionsplit.images.bounds import PartCount, boxes
 
 _CODESTREAM = b"\xff\x4f\xff\x51"  # the markers SOC and SIZ
-_COMPONENTS = 40  # bytes from there to the number of components (2 bytes), then 3 bytes for each
+_COMPONENTS = 40  # offset from there to the number of components (2 bytes), which is followed by 3 bytes for each
 _SIGNED = 0x80
 _MOST_BOXES = 1_000
 _READ_BY_VALUE = frozenset({b"pclr", b"res "})
@@ -15,9 +15,10 @@ _HEADER_ENDS = frozenset({0x64, 0x90, 0xD9})  # second bytes of the markers of a
 
 
 def check_header(data: bytes) -> None:
-    """
+    """Limit the boxes before the pixels.
+
     Raises:
-        InvalidImageError: there are too many boxes, or they are too long, before the pixels.
+        InvalidImageError: there are too many boxes before the pixels, or they are too long.
     """
     if data.startswith(_CODESTREAM):
         _check_segments(data, len(_CODESTREAM[:2]))
@@ -34,7 +35,7 @@ def check_header(data: bytes) -> None:
 
 
 def _check_segments(data: bytes, start: int) -> None:
-    """That few segments lie before the first tile or comment, up to which Pillow reads."""
+    """Check that there are few segments before the first tile or comment, which is how far Pillow reads."""
     count = PartCount("segments in the header of the JPEG 2000 image", most=_MOST_BOXES)
     while start + 4 <= len(data) and data[start + 1] not in _HEADER_ENDS:
         count.add()
@@ -42,9 +43,10 @@ def _check_segments(data: bytes, start: int) -> None:
 
 
 def check_widths(data: bytes) -> None:
-    """
+    """Refuse pixels with several samples of more than 8 bits.
+
     Raises:
-        InvalidImageError: several samples of more than 8 bits in a pixel, of which Pillow turns the brightest dark.
+        InvalidImageError: the samples are such, and Pillow would turn the brightest values dark.
     """
     widths = _widths(data)
     if len(widths) > 1 and max(widths) > 8:
@@ -55,7 +57,7 @@ def check_widths(data: bytes) -> None:
 
 
 def spread(data: bytes, image: Image.Image) -> Image.Image:
-    """A loaded image whose samples of fewer than 8 bits reach 255: shifting alone leaves the largest below it."""
+    """Scale samples of fewer than 8 bits of a loaded image up to 255, since shifting leaves the maximum below it."""
     widths = _widths(data)
     if not widths or min(widths) >= 8 or len(widths) != len(image.getbands()) or image.mode == "P":
         return image
@@ -67,7 +69,7 @@ def spread(data: bytes, image: Image.Image) -> Image.Image:
 
 
 def _widths(data: bytes) -> list[int]:
-    """Bits of each component's samples; none without a codestream."""
+    """The number of bits of each component's samples; empty without a codestream."""
     start = data.find(_CODESTREAM)
     if start < 0:
         return []

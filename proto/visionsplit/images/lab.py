@@ -1,12 +1,12 @@
-"""CIE L*a*b* colours as sRGB."""
+"""Converts CIE L*a*b* colours to sRGB."""
 
 import numpy as np
 
 from visionsplit.images.scaling import Bytes, Samples
 
 _WHITE_D50 = (0.96422, 1.0, 0.82521)
-_EDGE = 6 / 29  # where the cube root of CIE's formula begins
-# XYZ under D50, adapted to D65 by Bradford's method, to linear sRGB.
+_EDGE = 6 / 29  # where the cube root in CIE's formula begins
+# Linear sRGB from XYZ under D50, adapted to D65 by Bradford's method.
 _TO_LINEAR = np.array(
     [
         (3.1338561, -1.6168667, -0.4906146),
@@ -17,7 +17,7 @@ _TO_LINEAR = np.array(
 
 
 def lab_to_rgb(lightness: Samples, tints: Samples) -> Bytes:
-    """Colours under D50, as TIFF and ICC have them, [height, width, 3].
+    """Convert colours under D50, as in TIFF and ICC files, to sRGB, [height, width, 3].
 
     Args:
         lightness: L* from 0 to 100, [height, width].

@@ -1,8 +1,8 @@
-"""Pillow images that are loaded, as RGB.
+"""Converts loaded Pillow images to RGB.
 
-What the samples of a file mean is more than Pillow's mode says. The rest is read from what Pillow has kept of the file:
-the tags of a TIFF, the transparent colour of a PNG. Where that is not enough the file is read again, if it is still
-there and unchanged; otherwise the image is refused.
+Pillow's mode alone does not determine what a file's samples mean. The rest is taken from what Pillow has kept of the
+file: the tags of a TIFF, the transparent colour of a PNG. Where that does not suffice, the file is read again, if it
+still exists and is unchanged; otherwise the image is refused.
 """
 
 import io
@@ -26,10 +26,10 @@ from visionsplit.images.scaling import Scale, of_bits
 
 
 def loaded_to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded image, turned upright by its EXIF orientation and laid over white.
+    """Convert a loaded image, rotated by its EXIF orientation and composited over white.
 
     Raises:
-        InvalidImageError: Pillow has lost what the samples of its file mean.
+        InvalidImageError: Pillow has lost the meaning of the file's samples.
     """
     if isinstance(image, ImageFile):
         lost = _lost(image)
@@ -41,7 +41,7 @@ def loaded_to_rgb(image: Image.Image) -> Image.Image:
                 f"Pillow has lost the meaning of {lost}; give its path or its bytes, or the image before it is loaded"
             )
     if isinstance(image, TiffImageFile):
-        return _tiff_to_rgb(image)  # Pillow has turned it upright
+        return _tiff_to_rgb(image)  # Pillow has already rotated it
     if isinstance(image, GifImageFile) and not image.tell():
         return gif.first_frame(image)
     pixels = _with_right_key(image) if image.format == "PNG" else image
@@ -49,14 +49,14 @@ def loaded_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _lost(image: ImageFile) -> str | None:
-    """What Pillow's pixels of an image no longer show, in words."""
+    """What Pillow's pixels of an image have lost, in words; None if nothing."""
     if isinstance(image, TiffImageFile):
         lost = tiff.lost_by_pillow(layout := _layout(image))
         wraps = layout.sample_type == "uint" and layout.bits == 32 and image.mode == "I" and has_negative(image)
         lost = "integers of more than 31 bits" if wraps else lost
         return lost and f"a TIFF with {lost}"
     if image.format in BMP_FORMATS and image.mode == "RGBA" and image.getbbox(alpha_only=False) is None:
-        # Image.thumbnail multiplies the colours by the alpha, which BMP files often leave at 0.
+        # Image.thumbnail multiplies the colours by the alpha channel, which BMP files often leave at 0.
         return 'a BMP whose alpha is 0 everywhere and whose colours resizing has set to 0 (call convert("RGB") first)'
     key = image.info.get("transparency")
     if isinstance(image, PngImageFile) and image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
@@ -65,13 +65,13 @@ def _lost(image: ImageFile) -> str | None:
 
 
 def _may_be_lost(image: ImageFile) -> bool:
-    """Whether Pillow may have misread the samples: a BMP's 4 or 8 bits that choose between black and white as single
-    bits, JPEG 2000's samples of another width than 8 bits."""
+    """Whether Pillow may have misread the samples: a BMP's indices of 4 or 8 bits into two colours as single bits, or
+    JPEG 2000 samples of another width than 8 bits."""
     return (image.format, image.mode) == ("BMP", "1") or image.format == "JPEG2000"
 
 
 def _read_again(image: ImageFile) -> Image.Image | None:
-    """The image by its file, if that is still there and still what the image shows: a caller may have drawn on it."""
+    """Decode the image's file, if it still exists and has the image's pixels, which a caller may have changed."""
     path = Path(os.fsdecode(image.filename))
     if not image.filename or not path.is_file():
         return None
@@ -88,7 +88,7 @@ def _layout(image: TiffImageFile) -> tiff.Layout:
     return tiff.layout_of(tags, "<" if image.tag_v2.prefix == b"II" else ">")
 
 
-def _as_values(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - of any type that a tag may have
+def _as_values(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - a tag may have any type
     return value if isinstance(value, tuple) else (value,)
 
 
@@ -110,11 +110,11 @@ def _tiff_scale(image: TiffImageFile, layout: tiff.Layout) -> Scale:
 
 
 def _with_right_key(image: Image.Image) -> Image.Image:
-    """A loaded PNG with its transparent colour on the scale of its pixels, onto which Pillow does not bring it."""
+    """A loaded PNG with its transparent colour scaled like its pixels, which Pillow does not do."""
     key = image.info.get("transparency")
     if image.mode != "L" or not isinstance(key, int) or not 0 < key < 16:
         return image
-    # Grey of 2 or 4 bits has been spread over 0..255, so that of 8 bits cannot have so small a key among these levels.
+    # Pillow has spread grey of 2 or 4 bits over 0..255. Grey of 8 bits with so small a key has other levels than these.
     levels = {level for _, level in image.getcolors() or ()}
     for bits in (2, 4):
         step = 255 // (2**bits - 1)

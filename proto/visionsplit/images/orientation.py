@@ -1,4 +1,4 @@
-"""The EXIF orientation of an image. No other tag is read."""
+"""Reads the EXIF orientation of an image, and no other tag."""
 
 import logging
 
@@ -11,7 +11,7 @@ _START = b"Exif\0\0"
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _log = logging.getLogger(__name__)
 
-# EXIF 2.3, tag 0x0112: what turns the stored image upright. 1, and whatever the standard does not know, needs nothing.
+# EXIF 2.3, tag 0x0112: the operation that turns the stored image upright. 1 and undefined values need none.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -24,16 +24,16 @@ _TURNS = {
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """The image turned by its orientation."""
+    """The image rotated or mirrored according to its orientation."""
     turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
 
 def read_orientation(exif: object) -> int:
-    """The orientation in a block of EXIF; 1 where there is none.
+    """The orientation in an EXIF block; 1 if there is none.
 
-    Cameras and editors write EXIF that contradicts itself in other tags; a block that cannot be read does not spoil a
-    sound image either.
+    Cameras and editors write EXIF whose other tags contradict each other, so an unreadable block does not make a valid
+    image invalid.
     """
     if not isinstance(exif, bytes):
         return 1

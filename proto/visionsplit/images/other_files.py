@@ -1,11 +1,11 @@
-"""Files that callers take for images and that are not read, by name."""
+"""Names file types that callers may take for images and that are not accepted."""
 
-_TGA_END = b"TRUEVISION-XFILE.\0"  # of most TGA files; nothing at their beginning identifies them
-_DICOM_START, _DICOM = 128, b"DICM"  # where a DICOM file has its signature
+_TGA_END = b"TRUEVISION-XFILE.\0"  # the end of most TGA files, whose beginning does not identify them
+_DICOM_START, _DICOM = 128, b"DICM"  # offset and value of the signature of a DICOM file
 
 _RAW = "a camera raw file"
 
-# What a file is, by its first bytes in lower case.
+# A file's type by its first bytes in lower case.
 _STARTS = (
     (b"%pdf", "a PDF document"),
     (b"%!ps", "a PostScript file"),
@@ -46,13 +46,13 @@ _STARTS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file that it stands for,"),
 )
 
-# What an ISO base media file is, by its major brand.
+# An ISO base media file's type by its major brand.
 _BRANDS = {b"qt  ": "a QuickTime video", b"crx ": f"{_RAW} (CR3)"}
 _VIDEO_BRANDS = (b"iso", b"mp4", b"avc", b"M4V", b"3g", b"dash", b"MSNV", b"f4v", b"mmp4", b"XAVC")
 
 
 def name_of(data: bytes) -> str | None:
-    """What a file is that is not an accepted image, with its article; None if it is not recognised."""
+    """The type of a file that is not an accepted image, with its article; None if it is not recognised."""
     if data.endswith(_TGA_END):
         return "a TGA file"
     if data[_DICOM_START : _DICOM_START + len(_DICOM)] == _DICOM:

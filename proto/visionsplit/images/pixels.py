@@ -1,4 +1,4 @@
-"""Pixels of any of Pillow's modes as 8-bit RGB. Works block by block, so that memory stays near the result's."""
+"""Converts pixels of any Pillow mode to 8-bit RGB, block by block, so that memory stays close to the result's size."""
 
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -11,14 +11,14 @@ from visionsplit.images.scaling import Scale, of_bits, of_range
 
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
-BMP_FORMATS = ("BMP", "DIB")  # a DIB is a BMP without its file header, as the Windows clipboard holds it
+BMP_FORMATS = ("BMP", "DIB")  # a DIB is a BMP without its file header, as on the Windows clipboard
 
 _WHITE = (255, 255, 255, 255)
 _BLOCK = 1024  # pixels along a block's edges
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded image as RGB, transparent parts over white; `scaling.of_range` says how wide grey becomes 8 bits.
+    """Convert a loaded image, with transparent parts over white; `scaling.of_range` says how wide grey is scaled.
 
     Raises:
         InvalidImageError: a pixel is NaN or infinite.
@@ -33,13 +33,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def wide_scale(image: Image.Image, *, stretched: bool = False) -> Scale:
-    """The scale of an image of mode I or F, by its range."""
+    """The scale of an image of mode I or F, chosen from its range of values."""
     return of_range((np.asarray(image.crop(box)) for box in boxes(image)), stretched=stretched)
 
 
 def wide_grey(image: Image.Image, scale: Scale) -> Image.Image:
     """Grey of 16 or 32 bits as RGB."""
-    transparent = image.info.get("transparency")  # of a PNG: the one value that is not there
+    transparent = image.info.get("transparency")  # of a PNG: the one value that is transparent
     rgb = Image.new("RGB", image.size)
     for box in boxes(image):
         values = np.asarray(image.crop(box))  # [height, width]
@@ -58,7 +58,7 @@ def boxes(image: Image.Image) -> Iterator[Box]:
 
 
 def _is_16_bit(image: Image.Image) -> bool:
-    """Whether the image's samples are declared to have 16 bits. Pillow brings those of a PGM to 16 bits, in mode I."""
+    """Whether the image's samples have 16 bits. Pillow scales those of a PGM to 16 bits, in mode I."""
     return image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
 
 
@@ -68,9 +68,9 @@ def has_negative(image: Image.Image) -> bool:
 
 
 def _means_alpha(image: Image.Image) -> bool:
-    """Whether there is transparency, and it is meant.
+    """Whether the image has transparency that is meant as such.
 
-    Programs that write BMP files often leave the alpha channel at 0, since most that read them ignore it.
+    Programs that write BMP files often leave the alpha channel at 0, since most programs that read them ignore it.
     """
     if not image.has_transparency_data:
         return False

@@ -1,8 +1,8 @@
-"""PNG: what is handed to the decoder of a file's chunks, and the transparent colour.
+"""PNG: selects the chunks of a file that the decoder receives, and applies the transparent colour.
 
-Only chunks that say what the pixels are reach the decoder. Texts, profiles, times and whatever else programs store in a
-PNG are left out, so that neither their size nor a fault in them decides whether the image is read, and nothing that
-they would unpack to takes memory.
+Only chunks that define the pixels reach the decoder. Texts, profiles, times and other chunks are dropped, so that
+neither their size nor damage in them decides whether the image can be read, and their decompressed content takes no
+memory.
 """
 
 import io
@@ -24,39 +24,40 @@ from visionsplit.images.scaling import Samples, of_bits
 _SIGNATURE_BYTES = 8
 _CHUNK_START = struct.Struct(">I4s")  # length and name; a checksum of 4 bytes ends it
 _CHECKSUM_BYTES = 4
-_HEAD = (b"IHDR", b"PLTE", b"tRNS")  # what comes before the pixels and matters
-_MOST_HEADS = 100  # chunks of these names, of which a file has one each
-_MOST_HEAD_BYTES = 1 << 10  # of the content of one of these: a palette of 256 colours takes 768
+_HEAD = (b"IHDR", b"PLTE", b"tRNS")  # the chunks before the pixels that define them
+_MOST_HEADS = 100  # limit on chunks of these names, of which a valid file has one each
+_MOST_HEAD_BYTES = 1 << 10  # limit on the content of one: a palette of 256 colours takes 768
 _GREY, _COLOUR, _GREY_ALPHA, _COLOUR_ALPHA = 0, 2, 4, 6  # colour types
 
 
-PIXELS_BEGIN = b"\0\0\0\0IDAT"  # what a decoder must see behind `PngFile.head` to tell the size
+PIXELS_BEGIN = b"\0\0\0\0IDAT"  # must follow `PngFile.head` for a decoder to read the size
 
 
 @dataclass(frozen=True)
 class PngFile:
-    """A PNG without what its pixels do not need."""
+    """A PNG without the parts that its pixels do not need."""
 
     head: bytes  # the chunks before the pixels
     pixels: Sequence[memoryview]  # their compressed bytes, chunk by chunk
-    complete: bool  # whether the file goes on to its last chunk
-    exif: bytes  # of the first eXIf chunk, empty without one
-    depth: int  # bits of a sample
+    complete: bool  # whether the file contains its last chunk
+    exif: bytes  # of the first eXIf chunk, empty if there is none
+    depth: int  # bits per sample
     colour_type: int
     key: tuple[int, ...] | None  # the samples of the transparent colour: one, or red, green and blue
 
     @property
     def data(self) -> bytes:
-        """A file whose pixels are in one chunk, since the decoder begins each chunk in Python."""
+        """A file whose pixels are in a single chunk, since the decoder starts each chunk in Python."""
         length = sum(map(len, self.pixels))
         chunks = [_chunk(b"IDAT", *self.pixels)] if length else []
         return b"".join([self.head, *chunks, _chunk(b"IEND") if self.complete else b""])
 
 
 def split(data: bytes) -> PngFile:
-    """
+    """Read a file's chunks.
+
     Raises:
-        InvalidImageError: a variant of PNG that is not supported, or too many chunks.
+        InvalidImageError: the variant of PNG is not supported, or there are too many chunks.
     """
     head: dict[bytes, bytes] = {}  # the last chunk of each name counts
     pixels: list[memoryview] = []
@@ -74,7 +75,7 @@ def split(data: bytes) -> PngFile:
         elif name not in _HEAD or pixels:
             continue
         elif name == b"tRNS" and colour_type in (_GREY, _COLOUR):
-            key = _key(content, depth, colour_type)  # Pillow compares it with pixels already scaled or cut to 8 bits
+            key = _key(content, depth, colour_type)  # Pillow compares it with pixels already scaled to 8 bits
         else:
             repeated.add()
             head[name] = _chunk(name, content[:_MOST_HEAD_BYTES])
@@ -85,7 +86,7 @@ def split(data: bytes) -> PngFile:
 
 
 def decode(file: PngFile, image: Image.Image) -> Image.Image:
-    """The loaded image of a file as RGB, its transparent colour over white."""
+    """The loaded image of a file as RGB, with its transparent colour over white."""
     if file.depth == 16 and file.colour_type in (_COLOUR, _GREY_ALPHA, _COLOUR_ALPHA):
         return _decode_wide(file, image)
     if file.key is not None and file.colour_type == _GREY:
@@ -97,7 +98,7 @@ def decode(file: PngFile, image: Image.Image) -> Image.Image:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Name and content of each chunk, up to IEND. What is cut off comes as it is, for the decoder to refuse."""
+    """Name and content of each chunk, up to IEND. A truncated chunk is yielded too, for the decoder to refuse."""
     view, start, chunks = memoryview(data), _SIGNATURE_BYTES, PartCount("chunks in the PNG")
     while start + 8 <= len(data):
         chunks.add()
@@ -115,14 +116,14 @@ def _chunk(name: bytes, *contents: bytes | memoryview) -> bytes:
 
 
 def _key(content: memoryview, depth: int, colour_type: int) -> tuple[int, ...] | None:
-    """The samples of the transparent colour, of which only the lower bits count."""
+    """The samples of the transparent colour; only their lower bits count."""
     count = 1 if colour_type == _GREY else 3
     stored = struct.unpack_from(f">{count}H", content) if len(content) >= 2 * count else ()
     return tuple(value % 2**depth for value in stored) or None
 
 
 def _decode_wide(file: PngFile, upper: Image.Image) -> Image.Image:
-    """Colours or alpha of 16 bits, of which Pillow keeps the upper bytes only: it is asked for the others as well."""
+    """Decode colours or alpha of 16 bits. Pillow keeps only the upper bytes, so a second pass reads the lower ones."""
     if file.colour_type == _GREY_ALPHA:
         both = _load_as(file.data, "RGBA")  # the four bytes of a pixel
         read = partial(_samples_of_bytes, both)

@@ -1,4 +1,4 @@
-"""PBM, PGM, PPM and PFM: what is handed to the decoder."""
+"""PBM, PGM, PPM and PFM: prepares a file for Pillow's decoder."""
 
 import re
 
@@ -15,9 +15,10 @@ _BITMAPS = (b"P1", b"P4")
 
 
 def check_header(data: bytes) -> None:
-    """
+    """Limit the parts of a file that the decoder reads in Python.
+
     Raises:
-        InvalidImageError: the header, or the comments between samples that are text, would take its decoder long.
+        InvalidImageError: the header, or the comments among samples written as text, would take the decoder long.
     """
     head = _COMMENT.sub(b"", data[:_MOST_HEADER_BYTES])
     words = 3 if data.startswith(_BITMAPS) else 4  # the format, width and height; the largest value or the scale
@@ -35,10 +36,11 @@ def is_plain(data: bytes) -> bool:
 
 
 def prepared(data: bytes, image: ImageFile) -> bytes:
-    """The file with samples whose largest value is 255 or 65535. Others Pillow brings there one by one, in Python.
+    """Rescale samples whose largest value is neither 255 nor 65535, which Pillow would do one by one in Python.
 
     Args:
-        image: the file, opened.
+        data: the file.
+        image: the same file, opened by Pillow.
     """
     tile = image.tile[0]
     if tile.codec_name != "ppm":

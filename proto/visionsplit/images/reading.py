@@ -1,4 +1,4 @@
-"""Files as 8-bit RGB images."""
+"""Decodes image files to 8-bit RGB."""
 
 import io
 
@@ -14,17 +14,19 @@ from visionsplit.images.pixels import to_rgb
 
 
 def decode_image(data: bytes, limits: ImageLimits, *, page: int = 0) -> Image.Image:
-    """Decode a file's first frame, turn it upright by its EXIF orientation and lay it over white.
+    """Decode a file's first frame, rotate it by its EXIF orientation and composite it over white.
 
     Args:
-        page: another one of a TIFF; other formats give their first frame.
+        data: the file.
+        limits: limits on the image's size.
+        page: another page of a TIFF; other formats always give their first frame.
 
     Returns:
         An image of mode RGB; docs/images.md says how other samples become 8-bit RGB.
 
     Raises:
-        InvalidImageError: no data, an unknown format, too many pixels, or a file that is cut off, broken or of a kind
-            that is not supported.
+        InvalidImageError: there is no data, the format is unknown, there are too many pixels, or the file is truncated,
+            damaged or of a kind that is not supported.
     """
     with refusing(data) as form:
         match form.name:
@@ -63,7 +65,7 @@ def decode_image(data: bytes, limits: ImageLimits, *, page: int = 0) -> Image.Im
 
 
 def _load(form: Format, data: bytes, limits: ImageLimits) -> ImageFile:
-    """The image with its pixels; no more of them than its header announced and `limits` allow."""
+    """Load the image's pixels; no more of them than its header announced and `limits` allow."""
     image = form.open(io.BytesIO(data))
     announced = checked_size(image.size, limits)
     image.load()

@@ -1,4 +1,4 @@
-"""Samples of any width and type as 8 bits."""
+"""Scales samples of any width and type to 8 bits."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,17 +31,17 @@ class Scale:
             return np.full(samples.shape, _MIDDLE_GREY, np.uint8)
         if samples.dtype == np.uint16 and samples.size > _TABLE_SIZE:
             return self.to_bytes(np.arange(_TABLE_SIZE, dtype=np.uint16))[samples]
-        # In double precision: the difference of two floats may not fit a float.
+        # In double precision, since the difference of two floats may overflow a float.
         scaled = (samples.astype(np.float64) - self.black) * (255.0 / (self.white - self.black))
         return np.round(scaled).clip(0, 255).astype(np.uint8)
 
 
 BYTE = Scale(0, 255)
 
-# Of `of_range`: what the largest value exceeds, the most that it may be, and the scale that follows.
+# For `of_range`: the exclusive lower and inclusive upper bound of the largest value, and the resulting scale.
 _INTEGER_RANGES = ((-1, 320, BYTE), (-1, 82_000, Scale(0, 65535)))
 _FLOAT_RANGES = ((-1, 1.5, Scale(0, 1)), (16, 320, BYTE))
-_UNDERSHOOT = 0.25  # how far below 0 resampling may get, as a share of the largest value
+_UNDERSHOOT = 0.25  # how far below 0 resampling may reach, as a share of the largest value
 
 
 def of_bits(bits: int) -> Scale:
@@ -50,7 +50,7 @@ def of_bits(bits: int) -> Scale:
 
 
 def of_range(blocks: Iterable[Samples], *, stretched: bool = False) -> Scale:
-    """The scale of samples whose type has no agreed white: signed or wide integers, and floats.
+    """The scale of samples whose type has no conventional white: signed or wide integers, and floats.
 
     The range of the image's values decides. Resampling writes values slightly beyond black and white, so the ranges
     are somewhat wider than the scale, and values beyond the scale are clipped:

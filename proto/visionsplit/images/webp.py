@@ -1,4 +1,4 @@
-"""WebP: what is handed to the decoder of a file's chunks."""
+"""WebP: selects the chunks of a file that the decoder receives."""
 
 import struct
 from dataclasses import dataclass
@@ -6,28 +6,29 @@ from dataclasses import dataclass
 from visionsplit.errors import InvalidImageError
 from visionsplit.images.bounds import PartCount
 
-_FIRST = 12  # where the first chunk begins, behind "RIFF", the length and "WEBP"
+_FIRST = 12  # offset of the first chunk, after "RIFF", the length and "WEBP"
 _IMAGES = frozenset({b"VP8 ", b"VP8L"})
 _KEPT = frozenset({b"VP8X", b"ANIM", b"ALPH"}) | _IMAGES
 _FRAME = b"ANMF"
-_METADATA_FLAGS = 0x2C  # of VP8X: there is a profile, EXIF, XMP
+_METADATA_FLAGS = 0x2C  # in VP8X: the file has a profile, EXIF, XMP
 _MOST_CHUNKS = 20_000
 _LOSSY_START = b"\x9d\x01\x2a"
 
 
 @dataclass(frozen=True)
 class WebpFile:
-    """A WebP without what the pixels of its first frame do not need."""
+    """A WebP without the parts that the pixels of its first frame do not need."""
 
     data: bytes
-    exif: bytes  # empty without one
+    exif: bytes  # empty if there is none
     size: tuple[int, int]  # of the canvas
 
 
 def split(data: bytes) -> WebpFile:
-    """
+    """Read a file's chunks.
+
     Raises:
-        InvalidImageError: the file has too many chunks, or does not tell its size.
+        InvalidImageError: the file has too many chunks, or its size cannot be read.
     """
     view, start, count = memoryview(data), _FIRST, PartCount("chunks in the WebP", most=_MOST_CHUNKS)
     kept: list[bytes | memoryview] = []

@@ -1,7 +1,7 @@
-"""Reads one half of an ordinary Hugging Face LLaVA-NeXT checkpoint, and no tensor of the other half.
+"""Reads one half of a Hugging Face LLaVA-NeXT checkpoint, without the tensors of the other half.
 
-A checkpoint is a local folder or a hub id. Tensor names differ between the versions of transformers that wrote them;
-here they have one canonical form: `vision_tower.*`, `multi_modal_projector.*`, `image_newline`, and for the text
+A checkpoint is a local folder or a hub id. Different versions of transformers write different tensor names; this module
+converts them to one canonical form: `vision_tower.*`, `multi_modal_projector.*`, `image_newline`, and for the text
 model `language_model.model.*` and `language_model.lm_head.*`.
 """
 
@@ -18,7 +18,7 @@ from visionsplit.model.stored_model import CheckpointError, StoredModel, one_lin
 
 __all__ = ["Checkpoint", "CheckpointError", "feature_layers"]
 
-# Applied in order, first match wins, after a leading "model." is gone.
+# Applied in order after removing a leading "model."; the first match wins.
 _CANONICAL = (
     (re.compile(r"^vision_tower\.(?:vision_model\.)?(.+)$"), r"vision_tower.\1"),
     (re.compile(r"^(?:language_model\.)?lm_head\.(.+)$"), r"language_model.lm_head.\1"),
@@ -49,8 +49,8 @@ class Checkpoint(StoredModel):
         """Read the configuration and the list of tensors.
 
         Raises:
-            CheckpointError: nothing there, another architecture, weights not stored as safetensors, or a vision half
-                that the encoder cannot serve. Both services refuse it, so that neither starts without the other.
+            CheckpointError: there is no checkpoint, its architecture differs, its weights are not safetensors, or the
+                encoder cannot serve its vision half. Both services refuse it, so that neither starts alone.
         """
         super().__init__(name_or_path, "llava_next", revision=revision, canonical=_canonical_name)
         try:
@@ -61,20 +61,20 @@ class Checkpoint(StoredModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type in which the weights are stored; float32 if the configuration does not say."""
+        """The type in which the weights are stored; float32 if the configuration does not state it."""
         stored = getattr(self.config, "dtype", None)
         return stored if isinstance(stored, torch.dtype) else torch.float32
 
     def dtype_on(self, device: torch.device) -> torch.dtype:
-        """The type to compute in where none is asked for: float32 on a CPU, the stored one on a GPU."""
+        """The default type for computing: float32 on a CPU, the stored type on a GPU."""
         return torch.float32 if device.type == "cpu" else self.dtype
 
     def image_processor(self) -> LlavaNextImageProcessorPil:
-        """The checkpoint's image processor. Always Pillow's, so that every machine cuts an image alike.
+        """The checkpoint's image processor, always in its Pillow version, so that all machines cut images alike.
 
         Raises:
-            CheckpointError: the checkpoint has none, a damaged one, or one that disagrees with the vision tower about
-                the size of a tile or with the model about the grids.
+            CheckpointError: it is missing or damaged, its tile size differs from the vision tower's, or its grids
+                differ from the model's.
         """
         try:
             processor = LlavaNextImageProcessorPil.from_pretrained(self.source, revision=self.revision)
@@ -86,13 +86,13 @@ class Checkpoint(StoredModel):
     def encoder_fingerprint(self) -> str:
         """Hash of the vision tower's stored weights and of the image processor's settings, as 32 hex digits.
 
-        Both services compute it, so tokens never meet a language model that was trained on others.
+        Both services compute it, so that a language model never receives tokens that it was not trained on.
         """
         processor = self.image_processor().to_dict()
         settings: dict[str, Any] = {name: processor.get(name) for name in _PROCESSOR_SETTINGS}
         settings["vision_feature_layer"] = self.config.vision_feature_layer
         settings["vision_feature_select_strategy"] = self.config.vision_feature_select_strategy
-        # A digest for each tensor, put together in order of their names: in which file a tensor lies does not matter.
+        # One digest per tensor, combined in the order of names: the division into files does not matter.
         names = [name for name in sorted(self.tensor_names) if name.startswith("vision_tower.")]
         tensors = {name: _tensor_digest(tensor) for name, tensor in self.read(names)}
         facts = json.dumps([settings, sorted(tensors.items())], sort_keys=True, default=str)
@@ -100,11 +100,11 @@ class Checkpoint(StoredModel):
 
 
 def feature_layers(config: LlavaNextConfig) -> tuple[int, ...]:
-    """Indices of the vision tower's hidden states that make the features, in the order in which the checkpoint lists
-    them, counted from 0, which is the embeddings.
+    """Indices of the vision tower's hidden states that form the features, in the checkpoint's order. Index 0 is the
+    embeddings.
 
     Raises:
-        CheckpointError: the vision tower does not have such layers.
+        CheckpointError: the vision tower does not have these layers.
     """
     given, num_layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
     indices = [given] if isinstance(given, int) else list(given)

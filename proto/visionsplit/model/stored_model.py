@@ -1,4 +1,4 @@
-"""A model in Hugging Face's format: its configuration, and its weights tensor by tensor, read only where wanted."""
+"""A stored model in Hugging Face's format: its configuration, and its weights, read tensor by tensor on demand."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ from visionsplit.model.names import is_path
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_LFS_POINTER = b"version https://git-lfs"  # what a clone without git-lfs has in place of a large file
+_LFS_POINTER = b"version https://git-lfs"  # the beginning of the file that a clone without git-lfs has instead
 
 
 class CheckpointError(VisionSplitError):
-    """A checkpoint that cannot be read, or is not one that visionsplit can split. Raised at start-up only."""
+    """A checkpoint that cannot be read or that visionsplit cannot split. Raised only at start-up."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _Location:
 
 
 class StoredModel:
-    """A local folder or a hub id with config.json and safetensors, in one file or several; opened but not loaded."""
+    """A local folder or a hub id with config.json and one or more safetensors files; opened but not loaded."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class StoredModel:
         """Read the configuration and the list of tensors.
 
         Args:
-            name_or_path: where it is.
-            model_type: the architecture that is needed, as config.json names it.
-            revision: of a hub id.
-            canonical: the name by which a tensor is asked for, from the one that it is stored under.
+            name_or_path: the folder or hub id.
+            model_type: the required architecture, as config.json names it.
+            revision: the revision of a hub id.
+            canonical: maps the stored name of a tensor to the name by which it is requested.
 
         Raises:
-            CheckpointError: nothing there, another architecture, or weights not stored as safetensors.
+            CheckpointError: there is no checkpoint, its architecture differs, or its weights are not safetensors.
         """
         self.source = name_or_path
         self.revision = revision
@@ -65,7 +65,7 @@ class StoredModel:
         self._locations = self._locate_tensors(canonical)
 
     def file(self, name: str) -> Path:
-        """The local path of one file of the checkpoint, downloaded if the checkpoint is on the hub.
+        """The local path of one file of the checkpoint, downloaded from the hub if necessary.
 
         Raises:
             OSError: the checkpoint has no such file.
@@ -83,11 +83,11 @@ class StoredModel:
             return False
 
     def stamp(self) -> str:
-        """Hash of its files' names, sizes and times of change: tells at once, though not for sure, whether it is still
-        the same.
+        """Hash of its files' names, sizes and modification times: a fast test, though not a proof, that it is
+        unchanged.
 
         Raises:
-            OSError: a file of weights is gone.
+            OSError: a file of weights is missing.
         """
         names = sorted({"config.json", *(location.file for location in self._locations.values())})
         facts = [(name, stat.st_size, stat.st_mtime_ns) for name in names for stat in [self.file(name).stat()]]
@@ -95,18 +95,18 @@ class StoredModel:
 
     @property
     def tensor_names(self) -> frozenset[str]:
-        """Canonical names of all tensors."""
+        """The canonical names of all tensors."""
         return frozenset(self._locations)
 
     def load_into(
         self, module: torch.nn.Module, tensor_name: Callable[[str], str], *, unused: Callable[[str], bool] | None = None
     ) -> None:
-        """Copy weights into every parameter and persistent buffer of a module, in the module's own type and place.
+        """Copy weights into every parameter and persistent buffer of a module, keeping the module's type and device.
 
         Args:
             module: receives the weights.
-            tensor_name: the canonical name for a name in the module's state dict.
-            unused: state dict names that may be missing from the checkpoint, because another tensor is tied to them.
+            tensor_name: maps a name in the module's state dict to the canonical name.
+            unused: state dict names that the checkpoint may lack, because another tensor is tied to them.
 
         Raises:
             CheckpointError: a tensor is missing or has another shape, or a file of weights is damaged.
@@ -126,7 +126,7 @@ class StoredModel:
                     target.copy_(tensor)
 
     def read(self, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """The named tensors, all of them there, on the CPU, file by file, each mapped from disk and not kept.
+        """Read the named tensors, all of which must exist, on the CPU; each is mapped from disk and not kept.
 
         Raises:
             CheckpointError: a file of weights is missing or damaged.
@@ -176,10 +176,10 @@ class StoredModel:
 
     @contextmanager
     def _weights(self, name: str) -> Iterator[Any]:
-        """An open safetensors file.
+        """Open a safetensors file.
 
         Raises:
-            CheckpointError: it is missing or damaged.
+            CheckpointError: the file is missing or damaged.
         """
         try:
             with safe_open(self.file(name), framework="pt") as handle:
@@ -190,7 +190,7 @@ class StoredModel:
             raise self._damaged(name) from error
 
     def _damaged(self, name: str) -> CheckpointError:
-        """What to say of a file that is there and cannot be understood."""
+        """The error for a file that exists and cannot be parsed."""
         with self.file(name).open("rb") as stream:
             if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
                 return CheckpointError(
@@ -200,7 +200,7 @@ class StoredModel:
 
 
 def _name_of(source: str) -> str:
-    """What a checkpoint is called in logs and errors: its folder without the way there, or its hub id."""
+    """A checkpoint's name in logs and errors: the last part of its folder's path, or its hub id."""
     path = Path(source)
     return path.resolve().name if source and (path.exists() or is_path(source)) else source
 

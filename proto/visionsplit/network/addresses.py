@@ -7,15 +7,15 @@ import socket
 _PORT = re.compile(r"[0-9]{1,5}")
 _NAME = re.compile(r"[^\s/:@\[\]]+")
 _MAX_PORT = 65535
-# What /etc/hosts of the common systems calls the loopback addresses.
+# The names of the loopback addresses in /etc/hosts on common systems.
 _LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"})
 
 
 def check_address(address: str) -> None:
-    """Accept what a client may connect to: HOST:PORT, [IPV6]:PORT, unix:PATH, dns:NAME:PORT.
+    """Validate an address to which a client may connect: HOST:PORT, [IPV6]:PORT, unix:PATH or dns:NAME:PORT.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the address has another form.
     """
     if address.startswith("unix:"):
         if not address.removeprefix("unix:").strip("/"):
@@ -52,9 +52,10 @@ def host_of(address: str) -> str | None:
 
 
 def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The IP address that a host is written as; None for a name. Nothing is looked up.
+    """The IP address that a host is written as; None for a name. No name is resolved.
 
-    The short forms that resolvers take, such as 127.1, count; an IPv4 address inside an IPv6 one is the IPv4 address.
+    The short forms that resolvers accept, such as 127.1, count; for an IPv4 address inside an IPv6 address, the result
+    is the IPv4 address.
     """
     try:
         ip = ipaddress.ip_address(host)
@@ -67,10 +68,10 @@ def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host is this machine, as far as its name or IP address says. No name is looked up.
+    """Whether a host is this machine, as far as its name or IP address shows. No name is resolved.
 
-    These are localhost and names below it, this machine's own host name, the loopback and unspecified addresses, and
-    the addresses of this machine's network interfaces.
+    This machine's hosts are localhost and names below it, its own host name, the loopback and unspecified addresses,
+    and the addresses of its network interfaces.
     """
     ip = ip_of(host)
     if ip is None:
@@ -81,7 +82,7 @@ def is_this_machine(host: str) -> bool:
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family) as probe:
-            probe.bind((str(ip), 0))  # which the system allows for its own addresses only
+            probe.bind((str(ip), 0))  # the system allows this only for its own addresses
     except OSError:
         return False
     return True

@@ -1,8 +1,8 @@
-"""Which connections go through an HTTP proxy, by the environment variables that name one.
+"""Decides which connections go through an HTTP proxy, from the usual environment variables.
 
-Connections to this machine never do. For other hosts, `no_proxy` (or `NO_PROXY`) lists those to connect to directly,
-separated by commas: `*` for all, a domain with or without a leading dot for its hosts, a host with or without a port,
-an IP address, or a network such as 10.0.0.0/8.
+Connections to this machine never use a proxy. For other hosts, `no_proxy` (or `NO_PROXY`) lists those that are reached
+directly, separated by commas: `*` for all, a domain with or without a leading dot for its hosts, a host with or without
+a port, an IP address, or a network such as 10.0.0.0/8.
 """
 
 import ipaddress
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from visionsplit.network.addresses import host_of, ip_of, is_this_machine
 
-# gRPC's own order. It reads these names in lower case only.
+# In the order of gRPC, which reads these names only in lower case.
 _GRPC_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _GRPC_EXCEPTIONS = "no_grpc_proxy"
 
@@ -27,11 +27,11 @@ class Proxy:
     @property
     def location(self) -> str:
         """HOST:PORT, without a password."""
-        # The user's part ends at the last @: a password may hold a slash that is not encoded, and must not be shown.
+        # The user's part ends at the last @: a password may contain an unencoded slash, and must not be shown.
         return self.url.partition("://")[2].rpartition("@")[2].partition("/")[0]
 
     def hint(self, host: str) -> str:
-        """What to add to an error of a connection to `host`."""
+        """Advice to append to the error of a connection to `host`."""
         return (
             f"the connection goes through the proxy {self.location}, which {self.setting} names; "
             f"add {host} to no_proxy to connect directly"
@@ -41,8 +41,8 @@ class Proxy:
 def grpc_proxy(address: str) -> Proxy | None:
     """The proxy for a gRPC connection to an address that `check_address` accepts; None connects directly.
 
-    gRPC reads grpc_proxy, https_proxy and http_proxy, in lower case, and speaks to HTTP proxies only. Its no_grpc_proxy
-    counts beside no_proxy.
+    gRPC reads grpc_proxy, https_proxy and http_proxy, in lower case, and supports only HTTP proxies. It reads
+    no_grpc_proxy in addition to no_proxy.
     """
     host = host_of(address)
     variable = next((name for name in _GRPC_VARIABLES if os.environ.get(name)), None)
@@ -55,9 +55,9 @@ def grpc_proxy(address: str) -> Proxy | None:
 
 
 def proxy_options(address: str) -> list[tuple[str, str | int]]:
-    """The options of a gRPC channel that decide about a proxy.
+    """The options of a gRPC channel that select a proxy.
 
-    By its own rules gRPC goes through the proxy to loopback addresses too.
+    They are set explicitly, because gRPC's own rules use the proxy for loopback addresses too.
     """
     proxy = grpc_proxy(address)
     if proxy is None:
@@ -66,7 +66,7 @@ def proxy_options(address: str) -> list[tuple[str, str | int]]:
 
 
 def web_proxy(scheme: str, host: str, port: int) -> Proxy | None:
-    """The proxy for a request to an http or https URL; None connects directly. System settings count as well."""
+    """The proxy for a request to an http or https URL; None connects directly. System settings are read as well."""
     proxies = urllib.request.getproxies()
     kind = next((kind for kind in (scheme, "all") if proxies.get(kind)), None)
     if kind is None or _is_exempt(host, str(port)) or urllib.request.proxy_bypass(f"{host}:{port}"):
@@ -80,7 +80,7 @@ def _is_exempt(host: str, port: str) -> bool:
 
 def _is_listed(host: str, port: str, no_proxy: str) -> bool:
     """Whether a host is in a list of the form that this module describes."""
-    # Python's own rules know "*" only alone, and a leading dot but not "*." before a domain.
+    # Python's own rules support "*" only alone, and before a domain a leading dot but not "*.".
     entries = [f".{entry[2:]}" if entry.startswith("*.") else entry for entry in map(str.strip, no_proxy.split(","))]
     if "*" in entries or f"[{host.strip('[]')}]:{port}" in entries:
         return True

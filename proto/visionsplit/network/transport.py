@@ -1,4 +1,4 @@
-"""Settings that both ends of a connection use."""
+"""Message sizes and channel options that both ends of a connection use."""
 
 from visionsplit.network.proxies import proxy_options
 
@@ -8,7 +8,7 @@ MIB = 1024 * KIB
 MIN_CHUNK_BYTES = 256 * KIB
 MAX_CHUNK_BYTES = 1 * MIB
 DEFAULT_CHUNK_BYTES = 512 * KIB
-# One chunk with room for its envelope; images come in larger requests.
+# One chunk and its envelope; requests with images may be larger.
 MAX_TOKEN_MESSAGE_BYTES = 4 * MIB
 MAX_IMAGE_REQUEST_BYTES = 64 * MIB
 
@@ -18,8 +18,8 @@ ChannelOptions = list[tuple[str, str | int]]
 def channel_options(address: str) -> ChannelOptions:
     """Options of a channel to either service.
 
-    gRPC's own retries are off: it gives up on a call as soon as the request outgrows its small replay buffer, which
-    an image does. The client SDK retries instead, and only before the first text.
+    gRPC's own retries are disabled: gRPC gives up retrying as soon as the request outgrows its small replay buffer,
+    which an image does. The client SDK retries instead, and only before the first text.
     """
     return [
         *proxy_options(address),

@@ -22,7 +22,7 @@ class DataType(enum.Enum):
 
     @property
     def row_overhead(self) -> int:
-        """Bytes per row beside the elements: the scale of an int8 row."""
+        """Bytes per row in addition to the elements: the scale of an int8 row."""
         return 4 if self is DataType.INT8 else 0
 
 

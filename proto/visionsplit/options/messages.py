@@ -85,10 +85,10 @@ def layout_to_proto(layout: Layout) -> "vision_tokens_pb2.Layout.ValueType":
 
 
 def layout_from_proto(number: int) -> Layout:
-    """A received layout; unspecified means spatial.
+    """Convert a received layout; unspecified means spatial.
 
     Raises:
-        UnknownFieldError: a number that this version does not know.
+        UnknownFieldError: this version does not know the number.
     """
     name = _name(vision_tokens_pb2.Layout.DESCRIPTOR, number)
     if name is None:

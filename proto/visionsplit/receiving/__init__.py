@@ -1,1 +1,1 @@
-"""How a server receives requests: within bounds for each connection and caller, and checked before they are parsed."""
+"""Bounded reception of requests by a server: limits per connection and caller, and checks before parsing."""

@@ -1,4 +1,4 @@
-"""Requests from bytes, checked before protobuf builds anything from them."""
+"""Parses requests, after checks that cost little before protobuf builds objects from the bytes."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -11,8 +11,8 @@ from visionsplit.errors import InvalidPromptError, InvalidRequestError, UnknownF
 from visionsplit.receiving.prompts import MAX_PROMPT_BYTES
 from visionsplit.v1 import generation_pb2
 
-# Fields and list entries of one message, those of the messages inside it included. A conversation of a thousand turns
-# has about five thousand.
+# Fields and list entries of one message, nested messages included. A conversation of a thousand turns has about five
+# thousand.
 MAX_ENTRIES = 10_000
 
 _PROMPT: Descriptor = generation_pb2.Prompt.DESCRIPTOR
@@ -35,18 +35,18 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 
 def parse(kind: type[MessageT], data: bytes, *, max_prompt_bytes: int = MAX_PROMPT_BYTES) -> MessageT:
-    """The message that `data` encodes.
+    """Parse the message that `data` encodes.
 
-    protobuf would drop fields that it does not know in silence, and the caller would get an answer to another question.
-    It would also build an object for each of the millions of empty messages that fit into a few megabytes. So the
-    fields are counted and looked up first, which takes at most a few milliseconds whatever the bytes are. A prompt that
-    is too long is refused here as well: protobuf checks that its text is UTF-8, which takes up to 10 ms for 4 MiB.
+    protobuf would silently drop unknown fields, and the caller would get an answer to another question. It would also
+    build an object for each of the millions of empty messages that fit into a few megabytes. So the fields are counted
+    and looked up first, which takes at most a few milliseconds for any bytes. A prompt that is too long is refused here
+    as well, because protobuf checks that its text is UTF-8, which takes up to 10 ms for 4 MiB.
 
     Raises:
         InvalidPromptError: a prompt has more than `max_prompt_bytes`.
         UnknownFieldError: a field that this version does not know, at any depth; names the first one found.
-        InvalidRequestError: there are more than `MAX_ENTRIES` fields and list entries, or the bytes are not such a
-            message.
+        InvalidRequestError: there are more than `MAX_ENTRIES` fields and list entries, or the bytes are not a message
+            of this kind.
     """
     _check(data, cast(Descriptor, kind.DESCRIPTOR), max_prompt_bytes)
     try:
@@ -56,7 +56,7 @@ def parse(kind: type[MessageT], data: bytes, *, max_prompt_bytes: int = MAX_PROM
 
 
 def has_bytes(descriptor: Descriptor) -> bool:
-    """Whether a message, or one inside it, has a field of bytes."""
+    """Whether a message, or one nested in it, has a field of type bytes."""
     found, waiting = {descriptor.full_name}, [descriptor]
     while waiting:
         for field in waiting.pop().fields:
@@ -70,11 +70,11 @@ def has_bytes(descriptor: Descriptor) -> bool:
 
 @dataclass(frozen=True)
 class _Field:
-    """What the check needs to know of a field."""
+    """The properties of a field that the check uses."""
 
-    wire_types: tuple[int, ...]  # those that protobuf does not treat like an unknown field
-    packed_bytes: int  # fewest bytes of an entry of repeated numbers, which may come as one run of bytes; 0 for others
-    message: Descriptor | None  # of a field that holds messages
+    wire_types: tuple[int, ...]  # those that protobuf does not treat as an unknown field
+    packed_bytes: int  # minimum size of an entry of repeated numbers, which may be packed into one value; 0 for others
+    message: Descriptor | None  # the type of a message field
 
 
 @cache
@@ -90,7 +90,7 @@ def _field_of(field: FieldDescriptor) -> _Field:
 
 
 def _check(data: bytes, descriptor: Descriptor, max_prompt_bytes: int) -> None:
-    """Walk over the fields of a message and of the messages inside it without copying anything."""
+    """Iterate over the fields of a message and of its nested messages without copying."""
     left, prompt_bytes = MAX_ENTRIES, 0
     waiting = [(0, len(data), descriptor)]
     while waiting:
@@ -98,7 +98,7 @@ def _check(data: bytes, descriptor: Descriptor, max_prompt_bytes: int) -> None:
         fields = _fields_of(descriptor)
         while at < end:
             tag = data[at]
-            # Most tags take one byte. A call for each would be most of the time that a request of many fields takes.
+            # Most tags take one byte, so they are read inline: a call for each would dominate the time of a check.
             at += 1
             if tag >= 0x80:
                 tag, at = _varint(data, at - 1, end)
@@ -109,11 +109,11 @@ def _check(data: bytes, descriptor: Descriptor, max_prompt_bytes: int) -> None:
             left -= (at - begin) // field.packed_bytes if field.packed_bytes and tag & 7 == _LENGTH else 1
             if left < 0:
                 raise InvalidRequestError(
-                    f"the request has more than {MAX_ENTRIES} fields and list entries, which is the most it may have"
+                    f"the request has more than {MAX_ENTRIES} fields and list entries; that is the most it may have"
                 )
             if field.message is not None:
                 if field.message is _PROMPT:
-                    prompt_bytes += at - begin  # a sum, as protobuf merges a field that comes again
+                    prompt_bytes += at - begin  # summed, since protobuf merges a field that appears repeatedly
                     if prompt_bytes > max_prompt_bytes:
                         raise InvalidPromptError(
                             f"the prompt has {prompt_bytes} bytes; at most {max_prompt_bytes} are accepted"
@@ -122,7 +122,7 @@ def _check(data: bytes, descriptor: Descriptor, max_prompt_bytes: int) -> None:
 
 
 def _value(data: bytes, at: int, end: int, wire_type: int) -> tuple[int, int]:
-    """Where a field's value begins, behind the length that some have, and where it ends."""
+    """The start of a field's value, after its length if it has one, and the end of the value."""
     if wire_type == _VARINT:
         return at, _varint(data, at, end)[1]
     if wire_type == _LENGTH:
@@ -135,7 +135,7 @@ def _value(data: bytes, at: int, end: int, wire_type: int) -> tuple[int, int]:
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """A number in base 128 and where it ends."""
+    """Read a base-128 number; return it and its end."""
     if at < end and data[at] < 0x80:
         return data[at], at + 1
     value = 0
@@ -152,9 +152,9 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 def _unknown(number: int, descriptor: Descriptor) -> UnknownFieldError:
     return UnknownFieldError(
-        f"field {number} of {descriptor.full_name} is not known here; the client may be newer than this server"
+        f"field {number} of {descriptor.full_name} is unknown here; the client may be newer than this server"
     )
 
 
 def _malformed() -> InvalidRequestError:
-    return InvalidRequestError("the request cannot be parsed; it is not of the protocol's form")
+    return InvalidRequestError("the request cannot be parsed; it is not a message of this protocol")

@@ -1,4 +1,4 @@
-"""Requests that are being received: how many there are, how many bytes of them have come, and which are given up."""
+"""Tracks the requests that are being received, measures their bytes, and gives some up when they exceed the limits."""
 
 import asyncio
 import logging
@@ -14,17 +14,17 @@ from visionsplit.serving.by_caller import ByCaller
 
 _log = logging.getLogger(__name__)
 
-MAX_UNFINISHED_BYTES = 512 * MIB  # of all requests together that have not arrived completely
-_MAX_RECEIPTS = 1024  # of each kind of method; one that waits takes about 20 KiB
+MAX_UNFINISHED_BYTES = 512 * MIB  # of all incomplete requests together
+_MAX_RECEIPTS = 1024  # for small and for large methods each; a waiting message takes about 20 KiB
 _CHECK_SECONDS = 0.05
 _RETRY_SECONDS = 1.0
 
 
 class Receipts:
-    """Receives messages and gives up those that would take the room of others. Used from one event loop.
+    """Receives messages, and gives up those that would take the memory of others. Used from one event loop.
 
-    gRPC stores a message until it is complete, whatever its size: its limit on messages is compared afterwards, and it
-    does not tell how much has come. The kernel tells it for each connection.
+    gRPC stores a message until it is complete, whatever its size: it compares its size limit afterwards, and does not
+    report how much has arrived. The kernel reports that for each connection.
     """
 
     def __init__(self, *, max_unfinished_bytes: int) -> None:
@@ -38,7 +38,7 @@ class Receipts:
 
     @property
     def under_way(self) -> int:
-        """Messages that are being received."""
+        """The number of messages that are being received."""
         return len(self._small) + len(self._large)
 
     async def receive(
@@ -51,20 +51,20 @@ class Receipts:
         small: bool,
         seconds: float | None,
     ) -> bytes | None:
-        """The next message of a call; None once the client has closed its side.
+        """Receive the next message of a call; None once the client has closed its side.
 
         Args:
-            messages: those of the call.
-            caller: whose call it is; those with the most messages under way, or the most bytes, are given up first.
+            messages: the call's messages.
+            caller: the call's caller; callers with the most messages or bytes in progress are the first to lose one.
             peer: gRPC's name for the other end of the call's connection.
-            max_bytes: the largest message that the method takes.
-            small: the method takes small messages only, which arrive at once. They are counted by themselves, so that
-                they take no places of large ones.
-            seconds: within which the message must arrive; None leaves that to the caller.
+            max_bytes: the largest message that the method accepts.
+            small: whether the method accepts only small messages, which arrive at once. They are counted separately, so
+                that they take no places of large ones.
+            seconds: the time within which the message must arrive; None sets no limit here.
 
         Raises:
             DeadlineError: the message did not arrive in time.
-            OverloadedError: the message is too large, or it was given up for others.
+            OverloadedError: the message is too large, or was given up in favour of others.
         """
         receipt, message = self._begin(caller, peer, max_bytes, small=small), None
         read = self._read(messages)
@@ -87,22 +87,22 @@ class Receipts:
         return message
 
     async def watch(self) -> None:
-        """Give up what takes too much, for as long as this runs."""
+        """Give up messages that exceed the limits, until cancelled."""
         while True:
             await self._busy.wait()
             await asyncio.sleep(_CHECK_SECONDS)
             try:
                 self._check()
             except Exception:
-                # Without this task, unfinished requests would have no bound from now on.
+                # The task must survive: without it, incomplete requests would be unlimited from now on.
                 _log.exception("unfinished requests cannot be measured")
             if not self.under_way:
                 self._busy.clear()
 
     def _read(self, messages: AsyncIterator[bytes]) -> "asyncio.Task[bytes | None]":
-        """Read a message in a task that goes on until the message or the call's end has come.
+        """Read a message in a task that runs until the message or the call's end has arrived.
 
-        gRPC does not free a message that becomes complete in the moment in which its read is cancelled.
+        The read is never cancelled, since gRPC leaks a message that becomes complete while its read is being cancelled.
         """
         read = asyncio.create_task(_next(messages))
         self._reads.add(read)
@@ -112,7 +112,7 @@ class Receipts:
     def _note_read(self, read: "asyncio.Task[bytes | None]") -> None:
         self._reads.discard(read)
         if not read.cancelled():
-            read.exception()  # fetched here, as the call may have ended before
+            read.exception()  # retrieved here so that asyncio does not warn: the call may have ended before
 
     def _begin(self, caller: str, peer: str, max_bytes: int, *, small: bool) -> Receipt:
         connection = self._connections.get(peer)
@@ -121,8 +121,8 @@ class Receipts:
         self._measure(connection)
         receipts = self._small if small else self._large
         if len(receipts) >= _MAX_RECEIPTS:
-            # One that stands still is older than one that arrives at its pace, so a flood of the former gives up
-            # itself.
+            # A message that has stopped is older than one that arrives at its normal pace, so a flood of stopped
+            # messages displaces itself.
             self._give_up(receipts.oldest_of_busiest())
         receipt = connection.begin(caller, max_bytes)
         receipts.add(caller, receipt)
@@ -134,7 +134,7 @@ class Receipts:
         connection.end(receipt, message)
         self._small.remove(receipt.caller, receipt)
         self._large.remove(receipt.caller, receipt)
-        # What came over a connection that has not been measured is kept until it is found, or found to have ended.
+        # The record of a connection that has not been measured is kept until a scan has found it or found it ended.
         if not connection.receipts and (connection.measured or connection.address is None):
             del self._connections[connection.peer]
 
@@ -151,7 +151,7 @@ class Receipts:
     def _check(self) -> None:
         unknown = any(one.address is not None and not one.measured for one in self._connections.values())
         if unknown and self._sockets.look():
-            # Without a message under way, one that was found needs no history, and one that was not has ended.
+            # After the scan, connections without a message in progress are known or ended; their history can go.
             self._connections = {peer: one for peer, one in self._connections.items() if one.receipts}
         receiving = [one for one in self._connections.values() if one.receipts]
         for connection in receiving:
@@ -161,8 +161,8 @@ class Receipts:
         self._make_room(receiving)
 
     def _make_room(self, receiving: Iterable[Connection]) -> None:
-        """Give up messages until the others fit: those of the caller with the most bytes, of its largest connection,
-        the oldest first, since only what came after the beginning of the others can be theirs."""
+        """Give up messages until the others fit the limit: those of the caller with the most bytes, on its largest
+        connection, oldest first, since only bytes that came after a message's beginning can belong to it."""
         left = {one: (_caller_of(one), one.unfinished) for one in receiving}
         held: Counter[str] = Counter()
         for caller, num_bytes in left.values():
@@ -184,7 +184,7 @@ async def _next(messages: AsyncIterator[bytes]) -> bytes | None:
 
 
 def _caller_of(connection: Connection) -> str:
-    """Whose messages a connection brings; nearly always all are of one caller."""
+    """The caller whose messages a connection carries; nearly always there is only one."""
     return _most(Counter(receipt.caller for receipt in connection.receipts))
 
 

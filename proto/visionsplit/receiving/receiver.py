@@ -1,4 +1,4 @@
-"""How the requests of every method are received: within bounds, and checked before they are parsed."""
+"""Receives the requests of every method within limits, and parses them after checks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,32 +21,32 @@ from visionsplit.serving.caller import Callers
 from visionsplit.serving.fairness import Shares, address_behind
 from visionsplit.serving.interceptors import Context, Handler, HandlerInterceptor, behavior_of
 
-# Of methods whose requests hold names and numbers only, such as the health check: the largest request, and how long the
-# first of a call may take to arrive. Clients send such a request together with the call's headers.
+# For methods whose requests contain only names and numbers, such as the health check: the largest request, and how long
+# the first of a call may take to arrive. Clients send such a request together with the call's headers.
 SMALL_REQUEST_BYTES = 64 * KIB
 SMALL_REQUEST_SECONDS = 10.0
-_HELD_REQUESTS = 16  # of the largest size: what the requests of all running calls may take together
+_HELD_REQUESTS = 16  # requests of the largest size that all running calls may hold together
 _RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiveLimits:
-    """What requests may take."""
+    """Limits on the size and the duration of requests."""
 
-    max_bytes: int  # of the largest request
-    seconds: float = 120.0  # for a request to arrive completely; streams have time limits of their services' making
-    max_unfinished_bytes: int = MAX_UNFINISHED_BYTES  # of all requests together that have not arrived completely
-    caller_share: float = 0.75  # of the memory for requests that one caller may take
+    max_bytes: int  # of one request
+    seconds: float = 120.0  # for a request to arrive completely; streams have time limits set by their services
+    max_unfinished_bytes: int = MAX_UNFINISHED_BYTES  # of all incomplete requests together
+    caller_share: float = 0.75  # share of the memory for requests that one caller may take
 
 
 @dataclass(frozen=True)
 class _Method:
-    """What is known of a method."""
+    """How the requests of one method are received."""
 
     request: type[Message]
     small: bool
     max_bytes: int
-    seconds: float | None  # for the first message to arrive; further ones of a stream have pauses
+    seconds: float | None  # for the first message to arrive; later ones of a stream may pause
 
 
 class Receiver:
@@ -55,46 +55,46 @@ class Receiver:
     def __init__(self, limits: ReceiveLimits, callers: Callers) -> None:
         self._limits = limits
         self.callers = callers
-        self.max_prompt_bytes = MAX_PROMPT_BYTES  # a service that knows its context lowers the limit
+        self.max_prompt_bytes = MAX_PROMPT_BYTES  # a service that knows its context length lowers the limit
         self.receipts = Receipts(max_unfinished_bytes=limits.max_unfinished_bytes)
         self._held = Shares(_HELD_REQUESTS * limits.max_bytes, limits.caller_share)
         self._watch: asyncio.Task[None] | None = None
 
     @property
     def interceptor(self) -> grpc.aio.ServerInterceptor:
-        """Belongs inside all others: behind it a method gets its parsed request, before it only gRPC's streams."""
+        """The interceptor to install innermost: it passes parsed requests on to the method."""
         return _ReceiveInterceptor(self)
 
     def start(self) -> None:
         self._watch = asyncio.create_task(self.receipts.watch())
 
     async def close(self) -> None:
-        """Nothing happens the second time, or before the start."""
+        """Stop watching. Has no effect before `start` or when called again."""
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
 
     def method(self, name: str, *, streaming: bool) -> _Method:
-        """A method by its path, such as `/grpc.health.v1.Health/Check`."""
+        """Look up a method by its path, such as `/grpc.health.v1.Health/Check`."""
         found = descriptor_pool.Default().FindMethodByName(name.strip("/").replace("/", "."))
         request = message_factory.GetMessageClass(found.input_type)
         small = not has_bytes(found.input_type)
         max_bytes = min(SMALL_REQUEST_BYTES, self._limits.max_bytes) if small else self._limits.max_bytes
         seconds = SMALL_REQUEST_SECONDS if small else self._limits.seconds
-        # A stream of large messages has pauses that only its service can judge.
+        # Only the service can judge how long a stream of large messages may pause.
         return _Method(request, small, max_bytes, seconds if small or not streaming else None)
 
     def parsed(self, method: _Method, data: bytes) -> Message:
-        """A request from its bytes; see `parse`."""
+        """Parse a request; see `parse`."""
         return parse(method.request, data, max_prompt_bytes=self.max_prompt_bytes)
 
     @contextmanager
     def held(self, caller: str, num_bytes: int) -> Iterator[None]:
-        """Room for a request while its call runs.
+        """Reserve memory for a request while its call runs.
 
         Raises:
-            OverloadedError: there is none.
+            OverloadedError: the memory for requests is taken, or the caller's share of it.
         """
         if not self._held.fits(caller, num_bytes):
             raise OverloadedError(
@@ -110,15 +110,15 @@ class Receiver:
 
 
 class _ReceiveInterceptor(HandlerInterceptor):
-    """Makes every method one that takes a stream of bytes.
+    """Replaces every method's handler by one that takes a stream of bytes.
 
-    gRPC begins the handler of a method with a single request only once the request has arrived completely. Until then
-    it could be neither refused nor ended. Of a stream gRPC lets in a small window until the handler reads.
+    For a method with a single request, gRPC starts the handler only when the request has arrived completely. Until then
+    it could neither be refused nor ended. For a stream, gRPC accepts only a small window until the handler reads.
     """
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._handlers: dict[str, Handler] = {}  # of existing methods only, so they are few
+        self._handlers: dict[str, Handler] = {}  # only of existing methods, so their number is bounded
 
     def replaced(self, handler: Handler, details: grpc.HandlerCallDetails) -> Handler:
         name = details.method
@@ -127,7 +127,7 @@ class _ReceiveInterceptor(HandlerInterceptor):
         return self._handlers[name]
 
     def _receiving(self, name: str, handler: Handler) -> Handler:
-        """A method's handler that takes a stream of bytes, in place of one that takes what the method takes."""
+        """A handler that takes a stream of bytes and passes the method what it expects."""
         make = (
             grpc.stream_stream_rpc_method_handler
             if handler.response_streaming
@@ -143,7 +143,7 @@ class _ReceiveInterceptor(HandlerInterceptor):
 
         async def received(messages: AsyncIterator[bytes], context: Context) -> object:
             caller = receiver.callers.of(context)
-            # By address: one that invents names would otherwise have its requests given up last.
+            # Charged to the address: a caller that invents names would otherwise be the last to lose requests.
             sender = address_behind(caller)
             requests = _Requests(receiver, messages, method, sender, str(context.peer()))
             if streaming:
@@ -160,7 +160,7 @@ class _ReceiveInterceptor(HandlerInterceptor):
 
 
 async def _respond(behavior: Any, context: Context) -> object:  # noqa: ANN401 - what a servicer's method returns
-    """Run a method to its end."""
+    """Run a method to its end, sending its responses."""
     if not isasyncgen(behavior):
         return await behavior
     async with aclosing(behavior) as responses:
@@ -170,8 +170,11 @@ async def _respond(behavior: Any, context: Context) -> object:  # noqa: ANN401 -
 
 
 class _Requests:
-    """The requests of a call, parsed. One that cannot be parsed does not end them, so that the rest can be read and
-    dropped; one that did not arrive does, since gRPC still waits for it and can take no other read."""
+    """The parsed requests of a call.
+
+    A request that cannot be parsed does not end the iteration, so that the rest can be read and dropped. A request that
+    did not arrive ends it, since gRPC is still reading it and allows no other read.
+    """
 
     def __init__(
         self, receiver: Receiver, messages: AsyncIterator[bytes], method: _Method, caller: str, peer: str
@@ -194,7 +197,7 @@ class _Requests:
         return self._receiver.parsed(self._method, data)
 
     async def next_bytes(self) -> bytes | None:
-        """The next request as it was sent; None at the end."""
+        """The next request's bytes; None at the end."""
         if self._cut_off:
             return None
         self._cut_off = True

@@ -1,1 +1,1 @@
-"""Who may talk to a service, and how what they say is encrypted: certificates, tokens, and where both are checked."""
+"""Encryption and authentication: certificates, tokens, and the parts of servers and clients that use them."""

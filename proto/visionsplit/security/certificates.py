@@ -1,4 +1,4 @@
-"""Certificates and keys in PEM files, checked before gRPC sees them: it fails at a handshake and does not say why."""
+"""Loads and validates PEM certificates and keys before gRPC uses them: it fails at a handshake without a reason."""
 
 import logging
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ _SOON = timedelta(days=14)
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A certificate with those that lead to its authority, and its private key, both in PEM."""
+    """A certificate with its chain of intermediate certificates, and its private key, both in PEM."""
 
     certificate: bytes
     key: bytes = field(repr=False)
@@ -27,8 +27,8 @@ def load_pair(certificate: Path, key: Path) -> KeyPair:
     """Read a certificate and its key.
 
     Raises:
-        CredentialsError: a file is missing or holds something else, the two do not belong together, the key is
-            encrypted or of a kind that gRPC does not take, or a certificate is not valid now.
+        CredentialsError: a file is missing or has other content, the key does not belong to the certificate, the key is
+            encrypted or of a type that gRPC does not accept, or a certificate is not valid now.
     """
     chain_pem, key_pem = read_file(certificate, "the certificate"), read_file(key, "the key")
     chain = _certificates(chain_pem, certificate)
@@ -41,10 +41,10 @@ def load_pair(certificate: Path, key: Path) -> KeyPair:
 
 
 def load_authorities(path: Path) -> bytes:
-    """Read certificates of authorities, of which at least one must be valid now.
+    """Read certificates of authorities, at least one of which must be valid now.
 
     Raises:
-        CredentialsError: the file is missing, holds no certificate, or only expired ones.
+        CredentialsError: the file is missing, contains no certificate, or only expired ones.
     """
     pem = read_file(path, "the certificate authority")
     problem: CredentialsError | None = None
@@ -79,11 +79,11 @@ def _private_key(pem: bytes, path: Path) -> rsa.RSAPrivateKey | ec.EllipticCurve
     try:
         key = load_pem_private_key(pem, password=None)
     except TypeError:
-        raise CredentialsError(f"the key {path} is encrypted; an unencrypted one is needed") from None
+        raise CredentialsError(f"the key {path} is encrypted; an unencrypted key is needed") from None
     except ValueError:
         raise CredentialsError(f"{path} holds no private key in PEM") from None
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-        raise CredentialsError(f"the key {path} is of a kind that gRPC does not take; RSA and ECDSA work")
+        raise CredentialsError(f"the key {path} is of a type that gRPC does not accept; RSA and ECDSA are accepted")
     return key
 
 

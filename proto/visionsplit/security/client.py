@@ -1,4 +1,4 @@
-"""What a client of a service needs to be let in, and what it must not give away on the way."""
+"""TLS and the token of a client, and the rule that keeps the token off unencrypted connections."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -12,17 +12,17 @@ from visionsplit.security.tokens import BearerToken
 
 @dataclass(frozen=True)
 class ClientSecurity:
-    """How a client connects. Everything off is a plain connection without a token."""
+    """How a client connects. The default is an unencrypted connection without a token."""
 
     tls: ClientTls | None = None
     token: BearerToken | None = None
-    allow_unencrypted_token: bool = False  # to services beyond this machine; whoever listens in may use it then
+    allow_unencrypted_token: bool = False  # to services beyond this machine, where an eavesdropper could then use it
 
     def check(self, addresses: Iterable[str], *, encrypted: bool | None = None) -> None:
-        """Refuse to show a token to whoever listens in.
+        """Refuse to send a token over an unencrypted connection that leaves this machine.
 
         Args:
-            encrypted: of the connection, where something other than `tls` decides that.
+            encrypted: whether the connection is encrypted, if that is not decided by `tls`.
 
         Raises:
             CredentialsError: names the address.
@@ -39,7 +39,7 @@ class ClientSecurity:
 
 
 def is_local(address: str) -> bool:
-    """Whether an address of gRPC's stays on this machine: a socket file, localhost or a loopback address."""
+    """Whether a gRPC address stays on this machine: a socket file, localhost or a loopback address."""
     host = host_of(address)
     if host is None:
         return True
@@ -50,5 +50,5 @@ def is_local(address: str) -> bool:
 
 
 def _is_every_address(address: str) -> bool:
-    """Whether a server would listen on every address of this machine; a client reaches this machine by it."""
+    """Whether a server at this address listens on every interface; for a client, the address means this machine."""
     return host_of(address) in ("0.0.0.0", "::")

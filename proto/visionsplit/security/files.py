@@ -1,4 +1,4 @@
-"""Secrets and certificates lie in files, which are read again when they change."""
+"""Reads secrets and certificates from files, and reads them again when they change."""
 
 import logging
 import threading
@@ -10,18 +10,19 @@ from visionsplit.errors import VisionSplitError
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-# Of each file: when it was written, its length and its number, or None while it is not there.
+# For each file its modification time, size and inode, or None if it does not exist.
 _Signature: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
 
 class CredentialsError(VisionSplitError):
-    """A certificate, key or token file that cannot be used, or settings of security that contradict each other."""
+    """A certificate, key or token file that cannot be used, or security settings that contradict each other."""
 
 
 def read_file(path: Path, what: str) -> bytes:
-    """
+    """Read a file; `what` names its purpose in the error.
+
     Raises:
-        CredentialsError: names the file and what it should have held.
+        CredentialsError: names the file and its purpose.
     """
     try:
         return path.read_bytes()
@@ -29,11 +30,11 @@ def read_file(path: Path, what: str) -> bytes:
         raise CredentialsError(f"{what} {path} cannot be read: {error.strerror}") from None
 
 
-class Watched(Generic[_T]):
-    """What files hold, read again when one of them has changed. Thread-safe.
+class ReloadingFiles(Generic[_T]):
+    """A value loaded from files, and loaded again when one of the files has changed. Thread-safe.
 
-    A change that cannot be used leaves in force what was there before and is logged once: files are often replaced one
-    after the other, and a slip of the pen must not take a service down.
+    If changed files cannot be used, the previous value stays in force and one warning is logged: files are often
+    replaced one after another, and a typing error must not stop a service.
 
     Raises:
         CredentialsError: the files cannot be used at the start.
@@ -47,11 +48,11 @@ class Watched(Generic[_T]):
         self._value = load()
 
     def get(self) -> _T:
-        """What the files hold now, or held when they last made sense."""
+        """The value of the present files, or of the last ones that could be used."""
         with self._lock:
             signature = self._sign()
             if signature != self._signature:
-                # The signature of before the reading: a file that changes meanwhile is read once more.
+                # The signature was taken before loading, so a file that changes during loading is loaded once more.
                 self._signature = signature
                 try:
                     self._value = self._load()

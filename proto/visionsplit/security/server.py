@@ -11,4 +11,4 @@ class ServerSecurity:
     """Everything off is a plain connection on which everybody may call."""
 
     tls: ServerTls | None = None
-    token_files: tuple[Path, ...] = ()  # the tokens of all of them are accepted; none: no token is needed
+    token_files: tuple[Path, ...] = ()  # a token from any of them is accepted; without files no token is needed

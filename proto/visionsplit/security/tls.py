@@ -1,4 +1,4 @@
-"""TLS by configuration: paths in, gRPC's credentials out."""
+"""TLS settings as file paths, and gRPC credentials made from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,33 +7,33 @@ import grpc
 
 from visionsplit.network.transport import ChannelOptions
 from visionsplit.security.certificates import KeyPair, load_authorities, load_pair
-from visionsplit.security.files import CredentialsError, Watched
+from visionsplit.security.files import CredentialsError, ReloadingFiles
 
 
 @dataclass(frozen=True)
 class ServerTls:
-    """How a server proves itself, and whom it lets in. All files are PEM."""
+    """A server's certificate, and the clients that it accepts. All files are PEM."""
 
-    certificate: Path  # with the certificates between it and its authority
+    certificate: Path  # with the intermediate certificates up to its authority
     key: Path
-    client_ca: Path | None = None  # authorities of clients; with it, a client without a certificate is refused
+    client_ca: Path | None = None  # authorities of clients; if set, a client without a certificate is refused
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Credentials that follow the files: a new connection gets what they hold then.
+        """Credentials that follow the files: each new connection uses their present content.
 
         Raises:
             CredentialsError: the files cannot be used.
         """
         paths = [path for path in (self.certificate, self.key, self.client_ca) if path is not None]
-        watched = Watched(paths, self._configuration)
-        in_force = watched.get()
+        files = ReloadingFiles(paths, self._configuration)
+        in_force = files.get()
 
-        # gRPC calls this for each connection, under a lock, and makes a TLS context of every configuration it is given.
-        # With a context for each connection, a thousand connections that timed out during the handshake ended the
-        # process with a segmentation fault (grpcio 1.76 and 1.85). None stands for no change.
+        # gRPC calls this for each connection, under a lock, and creates a TLS context from every configuration that it
+        # returns. With a new context for each connection, a thousand connections that timed out during the handshake
+        # ended the process with a segmentation fault (grpcio 1.76 and 1.85). None means no change.
         def newer() -> grpc.ServerCertificateConfiguration | None:
             nonlocal in_force
-            newest = watched.get()
+            newest = files.get()
             if newest is in_force:
                 return None
             in_force = newest
@@ -53,16 +53,16 @@ class ServerTls:
 
 @dataclass(frozen=True)
 class ClientTls:
-    """Which servers a client trusts, and how it proves itself. All files are PEM.
+    """The servers that a client trusts, and the client's own certificate. All files are PEM.
 
     Raises:
-        CredentialsError: a certificate without its key, or the other way round.
+        CredentialsError: a certificate is given without its key, or a key without its certificate.
     """
 
-    ca: Path | None = None  # authorities of servers; None: those that come with gRPC
-    certificate: Path | None = None  # for servers that ask clients for one
+    ca: Path | None = None  # authorities of servers; None uses those that come with gRPC
+    certificate: Path | None = None  # for servers that require one of clients
     key: Path | None = None
-    server_name: str | None = None  # that the server's certificate must hold; None: the host of the address
+    server_name: str | None = None  # the name that the server's certificate must contain; None: the address's host
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
@@ -73,7 +73,7 @@ class ClientTls:
         return [path for path in (self.ca, self.certificate, self.key) if path is not None]
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """What the files hold now; a channel keeps it as long as it lives.
+        """Credentials from the present files; a channel keeps them for its lifetime.
 
         Raises:
             CredentialsError: the files cannot be used.
@@ -84,7 +84,7 @@ class ClientTls:
         return grpc.ssl_channel_credentials(roots, pair.key, pair.certificate)
 
     def read(self) -> tuple[bytes | None, KeyPair | None]:
-        """The authorities' certificates and this client's pair, checked.
+        """Load and validate the authorities' certificates and this client's certificate and key.
 
         Raises:
             CredentialsError: the files cannot be used.
@@ -95,5 +95,5 @@ class ClientTls:
         return roots, load_pair(self.certificate, self.key)
 
     def options(self) -> ChannelOptions:
-        """What a channel needs beside the credentials."""
+        """Channel options that are needed in addition to the credentials."""
         return [] if self.server_name is None else [("grpc.ssl_target_name_override", self.server_name)]

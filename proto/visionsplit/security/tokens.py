@@ -1,4 +1,4 @@
-"""Bearer tokens: who may call a service. They live in files and never show in logs, errors or representations."""
+"""Bearer tokens, which identify callers. Tokens are stored in files and never appear in logs, errors or reprs."""
 
 import hashlib
 import hmac
@@ -8,16 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from visionsplit.security.files import CredentialsError, Watched, read_file
+from visionsplit.security.files import CredentialsError, ReloadingFiles, read_file
 
-AUTHORIZATION_KEY = "authorization"  # metadata
+AUTHORIZATION_KEY = "authorization"  # metadata key
 TOKEN_VARIABLE = "VISIONSPLIT_TOKEN"
 
 _SCHEME = "bearer"
 _MIN_LENGTH = 16
-_MAX_LENGTH = 1024  # gRPC takes 8 KiB of metadata in all
+_MAX_LENGTH = 1024  # gRPC accepts 8 KiB of metadata in all
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
-# Shorter than any token, so that no token can be taken for a name, which may be shown.
+# Shorter than any token, so that a token cannot be taken for a name, which may be shown.
 _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{_MIN_LENGTH - 1}}}")
 _RELAY = "relay"
 _DIGEST_CHARACTERS = 12
@@ -28,23 +28,23 @@ class TokenLine:
     """A line of a token file: `[NAME] TOKEN [relay]`."""
 
     token: str = field(repr=False)
-    name: str | None = None  # of whoever holds it; several tokens may have one name
-    relay: bool = False  # its holder calls for others, and is believed when it says for whom
+    name: str | None = None  # the holder's name; several tokens may have the same
+    relay: bool = False  # whether the holder calls on behalf of others, and may name them
 
 
 @dataclass(frozen=True)
 class TokenHolder:
-    """Who holds an accepted token, as it may be shown."""
+    """The holder of an accepted token, in a form that may be shown."""
 
-    name: str  # that of the token file, else a digest of the token
-    relay: bool  # is believed when it says on whose behalf it calls
+    name: str  # from the token file, else a digest of the token
+    relay: bool  # whether the holder may name the caller on whose behalf it calls
 
 
 def read_tokens(path: Path) -> tuple[TokenLine, ...]:
-    """The tokens of a file: one a line, empty lines and those that begin with # left out.
+    """The tokens of a file, one per line; empty lines and lines that begin with # are skipped.
 
     Raises:
-        CredentialsError: the file cannot be read or a line is of another form. The line is named by its number only.
+        CredentialsError: the file cannot be read, or a line is invalid. The error gives only the line's number.
     """
     lines = read_file(path, "the token file").decode("utf-8", "replace").splitlines()
     named = ((number, line.strip()) for number, line in enumerate(lines, 1))
@@ -56,28 +56,29 @@ def _line(words: list[str], where: str) -> TokenLine:
     *names, token = words[:-1] if relay else words
     if len(names) > 1 or (names and not _NAME.fullmatch(names[0])):
         raise CredentialsError(
-            f"{where} is no token: [NAME] TOKEN [relay] is needed, with a name of up to {_MIN_LENGTH - 1} letters, "
-            "digits and . _ -"
+            f"{where}: invalid line; expected [NAME] TOKEN [relay], with a name of up to {_MIN_LENGTH - 1} characters "
+            "of A-Z a-z 0-9 . _ -"
         )
     return TokenLine(_checked(token, where), names[0] if names else None, relay)
 
 
 class AcceptedTokens:
-    """The tokens that a server takes: those of all its token files. One that was taken out of its file is refused from
-    the next call on; a file that is left without a token adds none.
+    """The tokens of all of a server's token files.
+
+    A token that is removed from its file is refused from the next call on; a file that becomes empty adds none.
 
     Raises:
-        CredentialsError: a file cannot be read, or holds no token or something else.
+        CredentialsError: a file cannot be read, contains no token, or has an invalid line.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         for path in paths:
             if not read_tokens(path):
                 raise CredentialsError(f"the token file {path} holds no token")
-        self._holders = Watched(paths, lambda: _holders([line for path in paths for line in read_tokens(path)]))
+        self._holders = ReloadingFiles(paths, lambda: _holders([line for path in paths for line in read_tokens(path)]))
 
     def holder(self, metadata: Iterable[tuple[str, str | bytes]]) -> TokenHolder | None:
-        """Whose token a call's metadata hold; None without one that is accepted. The time does not depend on which."""
+        """The holder of the token in a call's metadata; None without a valid token. Compares in constant time."""
         given = [value for key, value in metadata if key == AUTHORIZATION_KEY]
         if len(given) != 1 or not isinstance(given[0], str):
             return None
@@ -90,7 +91,7 @@ class AcceptedTokens:
 
 
 def _holders(lines: Sequence[TokenLine]) -> tuple[tuple[bytes, TokenHolder], ...]:
-    """The tokens' hashes and their holders. Where no line says `relay`, every holder is believed."""
+    """The hashes of the tokens, and their holders. If no line says `relay`, every holder counts as a relay."""
     everybody = not any(line.relay for line in lines)
     return tuple(
         (hashed, TokenHolder(line.name or hashed.hex()[:_DIGEST_CHARACTERS], line.relay or everybody))
@@ -101,37 +102,38 @@ def _holders(lines: Sequence[TokenLine]) -> tuple[tuple[bytes, TokenHolder], ...
 
 @dataclass(frozen=True)
 class BearerToken:
-    """Where a client's token comes from; exactly one of the three.
+    """The source of a client's token; exactly one of the three is set.
 
     Raises:
-        CredentialsError: none or several are given.
+        CredentialsError: none or several are set.
     """
 
-    file: Path | str | None = None  # its first token is sent; read again when the file changes
-    environment: str | None = None  # name of a variable
+    file: Path | str | None = None  # its first token is sent; the file is read again when it changes
+    environment: str | None = None  # name of an environment variable
     value: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if sum(source is not None for source in (self.file, self.environment, self.value)) != 1:
-            raise CredentialsError("a token comes from a file, from an environment variable or as its value: give one")
+            raise CredentialsError("give a token as exactly one of a file, an environment variable or a value")
 
     def sender(self) -> "TokenSender":
-        """
+        """The object that adds the token to calls.
+
         Raises:
-            CredentialsError: there is no token, or it is none.
+            CredentialsError: there is no token, or it is invalid.
         """
         return TokenSender(self)
 
 
 class TokenSender:
-    """The metadata by which a client proves itself. Thread-safe."""
+    """Provides the metadata that authenticates a client. Thread-safe."""
 
     def __init__(self, source: BearerToken) -> None:
         if source.file is not None:
             path = Path(source.file)
-            self._token = Watched([path], lambda: _first(path))
+            self._token = ReloadingFiles([path], lambda: _first(path))
         else:
-            self._token = Watched([], lambda: _given(source))
+            self._token = ReloadingFiles([], lambda: _given(source))
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return ((AUTHORIZATION_KEY, f"Bearer {self._token.get()}"),)
@@ -146,7 +148,7 @@ def _first(path: Path) -> str:
 
 def _given(source: BearerToken) -> str:
     if source.environment is None:
-        return _checked(source.value or "", "the value given")
+        return _checked(source.value or "", "the given value")
     token = os.environ.get(source.environment)
     if token is None:
         raise CredentialsError(f"the environment variable {source.environment} is not set")
@@ -156,7 +158,7 @@ def _given(source: BearerToken) -> str:
 def _checked(token: str, where: str) -> str:
     if not (_MIN_LENGTH <= len(token) <= _MAX_LENGTH and _TOKEN.fullmatch(token)):
         raise CredentialsError(
-            f"{where} is no token: {_MIN_LENGTH} to {_MAX_LENGTH} letters, digits and . _ ~ + / - are needed"
+            f"{where}: invalid token; expected {_MIN_LENGTH} to {_MAX_LENGTH} characters of A-Z a-z 0-9 . _ ~ + / -"
         )
     return token
 

@@ -15,10 +15,10 @@ from visionsplit.receiving.receiver import ReceiveLimits, Receiver
 from visionsplit.service.config import ServiceConfig
 from visionsplit.service.in_process import InProcessMethods
 from visionsplit.serving.caller import Callers
-from visionsplit.serving.guard import Guard
+from visionsplit.serving.guard import ServerSecurityStack
 from visionsplit.serving.health import HEALTH_SERVICE_NAME, HealthService
 from visionsplit.serving.interceptors import ErrorInterceptor
-from visionsplit.serving.overload import OpenDoor
+from visionsplit.serving.overload import CallGate
 from visionsplit.serving.server_options import server_options
 from visionsplit.telemetry.setup import Telemetry
 
@@ -38,7 +38,7 @@ class Opened:
 
     model: str  # the checkpoint's name
     add_to: Callable[[grpc.aio.Server], None]  # adds the servicer
-    door: OpenDoor  # through which every call of the servicer goes
+    gate: CallGate  # through which every call of the servicer goes
     max_calls: int  # that run at one time
 
 
@@ -56,7 +56,7 @@ class ServiceServer(ABC):
         self._log = logging.getLogger(f"{service.name}_service.server")
         self._server: grpc.aio.Server | None = None
         self._receiver: Receiver | None = None
-        self._door: OpenDoor | None = None
+        self._gate: CallGate | None = None
 
     @abstractmethod
     async def open(self, receiver: Receiver) -> Opened:
@@ -111,7 +111,7 @@ class ServiceServer(ABC):
         try:
             receiver = self._receiver = Receiver(self._receiving, Callers(None, relayed=self._service.relayed))
             opened = await self.open(receiver)
-            self._door = opened.door
+            self._gate = opened.gate
             methods = InProcessMethods()
             opened.add_to(cast(grpc.aio.Server, methods))
             health_pb2_grpc.add_HealthServicer_to_server(self.health, cast(grpc.aio.Server, methods))
@@ -128,7 +128,7 @@ class ServiceServer(ABC):
         """Report NOT_SERVING, refuse new calls, give those inside `grace` seconds to end, release everything."""
         await self.ending()
         self.health.shut_down()
-        if self._door is not None and not await self._door.drain(grace) and grace:
+        if self._gate is not None and not await self._gate.drain(grace) and grace:
             self._log.warning("calls still run after %g seconds of grace; they are cancelled", grace)
         if self._server is not None:
             # What is left now has had its time; health watchers alone would never end.
@@ -145,10 +145,10 @@ class ServiceServer(ABC):
         return [*self.telemetry.interceptors, *guards, ErrorInterceptor(self._log), receiver.interceptor]
 
     async def _start(self) -> None:
-        guard = Guard(self._security)
+        guard = ServerSecurityStack(self._security)
         receiver = self._receiver = Receiver(self._receiving, Callers(guard.tokens, relayed=self._service.relayed))
         opened = await self.open(receiver)
-        self._door = opened.door
+        self._gate = opened.gate
         server = self._server = grpc.aio.server(
             interceptors=self._interceptors(guard.interceptors, receiver),
             options=server_options(max_receive_bytes=self._receiving.max_bytes, max_calls=opened.max_calls),

@@ -1,4 +1,4 @@
-"""What asyncio leaves to its users about tasks and cancellation."""
+"""Two helpers for tasks and cancellation that asyncio does not provide."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -7,8 +7,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def together(work: Iterable[Awaitable[T]]) -> list[T]:
-    """The results in order. The first error ends the others; those that have not begun never do."""
+async def gather_or_cancel(work: Iterable[Awaitable[T]]) -> list[T]:
+    """Run awaitables concurrently and return their results in order. The first error cancels the others.
+
+    An awaitable that has not been started when the error occurs never starts.
+    """
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         return list(await asyncio.gather(*tasks))
@@ -17,12 +20,12 @@ async def together(work: Iterable[Awaitable[T]]) -> list[T]:
             task.cancel()
 
 
-async def to_its_end(work: Awaitable[T], *, on_cancel: Callable[[], object] | None = None) -> T:
-    """The result of work that must not stop midway: who is cancelled here leaves only when it is over.
+async def finish_despite_cancellation(work: Awaitable[T], *, on_cancel: Callable[[], object] | None = None) -> T:
+    """Await work that must not stop midway: if the caller is cancelled, the cancellation is raised when the work ends.
 
     Args:
-        work: is not cancelled.
-        on_cancel: called at each cancellation here; it may make the work end sooner.
+        work: the work, which is not cancelled.
+        on_cancel: called at each cancellation of the caller; it may make the work end sooner.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -36,5 +39,5 @@ async def to_its_end(work: Awaitable[T], *, on_cancel: Callable[[], object] | No
     if cancelled is None:
         return task.result()
     if not task.cancelled():
-        task.exception()  # nobody is left to hear it
+        task.exception()  # retrieved so that asyncio does not warn: the cancellation is raised instead
     raise cancelled

@@ -1,4 +1,4 @@
-"""What callers hold, so that something can be taken from the one that holds the most."""
+"""Groups items by caller, so that one can be taken from the caller that holds the most."""
 
 from collections.abc import Iterator
 from typing import Generic, TypeVar
@@ -7,7 +7,7 @@ _T = TypeVar("_T")
 
 
 class ByCaller(Generic[_T]):
-    """Items by caller, the oldest first. Items are compared by identity or value and must be hashable."""
+    """Items by caller, oldest first. Items must be hashable; equal items are the same item."""
 
     def __init__(self) -> None:
         self._of: dict[str, dict[_T, None]] = {}
@@ -21,12 +21,12 @@ class ByCaller(Generic[_T]):
             yield from items
 
     def add(self, caller: str, item: _T) -> None:
-        """The item must not be there yet."""
+        """Add an item that is not present."""
         self._of.setdefault(caller, {})[item] = None
         self._count += 1
 
     def remove(self, caller: str, item: _T) -> None:
-        """Nothing happens if the item is not there."""
+        """Remove an item, if it is present."""
         own = self._of.get(caller, {})
         if item in own:
             del own[item]
@@ -35,5 +35,9 @@ class ByCaller(Generic[_T]):
             self._of.pop(caller, None)
 
     def oldest_of_busiest(self) -> _T:
-        """The oldest item of the caller that has the most. Raises ValueError if there is none."""
+        """The oldest item of the caller that holds the most items.
+
+        Raises:
+            ValueError: there are no items.
+        """
         return next(iter(self._of[max(self._of, key=lambda caller: len(self._of[caller]))]))

@@ -1,6 +1,6 @@
-"""One line for each call in a service's log: how it ended and how long it took, never what was in it.
+"""Logs one line per call: how it ended and how long it took, without its content.
 
-The prompt is the exception, where the operator asks for it.
+The prompt is included only if the operator enables it.
 """
 
 import asyncio
@@ -23,24 +23,24 @@ _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 @dataclass
 class CallRecord:
-    """What the line will say of the call."""
+    """The parts of a call's log line that its handler sets."""
 
-    outcome: str = "done"  # of a call that succeeds
+    outcome: str = "done"  # of a successful call
     status: str = "OK"
-    fields: dict[str, str | int | float] = field(default_factory=dict)  # beside those that every line has
-    prompt: str | None = None  # set only where prompts are to be logged
+    fields: dict[str, str | int | float] = field(default_factory=dict)  # in addition to those that every line has
+    prompt: str | None = None  # set only if prompts are logged
 
 
 def current_request_id() -> str | None:
-    """Of the call in whose context this runs."""
+    """The id of the request in whose context this runs; None outside of a call."""
     return _request_id.get()
 
 
 @contextmanager
 def log_call(log: logging.Logger, request_id: str, method: str) -> Iterator[CallRecord]:
-    """Log the end of the call that runs inside, whichever end it is.
+    """Log the end of the call that runs inside the context, whether it succeeds, fails or is cancelled.
 
-    The line's `fields` (an attribute of the log record) hold its parts for formats that have names for them.
+    The log record's attribute `fields` holds the parts of the line by name, for structured formats.
     """
     started = time.monotonic()
     record = CallRecord()
@@ -48,7 +48,7 @@ def log_call(log: logging.Logger, request_id: str, method: str) -> Iterator[Call
     try:
         yield record
     except VisionSplitError as error:
-        # An error's text may quote the caller.
+        # The text is shortened, because it may quote the caller.
         record.outcome = f"failed, {type(error).__name__}: {shortened(str(error), _MAX_OUTCOME_CHARACTERS)}"
         record.status = status_of(error).name
         record.fields["error"] = type(error).__name__
@@ -57,7 +57,7 @@ def log_call(log: logging.Logger, request_id: str, method: str) -> Iterator[Call
         record.outcome = "given up by the caller"
         record.status = "CANCELLED"
         raise
-    except BaseException as error:  # its text may hold anything; the traceback is logged where the call ends
+    except BaseException as error:  # its text may contain anything; the traceback is logged where the call ends
         record.outcome = f"failed, {type(error).__name__}"
         record.status = "INTERNAL"
         record.fields["error"] = type(error).__name__

@@ -1,4 +1,4 @@
-"""Who calls, as far as fairness goes: whose queued work a call waits behind."""
+"""Identifies the caller of each call, for fairness: a call waits behind earlier work of its own caller."""
 
 import ipaddress
 import re
@@ -11,31 +11,36 @@ import grpc.aio
 from visionsplit.security.tokens import AcceptedTokens, TokenHolder
 from visionsplit.serving.fairness import RelayedCaller
 
-CALLER_KEY = "visionsplit-caller"  # metadata: on whose behalf the encoder service calls the LLM service
+CALLER_KEY = "visionsplit-caller"  # metadata key: the caller on whose behalf the encoder calls the LLM service
 _MAX_LENGTH = 128
 _NETWORK_BITS = 64
 _ACCEPTED = re.compile(rf"[!-~]{{1,{_MAX_LENGTH}}}")  # names of tokens, and addresses as gRPC writes them
 
 
 class Callers:
-    """Names the callers of one service. A name decides only who takes turns with whom, and whose part of the room a
-    call takes."""
+    """Names the callers of one service.
+
+    A name decides only with whom a caller takes turns, and whose share of a limit its calls use.
+    """
 
     def __init__(self, tokens: AcceptedTokens | None, *, relayed: bool = False) -> None:
         """
         Args:
-            tokens: those that the service takes; None lets everybody in.
-            relayed: believe a caller that says on whose behalf it calls, where nobody needs a token or its token is
-                one of a relay.
+            tokens: the service's tokens; None if it accepts calls without one.
+            relayed: whether to believe a caller that names another on whose behalf it calls. It is believed if no
+                token is needed, or if its token belongs to a relay.
         """
         self._tokens = tokens
         self._relayed = relayed
 
     def of(self, context: "grpc.aio.ServicerContext[Any, Any]") -> str:
-        """The holder of the call's token; without tokens where it comes from, less the port, which differs from
-        connection to connection; of an IPv6 address only the network counts. The name that a relay gives takes the
-        place of either, and without tokens, where anybody may say to be a relay, it is a `RelayedCaller` of the
-        address."""
+        """The name of a call's caller.
+
+        With tokens it is the holder of the call's token. Without tokens it is the address that the call comes from,
+        without the port, which differs between connections; of an IPv6 address only the network counts. A name given by
+        a relay replaces either. Without tokens any client may claim to be a relay, so the name is then a
+        `RelayedCaller` of the address.
+        """
         metadata = context.invocation_metadata() or ()
         holder = None if self._tokens is None else self._tokens.holder(metadata)
         name = _named(metadata) if self._believes(holder) else None
@@ -50,7 +55,7 @@ class Callers:
 
 
 def _named(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
-    """On whose behalf a call is made, by its metadata. What could not be a name counts as none."""
+    """The caller that the metadata names as the one on whose behalf a call is made; None if it is not a valid name."""
     for key, value in metadata:
         if key == CALLER_KEY and isinstance(value, str) and _ACCEPTED.fullmatch(value):
             return value
@@ -67,7 +72,7 @@ def _peer(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
 
 
 def _network(peer: str) -> str:
-    """The network of an IPv6 address, of which a single customer or machine has all 2**64 addresses."""
+    """The network of an IPv6 address: a single customer or machine has all of its 2**64 addresses."""
     host = unquote(peer.removeprefix("ipv6:")).strip("[]").partition("%")[0]
     try:
         address = ipaddress.IPv6Address(host)

@@ -14,13 +14,13 @@ from visionsplit.wire.status import set_status
 
 _log = logging.getLogger(__name__)
 
-# Load balancers and container runtimes ask without a token, and learn only whether the service serves.
+# Load balancers and container runtimes call these without a token, and learn only whether the service is serving.
 _OPEN_METHODS = ("/grpc.health.v1.Health/",)
 _SHOWN_CHARACTERS = 100
 
 
-class Guard:
-    """A server's security, with its files read.
+class ServerSecurityStack:
+    """A server's security, with its files loaded.
 
     Raises:
         CredentialsError: a file cannot be used.
@@ -32,11 +32,11 @@ class Guard:
 
     @property
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """What comes before any interceptor that lets a call in; those that count calls may see the refused ones."""
+        """To install before any interceptor that admits calls; interceptors that count calls may come earlier."""
         return [] if self.tokens is None else [_TokenInterceptor(self.tokens)]
 
     def bind(self, server: grpc.aio.Server, address: str) -> int:
-        """Let a server listen; returns its port.
+        """Let a server listen on an address; return the port.
 
         Raises:
             UnavailableError: the address cannot be bound.
@@ -54,7 +54,7 @@ class Guard:
 
 
 class _TokenInterceptor(HandlerInterceptor):
-    """Refuses every call without a token that is accepted, reflection included, before anything of it is read."""
+    """Refuses every call without a valid token, including reflection, before reading any of it."""
 
     def __init__(self, tokens: AcceptedTokens) -> None:
         self._tokens = tokens
@@ -64,7 +64,7 @@ class _TokenInterceptor(HandlerInterceptor):
             return handler
         if self._tokens.holder(details.invocation_metadata or ()) is not None:
             return handler
-        # A stream's handler, whatever the method is: gRPC would wait for the request of any other.
+        # Always a handler for streams: for other kinds gRPC would first wait for the request.
         return grpc.stream_stream_rpc_method_handler(_refuse)
 
 

@@ -1,7 +1,7 @@
-"""`grpc.health.v1.Health` of a service: whether the service takes calls, asked once or watched.
+"""`grpc.health.v1.Health`: whether the service accepts calls, asked once or watched.
 
-grpcio-health-checking has a servicer of its own, which is not used: when one of its watchers leaves, the others hear of
-no change any more, and it keeps state for every service name that a caller invents.
+grpcio-health-checking includes a servicer, which is not used for two reasons: when one of its watchers leaves, the
+others are not notified of further changes, and it keeps state for every service name that a caller invents.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from visionsplit.serving.by_caller import ByCaller
 from visionsplit.serving.caller import Callers
 
 HEALTH_SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-# Trailing metadata of Check: drawn at the start of a service, so that who asks again and again notices a restart.
+# Trailing metadata of Check: a random value per start of a service, so that a caller that polls notices a restart.
 INSTANCE_KEY = "visionsplit-instance"
 
 MAX_WATCHERS = 256
@@ -35,7 +35,7 @@ class _Watcher:
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
-        # Set while the watcher has not seen the present status, or has to end.
+        # Set if the watcher has not seen the present status, or has to end.
         self.changed = asyncio.Event()
         self.given_up = False
 
@@ -43,7 +43,7 @@ class _Watcher:
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """The health of one service, under its name and under "", which stands for the whole server.
 
-    The service does not serve until `set` says so. Used from one event loop.
+    The status is NOT_SERVING until `set` changes it. Used from one event loop.
     """
 
     def __init__(self, service: str) -> None:
@@ -57,7 +57,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._peers = Callers(None)
 
     def set(self, *, serving: bool) -> None:
-        """Say whether the service takes calls. Nothing happens after `shut_down`."""
+        """Set whether the service accepts calls. Has no effect after `shut_down`."""
         if self._ending:
             return
         response = health_pb2.HealthCheckResponse
@@ -66,8 +66,8 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             watcher.changed.set()
 
     def shut_down(self) -> None:
-        """Say that the service does not take calls, for good: what `set` says later, a slow replica's return for
-        example, does not bring callers back to a service that ends."""
+        """Set the status to NOT_SERVING permanently: a later `set`, for example when a slow replica returns, must not
+        bring callers back to a service that is stopping."""
         self.set(serving=False)
         self._ending = True
 
@@ -79,7 +79,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         context.set_trailing_metadata(((INSTANCE_KEY, self._instance),))
         return health_pb2.HealthCheckResponse(status=self._status)
 
-    # The stubs expect a generator; this is a coroutine that writes, as the services' own methods are.
+    # The stubs expect a generator; this is a coroutine that writes, like the services' own methods.
 
     async def Watch(self, request: _Request, context: _Context) -> None:  # noqa: N802 - the protocol's name
         watcher = _Watcher(self._peers.of(context))
@@ -87,7 +87,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         if self._unread[watcher.peer] >= MAX_WATCHERS:
             raise too_many
         if len(self._watchers) >= MAX_WATCHERS:
-            # Not the new one: those of a few addresses could keep all others out for as long as they like.
+            # Displace an old watcher instead of refusing this one: otherwise a few addresses could keep all others out.
             self._give_up(self._watchers.oldest_of_busiest())
         self._watchers.add(watcher.peer, watcher)
         try:
@@ -99,22 +99,22 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
                 self._unread -= Counter((watcher.peer,))
 
     def _give_up(self, watcher: _Watcher) -> None:
-        # One that does not read ends only with its connection: gRPC sends no status behind a message that is not read.
+        # A watcher that does not read ends only with its connection: gRPC sends no status after an unread message.
         self._unread[watcher.peer] += 1
         self._watchers.remove(watcher.peer, watcher)
         watcher.given_up = True
         watcher.changed.set()
 
     async def _follow(self, watcher: _Watcher, context: _Context, *, known: bool) -> None:
-        """Write the status now and after each change, until the call is cancelled or given up for others.
+        """Write the status now and after each change, until the call is cancelled or displaced by others.
 
-        No status is kept for a watcher: one that reads slowly gets the status of the moment at which it can be
-        written, and skips those before. The protocol keeps the watch of an unknown service open, since a server may
-        learn of one later. This one never does.
+        No status is queued for a watcher: one that reads slowly gets the status of the moment at which it can be
+        written, and skips earlier ones. The protocol keeps the watch of an unknown service open, since a server may
+        add it later; this server never does.
         """
         told = None
         while not watcher.given_up:
-            watcher.changed.clear()
+            watcher.changed.clear()  # before reading the status, so that a change after this wakes the watcher again
             status = self._status if known else health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
             if status != told:
                 await context.write(health_pb2.HealthCheckResponse(status=status))

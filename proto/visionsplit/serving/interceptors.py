@@ -52,7 +52,7 @@ class CallInterceptor(HandlerInterceptor):
 
 
 class ErrorInterceptor(CallInterceptor):
-    """Ends every call with exactly one status; an unexpected error's details go to the log only."""
+    """Ends every call with exactly one status; the details of an unexpected error go only to the log."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
@@ -65,7 +65,7 @@ class ErrorInterceptor(CallInterceptor):
         except grpc.aio.AbortError:
             raise
         except Exception as error:
-            # A write that was under way when the caller left fails in gRPC's own way.
+            # A write in progress when the caller leaves fails with an error of gRPC.
             if isinstance(error, grpc.aio.InternalError) or context.done():
                 self._log.debug("%s: the caller left", method, exc_info=True)
                 return None
@@ -76,15 +76,15 @@ class ErrorInterceptor(CallInterceptor):
 
 
 def behavior_of(handler: Handler) -> tuple[str, Callable[..., Any]]:
-    """What a method's handler calls, and the name of the field that holds it."""
+    """The function that a method's handler calls, and the name of the field that holds it."""
     for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
         behavior: Callable[..., Any] | None = getattr(handler, kind)
         if behavior is not None:
             return kind, behavior
-    raise ValueError("the handler calls nothing")
+    raise ValueError("the handler has no behaviour")
 
 
 def _without_frames(error: VisionSplitError) -> VisionSplitError:
-    """The error without those that led to it and without the frames, whose variables hold the request."""
+    """The error without its causes and without its traceback, whose frames' variables hold the request."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

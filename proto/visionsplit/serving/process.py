@@ -1,4 +1,4 @@
-"""What a service asks of the operating system for its process: open files, and memory that is given back."""
+"""Tunes a service's process: the limit of open files, garbage collection, and returning freed memory."""
 
 import asyncio
 import ctypes
@@ -16,20 +16,20 @@ _log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 1.0
 _SWITCH_SECONDS = 0.0001
-_ENOUGH_OPEN_FILES = 10_240  # where the system names no limit; macOS refuses more
-_FEW_LEFT = 0.1  # of the open files that are allowed
-# Memory is given back once the unused part has grown by so much of the whole, and at least by so many bytes.
+_ENOUGH_OPEN_FILES = 10_240  # used if the system sets no limit; macOS refuses more
+_FEW_LEFT = 0.1  # share of the permitted open files
+# Freed memory is returned once it has grown by this share of the resident memory, and at least by this many bytes.
 _GROWN = 0.1
 _GROWN_BYTES = 32 * 2**20
-_LONGEST_PAUSE = 64  # looks between two collections of a process that stays large
+_LONGEST_PAUSE = 64  # looks between two garbage collections of a process that stays large
 _PAGE_BYTES = resource.getpagesize()
 _OPEN_FILES, _MEMORY = Path("/proc/self/fd"), Path("/proc/self/statm")
 
 
 def raise_open_files_limit() -> int:
-    """Raise the soft limit of open files, often 1024, to the hard one; returns the limit in force.
+    """Raise the soft limit of open files, often 1024, to the hard limit; return the limit in force.
 
-    Each connection takes a file. Programs that use `select` are why the soft limit is low; the services use none.
+    Each connection takes a file. The soft limit is low only for programs that use `select`, which the services do not.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else _ENOUGH_OPEN_FILES
@@ -44,16 +44,17 @@ def raise_open_files_limit() -> int:
 
 @asynccontextmanager
 async def process_watched() -> AsyncIterator[None]:
-    """Inside, a log line warns when few open files are left, and memory that is free goes back to the system.
+    """While entered, warn when few open files are left, and return freed memory to the system.
 
-    Only Linux tells both; elsewhere nothing is watched.
+    Only Linux reports both; on other systems nothing is watched.
     """
-    # What was loaded at the start stays for good. Python would look through all of it, half a second for PyTorch and
-    # transformers, each time that it looks for cycles, and therefore looks rarely.
+    # Objects loaded at the start are permanent. A full collection would traverse all of them, half a second for PyTorch
+    # and transformers; and since Python delays full collections in proportion to the number of long-lived objects, they
+    # would also be rare. Frozen objects are neither traversed nor counted.
     gc.collect()
     gc.freeze()
-    # A thread that computes gives the interpreter's lock away with every operation of PyTorch, and gets it back from a
-    # busy event loop only after this interval: with Python's 5 milliseconds an answer took seconds beside callers whose
+    # A computing thread releases the interpreter lock at every PyTorch operation, and gets it back from a busy event
+    # loop only after this interval. With Python's default of 5 milliseconds an answer took seconds beside callers whose
     # requests were being refused.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -75,12 +76,12 @@ async def _watch() -> None:
         files.look()
         try:
             await memory.look()
-        except OSError as error:  # no descriptor is left to read how much memory the process has
+        except OSError as error:  # no file descriptor is free for reading the process's memory
             _log.debug("free memory was not looked at: %s", error)
 
 
 class _OpenFiles:
-    """Warns once each time that few are left."""
+    """Warns once each time that few open files are left."""
 
     def __init__(self) -> None:
         self._few = False
@@ -92,7 +93,7 @@ class _OpenFiles:
         try:
             with os.scandir(_OPEN_FILES) as descriptors:
                 left = limit - sum(1 for _ in descriptors)
-        except OSError:  # the folder itself takes a descriptor
+        except OSError:  # listing the folder itself takes a descriptor
             left = 0
         few = left < _FEW_LEFT * limit
         if few and not self._few:
@@ -101,18 +102,18 @@ class _OpenFiles:
 
 
 class _FreeMemory:
-    """Gives back what the C library keeps of freed memory: after a burst of requests it can be gigabytes.
+    """Returns memory that the C library keeps after it was freed: after a burst of requests it can be gigabytes.
 
-    Images of many megabytes are few objects, of which Python's collector takes no notice. So it is called here whenever
-    the process has grown, and again after 2, 4, 8 ... seconds while the process stays larger than it once was: a
-    request that was still running the first time may have become a cycle of garbage since.
+    Images are large but few objects, so Python's garbage collector does not start because of them. It is called here
+    whenever the process has grown, and again after 2, 4, 8 ... seconds while the process stays larger than it once was:
+    a request that was still running at the first collection may have become unreachable since.
     """
 
     def __init__(self) -> None:
         self._allocator = _Allocator.of_this_process()
-        self._left = 0  # unused bytes after the last time
-        self._least = self._collected = _resident_bytes()  # ever; after the last collection
-        self._pause = self._looks = 1  # between collections; until the next one
+        self._left = 0  # unused bytes after the last call of `give_back`
+        self._least = self._collected = _resident_bytes()  # the minimum ever; the minimum since the last collection
+        self._pause = self._looks = 1  # looks between collections; looks until the next one
 
     async def look(self) -> None:
         resident = _resident_bytes()
@@ -126,7 +127,7 @@ class _FreeMemory:
                 gc.collect()
                 self._collected = _resident_bytes()
                 self._pause = self._looks = min(2 * self._pause, _LONGEST_PAUSE)
-        # In a thread: both calls walk through the allocator's lists, without Python's lock.
+        # In a thread: both calls traverse the allocator's lists without holding the interpreter lock.
         if self._allocator is not None:
             self._left = await asyncio.to_thread(self._allocator.give_back, self._left)
 
@@ -145,14 +146,14 @@ class _MallocInfo(ctypes.Structure):
 
 @dataclass(frozen=True)
 class _Allocator:
-    """glibc's functions."""
+    """The functions of glibc's allocator."""
 
     info: Callable[[], _MallocInfo]
     trim: Callable[[int], int]
 
     @classmethod
     def of_this_process(cls) -> "_Allocator | None":
-        """None where the C library is another, or older than 2.33."""
+        """The functions, or None if the C library is not glibc 2.33 or newer."""
         library = ctypes.CDLL(None)
         try:
             info, trim = library.mallinfo2, library.malloc_trim
@@ -162,13 +163,13 @@ class _Allocator:
         return cls(info, trim)
 
     def give_back(self, left: int) -> int:
-        """Give unused memory back if it has grown.
+        """Return unused memory to the system if it has grown.
 
         Args:
-            left: the result of the last call; 0 at first.
+            left: the result of the previous call; 0 at first.
 
         Returns:
-            The process's bytes that are not allocated, of which the last call, or this one, could give nothing back.
+            The process's bytes that are not allocated and that the latest trimming could not return.
         """
         unused = self._unused()
         if unused < left + max(_GROWN * _resident_bytes(), _GROWN_BYTES):

@@ -1,4 +1,4 @@
-"""Messages of an answer, which its caller may read slowly but not never."""
+"""Sends the messages of an answer to a caller that may read slowly, but not never."""
 
 import asyncio
 from typing import Any
@@ -7,13 +7,13 @@ import grpc.aio
 
 from visionsplit.errors import DeadlineError
 
-# A reader holds back only its own call, but that call keeps its place and its tokens in memory. So long a pause without
-# a single message read is a reader that is gone or stuck. Applications that pause for longer can read ahead.
+# A slow reader delays only its own call, but the call keeps its place and its tokens in memory. After so long without a
+# single message read, the reader is taken to be gone or stuck. Applications that pause longer can read ahead.
 UNREAD_SECONDS = 600.0
 
 
 async def send(context: "grpc.aio.ServicerContext[Any, Any]", message: object) -> None:
-    """Send the next message of an answer, waiting while gRPC's buffers are full of unread ones.
+    """Send the next message of an answer, waiting while gRPC's buffers are full of unread messages.
 
     Raises:
         DeadlineError: the caller has read nothing for ten minutes.

@@ -1,4 +1,4 @@
-"""What a running service tells its operator: metrics, traces, logs. Shared by both services.
+"""Metrics, traces and logs of a running service, shared by both services.
 
-Nothing here is global: a server owns a `setup.Telemetry` with a registry and a tracer of its own.
+There is no global state: a server owns a `setup.Telemetry` with its registry and its tracer.
 """

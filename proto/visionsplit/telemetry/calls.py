@@ -46,9 +46,9 @@ class MetricsInterceptor(CallInterceptor):
 
 
 class TracingInterceptor(CallInterceptor):
-    """A span for each call, the child of what the caller's metadata names and the current one while the call runs.
+    """Creates a span for each call, as a child of the caller's span, and makes it current while the call runs.
 
-    With a tracer that records nothing, the caller's context still goes along to the next service.
+    With a tracer that records nothing, the caller's trace context is still passed on to the next service.
     """
 
     methods = OUR_METHODS
@@ -63,7 +63,7 @@ class TracingInterceptor(CallInterceptor):
             context=context_of(context.invocation_metadata()),
             kind=SpanKind.SERVER,
             attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": name},
-            # An error's text may quote the caller.
+            # The texts of errors are not recorded, because they may quote the caller.
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -82,7 +82,7 @@ class TracingInterceptor(CallInterceptor):
 
 
 def status_at_end(context: Context, error: BaseException | None) -> grpc.StatusCode:
-    """How a call ended whose behaviour returned, or raised `error`."""
+    """The final status of a call whose behaviour returned, or raised `error`."""
     code: grpc.StatusCode | None = context.code()
     if isinstance(error, grpc.aio.AbortError):
         return code or grpc.StatusCode.UNKNOWN

@@ -1,4 +1,4 @@
-"""What of telemetry is on. Read once at the edge, the standard OpenTelemetry variables included."""
+"""Telemetry settings, read once at start-up from options and the standard OpenTelemetry variables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP
 
 
 def metrics_address(text: str) -> tuple[str, int]:
-    """Host and port; a port alone means loopback.
+    """Split an address into host and port; a port alone means loopback.
 
     Raises:
-        ValueError: another form.
+        ValueError: the address is malformed.
     """
     try:
         return split_host_port(text if ":" in text else f"{_LOOPBACK}:{text}")

@@ -1,17 +1,17 @@
-"""Log lines that no text of a caller can forge or make long, in services and in the command-line tools."""
+"""Log formatting that keeps a caller's text from forging lines or growing them without limit."""
 
 import logging
 
 from visionsplit.visible import one_line, shortened
 
-# A prompt that is logged has up to 2000 characters, each of which an escape may make ten.
+# A logged prompt has up to 2000 characters, and escaping may turn each of them into as many as ten.
 MAX_MESSAGE_CHARACTERS = 8000
 _MAX_TRACE_LINES = 120
 _MAX_TRACE_LINE_CHARACTERS = 1000
 
 
 class LineFormatter(logging.Formatter):
-    """A record on one line. Below it, indented, the lines of its traceback: only a record begins at a line's start."""
+    """Writes a record on one line and its traceback indented below, so that only a record starts at a line's start."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.message = one_line(shortened(record.getMessage(), MAX_MESSAGE_CHARACTERS))
@@ -21,8 +21,8 @@ class LineFormatter(logging.Formatter):
 
 
 def trace_lines(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
-    """A record's traceback, if it has one: its beginning and its end, where it is long."""
-    # Not `splitlines`, which splits at characters that `one_line` shows.
+    """The lines of a record's traceback, if it has one; of a long one only the beginning and the end."""
+    # Not `splitlines`, which would split at characters that `one_line` escapes.
     text = formatter.formatException(record.exc_info) if record.exc_info else record.stack_info or ""
     lines = text.split("\n") if text else []
     if len(lines) > _MAX_TRACE_LINES:

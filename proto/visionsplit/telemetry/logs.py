@@ -1,4 +1,4 @@
-"""Lines of a service's log: text for people, one JSON object a line for machines."""
+"""Sets up a service's log: text for people, or one JSON object per line for programs."""
 
 import json
 import logging
@@ -16,14 +16,14 @@ from visionsplit.visible import shortened
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _DELETE = "\x7f"  # the only control character that JSON need not escape
-# What libraries may log. gRPC writes a traceback for each call whose metadata are not UTF-8.
+# Limits for libraries. gRPC, for example, logs a traceback for each call whose metadata is not UTF-8.
 _MAX_RECORDS = 20
 _RECORDS_SECONDS = 60.0
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, service, logger, message; request_id and trace_id where there is one; and the
-    fields that a call's line has."""
+    """Writes one object per line: time, level, service, logger and message; request_id and trace_id if there is one;
+    and the additional fields of a call's line."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class JsonFormatter(logging.Formatter):
 
 
 class LimitedRecords(logging.Filter):
-    """Limits how many records each logger of a library writes a minute, and says how many were left out."""
+    """Limits how many records each library logger writes per minute, and reports how many were dropped."""
 
     def __init__(self, ours: tuple[str, ...], clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._ours = ours
         self._clock = clock
-        self._counts: dict[str, _Count] = {}  # by logger, whose names are written in code
+        self._counts: dict[str, _Count] = {}  # by logger name; these are constants in code, so their number is bounded
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name.partition(".")[0] in self._ours:
@@ -74,14 +74,14 @@ class LimitedRecords(logging.Filter):
 
 @dataclass
 class _Count:
-    """The records of one logger since a moment."""
+    """The number of records of one logger since a moment."""
 
     began: float
     records: int = 0
 
 
 def configure_logging(service: str, *, level: str, form: str, loggers: tuple[str, ...]) -> None:
-    """Write to stderr: warnings of everybody, and the named loggers' lines from `level` on. `form`: text or json."""
+    """Log to stderr: all loggers' warnings, and the named loggers' records from `level` on. `form`: text or json."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service) if form == "json" else LineFormatter(_TEXT))
     handler.addFilter(LimitedRecords(loggers))

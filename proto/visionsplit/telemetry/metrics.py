@@ -1,6 +1,6 @@
-"""Parts that both services' metrics are made of, and the page that shows them.
+"""Building blocks of both services' metrics, and the HTTP page that shows them.
 
-A label's values come from tables of ours (calls, statuses, methods), never from a caller: their number is bounded.
+Label values come from fixed tables (calls, statuses, methods), never from a caller, so their number is bounded.
 """
 
 import time
@@ -15,16 +15,16 @@ from prometheus_client.registry import Collector
 
 from visionsplit.errors import UnavailableError
 
-# Seconds. From a cached answer's milliseconds to a minute in a full queue.
+# In seconds, from the milliseconds of a cached answer to a minute in a full queue.
 LONG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 SHORT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-# Seconds between tokens: a GPU's few milliseconds, a busy CPU's second.
+# In seconds between tokens, from a few milliseconds on a GPU to a second on a busy CPU.
 TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)
 TILE_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 
 
 class CallMetrics:
-    """Calls of a service by method and status; an interceptor feeds them."""
+    """Calls of a service by method and status; an interceptor updates them."""
 
     def __init__(self, registry: CollectorRegistry, service: str) -> None:
         """`service` is "encoder" or "llm", part of each metric's name."""
@@ -41,19 +41,19 @@ class CallMetrics:
 
 @dataclass(frozen=True)
 class CacheState:
-    """What a cache has done since the start, and what it holds."""
+    """A cache's counters since the start, and its present size."""
 
-    name: str  # the service's own word, such as "memory"
+    name: str  # chosen by the service, such as "memory"
     lookups: Mapping[str, int]  # by result: "hit", "miss"
     evictions: int
     entries: int
     num_bytes: int
     failures: int = 0  # entries that could not be read or written
-    skipped: int = 0  # entries left out, since too many waited to be written
+    skipped: int = 0  # entries not written because too many writes were waiting
 
 
 class CacheMetrics(Collector):
-    """A service's caches, asked whenever the metrics are read, on a thread of its own."""
+    """Exports a service's caches; they are read whenever the metrics are scraped, on the page's thread."""
 
     def __init__(self, registry: CollectorRegistry, service: str, read: Callable[[], Sequence[CacheState]]) -> None:
         self._prefix = f"visionsplit_{service}_cache"
@@ -83,14 +83,14 @@ class CacheMetrics(Collector):
 
 
 def new_registry() -> CollectorRegistry:
-    """A registry with the process's memory, processor time and open files, where the system tells them."""
+    """A registry that includes the process's memory, processor time and open files, if the system reports them."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return registry
 
 
 class MetricsPage:
-    """Serves a registry over HTTP from a thread of its own."""
+    """Serves a registry over HTTP from a separate thread."""
 
     def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
         """Bind and serve.
@@ -110,7 +110,7 @@ class MetricsPage:
         return self._server.server_port
 
     def close(self) -> None:
-        """Blocks for up to half a second."""
+        """Stop serving. Blocks for up to half a second."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""A server's telemetry as one thing to start and stop."""
+"""Starts and stops a server's telemetry as a whole."""
 
 import logging
 from collections.abc import Sequence
@@ -14,13 +14,16 @@ _log = logging.getLogger(__name__)
 
 
 class Telemetry:
-    """Metrics are always counted, which costs microseconds; the page that shows them and the traces may be off."""
+    """A server's metrics, traces and metrics page.
+
+    Metrics are always counted, which costs microseconds; the page that shows them and the traces are optional.
+    """
 
     def __init__(self, service: str, config: TelemetryConfig) -> None:
         """`service` is "encoder" or "llm".
 
         Raises:
-            UnavailableError: traces are wanted, but their packages are not installed.
+            UnavailableError: traces are enabled, but their packages are not installed.
         """
         self._config = config
         self.registry = new_registry()
@@ -31,16 +34,16 @@ class Telemetry:
 
     @property
     def interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
-        """They come before all others, so that they see what those refuse."""
+        """To install before all others, so that they see the calls that those refuse."""
         return [TracingInterceptor(self.tracer), MetricsInterceptor(self._calls)]
 
     @property
     def metrics_port(self) -> int | None:
-        """Where the page is served; None while it is not."""
+        """The port of the metrics page; None while it is not served."""
         return None if self._page is None else self._page.port
 
     def serve_metrics(self) -> None:
-        """Open the page, if it is wanted.
+        """Serve the metrics page, if it is configured.
 
         Raises:
             UnavailableError: its address cannot be bound.
@@ -51,7 +54,7 @@ class Telemetry:
             _log.info("metrics at http://%s:%d/metrics", f"[{host}]" if ":" in host else host, self._page.port)
 
     def close(self) -> None:
-        """Close the page and send the last spans; blocks. Nothing happens the second time."""
+        """Close the page and send the last spans; blocks. Has no effect when called again."""
         page, self._page = self._page, None
         if page is not None:
             page.close()

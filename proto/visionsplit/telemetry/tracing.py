@@ -1,7 +1,7 @@
-"""Traces with OpenTelemetry: W3C trace context in a call's metadata, spans for a call's stages.
+"""OpenTelemetry traces: W3C trace context in a call's metadata, and spans for the stages of a call.
 
-The services need the API alone; the SDK and the exporter are the extra `tracing`, imported only where traces are on.
-A span's attributes are numbers and names of ours, never a prompt, an image or an error's text.
+The services need only the API; the SDK and the exporter belong to the extra `tracing` and are imported only if traces
+are enabled. Span attributes are the project's own numbers and names, never a prompt, an image or an error's text.
 """
 
 import time
@@ -25,12 +25,13 @@ _propagator = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """A service's tracer, and what has to be closed after it."""
+    """A service's tracer, and the exporter that has to be closed after use."""
 
     def __init__(self, service: str, otlp_endpoint: str | None) -> None:
-        """
+        """Create a tracer; without an endpoint it records nothing.
+
         Raises:
-            UnavailableError: traces are wanted, but the extra `tracing` is not installed.
+            UnavailableError: traces are enabled, but the extra `tracing` is not installed.
         """
         self.tracer: Tracer = NoOpTracer()
         self._shutdown: Callable[[], None] = lambda: None
@@ -38,7 +39,7 @@ class Tracing:
             self._connect(service, otlp_endpoint)
 
     def close(self) -> None:
-        """Send what is left and end; blocks."""
+        """Send the remaining spans and stop; blocks."""
         self._shutdown()
 
     def _connect(self, service: str, otlp_endpoint: str) -> None:
@@ -49,7 +50,7 @@ class Tracing:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             raise UnavailableError(f"traces need the extra visionsplit[tracing]: {error}") from None
-        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win over the name of ours.
+        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence over the default name.
         own = Resource.create({"service.name": service, "service.version": visionsplit.__version__})
         provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=otlp_endpoint, channel_options=_channel_options(otlp_endpoint))
@@ -59,26 +60,26 @@ class Tracing:
 
 
 def context_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> Context:
-    """The trace context that a call's metadata carries; an empty one if it has none."""
+    """The trace context in a call's metadata; an empty one if there is none."""
     carrier = {key: value for key, value in metadata or () if isinstance(value, str)}
     return _propagator.extract(carrier, context=Context())
 
 
 def carrier_of(context: Context | None = None) -> dict[str, str]:
-    """A trace context, the current one unless given, as metadata or as a part of a job; empty without a trace."""
+    """A trace context, by default the current one, as metadata or as part of a job; empty without a trace."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier, context=context)
     return carrier
 
 
 def describe_current(**attributes: str | int | float | bool) -> None:
-    """Add to the current span."""
+    """Add attributes to the current span."""
     trace.get_current_span().set_attributes(_named(attributes))
 
 
 @contextmanager
 def stage(tracer: Tracer, name: str, *, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[Span]:
-    """A span around a stage, the current one meanwhile. Not for generators, which may end in another context."""
+    """A span around a stage, made the current one. Not for generators, which may be closed in another context."""
     with tracer.start_as_current_span(name, kind=kind, record_exception=False, set_status_on_exception=False) as span:
         try:
             yield span
@@ -96,7 +97,7 @@ def past_stage(
     context: Context | None = None,
     **attributes: str | int | float | bool,
 ) -> None:
-    """A span for what is over already, between two moments of time.monotonic()."""
+    """Record a span for a stage that is over, between two moments of time.monotonic()."""
     offset = time.time() - time.monotonic()
     span = tracer.start_span(
         name, context=context, start_time=_nanoseconds(start + offset), attributes=_named(attributes)
@@ -105,15 +106,15 @@ def past_stage(
 
 
 def fail(span: Span, error: BaseException) -> None:
-    """Mark a span as failed, with the error's class and never its text."""
+    """Mark a span as failed, with the error's class and without its text."""
     span.set_attribute("error.type", type(error).__name__)
     span.set_status(StatusCode.ERROR)
 
 
 def _channel_options(otlp_endpoint: str) -> tuple[tuple[str, str]]:
-    """gRPC itself would reach a collector on this machine through a proxy, where the environment names one."""
+    """Proxy options for the exporter: gRPC itself would use a proxy even for a collector on this machine."""
     address = urlsplit(otlp_endpoint).netloc or otlp_endpoint  # a URL, or HOST:PORT alone
-    # The exporter's annotation has a single pair of strings; what it means is any number, and numbers as values.
+    # The exporter annotates a single pair of strings, but accepts any number of pairs, and numbers as values.
     return tuple(proxy_options(address))  # type: ignore[return-value]
 
 

@@ -1,1 +1,1 @@
-"""What both ends of a connection must agree on beyond the schema: tensors, vision tokens, statuses, transport."""
+"""Agreements between both ends beyond the schema: tensors, vision tokens, statuses and request ids."""

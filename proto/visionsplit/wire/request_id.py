@@ -1,4 +1,4 @@
-"""The id that follows a request through every service's log."""
+"""The id that identifies a request in the logs of all services."""
 
 import re
 import uuid
@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc.aio
 
-REQUEST_ID_KEY = "x-request-id"  # metadata
-# Of a caller's own id: what needs no escape in any log, and cannot make a line longer by much.
+REQUEST_ID_KEY = "x-request-id"  # metadata key
+# The ids accepted from callers: their characters need no escaping in any log, and their length is limited.
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
 
@@ -16,7 +16,7 @@ def new_request_id() -> str:
 
 
 def request_id_of(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
-    """The id that the caller gave, or a new one: where it gave none, or one that is no id."""
+    """The caller's id, or a new one if the caller gave none or an invalid one."""
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID_KEY and isinstance(value, str) and _ACCEPTED.fullmatch(value):
             return value

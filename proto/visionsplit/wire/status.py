@@ -1,4 +1,4 @@
-"""Errors to gRPC statuses and back: the only place that knows both."""
+"""Maps errors to gRPC statuses and back; the only module that knows both."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -13,17 +13,17 @@ from google.rpc import error_details_pb2, status_pb2
 from visionsplit import errors
 
 ERROR_METADATA_KEY = "visionsplit-error"
-# gRPC's standard place for a google.rpc.Status. An overloaded service puts a google.rpc.RetryInfo there.
+# gRPC's standard key for a google.rpc.Status, in which an overloaded service puts a google.rpc.RetryInfo.
 STATUS_METADATA_KEY = "grpc-status-details-bin"
 
-# As it travels. gRPC limits all of a call's trailing metadata, to 8 KiB unless both ends agree on more, and replaces a
-# status that is larger by one of its own.
+# Limit on the encoded text. gRPC limits all of a call's trailing metadata, to 8 KiB unless both ends agree on more, and
+# replaces a larger status by a generic one.
 _MAX_DETAILS_BYTES = 4096
 _ELLIPSIS = "…"
-# The text of a status that also travels in `STATUS_METADATA_KEY`, beside the other.
+# Limit on the text of a status that is also sent inside `STATUS_METADATA_KEY`, and so travels twice.
 _MAX_TWICE_SENT_BYTES = 1024
 
-# Looked up along an error's class hierarchy, so a subclass inherits its base's status.
+# Looked up along an error's class hierarchy, so that a subclass inherits its base's status.
 _STATUS_OF: dict[type[errors.VisionSplitError], grpc.StatusCode] = {
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.IncompatibleServicesError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -47,7 +47,7 @@ def status_of(error: errors.VisionSplitError) -> grpc.StatusCode:
 
 
 def error_from_rpc(rpc_error: grpc.RpcError) -> errors.VisionSplitError:
-    """The error behind a failed call: the class the server named, else the one its status stands for."""
+    """The error behind a failed call: of the class that the server named, else of the class for its status."""
     code = rpc_error.code()
     details = rpc_error.details() or code.name
     metadata: Iterable[tuple[str, str | bytes]] = rpc_error.trailing_metadata() or ()  # type: ignore[assignment]
@@ -61,9 +61,9 @@ def error_from_rpc(rpc_error: grpc.RpcError) -> errors.VisionSplitError:
 def set_status(context: grpc.aio.ServicerContext[Any, Any], error: errors.VisionSplitError) -> None:
     """Let a call end with an error's status when its method returns.
 
-    Not `context.abort`: gRPC keeps the exception that it raises with the call, which the frames of that exception hold.
-    In this cycle the request and the call's stream would live until the garbage collector looks for cycles. As a
-    connection may have only some hundred streams, it served no call any more after as many refusals.
+    This replaces `context.abort`: gRPC keeps the exception that `abort` raises with the call, and the frames of that
+    exception hold the call. The cycle would keep the request and the call's stream alive until the garbage collector
+    runs. A connection may have only some hundred streams, so after that many refusals it would serve no further call.
     """
     details, metadata = status_parts(error)
     context.set_trailing_metadata(metadata)
@@ -86,7 +86,7 @@ def status_parts(error: errors.VisionSplitError) -> tuple[str, tuple[tuple[str, 
 
 
 def _retry_after(status: str | bytes | None) -> float | None:
-    """Seconds of the RetryInfo in a serialised google.rpc.Status; None without one that can be read."""
+    """Seconds of the RetryInfo in a serialised google.rpc.Status; None if there is none or it cannot be parsed."""
     if not isinstance(status, bytes):
         return None
     retry = error_details_pb2.RetryInfo()
@@ -99,7 +99,7 @@ def _retry_after(status: str | bytes | None) -> float | None:
 
 
 def _shortened(details: str, most_bytes: int) -> str:
-    """A status's text, cut to what may travel."""
+    """A status's text, shortened to what may be sent."""
     ends = list(accumulate(map(_encoded_size, details[: most_bytes + 1])))
     if not ends or ends[-1] <= most_bytes:
         return details
@@ -107,5 +107,5 @@ def _shortened(details: str, most_bytes: int) -> str:
 
 
 def _encoded_size(character: str) -> int:
-    """Bytes of one character in a status's text: those of printable ASCII but % stand for themselves, others as %XX."""
+    """Encoded size of a character in a status's text: 1 byte for printable ASCII but %, else %XX per UTF-8 byte."""
     return 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode("utf-8", "replace"))

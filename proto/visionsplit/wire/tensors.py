@@ -1,4 +1,4 @@
-"""Token tensors on the wire: data type + shape + little-endian bytes, checked before anything trusts them."""
+"""Token tensors on the wire: data type + shape + little-endian bytes, validated before use."""
 
 from dataclasses import dataclass
 
@@ -21,9 +21,9 @@ _LARGEST_SCALE = np.finfo(np.float32).max / np.float32(128)  # an element reache
 
 @dataclass(frozen=True)
 class TokenTensor:
-    """Rows of vision tokens as they travel.
+    """Rows of vision tokens in wire format.
 
-    `data` holds rows * columns little-endian elements; `scales` one float32 per row for INT8, else nothing.
+    `data` holds rows * columns little-endian elements; `scales` holds one float32 per row for INT8, else nothing.
     """
 
     data_type: DataType
@@ -72,10 +72,10 @@ class TokenTensor:
 
     @classmethod
     def from_proto(cls, message: tensor_pb2.Tensor) -> "TokenTensor":
-        """Check a received tensor.
+        """Validate a received tensor.
 
         Raises:
-            InvalidTokensError: type, shape, byte count or a value is not what the protocol says.
+            InvalidTokensError: the type, the shape, the byte count or a value violates the protocol.
         """
         try:
             data_type = data_type_from_proto(message.data_type)

@@ -1,4 +1,4 @@
-"""The server's own status of an upload that it refused while the client was still sending."""
+"""Recovers the server's status of an upload that it refused while the client was still sending."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -9,7 +9,7 @@ import grpc.aio
 
 from visionsplit.errors import InternalError
 
-# grpc.aio puts this in place of the server's status when a write fails because the server has ended the call.
+# The details that grpc.aio substitutes for the server's status when a write fails because the server ended the call.
 _FAILED_WRITE = "Internal error from Core"
 _PATIENCE_SECONDS = 2.0
 
@@ -25,11 +25,11 @@ class UploadStatus:
         call.add_done_callback(self._record)
 
     async def ended(self) -> None:
-        """Wait until the call has a status, good or bad."""
+        """Wait until the call has a status, successful or not."""
         await asyncio.wait({self._status})
 
     async def get(self) -> grpc.aio.AioRpcError | None:
-        """The server's status as an error, code OK included; None if none came in time: the connection was lost."""
+        """The server's status as an error, even with code OK; None if none came in time: the connection was lost."""
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await self.ended()
@@ -38,7 +38,7 @@ class UploadStatus:
         return self._status.result()
 
     def _record(self, call: StreamingCall) -> None:
-        """gRPC calls this once more, with a status of its own making, when a write fails."""
+        """A done callback. gRPC calls it a second time, with a status made by grpc.aio, when a write fails."""
         code, details = _now(call.code()), _now(call.details())
         of_failed_write = code is grpc.StatusCode.INTERNAL and details == _FAILED_WRITE
         if not (of_failed_write or self._status.done()):
@@ -47,12 +47,12 @@ class UploadStatus:
 
 
 def is_failed_write(error: grpc.RpcError) -> bool:
-    """Whether an error is grpc.aio's own, so that the server's status must be looked up."""
+    """Whether an error was made by grpc.aio, so that the server's status must be looked up."""
     return error.code() is grpc.StatusCode.INTERNAL and error.details() == _FAILED_WRITE
 
 
 def _now(accessor: Coroutine[Any, Any, _T]) -> _T:
-    """What an accessor of a finished call gives: declared a coroutine, it has nothing left to wait for."""
+    """Get the result of a finished call's accessor, which is declared a coroutine but never waits."""
     try:
         accessor.send(None)
     except StopIteration as result:

@@ -1,4 +1,4 @@
-"""One image's vision tokens on the wire: grid, budgets, chunks, and the assembly that checks them."""
+"""One image's vision tokens on the wire: grid, budgets, chunks, and the assembly that validates them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from visionsplit.wire.tensors import TokenTensor, concatenate
 
 Positions = NDArray[np.int32]  # [tokens, 3]: tile, row and column within the tile
 _POSITION_BYTES = 12
-# Far above any real grid; keeps the arithmetic on an untrusted grid small.
+# Far above any real grid; they limit the arithmetic on an untrusted grid.
 _MAX_SIDE = 1024
 _MAX_CROPS = 1024
 
@@ -26,7 +26,7 @@ class VisionTokens:
     budgets: tuple[int, ...]  # tokens kept per tile, thumbnail first
     features: TokenTensor  # [tokens, feature_size]
     positions: Positions  # [tokens, 3] int32
-    quotas: tuple[int, ...] | None = None  # tokens per tile that pruning in the language model is to keep
+    quotas: tuple[int, ...] | None = None  # how many tokens of each tile pruning in the language model keeps
 
     @property
     def num_tokens(self) -> int:
@@ -53,10 +53,10 @@ def grid_to_proto(grid: TileGrid) -> vision_tokens_pb2.TileGrid:
 
 
 def grid_from_proto(message: vision_tokens_pb2.TileGrid) -> TileGrid:
-    """Check a received grid.
+    """Validate a received grid.
 
     Raises:
-        InvalidTokensError: a size is zero or absurd, or the valid region leaves the canvas.
+        InvalidTokensError: a size is zero or too large, or the valid region exceeds the canvas.
     """
     if not (0 < message.side <= _MAX_SIDE and message.rows and message.columns):
         raise InvalidTokensError(
@@ -93,10 +93,10 @@ def split_into_chunks(
 
 
 class TokenAssembler:
-    """Puts one image's chunks together again, refusing whatever contradicts the grid or the budgets.
+    """Assembles one image from its chunks, and refuses chunks that contradict the grid or the budgets.
 
     Raises (every method):
-        InvalidTokensError: with the numbers that disagree.
+        InvalidTokensError: states the numbers that disagree.
     """
 
     def __init__(self, grid: TileGrid, header: vision_tokens_pb2.ImageTokensHeader, *, feature_size: int) -> None:
@@ -104,7 +104,7 @@ class TokenAssembler:
         self._image = header.image_index
         self._feature_size = feature_size
         self._budgets = tuple(header.budgets)
-        self.quotas = tuple(header.quotas) or None  # tokens per tile that pruning is to keep
+        self.quotas = tuple(header.quotas) or None  # how many tokens of each tile pruning keeps
         self._features: list[TokenTensor] = []
         self._positions: list[Positions] = []
         self._received = 0
@@ -118,7 +118,7 @@ class TokenAssembler:
         return self._received == self._expected
 
     def add(self, chunk: vision_tokens_pb2.TokenChunk) -> None:
-        """Take the image's next chunk."""
+        """Add the image's next chunk."""
         if chunk.chunk_index != len(self._features):
             self._refuse(f"chunk {chunk.chunk_index} came where chunk {len(self._features)} was expected")
         features = TokenTensor.from_proto(chunk.features)
@@ -137,7 +137,7 @@ class TokenAssembler:
         self._positions.append(np.frombuffer(chunk.positions, "<i4").reshape(-1, 3).astype(np.int32))
 
     def finish(self) -> VisionTokens:
-        """The whole image, once every token has arrived."""
+        """Return the whole image, once every token has arrived."""
         if not self.complete:
             self._refuse(f"{self._received} tokens arrived; the header announced {self._expected}")
         positions = np.concatenate(self._positions) if self._positions else np.zeros((0, 3), np.int32)

@@ -1,4 +1,4 @@
-"""Callers who do not keep the rules, each with one beside who does."""
+"""Callers that break the rules, each beside one that keeps them."""
 
 from tests.fuzzing.attacks.connections import CONNECTION_ATTACKS
 from tests.fuzzing.attacks.images import IMAGE_ATTACKS

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzzing.attacks`: attack both services, each time with a caller beside who keeps the rules.
+"""`python -m tests.fuzzing.attacks`: attacks both services, each time beside a caller that keeps the rules.
 
 Each line has the attack, how long it lasted, the question of the caller beside that suffered most with its seconds,
 each service's memory before, at the peak and afterwards, what the attacker got, and "ok" or what fell short. The exit
@@ -38,7 +38,7 @@ def main() -> int:
         "--seconds",
         type=float,
         default=5.0,
-        help="The length of attacks without an end of their own. Default: %(default)g.",
+        help="The duration of attacks that do not end by themselves. Default: %(default)g.",
     )
     parser.add_argument("--tls", action="store_true", help="Start the services with TLS and tokens. Default: off.")
     parser.add_argument("--list", action="store_true", help="Print the attacks' names and end.")

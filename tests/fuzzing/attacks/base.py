@@ -1,4 +1,4 @@
-"""What an attack is."""
+"""The interface of an attack."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
@@ -13,7 +13,7 @@ def _nothing(_: Target) -> list[str]:
 
 @dataclass(frozen=True)
 class Attack:
-    """`run` attacks for about so many seconds, or until its calls have ended, and says in a few words what they got."""
+    """`run` attacks for about this many seconds, or until its calls have ended, and summarises what they received."""
 
     name: str
     run: Callable[[Target, float], Awaitable[str]]

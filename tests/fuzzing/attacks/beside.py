@@ -1,6 +1,6 @@
-"""`python -m tests.fuzzing.attacks.beside`: a caller who keeps the rules, and what it sees, a JSON object a line.
+"""`python -m tests.fuzzing.attacks.beside`: a caller that keeps the rules, and its results, one JSON object per line.
 
-It is a process of its own, so that the attacker's work does not delay it. It asks both services all the time, each
+It runs in a separate process, so that the attacker's work does not delay it. It asks both services all the time, each
 question again as soon as it was answered, with a pause; a line has the moment (CLOCK_MONOTONIC), the question, the
 seconds, and what was wrong.
 """

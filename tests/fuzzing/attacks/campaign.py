@@ -1,4 +1,4 @@
-"""Attacks one after the other, each with a caller beside who keeps the rules, and what both of them meet."""
+"""Runs attacks one after another, each beside a caller that keeps the rules, and records what both experience."""
 
 import asyncio
 import contextlib
@@ -64,7 +64,7 @@ class Outcome:
 
 
 class Beside:
-    """The caller beside, a process of its own."""
+    """The lawful caller beside the attack, in a separate process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -133,7 +133,7 @@ async def attacked(attack: Attack, target: Target, beside: Beside, seconds: floa
 
 
 def _run_behind(attack: Attack, target: Target, seconds: float) -> str:
-    """Run an attack on this thread, which gives way to others: an attacker has machines of its own."""
+    """Run an attack on this thread, at low priority: a real attacker would use other machines."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
 
     async def run() -> str:
@@ -219,7 +219,7 @@ async def campaign(
     """Each attack in turn; services that an attack has harmed are started again.
 
     Args:
-        seconds: of an attack that has no end of its own.
+        seconds: the duration of an attack that does not end by itself.
         most_p99_seconds: by which the p99 of the caller beside may rise.
         folder: for TLS and tokens; None leaves both off.
     """

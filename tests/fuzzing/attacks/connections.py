@@ -1,4 +1,4 @@
-"""HTTP/2 against its grain: connections, streams, frames and windows."""
+"""Abuses of HTTP/2: connections, streams, frames and windows."""
 
 import asyncio
 import random

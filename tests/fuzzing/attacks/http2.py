@@ -95,7 +95,7 @@ class Http2Client:
         self._h2.ping(b"visionsp")
 
     def open_window(self, stream: int, size: int) -> None:
-        """Let the server send so many bytes more. Leaves with the next flush."""
+        """Let the server send this many further bytes. Leaves with the next flush."""
         self._h2.increment_flow_control_window(size, stream)
 
     async def flush(self) -> None:

@@ -128,7 +128,7 @@ def _header_attack(name: str, make: Callable[[], bytes]) -> Attack:
 def _many_pixels(name: str, size: tuple[int, int], kind: str, *, at_once: int) -> Attack:
     async def run(target: Target, seconds: float) -> str:
         file = await asyncio.to_thread(_file, size, kind)
-        # A comment of its own makes each file a new one to the cache.
+        # A unique comment makes each file new to the cache.
         requests = [_request(file + random.Random(number).randbytes(8)) for number in range(at_once)]
         started = time.monotonic()
         outcomes = await asyncio.gather(*(target.call(_ENCODE, one, seconds=seconds + 60) for one in requests))

@@ -1,4 +1,4 @@
-"""Prompts that cost a tokenizer, a template or a log more than they cost their caller."""
+"""Prompts that cost a tokenizer, a template or a log more than their sender."""
 
 import asyncio
 import time
@@ -48,7 +48,7 @@ def _said(text: str, role: str = "user") -> generation_pb2.ChatMessage:
 
 
 async def _at_once(target: Target, messages: Sequence[bytes], seconds: float, *, callers: int = 6) -> str:
-    """The messages in turn from so many callers for so many seconds, each at least once."""
+    """The messages in turn from a number of callers for a number of seconds, each at least once."""
     outcomes: list[str] = []
     waiting = list(messages)
     end, slowest = time.monotonic() + seconds, 0.0

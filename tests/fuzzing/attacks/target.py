@@ -1,4 +1,4 @@
-"""Both services as processes of their own, and how an attacker reaches them."""
+"""Both services as separate processes, and an attacker's connections to them."""
 
 import asyncio
 import resource
@@ -91,7 +91,7 @@ class Target:
         compression: grpc.Compression | None = None,
         seconds: float = 60.0,
     ) -> str:
-        """Send messages as bytes, read the whole answer, for so many seconds at most; the name of the status."""
+        """Send messages as bytes, and read the whole answer for a number of seconds at most; return the status name."""
         async with self.channel(self.address_of(method, llm=llm)) as channel:
             call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(method)(
                 iter(messages),

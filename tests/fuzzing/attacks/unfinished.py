@@ -63,7 +63,7 @@ def _header() -> bytes:
 
 
 def _uploads(calls: int, *, begun: bool, names: int = 1) -> Attack:
-    """So many uploads to the LLM service that stand still, with a header or without a message."""
+    """A number of uploads to the LLM service that stop, with a header or without a message."""
 
     async def run(target: Target, seconds: float) -> str:
         method = f"{LLM}/Generate"

@@ -1,4 +1,4 @@
-"""Watchers of the health, and what callers can write into a log."""
+"""Watchers of the health service, and text of callers in the log."""
 
 import asyncio
 import re

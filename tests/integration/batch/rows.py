@@ -1,4 +1,4 @@
-"""An input for the runners: files in a folder. A module of its own, so that Ray's workers can import it."""
+"""An input for the runners: files in a folder. It is a separate module, so that Ray's workers can import it."""
 
 import os
 import signal

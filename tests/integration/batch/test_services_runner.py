@@ -1,4 +1,4 @@
-"""A batch job's rows through running services."""
+"""Runs a batch job's rows through running services."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""Replicas of deeper random checkpoints, asked directly, and what the library makes of the same prompt."""
+"""Replicas of deeper random checkpoints, called directly, and the library's output for the same prompts."""
 
 import asyncio
 from collections.abc import Iterator
@@ -85,7 +85,7 @@ def whole_embeddings(whole: Whole, image, prompt: str = ASK) -> tuple[torch.Tens
 
 @torch.no_grad()
 def plain_decoding(whole: Whole, embeddings: torch.Tensor, positions: torch.Tensor, count: int) -> list[int]:
-    """Greedy decoding that computes everything anew for every token."""
+    """Greedy decoding that computes everything again for every token."""
     half, tokens = whole.model.model.language_model, []
     for _ in range(count):
         # Without a mask the library takes a gap between places for the border of two prompts.

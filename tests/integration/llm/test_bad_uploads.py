@@ -1,4 +1,4 @@
-"""Every wrong upload gets its own clear error before a replica sees it, and the next call is right."""
+"""Every wrong upload gets a specific error before a replica sees it, and the next call succeeds."""
 
 import itertools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Wrong wishes on how to read the prompt are refused before a replica sees them, and the next call is right."""
+"""Wrong settings of the prefill are refused before a replica sees them, and the next call succeeds."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A checkpoint's own generation settings give the answers that Hugging Face gives with them."""
+"""With a checkpoint's generation settings, answers equal those of Hugging Face with the same settings."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the engine promises, seen from outside: sampling, cancelling, failing, and never another image's answer."""
+"""The engine's promises, tested from outside: sampling, cancellation, failures, and never another image's answer."""
 
 import asyncio
 import json

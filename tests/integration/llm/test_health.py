@@ -1,4 +1,4 @@
-"""Health is that of the replica, and a broken engine comes back by itself."""
+"""The service's health is that of its replica, and a failed engine restarts by itself."""
 
 import asyncio
 
@@ -65,7 +65,7 @@ async def test_replicas_that_cannot_be_counted_are_not_serving(llama: Whole, mon
         assert (await watch.read()).status == SERVING
 
         async def unknown() -> int:
-            raise RuntimeError("nobody knows")
+            raise RuntimeError("an unknown error")
 
         with monkeypatch.context() as patch:
             patch.setattr(server._backend, "num_replicas", unknown)

@@ -1,4 +1,4 @@
-"""A replica with both engines: pruning and original places by one, everything else by the other, at the same time."""
+"""A replica with two engines: one for pruning and original positions, one for everything else, at the same time."""
 
 import asyncio
 from collections.abc import Iterator
@@ -187,7 +187,7 @@ async def test_quotas_and_places_that_do_not_fit_are_refused(llama: Served):
     few = keep(tokens, np.arange(3))
     prompt, sampling = "<image>" * 10, {"max_new_tokens": 300}
     assert await answer(replica, job(whole, [few] * 10, prompt, sampling={"max_new_tokens": 2}))
-    with pytest.raises(PromptTooLongError, match=r"places and 300 new tokens need \d+; the model has 1024"):
+    with pytest.raises(PromptTooLongError, match=r"positions and 300 new tokens need \d+; the model has 1024"):
         await answer(replica, job(whole, [few] * 10, prompt, sampling=sampling, position_ids="original"))
 
 

@@ -1,4 +1,4 @@
-"""What the layerwise engine promises: cancelling, a bounded queue and memory, failing alone, stopping."""
+"""The layerwise engine's promises: cancellation, a bounded queue and memory, separate failures, stopping."""
 
 import asyncio
 import gc

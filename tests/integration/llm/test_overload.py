@@ -1,4 +1,4 @@
-"""More requests than an engine takes at once: turns among callers, and nothing for those who have left."""
+"""More requests than an engine runs at once: callers take turns, and cancelled requests take nothing."""
 
 import asyncio
 import threading
@@ -166,7 +166,7 @@ async def test_callers_that_do_not_read_hold_nobody_back_and_little_memory(llama
         unread = [asked(caller, "slow", max_new_tokens=150) for _ in range(30)]
         await settles(lambda: server._admission.places.active == 30)
         assert (await collect(asked(caller, "light", max_new_tokens=20))).token_ids
-        await settles(lambda: not engine_of(server)._router._sinks, 100)  # decoded, though nobody reads
+        await settles(lambda: not engine_of(server)._router._sinks, 100)  # decoded, though no caller reads
         grown = psutil.Process().memory_info().rss - before
         print(f"{grown / 30 / 2**10:.0f} KiB for each unread answer of 150 tokens, both ends together")
         assert grown < 30 * 2**20

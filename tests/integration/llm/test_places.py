@@ -1,4 +1,4 @@
-"""A request's place: images of every mix find rows, and nobody holds a place that is not needed."""
+"""A request's place: any mix of images finds rows, and no request holds a place that it does not need."""
 
 import asyncio
 
@@ -51,7 +51,7 @@ async def test_ids_that_run_out_between_two_images_of_a_request(llama: Whole, pi
         await answers(caller, "<image>", tokens[:1], llama.generate("<image>", pictures[:1], max_new_tokens=4))
 
 
-async def test_whoever_does_not_read_holds_no_place_once_decoded(llama: Whole):
+async def test_a_caller_that_does_not_read_holds_no_place_once_decoded(llama: Whole):
     """Two requests have places; both are decoded to their end, and their callers read one token each."""
     async with running(llama, engine=EngineConfig(max_running=1)) as (server, caller):
         backend = server._backend

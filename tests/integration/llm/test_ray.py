@@ -42,7 +42,7 @@ async def ray_caller(cluster, llama: Whole):
 
 
 async def test_two_services_on_one_cluster(cluster, llama: Whole, wholes: dict[str, Whole]):
-    """Each has an application of its own, and takes only that away."""
+    """Each has a separate application and deletes only that one."""
     ray_config, other = RayConfig(num_cpus=0.5), wholes["qwen2"]
     async with running(llama, backend=BackendKind.RAY, ray=ray_config) as (_, caller):
         async with running(other, backend=BackendKind.RAY, ray=ray_config) as (_, other_caller):

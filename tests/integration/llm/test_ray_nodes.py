@@ -29,7 +29,7 @@ def cluster() -> Iterator[RayNodes]:
 
 
 async def taken(server: LlmServer, *, samples: int, but: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Waits until so many replicas say what of their KV cache is taken, none of them of `but`; gives their names."""
+    """Wait until a number of replicas, not in `but`, report the use of their KV caches; return their names."""
     async with asyncio.timeout(60):
         while True:
             page = await asyncio.to_thread(read_samples, f"127.0.0.1:{server.metrics_port}", "llm")

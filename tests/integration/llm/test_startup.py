@@ -1,4 +1,4 @@
-"""What keeps the service from starting is said in one line, with exit status 1."""
+"""Whatever keeps the service from starting is reported in one line, with exit status 1."""
 
 import asyncio
 import shutil

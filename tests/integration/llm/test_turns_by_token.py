@@ -1,4 +1,4 @@
-"""Who takes turns with whom where callers have tokens: applications by their names, wherever they call from."""
+"""Turns among callers with tokens: applications are told apart by name, wherever they call from."""
 
 from contextlib import asynccontextmanager
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What all uploads together may take of the service, and for how long."""
+"""Limits on the memory and the time that all uploads together may take."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Outcomes as a job's runner gives them, made without services."""
+"""Creates outcomes like those of a job's runner, without services."""
 
 from collections.abc import Mapping
 from typing import Any

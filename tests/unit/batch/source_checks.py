@@ -1,4 +1,4 @@
-"""What the tests of sources share."""
+"""Helpers of the tests of sources."""
 
 import io
 import pickle

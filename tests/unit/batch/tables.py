@@ -1,4 +1,4 @@
-"""One table of rows as a file of each input format, and as each output format read back."""
+"""Writes one table of rows as a file of each input format, and reads it back from each output format."""
 
 import base64
 import csv

@@ -1,4 +1,4 @@
-"""Any value in any column of any input survives into every output, or fails its row alone."""
+"""Any value in any column of any input reaches every output, or fails only its row."""
 
 import datetime
 import itertools
@@ -216,7 +216,7 @@ def test_columns_that_no_file_of_tokens_has_room_for_fail_their_row_alone(new_fo
     rows = tables.through_a_job(path, folder / "out", "", kind="tokens")
     assert rows["line 2"] == {"long": "x"}
     assert (rows["line 1"].error, rows["line 1"].stage) == ("ValueError", "write")
-    assert "carry fewer columns along" in rows["line 1"].message
+    assert "copy fewer columns to the output" in rows["line 1"].message
 
 
 @few

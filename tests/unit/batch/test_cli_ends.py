@@ -1,4 +1,4 @@
-"""How a job says that it ended early."""
+"""How a job reports that it ended early."""
 
 import json
 import signal

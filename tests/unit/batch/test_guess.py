@@ -1,4 +1,4 @@
-"""Which column is taken for the images'."""
+"""The choice of the column of images."""
 
 import base64
 
@@ -43,7 +43,7 @@ def test_bytes_before_paths_before_urls(samples, expected):
 @pytest.mark.parametrize(
     ("samples", "complaint"),
     [
-        ({"a": ["b.png"], "c": [1]}, "no column of rows looks like the image's; name one with --image-column: a, c"),
+        ({"a": ["b.png"], "c": [1]}, "no column of rows seems to hold images; name one with --image-column: a, c"),
         ({"bytes": [1024], "c": [1]}, "no column"),
         ({"left": [BYTES], "right": [BYTES]}, "several columns of rows hold images; .*: left, right"),
     ],

@@ -1,4 +1,4 @@
-"""A job's parts, its journal and its resumption; the rows are worked on at once, in the test's own order."""
+"""A job's parts, its journal and its resumption; rows are processed at once, in the test's order."""
 
 import json
 import random
@@ -223,7 +223,7 @@ def test_another_input_is_refused(run: Run) -> None:
 
 def test_an_input_that_lost_whole_parts_is_refused(run: Run) -> None:
     run(Numbers(30), Immediate())
-    with pytest.raises(RefusedRunError, match=r"the input is not that with which .* it ends before part 2"):
+    with pytest.raises(RefusedRunError, match=r"the input differs from the one with which .* it ends before part 2"):
         run(Numbers(20), Immediate())
     assert run(Numbers(30), Immediate()).counts.before == 30
 

@@ -1,4 +1,4 @@
-"""What is in a folder: every file becomes a row, or is counted among what was left out."""
+"""Every file of a folder becomes a row, or is counted among the files that were left out."""
 
 import json
 import os

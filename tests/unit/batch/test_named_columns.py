@@ -1,4 +1,4 @@
-"""Columns that the command line names, and that the input must have."""
+"""Columns that are named on the command line and must exist in the input."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What `visionsplit plan` measures with, how it measures, and what it refuses."""
+"""The images with which `visionsplit plan` measures, how it measures, and what it refuses."""
 
 import io
 import json
@@ -146,7 +146,7 @@ def test_options_that_make_no_sense_are_refused(options, message, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["no-such.png"], "visionsplit: the input no-such.png is not there\n"),
+        (["no-such.png"], "visionsplit: the input no-such.png does not exist\n"),
         (["--method", "no-such"], "visionsplit: unknown method 'no-such'; there are: "),
         (["--method", "none", "--ratios", "1,0.5"], "visionsplit: method 'none' keeps every token; "),
         (["--guidance", "a sign"], "visionsplit: score 'global_local' looks at no text"),

@@ -1,4 +1,4 @@
-"""From measured rates to a group of services, and to words."""
+"""From measured rates to a recommended group of services, and its description."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a job keeps of an answered row."""
+"""The record that a job stores for an answered row."""
 
 import json
 

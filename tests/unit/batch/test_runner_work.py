@@ -1,4 +1,4 @@
-"""What is asked of a row."""
+"""The questions that are asked about a row."""
 
 import os
 import pickle

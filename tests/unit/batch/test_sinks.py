@@ -1,4 +1,4 @@
-"""The output formats, read by the programs that others read them with."""
+"""The output formats, read by the programs that users read them with."""
 
 import io
 import json
@@ -193,5 +193,5 @@ def test_an_error_on_the_way_leaves_no_file_and_an_older_one_as_it_was(sink, tmp
 
 
 def test_formats_have_names():
-    with pytest.raises(ValueError, match="'csv' is unknown; jsonl, parquet, webdataset, openai exist"):
+    with pytest.raises(ValueError, match="unknown output format 'csv'; there are: jsonl, parquet, webdataset, openai"):
         sink_for("csv", Storage())

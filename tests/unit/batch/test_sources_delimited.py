@@ -115,7 +115,7 @@ def test_several_files_have_their_own_header(folder):
     [
         ("", "is empty"),
         ("\n\n", "is empty"),
-        ("0.png,What?\n1.png,Who?\n", "looks like the image's; name one with --image-column: 0.png, What?"),
+        ("0.png,What?\n1.png,Who?\n", "seems to hold images; name one with --image-column: 0.png, What?"),
         ("image,n,n\n0.png,1,2\n", "several columns named 'n'"),
         ('image,"n\n0.png,1\n', "does not name the columns"),
         ("image,n\udce9\n0.png,1\n", "does not name the columns"),

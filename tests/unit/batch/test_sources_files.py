@@ -1,4 +1,4 @@
-"""Images as files, lists of them, and how an input's format is found."""
+"""Inputs of image files and lists of them, and the detection of an input's format."""
 
 import http.server
 import threading
@@ -99,7 +99,7 @@ def test_a_store():
     expected = {"a/c.png": (png(7),), "b.png": (png(5),)}
     assert images(opened(folder)) == expected
     assert images(opened(f"{folder}/**/*.png")) == {f"{folder}/{name}": data for name, data in expected.items()}
-    with pytest.raises(InputError, match="gone is not there"):
+    with pytest.raises(InputError, match="gone does not exist"):
         opened(f"{folder}/gone")
 
 
@@ -171,7 +171,7 @@ def test_a_url_as_the_input(server):
     ("files", "complaint"),
     [
         ([], "is empty"),
-        (["data.xyz"], "the format of data.xyz cannot be told; name one of files, list, jsonl"),
+        (["data.xyz"], "the format of data.xyz is not recognised; name one of files, list, jsonl"),
         (["a.tar.gz"], "a.tar.gz is compressed, .* unpack it first"),
         (["a.jsonl.gz"], "a.jsonl.gz is compressed, .* unpack it first"),
         (["a.png", "b.parquet"], r"several formats, files \(a.png\) and parquet \(b.parquet\)"),
@@ -187,10 +187,10 @@ def test_what_cannot_be_told(tmp_path, files, complaint):
 def test_inputs_that_cannot_be(tmp_path, photos):
     for arguments, options, complaint in [
         ([], {}, "no input"),
-        ([tmp_path / "none"], {}, "none is not there"),
+        ([tmp_path / "none"], {}, "none does not exist"),
         ([tmp_path / "*.png"], {}, "no file matches"),
-        (["xyz://a/b"], {}, "xyz:// is no kind of store"),
-        ([photos], {"format": "xml"}, "'xml' is not known; files, list"),
+        (["xyz://a/b"], {}, "xyz:// is not a kind of store"),
+        ([photos], {"format": "xml"}, "unknown format 'xml'; there are: files, list"),
         ([photos], {"split": "train"}, "files has no splits"),
     ]:
         with pytest.raises(InputError, match=complaint):

@@ -67,10 +67,10 @@ def test_broken_elements_fail_alone(folder):
     [
         ('[{"image": "0.png"}, {"image": "1', "cut off"),
         ('[{"image": "0.png"}', "the array has no end"),
-        ('[{"image": "0.png"}] []', "something follows the end of the array at byte 20"),
-        ('{"images": [{"image": "0.png"}],\n "more": 1}', "neither a JSON object a line nor an array"),
-        ('["0.png"]', "neither a JSON object a line nor an array"),
-        ("[]", "neither a JSON object a line nor an array"),
+        ('[{"image": "0.png"}] []', "other data follows the array at byte 20"),
+        ('{"images": [{"image": "0.png"}],\n "more": 1}', "neither a JSON object per line nor an array"),
+        ('["0.png"]', "neither a JSON object per line nor an array"),
+        ("[]", "neither a JSON object per line nor an array"),
     ],
 )
 def test_files_that_are_refused_as_a_whole(folder, text, complaint):
@@ -150,7 +150,7 @@ def test_markers_stand_for_images_in_their_order(folder):
         (llava("<image> <image>"), "the first human turn has <image> 2 times, where the row has 1 images"),
         (llava("What?", "A dot.", "<image>"), "a later turn has <image> 1 times"),
         (llava("Hello", image=None), "no column 'image'"),
-        (llava(image="0.png"), "'conversations' is not a list with something in it"),
+        (llava(image="0.png"), "'conversations' is not a non-empty list"),
         ({**llava(), "conversations": [{"from": "gpt", "value": "x"}]}, "no turn of a human"),
         ({**llava(), "conversations": [{"from": "tool", "value": "x"}]}, "'from', one of human"),
         ({**llava(), "conversations": ["x"]}, "a turn needs 'value'"),

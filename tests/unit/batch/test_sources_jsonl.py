@@ -107,7 +107,7 @@ def test_odd_lines_fail_alone(folder):
         "gone": "gone.png",
         "text": "its base64 is damaged",
         "list": "the list of images is empty",
-        "kind": "int is no image",
+        "kind": "int is not an image",
         "lacks": "no column 'image'",
         "line 14": "the row is not JSON: ",
     }.items():
@@ -140,7 +140,7 @@ def test_ids_that_come_twice(folder):
 @pytest.mark.parametrize(
     ("columns", "complaint"),
     [
-        (Columns(), "no column of .* looks like the image's; name one with --image-column: a, b"),
+        (Columns(), "no column of .* seems to hold images; name one with --image-column: a, b"),
         (Columns(image="c"), "has no column 'c'; it has a, b"),
         (Columns(image="a", prompt="p"), "has no column 'p'"),
         (Columns(image="a", fields=("b", "f")), "has no column 'f'"),
@@ -152,7 +152,7 @@ def test_columns_that_are_not_there(folder, columns, complaint):
 
 
 def test_a_file_without_any_object(folder):
-    with pytest.raises(InputError, match="holds neither a JSON object a line nor an array"):
+    with pytest.raises(InputError, match="contains neither a JSON object per line nor an array"):
         opened(write(folder / "rows.jsonl", "a", "b"))
 
 
@@ -209,8 +209,8 @@ def test_openai_lines_become_conversations(folder):
     ("row", "complaint"),
     [
         ({**line("a", text("x")), "url": "/v1/embeddings"}, "only POST /v1/chat/completions is supported"),
-        ({**line("a", text("x")), "extra": 1}, "extra are not known"),
-        ({**line("a", text("x")), "body": None}, "body is no JSON object"),
+        ({**line("a", text("x")), "extra": 1}, "unknown fields: extra"),
+        ({**line("a", text("x")), "body": None}, "body is not a JSON object"),
         (line("a", text("x"), n=2), "'n' with this value is not supported"),
         (line("a", text("x"), tools=[{"type": "function"}]), "'tools' with this value"),
         (line("a", text("x"), stream=True), "'stream' with this value"),
@@ -220,7 +220,7 @@ def test_openai_lines_become_conversations(folder):
         (line("a", text("x"), temperature=True), "'temperature' is True; a number is needed"),
         (line("a", text("x"), stop=[1]), "'stop' is neither text nor"),
         (line("a", {"type": "input_audio", "input_audio": {}}), "type 'input_audio'"),
-        (line("a", messages=[]), "'messages' is not a list with something in it"),
+        (line("a", messages=[]), "'messages' is not a non-empty list"),
         (line("a", messages=[{"role": "tool", "content": "x"}]), "role 'tool' are not supported"),
         (line("a", messages=[{"role": ["user"], "content": "x"}]), "role"),
         (line("a", messages=[{"role": "user", "content": "x", "name": "n"}]), "fields other than"),

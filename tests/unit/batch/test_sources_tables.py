@@ -171,11 +171,11 @@ def test_a_saved_dataset_that_is_broken(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         list(source.entries())
     file.write_bytes(b"no arrow")
-    with pytest.raises(InputError, match="no Arrow stream"):
+    with pytest.raises(InputError, match="is not an Arrow stream"):
         opened(tmp_path / "saved")
     file.unlink()
     with pytest.raises(InputError, match="is missing"):
         opened(tmp_path / "saved")
     (tmp_path / "saved" / "state.json").write_text(json.dumps({}))
-    with pytest.raises(InputError, match="no data files of its own"):
+    with pytest.raises(InputError, match="no data files; save the dataset again"):
         opened(tmp_path / "saved")

@@ -1,4 +1,4 @@
-"""The check for ids that come twice."""
+"""The check for repeated ids."""
 
 import tracemalloc
 

@@ -145,7 +145,7 @@ def test_names_need_not_be_utf8(tmp_path):
 
 
 def test_unknown_kinds_of_store():
-    with pytest.raises(ValueError, match="xyz:// is no kind of store"):
+    with pytest.raises(ValueError, match="xyz:// is not a kind of store"):
         Storage().open("xyz://a/b")
     with pytest.raises(ValueError, match="names another machine, far"):
         Storage().open("file://far/b")

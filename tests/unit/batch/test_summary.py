@@ -1,11 +1,11 @@
-"""What a job says about its input and about what it did."""
+"""A job's report about its input and its results."""
 
 import json
 
 from visionsplit_batch.job.job import Counts, JobSummary
 from visionsplit_batch.job.summary import input_json, input_text, left_out_text, summary_json, summary_text
 from visionsplit_batch.rows.left_out import LeftOut
-from visionsplit_batch.rows.part_state import Held
+from visionsplit_batch.rows.part_state import RunTotals
 
 SHARES = {"read": 0.01, "encode": 0.02, "ask": 0.01}
 LEFT_OUT = (
@@ -16,7 +16,7 @@ LEFT_OUT = (
 
 def summary(rows=12, *, failed=0, before=0, seconds=60.0, first=5.0, parts=1):
     counts = Counts(rows + before, before, rows - failed, failed, 100, 25, seconds, first)
-    return JobSummary(counts, Held(parts, rows + before - failed, failed))
+    return JobSummary(counts, RunTotals(parts, rows + before - failed, failed))
 
 
 def test_a_stage_sets_the_pace_only_where_it_is_busy():

@@ -149,7 +149,7 @@ class TestBrokenShards:
     def test_what_has_no_shards_is_no_input(self, tmp_path):
         with pytest.raises(InputError, match="has no rows"):
             list(source(tmp_path).entries())
-        with pytest.raises(InputError, match="is not there"):
+        with pytest.raises(InputError, match="does not exist"):
             list(source(tmp_path / "none").entries())
 
     def test_an_id_that_comes_twice_is_named(self, tmp_path, shard):

@@ -1,4 +1,4 @@
-"""What the batch benchmark makes of its measurements."""
+"""The report of the batch benchmark."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The efficiency table of a model small enough to build here: what is counted is right, what is timed is there."""
+"""The efficiency table of a small model: counts are right, and times are present."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The closed form gives the published figures, and the counter agrees with it but for what it does not count."""
+"""The closed form gives the published figures, and the counter agrees with it except for what it does not count."""
 
 import pytest
 import torch

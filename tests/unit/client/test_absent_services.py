@@ -1,4 +1,4 @@
-"""The blocking client and services that are not there, or come later."""
+"""The blocking client with services that are absent, or start later."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from visionsplit_client import Client, ClientSecurity, ClientTls, HealthStatus, 
 
 from tests.certificates import Authority
 
-_PATIENCE_SECONDS = 12.0  # below the 20 after which gRPC gives up a handshake that nobody drives
+_PATIENCE_SECONDS = 12.0  # below the 20 after which gRPC gives up a handshake that makes no progress
 
 
 def test_services_that_come_later_are_found(tmp_path):

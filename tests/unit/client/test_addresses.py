@@ -1,4 +1,4 @@
-"""What a client says of an address that is none, and what it calls a service of another kind behind one."""
+"""A client's errors for invalid addresses, and for addresses of another kind of service."""
 
 import pytest
 from visionsplit import errors

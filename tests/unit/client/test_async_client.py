@@ -1,4 +1,4 @@
-"""The client for an event loop against scripted services."""
+"""The asyncio client with scripted services."""
 
 import asyncio
 import inspect
@@ -143,7 +143,7 @@ async def test_pruning(async_client, services, picture):
 
 
 async def test_an_upload_refused_midway_says_why(async_client, services, picture):
-    """The server ends the call while tokens are still being sent, which grpc.aio reports as an error of its own."""
+    """The server ends the call while tokens are still being sent, which grpc.aio reports as an error that it made."""
     image = await async_client.encode(picture, Compression(retention_ratio=0.5))
     for _ in range(20):
         services.llm.script.failures = [errors.InvalidPromptError("no placeholder")]

@@ -1,4 +1,4 @@
-"""The command-line tool against scripted services."""
+"""The command-line tool with scripted services."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Slips on the command line are told, rather than answered as if something else had been asked."""
+"""Mistakes on the command line are reported, instead of being taken for another request."""
 
 import base64
 from pathlib import Path

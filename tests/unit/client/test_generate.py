@@ -1,4 +1,4 @@
-"""The blocking client against scripted services."""
+"""The blocking client with scripted services."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""`visionsplit health`, which health checks of containers call."""
+"""`visionsplit health`, which containers use as their health check."""
 
 import pytest
 from visionsplit_cli import main

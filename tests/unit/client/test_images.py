@@ -1,4 +1,4 @@
-"""Images as callers have them. What is behind an http(s) URL is in test_web."""
+"""Images in the forms that callers have them. URLs are tested in test_web."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from visionsplit.errors import InvalidImageError
-from visionsplit.images import held_to_rgb
+from visionsplit.images import pillow_to_rgb
 from visionsplit_client import Client, Limits, Timeouts
 from visionsplit_client._images import as_sources, read_image
 
@@ -149,7 +149,7 @@ def test_other_pillow_images_are_sent_as_8_bit_rgb(mode):
     image = Image.fromarray(rgb).convert("L" if mode[0] == "I" else "RGB").convert(mode)
     decoded = Image.open(io.BytesIO(read(image)))
     assert (decoded.format, decoded.mode) == ("PNG", "RGB")
-    assert np.array_equal(np.asarray(decoded), np.asarray(held_to_rgb(image)))
+    assert np.array_equal(np.asarray(decoded), np.asarray(pillow_to_rgb(image)))
 
 
 def test_a_pillow_image_is_turned_upright_like_its_file():

@@ -1,4 +1,4 @@
-"""`visionsplit info` with one or both services there."""
+"""`visionsplit info` with one or both services running."""
 
 import json
 import socket

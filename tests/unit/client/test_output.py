@@ -1,4 +1,4 @@
-"""What the tool prints can always be printed, whatever names and answers hold, and does nothing to a terminal."""
+"""The tool's output can always be printed, whatever names and answers contain, and sends a terminal no commands."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the package offers, and what it must not need."""
+"""The package's public names, and the modules that it must not import."""
 
 import json
 import subprocess

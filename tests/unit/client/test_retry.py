@@ -1,4 +1,4 @@
-"""Which address comes next and when a call is repeated, on a clock of the test's own."""
+"""The choice of the next address and of retries, on a clock that the test controls."""
 
 import grpc
 import pytest

@@ -1,4 +1,4 @@
-"""The tool where its output is closed, or nobody reads it."""
+"""The tool where its output is closed, or not read."""
 
 import os
 import subprocess

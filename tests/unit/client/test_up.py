@@ -1,4 +1,4 @@
-"""`visionsplit up` with stand-ins for the services: real processes, real signals, no model."""
+"""`visionsplit up` with stand-ins for the services: real processes and signals, without a model."""
 
 import os
 import signal

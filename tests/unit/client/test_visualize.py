@@ -1,4 +1,4 @@
-"""`visionsplit visualize` against scripted services."""
+"""`visionsplit visualize` with scripted services."""
 
 import numpy as np
 import pytest

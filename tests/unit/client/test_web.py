@@ -1,4 +1,4 @@
-"""Images behind URLs: whatever a server answers is either the image's bytes or the client's own error."""
+"""Images from URLs: any response of a server gives either the image's bytes or an error of the client."""
 
 import gzip
 import socket

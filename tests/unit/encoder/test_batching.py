@@ -1,4 +1,4 @@
-"""How tiles of different images share the device."""
+"""Tiles of different images share batches on the device."""
 
 import asyncio
 import threading
@@ -273,7 +273,7 @@ async def test_an_image_that_a_light_caller_joins_leaves_the_heavy_callers_line(
     )
     async with asyncio.timeout(30):
         heavy = [asyncio.create_task(prepared(data, "heavy")) for data in images]
-        while cache.counts().misses < len(images):  # noqa: ASYNC110 - a count tells nobody
+        while cache.counts().misses < len(images):  # noqa: ASYNC110 - a count does not notify
             await asyncio.sleep(0.01)
         waiting = next(number for number in range(7, -1, -1) if number not in order)
         light = asyncio.create_task(prepared(images[waiting], "light"))

@@ -1,4 +1,4 @@
-"""Kept tokens: never another answer than encoding anew gives, one encoding for equal calls, a disk that may fail."""
+"""Kept tokens: never another answer than encoding again gives, one encoding for equal calls, a disk that may fail."""
 
 import asyncio
 import hashlib
@@ -47,7 +47,7 @@ def model(random_checkpoints):
 
 @contextmanager
 def servers(*configs):
-    """Encoders on a loop of their own, for tests that call them from outside; gives their addresses."""
+    """Encoders on a separate event loop, for tests that call them from outside; returns their addresses."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -106,7 +106,7 @@ def outcome(client, image, compression, data_type):
 def test_kept_tokens_are_to_the_bit_those_of_encoding_anew(pair):
     """Whatever was asked before: another ratio of the same composition, another composition, layout or data type.
 
-    A request of its own finds nothing, as a rule. So each is asked again at another ratio, which finds the memory, and
+    A single request usually finds nothing. So each is asked again at another ratio, which finds the memory, and
     with it one of some time ago, which by then has left the memory for the disk.
     """
     kept, fresh = pair
@@ -147,7 +147,7 @@ def test_a_kept_image_that_would_keep_no_token_is_named(pair):
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"none", "cdpruner"}))
 def test_a_larger_ratio_serves_smaller_ones_where_it_can(pair, method):
-    """And as encoding anew would; where what is merged or sampled depends on the budget, it is encoded."""
+    """And as encoding again would; where what is merged or sampled depends on the budget, it is encoded."""
     kept, fresh = pair
     image = png(180, 210, 77)
     first, *smaller = [outcome(kept, image, Compression(method, ratio), "float16") for ratio in (0.6, 0.45, 0.6, 0.2)]
@@ -184,7 +184,7 @@ def held(monkeypatch):
 
 async def until(condition):
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - of counts, which tell nobody
+        while not condition():  # noqa: ASYNC110 - counts do not notify
             await asyncio.sleep(0.01)
 
 

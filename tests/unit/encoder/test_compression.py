@@ -1,4 +1,4 @@
-"""What a request for compression may say."""
+"""The validation of requests for compression."""
 
 import math
 import re

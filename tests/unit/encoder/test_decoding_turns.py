@@ -1,4 +1,4 @@
-"""Whose image is decoded next: memory for large ones, room for the others, and images that several callers want."""
+"""The order in which images are decoded: memory for large ones, room for others, and images of several callers."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What an encoder notes of an LLM service that answers health checks and nothing else, or cannot be called."""
+"""How an encoder handles an LLM service that answers only health checks, or cannot be called."""
 
 import asyncio
 import logging

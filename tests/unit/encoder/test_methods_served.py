@@ -1,4 +1,4 @@
-"""Every method through a real encoder service, where images share forward passes and their tiles come in pieces."""
+"""Every method in a real encoder service, where images share forward passes and their tiles come in pieces."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What calls that are given up hold while their work goes on, and for how long it does."""
+"""The resources that cancelled calls hold while their work continues, and for how long."""
 
 import asyncio
 import threading
@@ -37,7 +37,7 @@ class Decoder:
 
 async def until(condition):
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - threads tell nobody
+        while not condition():  # noqa: ASYNC110 - threads do not notify
             await asyncio.sleep(0.005)
 
 

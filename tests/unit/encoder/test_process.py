@@ -192,7 +192,7 @@ def levels():
     ],
 )
 def test_what_else_keeps_it_from_serving_is_said_in_a_line(random_checkpoints, caplog, arguments, reason):
-    """The same way out, in this process: one of their own for each would take most of a minute of a busy machine."""
+    """The same way out, in this process: a separate one for each would take most of a minute of a busy machine."""
     assert main(["--model", str(random_checkpoints["llama"]), *arguments]) == 1
     (line,) = [record for record in caplog.records if record.name == "encoder_service"]
     assert f"cannot serve: {reason}" in line.getMessage()

@@ -134,7 +134,7 @@ def test_an_image_without_outliers_is_refused(method):
     encoded = by_chance(grid)
     flat = {**encoded.outputs, TowerOutput.CLS_AFFINITY: torch.full((5, 16), 1 / 16)}
     with pytest.raises(
-        InvalidCompressionError, match=r"'outliers' keeps none of the image's 80 tokens, for nothing stands out; give a"
+        InvalidCompressionError, match=r"'outliers' keeps none of the image's 80 tokens, because no token stands out"
     ):
         select(TileFeatures(encoded.features, flat), grid, Compression(method))
 

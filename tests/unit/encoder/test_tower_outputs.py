@@ -1,4 +1,4 @@
-"""What compression methods ask of the vision tower, against the whole model with attention maps."""
+"""The vision tower's outputs for compression methods, compared with the whole model with attention maps."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Many callers, one device: turns among them, and no tile for a call that nobody awaits."""
+"""Many callers, one device: turns among them, and no tile for a call that was given up."""
 
 import asyncio
 import threading

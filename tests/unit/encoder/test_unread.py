@@ -1,4 +1,4 @@
-"""Generate calls whose callers read nothing: they hold up neither the services nor the calls of others."""
+"""Generate calls whose callers read nothing: they delay neither the services nor other calls."""
 
 import asyncio
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Images as people have them, and files that are not images."""
+"""Image files as users have them, and files that are not images."""
 
 import io
 import struct

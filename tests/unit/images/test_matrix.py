@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from visionsplit.errors import InvalidImageError
-from visionsplit.images import ImageLimits, decode_image, file_of, held_to_rgb, read_header
+from visionsplit.images import ImageLimits, decode_image, file_of, pillow_to_rgb, read_header
 
 from tests.unit.images import file_matrix, png_matrix, tiff_matrix
 from tests.unit.images.variants import samples
@@ -72,7 +72,7 @@ def test_a_pillow_image_shows_what_its_path_shows(variants, tmp_path):
                 image.load()
             except (OSError, ValueError):  # what Pillow does not read, it refuses its callers as well
                 continue
-            wrong[variant.name] = differs(held_to_rgb(image), variant.shown, max(variant.tolerance, LOADED_TOLERANCE))
+            wrong[variant.name] = differs(pillow_to_rgb(image), variant.shown, max(variant.tolerance, LOADED_TOLERANCE))
     assert len(wrong) > 100
     assert not {name: why for name, why in wrong.items() if why}
 

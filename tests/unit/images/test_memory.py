@@ -1,4 +1,4 @@
-"""The memory that a header promises is what decoding takes at most."""
+"""Decoding takes at most the memory that the header estimates."""
 
 import io
 import subprocess

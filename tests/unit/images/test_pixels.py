@@ -1,4 +1,4 @@
-"""Pixels of every mode as RGB: transparency, grey of more than 8 bits, and how much memory that takes."""
+"""Pixels of every mode as RGB: transparency, grey of more than 8 bits, and the memory that this takes."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What is not read is refused with a sentence that names it."""
+"""Files that are not supported are refused with an error that names their kind."""
 
 import base64
 import io

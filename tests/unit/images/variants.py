@@ -1,4 +1,4 @@
-"""What the lists of image variants share."""
+"""Helpers of the lists of image variants."""
 
 from dataclasses import dataclass
 from typing import Any

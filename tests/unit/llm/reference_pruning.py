@@ -1,4 +1,4 @@
-"""Pruning between layers as the papers say it: full attention maps, loops, everything computed anew for each token.
+"""Pruning between layers as in the papers: full attention maps, loops, everything computed again for each token.
 
 Written from the methods' descriptions, on a model with eager attention; shares no code with the service.
 """
@@ -186,7 +186,7 @@ def reference_logits(
 ) -> tuple[torch.Tensor, list[int]]:
     """Logits after prompt and generated tokens, and prompt tokens by layer, with nothing cached.
 
-    `after` has the stage that follows so many layers; `by_next` lets the coming layer's attention decide.
+    `after` has the stage that follows this many layers; `by_next` lets the coming layer's attention decide.
     """
     positions, tail = prompt.positions.tolist(), len(generated)
     tokens = torch.cat([embeddings, model.model.embed_tokens(torch.tensor(generated, dtype=torch.long))])

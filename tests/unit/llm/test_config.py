@@ -1,4 +1,4 @@
-"""Settings that make no sense are refused where they are written down, with their name and value."""
+"""Invalid settings are refused in the configuration, with their name and value."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a checkpoint says about decoding is followed or refused, never ignored."""
+"""A checkpoint's generation settings are followed or refused, never ignored."""
 
 import json
 from pathlib import Path

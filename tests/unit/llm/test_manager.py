@@ -1,4 +1,4 @@
-"""What is relied on of the transformers library's inside: fails where a new version works differently."""
+"""The transformers library's internals that the engine relies on: fails if a new version works differently."""
 
 import inspect
 import threading
@@ -10,7 +10,7 @@ from transformers.generation.continuous_batching import continuous_api
 from transformers.generation.continuous_batching.utils import drain_queue
 
 from llm_service.config import EngineConfig
-from llm_service.engines.continuous.attention import LIBRARYS
+from llm_service.engines.continuous.attention import LIBRARY_ATTENTION
 from llm_service.engines.continuous.delivery import CancelQueue, SinkRouter
 from llm_service.engines.continuous.manager import RunningManager, start_manager
 from llm_service.engines.continuous.sampler import Sampler
@@ -53,7 +53,7 @@ def test_the_names_that_are_read(running: RunningManager):
 
 def test_a_manager_is_not_kept_by_its_model(running: RunningManager, model: PreTrainedModel):
     """A second call must make a new one: the first has failed."""
-    model.set_attn_implementation(LIBRARYS)
+    model.set_attn_implementation(LIBRARY_ATTENTION)
     other = model.init_continuous_batching(GenerationConfig(do_sample=False, eos_token_id=-1))
     assert other is not running.manager
 

@@ -1,4 +1,4 @@
-"""How a request's wishes on pruning, quotas and position ids are read, and what is refused of them."""
+"""Parsing a request's pruning, quotas and position ids, and refusing invalid ones."""
 
 import pickle
 from dataclasses import replace

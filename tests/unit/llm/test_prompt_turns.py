@@ -1,4 +1,4 @@
-"""Who waits for whom when prompts are tokenised."""
+"""The order in which prompts are tokenised."""
 
 import asyncio
 import threading
@@ -46,7 +46,7 @@ def turns_of(encoder: HeldUp) -> PromptTurns:
     return PromptTurns(encoder, size)
 
 
-async def test_short_prompts_pass_long_ones_whoever_sends_them(held_up: HeldUp):
+async def test_short_prompts_pass_long_ones_of_any_caller(held_up: HeldUp):
     turns = turns_of(held_up)
     long = [asyncio.create_task(turns.encode(LONG, 0, "heavy")) for _ in range(5)]
     async with asyncio.timeout(5):

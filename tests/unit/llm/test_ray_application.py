@@ -1,4 +1,4 @@
-"""What Ray Serve is asked for. The cluster is a declared one: no Ray process runs."""
+"""The calls to Ray Serve. The cluster is simulated: no Ray process runs."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Detokenising and stop strings, piece by piece."""
+"""Incremental detokenising, and stop strings."""
 
 import time
 from pathlib import Path

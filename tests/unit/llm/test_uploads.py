@@ -1,4 +1,4 @@
-"""Which uploads are given up, for whom, and what a caller is told."""
+"""Which uploads are given up, in favour of which others, and the callers' errors."""
 
 import asyncio
 from contextlib import ExitStack

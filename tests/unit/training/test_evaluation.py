@@ -1,4 +1,4 @@
-"""What the evaluation computes from answers: conditions, scores, intervals, tables; and its decoder."""
+"""The evaluation's computations from answers: conditions, scores, intervals, tables; and its decoder."""
 
 import json
 import math
@@ -169,7 +169,7 @@ def test_scores_by_topic_and_their_average() -> None:
     assert full.scores["what"].low < 4 / 6 < full.scores["what"].high
     assert full.scores[CAPTION].value == pytest.approx(0.8)
     assert full.scores[CAPTION_WITH_PLACES].value == pytest.approx(0.4)
-    assert math.isnan(full.scores["read"].value)  # nothing was asked about it, so it is no part of the average
+    assert math.isnan(full.scores["read"].value)  # nothing was asked about it, so it does not count in the average
     assert full.scores[AVERAGE].value == pytest.approx((4 / 6 + 0.8) / 2)
     assert tenth.retained is not None
     assert tenth.retained.value == pytest.approx(0.5)
@@ -305,11 +305,11 @@ def test_the_crowded_tables_are_printed_and_the_folder_keeps_all(
         (["--from", "out", "--images", "5"], "--images is for asking; with --from the answers are there already"),
         (["--from", "out", "--conditions", "none"], "--conditions is for asking"),
         (["--from", "out", "--max-new-tokens", "5"], "--max-new-tokens is for asking"),
-        (["--images", "0"], "0 is no positive whole number"),
+        (["--images", "0"], "0 is not a positive whole number"),
         (["--first", "-1"], "'-1' is not a whole number of at least 0"),
         (["--workers", "some"], "'some' is not a whole number of at least 0"),
-        (["--crowded", "2"], "2 is no share between 0 and 1"),
-        (["--crowded", "much"], "much is no share between 0 and 1"),
+        (["--crowded", "2"], "2 is not a share between 0 and 1"),
+        (["--crowded", "much"], "much is not a share between 0 and 1"),
     ],
 )
 def test_wrong_options_are_called_that(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:

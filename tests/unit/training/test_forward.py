@@ -1,4 +1,4 @@
-"""The trainer's way through the model gives what Hugging Face's own gives on the same prompts."""
+"""The trainer's forward pass gives the same results as Hugging Face's on the same prompts."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What a seed draws."""
+"""Scenes drawn from seeds."""
 
 import itertools
 

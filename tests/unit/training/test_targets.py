@@ -1,4 +1,4 @@
-"""What the vision tower is taught about each tile and patch, worked out by hand."""
+"""The vision tower's targets for tiles and patches, compared with values worked out by hand."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""Text to tokens and back."""
+"""Encoding text to tokens and back."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings

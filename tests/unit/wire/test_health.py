@@ -1,4 +1,4 @@
-"""The health service over real sockets: watchers come and go, read slowly, ask for unknown names, and are too many."""
+"""The health service over real sockets: watchers come and go, read slowly, name unknown services, or are too many."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Requests are counted and looked up before protobuf builds them; what is not known is refused rather than dropped."""
+"""Requests are checked before protobuf builds them; unknown fields are refused instead of dropped."""
 
 import time
 import tracemalloc

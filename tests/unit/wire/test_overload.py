@@ -1,4 +1,4 @@
-"""What an overloaded service says about when to come back, over a real socket; and how it comes to know."""
+"""An overloaded service's retry times, over a real socket, and how they are estimated."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from visionsplit.errors import OverloadedError
-from visionsplit.serving.overload import CallPlaces, Drain, refuse_late
+from visionsplit.serving.overload import CallPlaces, ServiceRate, refuse_late
 from visionsplit.wire.status import error_from_rpc
 
 from tests.unit.wire.test_status import failure_of, serving
@@ -132,22 +132,22 @@ def test_one_caller_leaves_room_for_others():
 
 
 def test_the_wait_follows_from_departures_and_from_longer_silence(clock):
-    drain = Drain(2, clock)
-    drain.watch(busy=True)
+    rate = ServiceRate(2, clock)
+    rate.watch(busy=True)
     clock.now += 1.0
-    assert drain.seconds_for(10) == 5.0  # two are in service for a second already: at least so much
+    assert rate.seconds_for(10) == 5.0  # two are in service for a second already: at least so much
     for _ in range(8):
-        drain.note(1, busy=True)
+        rate.record(1, busy=True)
         clock.now += 1.0
-    assert drain.seconds_for(10) == 10.0
+    assert rate.seconds_for(10) == 10.0
     clock.now += 8.0  # nine seconds without a departure, where there were never more than one
-    assert drain.seconds_for(10) == pytest.approx(20.0)
-    assert drain.retry_after(10) == 10.0
-    drain.note(1, busy=False)
-    assert drain.seconds_for(10) == pytest.approx(10 * 17 / 9)
+    assert rate.seconds_for(10) == pytest.approx(20.0)
+    assert rate.retry_after(10) == 10.0
+    rate.record(1, busy=False)
+    assert rate.seconds_for(10) == pytest.approx(10 * 17 / 9)
     clock.now += 100.0
-    drain.watch(busy=True)  # after such a pause, nothing is known
-    assert drain.seconds_for(10) == 0.0
+    rate.watch(busy=True)  # after such a pause, nothing is known
+    assert rate.seconds_for(10) == 0.0
 
 
 def test_a_call_is_refused_for_its_wait_alone():

@@ -1,4 +1,4 @@
-"""What is counted of messages that have not arrived, and which of them are given up."""
+"""The accounting of messages that have not arrived completely, and which of them are given up."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""Requests that do not arrive, or are too large or too many, end by themselves and hold up nobody."""
+"""Requests that do not arrive, or are too large or too many, end by themselves and delay no other request."""
 
 import asyncio
 import gzip

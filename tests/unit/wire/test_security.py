@@ -1,4 +1,4 @@
-"""What is refused at the start, what is read again, and that no secret shows."""
+"""Credentials that are refused at the start, files that are read again, and secrets that never show."""
 
 import logging
 import os
@@ -12,11 +12,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from visionsplit.security.certificates import load_pair
 from visionsplit.security.client import ClientSecurity, is_local
-from visionsplit.security.files import CredentialsError, Watched
+from visionsplit.security.files import CredentialsError, ReloadingFiles
 from visionsplit.security.server import ServerSecurity
 from visionsplit.security.tls import ClientTls, ServerTls
 from visionsplit.security.tokens import AUTHORIZATION_KEY, AcceptedTokens, BearerToken, TokenHolder, read_tokens
-from visionsplit.serving.guard import Guard
+from visionsplit.serving.guard import ServerSecurityStack
 from visionsplit.serving.process import raise_open_files_limit
 
 from tests.certificates import Authority, Pair, pem_of_key
@@ -56,7 +56,7 @@ def test_certificates_that_cannot_serve_say_why(authority, tmp_path):
     assert "holds no certificate" in refusal(Pair(empty, good.key))
     assert "holds no private key" in refusal(Pair(good.certificate, empty))
     assert "is encrypted" in refusal(Pair(good.certificate, locked))
-    assert "RSA and ECDSA work" in refusal(modern)
+    assert "RSA and ECDSA are accepted" in refusal(modern)
     assert "expired on" in refusal(authority.issue("old", days=-1))
 
 
@@ -78,7 +78,7 @@ def test_security_is_checked_at_the_start(authority, tmp_path):
     ]
     for security in wrong:
         with pytest.raises(CredentialsError, match=r"missing|empty"):
-            Guard(security)
+            ServerSecurityStack(security)
     with pytest.raises(CredentialsError, match="go together"):
         ClientTls(certificate=good.certificate)
 
@@ -93,13 +93,13 @@ def test_a_change_that_cannot_be_used_leaves_what_was_before(tmp_path, caplog):
         except (OSError, ValueError):
             raise CredentialsError(f"{path} holds no number") from None
 
-    watched = Watched([path], load)
+    files = ReloadingFiles([path], load)
     path.write_text("no number")
-    assert [watched.get(), watched.get()] == [1, 1]
+    assert [files.get(), files.get()] == [1, 1]
     path.unlink()
-    assert watched.get() == 1
+    assert files.get() == 1
     path.write_text("222")
-    assert watched.get() == 222
+    assert files.get() == 222
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
 
 
@@ -114,13 +114,13 @@ from pathlib import Path
 import grpc.aio
 from visionsplit.security.server import ServerSecurity
 from visionsplit.security.tls import ServerTls
-from visionsplit.serving.guard import Guard
+from visionsplit.serving.guard import ServerSecurityStack
 from visionsplit.serving.process import raise_open_files_limit
 
 async def main():
     raise_open_files_limit()
     server = grpc.aio.server(options=[("grpc.server_handshake_timeout_ms", 1500)])
-    guard = Guard(ServerSecurity(ServerTls(Path(sys.argv[1]), Path(sys.argv[2]))))
+    guard = ServerSecurityStack(ServerSecurity(ServerTls(Path(sys.argv[1]), Path(sys.argv[2]))))
     print(guard.bind(server, "127.0.0.1:0"), flush=True)
     await server.start()
     await asyncio.to_thread(sys.stdin.read)
@@ -223,7 +223,7 @@ def test_tokens_come_from_one_place_and_do_not_show(monkeypatch):
     with pytest.raises(CredentialsError, match="UNSET_TOKEN is not set"):
         BearerToken(environment="UNSET_TOKEN").sender()
     for wrong in ({}, {"value": TOKEN, "environment": "X"}):
-        with pytest.raises(CredentialsError, match="give one"):
+        with pytest.raises(CredentialsError, match="exactly one of"):
             BearerToken(**wrong)
 
 

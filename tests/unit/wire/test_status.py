@@ -1,4 +1,4 @@
-"""Errors as statuses over a real socket: whole, bounded, and silent when nobody listens."""
+"""Errors as statuses over a real socket: whole, bounded, and silent when the caller has left."""
 
 import asyncio
 import gc

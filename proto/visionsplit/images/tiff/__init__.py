@@ -1,8 +1,8 @@
-"""TIFF, read by the meaning of its samples.
+"""TIFF, decoded by the meaning of its samples.
 
-Pillow takes a TIFF's samples for those of one of its modes, and for some kinds of file the wrong one. Here the
-directory is read first (`directory`, `accepted`), Pillow's libtiff only unpacks strips and tiles (`parts`), and their
-bytes become numbers (`samples`) and colours (`colour`).
+Pillow maps a TIFF's samples to one of its modes, and for some kinds of files to the wrong one. This package reads the
+directory first (`directory`, `accepted`), lets Pillow's libtiff decompress strips and tiles (`parts`), and converts
+their bytes to numbers (`samples`) and colours (`colour`).
 """
 
 from visionsplit.images.tiff.accepted import check_parts, layout_of, lost_by_pillow, read_layout

@@ -1,4 +1,4 @@
-"""From a TIFF's tags to its layout, with a sentence for each kind of file that is not supported."""
+"""Derives a layout from a TIFF's tags, and names each kind of file that is not supported."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from visionsplit.images.tiff.directory import Tag, Tags, read_directory
 from visionsplit.images.tiff.layout import CCITT, PREDICTED, Compression, Layout, Photometric, first_of
 
 _BITS = {"uint": (*range(1, 17), 32, 64), "int": (8, 16, 32, 64), "float": (16, 32, 64)}
-_SAMPLE_FORMATS = {1: "uint", 2: "int", 3: "float", 4: "uint"}  # 4: without a meaning
+_SAMPLE_FORMATS = {1: "uint", 2: "int", 3: "float", 4: "uint"}  # 4 means undefined
 _TYPE_NAMES = {"uint": "unsigned integer", "int": "signed integer", "float": "floating-point"}
 _SAMPLE_FORMAT_NAMES = {5: "complex integer samples", 6: "complex floating-point samples"}
 _PHOTOMETRIC_NAMES = {
@@ -50,17 +50,18 @@ _JPEG_KINDS = {
     Photometric.CMYK,
 }
 _MOST_SAMPLES = 32
-_MOST_PART_BYTES = 1 << 29  # of a strip or tile once unpacked: 64 million pixels of 16-bit RGBA
+_MOST_PART_BYTES = 1 << 29  # of a decompressed strip or tile: 64 million pixels of 16-bit RGBA
 _LARGE_TILE = 1 << 22  # pixels that a tile may have in the smallest image
 _CMYK_INKS = 1
 _MOST_PARTS = 1 << 16  # the 32 x 32 tiles of 64 million pixels
-_MOST_BYTES = 1 << 30  # of all strips or tiles once unpacked: a file may say of each that it is all of the file
+_MOST_BYTES = 1 << 30  # of all strips or tiles, decompressed: a file may claim for each that it is the whole file
 
 
 def read_layout(data: bytes, page: int = 0) -> Layout:
-    """
+    """Read the layout of one page.
+
     Raises:
-        InvalidImageError: the directory is broken, or says something that is not supported.
+        InvalidImageError: the directory is damaged, or describes something that is not supported.
     """
     tags, order = read_directory(data, page)
     layout = layout_of(tags, order)
@@ -70,10 +71,10 @@ def read_layout(data: bytes, page: int = 0) -> Layout:
 
 
 def layout_of(tags: Tags, order: str = "<") -> Layout:
-    """What tags say, wherever the samples are.
+    """The layout that tags describe, independent of where the samples are.
 
     Raises:
-        InvalidImageError: something that is not supported.
+        InvalidImageError: the tags describe something that is not supported.
     """
     layout = _layout(tags, order)
     _check_kind(layout)
@@ -82,7 +83,7 @@ def layout_of(tags: Tags, order: str = "<") -> Layout:
 
 
 def lost_by_pillow(layout: Layout) -> str | None:
-    """What of the samples Pillow's pixels no longer show, in words; None if they show all."""
+    """The properties of the samples that Pillow's pixels have lost, in words; None if there are none."""
     if layout.separate and (layout.bits == 16 or layout.colours == 1):
         return f"{layout.samples} samples of {layout.bits} bits in planes"
     plain = layout.sample_type == "uint" and layout.bits <= 16
@@ -104,7 +105,7 @@ def _layout(tags: Tags, order: str) -> Layout:
     bits, samples = _bits_and_samples(tags)
     tiled = Tag.TILE_OFFSETS in tags
     extra = tuple(int(kind) for kind in tags.get(Tag.EXTRA_SAMPLES, ()))
-    # Strips may say that they hold all rows by a number that is far too large.
+    # Files may give a number far above the height, to say that a strip holds all rows.
     rows = min(first_of(tags, Tag.ROWS_PER_STRIP, height), height)
     return Layout(
         width=width,
@@ -185,7 +186,8 @@ def _check_samples(layout: Layout) -> None:
 
 
 def check_parts(layout: Layout, file_bytes: int) -> None:
-    """
+    """Check the strips or tiles.
+
     Raises:
         InvalidImageError: strips or tiles are missing, lie beyond the end of the file, or are far too large.
     """

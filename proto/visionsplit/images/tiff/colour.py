@@ -1,4 +1,4 @@
-"""TIFF samples as 8-bit RGB by their photometric interpretation."""
+"""Converts TIFF samples to 8-bit RGB by their photometric interpretation."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ _FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
 @dataclass(frozen=True)
 class _Alpha:
     index: int  # of its sample
-    associated: bool  # multiplied into the colours
-    declared: bool  # said to be alpha
+    associated: bool  # whether the colours are multiplied by it
+    declared: bool  # whether the file declares it as alpha
 
 
 def decode(data: bytes, layout: Layout) -> Image.Image:
-    """The page as an image of mode RGB, as it is stored: not turned by its orientation.
+    """The page as an image of mode RGB, as stored: not rotated by its orientation.
 
     Raises:
-        InvalidImageError: the samples are cut off, not numbers, or in strips or tiles that are not supported.
+        InvalidImageError: the samples are truncated, not numbers, or in strips or tiles that are not supported.
     """
     check_parts(layout, len(data))
     alpha = _alpha(layout)
@@ -52,7 +52,7 @@ def decode(data: bytes, layout: Layout) -> Image.Image:
 
 
 def scale_of(layout: Layout, blocks: Iterator[Samples]) -> Scale:
-    """What of the colours' samples is black and white. Blocks are read only if the type does not say so."""
+    """The scale of the colours' samples. Blocks are read only if the type does not determine it."""
     if layout.sample_type == "uint" and layout.bits <= 16:
         return of_bits(layout.bits)
     return of_range(blocks, stretched=layout.sample_type == "int" and layout.bits <= 16)
@@ -69,7 +69,7 @@ def _alpha(layout: Layout) -> _Alpha | None:
 
 
 def _any(data: bytes, layout: Layout, sample: int) -> bool:
-    """Whether one of the pixels' samples is not 0 everywhere."""
+    """Whether one sample of the pixels differs from 0 anywhere."""
     return any(block[:, :, sample].any() for _, block in read_blocks(data, layout))
 
 
@@ -91,7 +91,7 @@ def _over_white(colours: Samples, opacity: Samples, alpha: _Alpha, scale: Scale,
 
 def _conversion(layout: Layout, scale: Scale) -> ToRgb:
     if layout.compression == Compression.JPEG and layout.colours == 3:
-        return BYTE.to_bytes  # its decoder has made RGB of YCbCr
+        return BYTE.to_bytes  # the JPEG decoder has already converted YCbCr to RGB
     match layout.photometric:
         case Photometric.WHITE_IS_ZERO:
             return lambda samples: (255 - scale.to_bytes(samples)).repeat(3, axis=2)
@@ -111,7 +111,7 @@ def _conversion(layout: Layout, scale: Scale) -> ToRgb:
 
 
 def _palette(layout: Layout) -> Bytes:
-    """[colours, 3]. Some programs write 8-bit values although the format has 16-bit ones."""
+    """The palette, [colours, 3]. Some programs write 8-bit values, although the format defines 16-bit ones."""
     values = np.array(layout.tags.get(Tag.COLOR_MAP, ()))
     size = 2**layout.bits
     if len(values) < 3 * size:
@@ -139,7 +139,7 @@ def _ycbcr_to_rgb(layout: Layout, samples: Samples) -> Bytes:
 
 
 def _lab_to_rgb(layout: Layout, samples: Samples) -> Bytes:
-    """The last two samples are signed, whatever the file says of its samples."""
+    """Convert L*a*b* samples. The last two are signed, whatever the file declares."""
     lightness = samples[:, :, 0].view(f"u{layout.bits // 8}") * (100 / (2**layout.bits - 1))
     tints = samples.view(f"i{layout.bits // 8}")[:, :, 1:] / 2 ** (layout.bits - 8)
     return lab_to_rgb(lightness, tints)

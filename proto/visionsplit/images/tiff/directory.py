@@ -1,4 +1,4 @@
-"""TIFF and BigTIFF directories: the tags that say what the samples are."""
+"""Reads TIFF and BigTIFF directories: the tags that describe the samples."""
 
 import struct
 from collections.abc import Iterator, Mapping
@@ -10,11 +10,11 @@ import numpy as np
 
 from visionsplit.errors import InvalidImageError
 
-Values: TypeAlias = tuple[Any, ...]  # integers or floats; of a tag of bytes, one bytes object
+Values: TypeAlias = tuple[Any, ...]  # integers or floats; for a tag of bytes, one bytes object
 
 
 class Tag(IntEnum):
-    """The tags that are read. Any other one is passed over, however broken it is."""
+    """The tags that are read. All others are skipped, even damaged ones."""
 
     NEW_SUBFILE_TYPE = 254
     WIDTH = 256
@@ -61,11 +61,11 @@ _LONG_TAGS = frozenset(
 Tags: TypeAlias = Mapping[int, Values]
 
 _UNDEFINED = 7
-# The list of the 16 x 16 tiles of 64 million pixels fits in, and so does the largest palette.
+# Enough for the list of the 16 x 16 tiles of 64 million pixels, and for the largest palette.
 _MOST_VALUES = 1 << 18
 _MOST_ENTRIES = 1 << 16
 _MOST_UNDEFINED_BYTES = 1 << 16  # of JPEG tables
-_MOST_PLAIN_VALUES = 1 << 12  # of a tag that is not in _LONG_TAGS
+_MOST_PLAIN_VALUES = 1 << 12  # for tags that are not in _LONG_TAGS
 _RATIONALS = {5: "u4", 10: "i4"}
 _TYPES = {
     1: "u1",
@@ -87,7 +87,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class _Form:
-    """How a directory is stored: plain, or as BigTIFF."""
+    """How a directory is stored: as plain TIFF or as BigTIFF."""
 
     order: Literal["<", ">"]
     big: bool
@@ -98,7 +98,7 @@ class _Form:
 
     @property
     def entry(self) -> struct.Struct:
-        """Tag, type, count, and the value or its place."""
+        """Tag, type, count, and the value or its offset."""
         return struct.Struct(self.order + ("HHQ8s" if self.big else "HHI4s"))
 
     @property
@@ -139,7 +139,7 @@ def _entries(form: _Form, data: bytes, start: int) -> Iterator[tuple[int, int, i
 
 
 def _values(form: _Form, data: bytes, tag: int, kind: int, count: int, field: bytes) -> Values:
-    """A tag's values; none if its type is unknown, they lie beyond the end of the file or are far too many."""
+    """A tag's values; empty if its type is unknown, they lie beyond the end of the file, or there are too many."""
     pairs = 2 if kind in _RATIONALS else 1
     name = _RATIONALS.get(kind) or _TYPES.get(kind)
     if name is None:
@@ -164,7 +164,7 @@ def _values(form: _Form, data: bytes, tag: int, kind: int, count: int, field: by
 
 
 def _most_values(tag: int, kind: int) -> int:
-    """Few tags have many values. Together they bound what a directory takes, wherever its tags point."""
+    """Only a few tags may have many values. The limits together bound a directory's memory, wherever tags point."""
     if tag in _LONG_TAGS:
         return _MOST_VALUES
     return _MOST_UNDEFINED_BYTES if kind == _UNDEFINED else _MOST_PLAIN_VALUES

@@ -1,4 +1,4 @@
-"""What a TIFF's samples are and where they lie."""
+"""Describes a TIFF's samples and where they are stored."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -7,7 +7,7 @@ from visionsplit.images.tiff.directory import Tag, Tags
 
 
 class Photometric(IntEnum):
-    """What the samples mean."""
+    """The colour space of the samples."""
 
     WHITE_IS_ZERO = 0
     BLACK_IS_ZERO = 1
@@ -19,7 +19,7 @@ class Photometric(IntEnum):
 
 
 class Compression(IntEnum):
-    """How strips and tiles are stored."""
+    """The compression of strips and tiles."""
 
     NONE = 1
     CCITT_RLE = 2
@@ -38,7 +38,7 @@ CCITT = frozenset({Compression.CCITT_RLE, Compression.CCITT_GROUP_3, Compression
 PREDICTED = frozenset(
     {Compression.LZW, Compression.DEFLATE, Compression.DEFLATE_OLD, Compression.LZMA, Compression.ZSTD}
 )
-ASSOCIATED, UNASSOCIATED = 1, 2  # kinds of extra samples: alpha, multiplied into the colours or not
+ASSOCIATED, UNASSOCIATED = 1, 2  # kinds of extra samples: alpha that is multiplied into the colours, or is not
 
 _COLOURS = {
     Photometric.WHITE_IS_ZERO: 1,
@@ -53,29 +53,29 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A page's samples."""
+    """The samples of one page."""
 
     width: int
     height: int
-    bits: int  # of a sample
-    samples: int  # of a pixel
+    bits: int  # per sample
+    samples: int  # per pixel
     sample_type: str  # "uint", "int" or "float"
     photometric: Photometric
     compression: Compression
-    order: str  # of bytes, "<" or ">"
-    separate: bool  # each sample in a separate plane
-    extra: tuple[int, ...]  # the kinds of the samples behind the colours; empty also if nothing is said about them
+    order: str  # byte order, "<" or ">"
+    separate: bool  # whether each sample has a separate plane
+    extra: tuple[int, ...]  # the kinds of the samples after the colours; empty also if the file does not state them
     part_width: int  # of a strip or tile, in pixels
     part_height: int
     tiled: bool
     offsets: tuple[int, ...]  # of strips or tiles
     byte_counts: tuple[int, ...]
     orientation: int
-    tags: Tags  # what only some kinds need
+    tags: Tags  # for values that only some kinds need
 
     @property
     def colours(self) -> int:
-        """Samples of a pixel that are colours; the others are alpha or without a meaning here."""
+        """The number of a pixel's samples that are colours; the others are alpha or ignored."""
         return _COLOURS[self.photometric]
 
     @property
@@ -88,13 +88,13 @@ class Layout:
 
     @property
     def samples_of_part(self) -> int:
-        """Samples of a pixel that lie in one strip or tile."""
+        """The number of a pixel's samples that are stored in one strip or tile."""
         return 1 if self.separate else self.samples
 
     @property
     def subsampling(self) -> tuple[int, int]:
-        """Pixels across and down that share the colour of YCbCr samples; (1, 1) for others, and for JPEG, which shares
-        colours by itself."""
+        """How many pixels across and down share the colour of YCbCr samples; (1, 1) for others, and for JPEG, whose
+        decoder resolves sharing itself."""
         if self.photometric != Photometric.YCBCR or self.compression == Compression.JPEG:
             return 1, 1
         across, down = (self.tags.get(Tag.YCBCR_SUBSAMPLING) or (2, 2))[:2]

@@ -1,7 +1,8 @@
-"""The bytes of strips and tiles, unpacked.
+"""Decompresses strips and tiles to bytes.
 
-Pillow's libtiff undoes the compression. It is shown a small TIFF of the same strips whose samples are plain bytes, so
-that what it knows about other samples does not matter: their width, order, type and meaning are read by `samples`.
+Pillow's libtiff does the decompression. It receives a small TIFF with the same strips whose samples are declared as
+plain bytes, so that its support for other samples does not matter: `samples` interprets their width, order, type and
+meaning.
 """
 
 import io
@@ -20,31 +21,31 @@ from visionsplit.images.scaling import Bytes
 from visionsplit.images.tiff.directory import Tag
 from visionsplit.images.tiff.layout import CCITT, Compression, Layout, Photometric
 
-GROUP_BYTES = 1 << 23  # of strips or tiles that are unpacked together: opening a TIFF for each would take long
+GROUP_BYTES = 1 << 23  # of strips or tiles decompressed together, since opening a TIFF for each would take long
 _GROUP_PARTS = 4096
-_SLACK = {Compression.JPEG: 1 << 16}  # bytes of a part beyond twice its unpacked size
+_SLACK = {Compression.JPEG: 1 << 16}  # bytes that a stored part may have beyond twice its decompressed size
 _DEFAULT_SLACK = 1 << 10
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-_COPIED_PIXELS = 1 << 20  # that are copied out of Pillow's image at a time
+_COPIED_PIXELS = 1 << 20  # pixels copied out of Pillow's image at a time
 
 _SHORT, _LONG, _UNDEFINED = 3, 4, 7
 Fields: TypeAlias = dict[Tag, tuple[int, Any]]  # a type, and one number or the bytes of several
-_IMAGE_CODECS = CCITT | {Compression.JPEG}  # these know about pixels
+_IMAGE_CODECS = CCITT | {Compression.JPEG}  # these operate on pixels instead of bytes
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A strip or tile once unpacked."""
+    """The size of a decompressed strip or tile."""
 
     rows: int
     row_bytes: int
 
 
 def shape_of(layout: Layout, rows: int) -> Shape:
-    """The shape of a part of `rows` rows of pixels."""
+    """The size of a part with `rows` rows of pixels."""
     across, down = layout.subsampling
     if (across, down) != (1, 1):
-        # Rows of units: the brightness of across x down pixels, then their two colours.
+        # Rows of units: the luma of across x down pixels, then their two chroma values.
         return Shape(-(-rows // down), -(-layout.part_width // across) * (across * down + 2))
     return Shape(rows, -(-layout.part_width * layout.samples_of_part * layout.bits // 8))
 
@@ -63,14 +64,14 @@ def unpack_parts(data: bytes, layout: Layout, parts: Sequence[tuple[int, int]]) 
 
 
 def most_stored(layout: Layout, shape: Shape) -> int:
-    """Bytes of a part that are looked at: a file may say of each of thousands of parts that it is all of the file."""
+    """How many stored bytes of a part are read: a file may claim for each of thousands of parts the whole file."""
     return 2 * shape.rows * shape.row_bytes + _SLACK.get(layout.compression, _DEFAULT_SLACK)
 
 
 def _stored(data: bytes, layout: Layout, index: int, shape: Shape) -> memoryview:
     start = layout.offsets[index]
     size = shape.rows * shape.row_bytes
-    # Some programs leave the lengths out, or 0.
+    # Some programs omit the lengths, or write 0.
     count = (layout.byte_counts[index] if index < len(layout.byte_counts) else 0) or len(data) - start
     if start + count > len(data):
         raise InvalidImageError("the TIFF is cut off: strips or tiles lie beyond the end of the file")
@@ -103,7 +104,7 @@ def _unpack_group(layout: Layout, group: list[memoryview], shape: Shape, rows: i
 
 
 def _pixels(file: bytes) -> Bytes:
-    """A TIFF's pixels, [height, width, ...]. NumPy would take twice their memory to copy them all at once."""
+    """A TIFF's pixels, [height, width, ...]. Copied in blocks: NumPy would take twice their memory to copy them."""
     image = TiffImageFile(io.BytesIO(file))
     image.load()
     step = max(1, _COPIED_PIXELS // image.width)
@@ -120,11 +121,11 @@ def _pixels(file: bytes) -> Bytes:
 
 
 def channels_of(layout: Layout, shape: Shape) -> int:
-    """Channels of the image as which Pillow unpacks a part."""
+    """The number of channels of the image as which Pillow decompresses a part."""
     if layout.compression in _IMAGE_CODECS:
         return layout.samples
-    # As many channels as divide a row, so that long rows do not look like too many pixels to Pillow; which does not
-    # take four of them with the bits of bytes in reverse.
+    # Dividing a row by the most channels possible keeps long rows below Pillow's limit on pixels. Pillow does not
+    # accept four channels with the bits of bytes in reverse.
     return next(
         number for number in ((3, 1) if layout.lowest_bit_first else (4, 3, 1)) if shape.row_bytes % number == 0
     )
@@ -140,7 +141,7 @@ def _byte_tags(channels: int) -> Fields:
 
 
 def _image_tags(layout: Layout) -> Fields:
-    """What the codecs of whole images must know. JPEG gives RGB for YCbCr."""
+    """The tags that codecs of whole images need. JPEG returns RGB for YCbCr."""
     grey = layout.colours == 1
     tags: Fields = {
         Tag.SAMPLES_PER_PIXEL: (_SHORT, layout.samples),
@@ -158,7 +159,7 @@ def _image_tags(layout: Layout) -> Fields:
 
 
 def _tiff(tags: Fields, strips: list[memoryview]) -> bytes:
-    """A little-endian TIFF; the only copy of the strips."""
+    """A little-endian TIFF, which holds the only copy of the strips."""
     lengths: NDArray[np.uint32] = np.array([len(strip) for strip in strips], "<u4")
     starts = (8 + lengths.cumsum() - lengths).astype("<u4")
     entries: dict[Tag, tuple[int, int, bytes]] = {

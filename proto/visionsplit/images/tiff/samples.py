@@ -1,4 +1,4 @@
-"""Samples of any width, type and order, block by block."""
+"""Converts bytes to samples of any width, type and order, block by block."""
 
 from collections.abc import Iterator
 
@@ -33,7 +33,7 @@ def read_blocks(data: bytes, layout: Layout) -> Iterator[tuple[Box, Samples]]:
 
 
 def _decoded(layout: Layout, stored: list[Bytes]) -> Iterator[tuple[int, Samples]]:
-    """A strip's or tile's rows of pixels, some at a time: rows do not depend on each other."""
+    """A strip's or tile's rows of pixels, some at a time: rows are independent of each other."""
     down = layout.subsampling[1]
     step = max(1, BLOCK_SAMPLES // (layout.part_width * layout.samples * down))
     for start in range(0, len(stored[0]), step):
@@ -61,7 +61,7 @@ def _decode_rows(layout: Layout, rows: Bytes) -> Samples:
 
 
 def _unpack_bits(rows: Bytes, bits: int, count: int) -> Samples:
-    """`count` values of `bits` each from every row, the highest bit first."""
+    """`count` values of `bits` each from every row, highest bit first."""
     separate = np.unpackbits(rows, axis=1, count=count * bits).reshape(len(rows), count, bits)
     values: Samples = np.zeros((len(rows), count), np.uint16)
     for bit in range(bits):
@@ -70,15 +70,15 @@ def _unpack_bits(rows: Bytes, bits: int, count: int) -> Samples:
 
 
 def _undo_float_differences(rows: Bytes, size: int, shape: tuple[int, int, int]) -> Samples:
-    """The predictor for floats: bytes of equal weight together, then each byte's difference from its neighbour's."""
+    """Undo the predictor for floats: bytes of equal weight are stored together, as differences of neighbours."""
     height, width, samples = shape
     sums = rows.reshape(height, -1, samples).cumsum(axis=1, dtype=np.uint8)
-    by_value = sums.reshape(height, size, width * samples).transpose(0, 2, 1)  # the highest byte first
+    by_value = sums.reshape(height, size, width * samples).transpose(0, 2, 1)  # highest byte first
     return np.ascontiguousarray(by_value).view(f">f{size}").astype(f"f{size}").reshape(shape)
 
 
 def _share_colours(layout: Layout, rows: Bytes) -> Samples:
-    """Units of some pixels' brightness and one colour, as pixels of three samples each."""
+    """Convert units of several pixels' luma and one chroma to pixels of three samples each."""
     across, down = layout.subsampling
     units = rows.reshape(len(rows), -1, across * down + 2)  # [rows of units, units across, samples of a unit]
     by_unit = units[:, :, :-2].reshape(*units.shape[:2], down, across)

@@ -1,4 +1,4 @@
-"""Where tokens stand: original places in the spatial layout, and the prompt that is made of them."""
+"""Original positions of tokens in the spatial layout, and prompts that use them."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,10 @@ from visionsplit.grid import TileGrid
 from visionsplit.options.layout import LAYOUTS, Layout
 from visionsplit.options.sampling import ResolvedSampling
 
-from llm_service.engines.base import EngineRequest, ImageInput, Places
+from llm_service.engines.base import EngineRequest, ImageInput, OriginalPositions
 from llm_service.engines.layerwise.model import LayerwiseModel
 from llm_service.engines.layerwise.prompt import read_prompt
-from llm_service.replica.layout import NEWLINE, original_places, original_span, sequence_order, tiles_of
+from llm_service.replica.layout import NEWLINE, original_positions, original_span, sequence_order, tiles_of
 from tests.unit.llm.test_layout import IMAGES, SHAPES, kept_positions
 
 IMAGE = 4
@@ -36,7 +36,7 @@ def test_original_places(shape: tuple[int, int], image: tuple[int, int], share: 
     kept = {tuple(position) for position in positions.tolist()}
     expected = [place for place, token in enumerate(whole_sequence(grid)) if isinstance(token, int) or token in kept]
     order = sequence_order(grid, positions, "spatial")
-    assert original_places(grid, positions, order).tolist() == expected
+    assert original_positions(grid, positions, order).tolist() == expected
     assert original_span(grid) == len(whole_sequence(grid))
     if share == 1:
         assert expected == list(range(len(order)))
@@ -64,7 +64,7 @@ def image_input(tiles: list[int], **fields) -> ImageInput:
 
 
 def test_two_images_between_text(model: LayerwiseModel):
-    first = image_input([0, 1, -1, 2, -1], quotas=(1, 0, 1), places=Places(np.array([0, 4, 5, 7, 9]), 12))
+    first = image_input([0, 1, -1, 2, -1], quotas=(1, 0, 1), positions=OriginalPositions(np.array([0, 4, 5, 7, 9]), 12))
     second = image_input([0, 0, -1])
     request = EngineRequest("", (7, IMAGE, 8, 9, IMAGE, 5, 6), (first, second), ResolvedSampling(1))
     embeddings, layout = read_prompt(request, model, image_token_id=IMAGE)
@@ -76,7 +76,7 @@ def test_two_images_between_text(model: LayerwiseModel):
     assert layout.quotas is not None
     assert layout.quotas.tolist() == [1, 0, 1, 2]  # an image without quotas keeps what it has
     assert request.num_prompt_tokens == 13
-    assert request.num_places == 20
+    assert request.num_positions == 20
 
 
 def test_images_alone_and_side_by_side(model: LayerwiseModel):

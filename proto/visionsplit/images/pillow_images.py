@@ -1,4 +1,4 @@
-"""Pillow images as callers hold them, read as the files they come from are read."""
+"""Converts Pillow images that a caller holds, with the same result as for the files they were opened from."""
 
 import io
 
@@ -15,29 +15,29 @@ from visionsplit.images.reading import decode_image
 
 
 def file_of(image: Image.Image) -> bytes:
-    """A file of the image: the one it was opened from if it has not been loaded yet, else a PNG of `held_to_rgb`.
+    """Encode the image as a file: the original if the image was opened and not loaded, else a PNG of `pillow_to_rgb`.
 
     Raises:
-        InvalidImageError: see `held_to_rgb`.
+            InvalidImageError: raised by `pillow_to_rgb`.
     """
     file = _unloaded(image)
     if file is not None and not image.tell():
         return file
     buffer = io.BytesIO()
-    pixels = held_to_rgb(image).copy()  # it may be the caller's own image
-    pixels.info = {}  # Pillow would write its profile and transparent colour into the file
+    pixels = pillow_to_rgb(image).copy()  # it may be the caller's own image
+    pixels.info = {}  # otherwise Pillow would write its profile and transparent colour into the file
     pixels.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def held_to_rgb(image: Image.Image) -> Image.Image:
-    """The image as 8-bit RGB, turned upright by its EXIF orientation and laid over white.
+def pillow_to_rgb(image: Image.Image) -> Image.Image:
+    """The image as 8-bit RGB, rotated by its EXIF orientation and composited over white.
 
-    Before Pillow has loaded an image, its file is still there and decides. Afterwards there are pixels in one of
-    Pillow's modes, and what Pillow kept of the file's facts.
+    Until Pillow has loaded an image, its file is available and is decoded. Afterwards there are only pixels in one of
+    Pillow's modes, and those properties of the file that Pillow has kept.
 
     Raises:
-        InvalidImageError: it cannot be loaded, or Pillow has lost what the samples of its file mean.
+        InvalidImageError: the image cannot be loaded, or Pillow has lost the meaning of its samples.
     """
     if isinstance(image, ImageFile) and not hasattr(image, "fp"):
         image = _without_file(image)
@@ -47,7 +47,7 @@ def held_to_rgb(image: Image.Image) -> Image.Image:
     checked_size(image.size, UNLIMITED)
     try:
         image.load()
-    except Exception as error:  # as many kinds as decoders raise
+    except Exception as error:  # decoders raise many types of exceptions
         raise InvalidImageError(f"the Pillow image cannot be loaded: {_reason(image, error)}") from error
     try:
         return loaded_to_rgb(image)
@@ -58,7 +58,7 @@ def held_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _reason(image: Image.Image, error: Exception) -> str:
-    """Why an image cannot be loaded. Pillow says nothing about a file that it has closed."""
+    """Why an image cannot be loaded. Pillow gives no reason if it has closed the file."""
     if isinstance(image, ImageFile) and image.tile and image.fp is None:
         return (
             "its file was closed before its pixels were read, for example by a with statement or by verify(); call "
@@ -68,17 +68,17 @@ def _reason(image: Image.Image, error: Exception) -> str:
 
 
 def _without_file(image: ImageFile) -> Image.Image:
-    """An image that was pickled, whose class expects more of it than pickling keeps."""
+    """A plain copy of an unpickled image, whose class expects attributes that pickling does not keep."""
     plain = image.copy()
     plain.format = image.format
     return plain
 
 
 def _unloaded(image: Image.Image) -> bytes | None:
-    """The file of an image that Pillow has opened and not loaded; None without one, or if it is not read as it is."""
+    """The file of an image that Pillow has opened and not loaded; None if there is none or it cannot be used."""
     if not isinstance(image, ImageFile) or not image.tile or image.fp is None or getattr(image.fp, "closed", False):
         return None
-    if image.tell() and not isinstance(image, TiffImageFile):  # the file would give its first frame
+    if image.tell() and not isinstance(image, TiffImageFile):  # decoding the file would give its first frame
         return None
     place = image.fp.tell()
     try:

@@ -1,4 +1,4 @@
-"""Images decoded in another process: what they give, and how that process may end."""
+"""Images decoded in a separate process: their pixels, and the ways in which the process may end."""
 
 import os
 import struct
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from visionsplit.errors import CancelledError, InternalError, InvalidImageError, OverloadedError
-from visionsplit.images import ApartDecoder, ImageLimits, decode_image, read_header
+from visionsplit.images import ImageLimits, ProcessDecoder, decode_image, read_header
 
 from tests.unit.images.file_matrix import saved
 
@@ -42,8 +42,8 @@ SLOW = b"P2 5000 4000 255\n" + b"1 " * 20 * MILLION  # takes many seconds
 def test_an_image_decoded_apart_is_the_same(name):
     data = APART[name]()
     header = read_header(data, ImageLimits())
-    assert header.apart
-    image = ApartDecoder().decode(data, ImageLimits(), header.decoding_bytes)
+    assert header.needs_process
+    image = ProcessDecoder().decode(data, ImageLimits(), header.decoding_bytes)
     assert (image.mode, image.size, image.tobytes()) == (
         "RGB",
         (48, 40),
@@ -52,7 +52,7 @@ def test_an_image_decoded_apart_is_the_same(name):
 
 
 def decoded_apart(data=None):
-    return ApartDecoder().decode(data or APART["plain PGM"](), ImageLimits(), MILLION)
+    return ProcessDecoder().decode(data or APART["plain PGM"](), ImageLimits(), MILLION)
 
 
 def test_what_is_wrong_with_an_image_decoded_apart_is_said():
@@ -61,7 +61,7 @@ def test_what_is_wrong_with_an_image_decoded_apart_is_said():
 
 
 def test_a_process_that_fails_is_not_the_fault_of_the_image(monkeypatch, caplog):
-    monkeypatch.setattr("visionsplit.images.apart._MODULE", "visionsplit.no_such_module")
+    monkeypatch.setattr("visionsplit.images.process_decoder._MODULE", "visionsplit.no_such_module")
     with pytest.raises(InternalError, match="failed"):
         decoded_apart()
     assert "No module named visionsplit.no_such_module" in caplog.text
@@ -75,7 +75,7 @@ def test_a_process_that_takes_too_much_is_the_fault_of_the_image(monkeypatch, tm
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    monkeypatch.setattr("visionsplit.images.apart._MODULE", "greedy")
+    monkeypatch.setattr("visionsplit.images.process_decoder._MODULE", "greedy")
     with pytest.raises(InvalidImageError, match="seconds or too much memory"):
         decoded_apart()
 
@@ -85,9 +85,9 @@ def test_an_image_is_decoded_within_an_administrators_limits(limit, most, said):
     """In another process, since hard limits cannot be raised again."""
     script = (
         "import resource, sys\nfrom visionsplit.errors import OverloadedError\n"
-        "from visionsplit.images import ApartDecoder, ImageLimits\n"
+        "from visionsplit.images import ProcessDecoder, ImageLimits\n"
         f"resource.setrlimit(resource.RLIMIT_{limit}, ({most}, {most}))\n"
-        "try:\n    ApartDecoder().decode(sys.stdin.buffer.read(), ImageLimits(), 10**6)\n"
+        "try:\n    ProcessDecoder().decode(sys.stdin.buffer.read(), ImageLimits(), 10**6)\n"
         "except OverloadedError as error:\n    print(error.retry_after_seconds, error)\n"
     )
     ended = subprocess.run(
@@ -98,14 +98,14 @@ def test_an_image_is_decoded_within_an_administrators_limits(limit, most, said):
 
 
 def test_a_process_that_gets_no_time_is_ended(monkeypatch):
-    monkeypatch.setattr("visionsplit.images.apart._MOST_SECONDS", 0.01)
+    monkeypatch.setattr("visionsplit.images.process_decoder._MOST_SECONDS", 0.01)
     with pytest.raises(OverloadedError, match="machine is busy"):
         decoded_apart()
 
 
 @pytest.mark.parametrize("early", [True, False])
 def test_an_image_that_is_not_wanted_any_more_ends_its_process(early):
-    decoder, started = ApartDecoder(), time.monotonic()
+    decoder, started = ProcessDecoder(), time.monotonic()
     if early:
         decoder.stop()
     else:

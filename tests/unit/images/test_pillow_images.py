@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import BmpImagePlugin, Image, ImageDraw
 from visionsplit.errors import InvalidImageError
-from visionsplit.images import ImageLimits, decode_image, file_of, held_to_rgb
+from visionsplit.images import ImageLimits, decode_image, file_of, pillow_to_rgb
 
 from tests.unit.images.file_matrix import SIZE as BMP_SIZE
 from tests.unit.images.file_matrix import bmp, saved
@@ -22,7 +22,7 @@ GREY = samples(*SIZE, 1, 16)[:, :, 0]
 
 
 def shown(image):
-    return np.asarray(held_to_rgb(image)).astype(float)
+    return np.asarray(pillow_to_rgb(image)).astype(float)
 
 
 def grey16(values):
@@ -96,7 +96,7 @@ def in_memory(data):
 )
 def test_what_pillow_has_lost_is_refused(data, named):
     with pytest.raises(InvalidImageError, match="Pillow has lost the meaning") as caught:
-        held_to_rgb(in_memory(data))
+        pillow_to_rgb(in_memory(data))
     assert named in str(caught.value)
 
 
@@ -108,7 +108,7 @@ def test_a_drawing_on_a_misread_image_is_not_replaced_by_its_file(tmp_path):
         assert np.abs(shown(image) - samples(*SIZE, 3, 16) / 257).max() <= 1
         ImageDraw.Draw(image).rectangle((0, 0, 5, 5), fill="red")
         with pytest.raises(InvalidImageError, match="in planes"):
-            held_to_rgb(image)
+            pillow_to_rgb(image)
 
 
 def test_a_drawing_on_a_sound_image_is_sent(tmp_path):
@@ -150,7 +150,7 @@ def test_the_frame_that_the_caller_chose_is_taken():
         frame.putpalette([255, 0, 0, 0, 0, 255])
     with Image.open(io.BytesIO(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))) as image:
         image.seek(1)
-        assert held_to_rgb(image).getpixel((0, 0)) == (0, 0, 255)
+        assert pillow_to_rgb(image).getpixel((0, 0)) == (0, 0, 255)
 
 
 def without_alpha(colours):
@@ -173,7 +173,7 @@ def test_a_bmp_that_resizing_has_made_black_is_refused(tmp_path):
     image = in_memory(without_alpha(samples(*BMP_SIZE, 3, 8)))
     image.thumbnail((10, 10))
     with pytest.raises(InvalidImageError, match=r'call convert\("RGB"\) first'):
-        held_to_rgb(image)
+        pillow_to_rgb(image)
     path = tmp_path / "black.bmp"
     path.write_bytes(without_alpha(np.zeros((*BMP_SIZE, 3), np.uint8)))
     with Image.open(path) as black:
@@ -198,7 +198,7 @@ def test_an_image_that_cannot_be_loaded_is_refused(tmp_path):
     Image.fromarray(RGB).save(path)
     path.write_bytes(path.read_bytes()[:60])
     with Image.open(path) as image, pytest.raises(InvalidImageError, match="cannot be loaded"):
-        held_to_rgb(image)
+        pillow_to_rgb(image)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF", "BMP"])

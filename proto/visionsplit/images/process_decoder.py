@@ -1,8 +1,8 @@
-"""Images decoded in another process, which is started for each.
+"""Decodes an image in a separate process, started for that image.
 
-Some decoders hold the interpreter's lock for seconds: Pillow's for JPEG 2000, and those that it has in Python. In
-another process they stop nobody here. The process gives back all of its memory at its end, and the system ends it if it
-takes more time or memory than it may.
+Some decoders hold the interpreter lock for seconds: Pillow's for JPEG 2000, and those that Pillow implements in Python.
+In a separate process they block no other request. The process returns all of its memory when it ends, and the operating
+system ends it if it exceeds its time or memory.
 """
 
 import errno
@@ -21,20 +21,20 @@ from PIL import Image
 from visionsplit.errors import CancelledError, InternalError, InvalidImageError, OverloadedError
 from visionsplit.images.header import ImageLimits
 
-MOST_CPU_SECONDS = 20  # a JPEG 2000 image of 50 million pixels takes half of it
+MOST_CPU_SECONDS = 20  # twice the time for a JPEG 2000 image of 50 million pixels
 OUT_OF_MEMORY = 3  # exit status of the process
-_MOST_SECONDS = 60.0  # that pass: a machine that gives the process a third of a core
+_MOST_SECONDS = 60.0  # real time; enough where the process gets only a third of a core
 _MODULE = "visionsplit.images"
-_TOO_MUCH = {-signal.SIGKILL, -signal.SIGXCPU, OUT_OF_MEMORY}  # exit statuses; the system also kills for memory
-_EXHAUSTED = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # processes, files or memory, for now
+_TOO_MUCH = {-signal.SIGKILL, -signal.SIGXCPU, OUT_OF_MEMORY}  # exit statuses; SIGKILL also for too much memory
+_EXHAUSTED = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # no processes, files or memory at the moment
 _RETRY_SECONDS = 5.0
 _LOGGED_CHARACTERS = 2000
 
 _log = logging.getLogger(__name__)
 
 
-class ApartDecoder:
-    """Decodes one image in another process. One thread waits for it, and any thread may stop it."""
+class ProcessDecoder:
+    """Decodes one image in a separate process. One thread waits for the result, and any thread may stop it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -42,25 +42,25 @@ class ApartDecoder:
         self._stopped = False
 
     def stop(self) -> None:
-        """End the process, or end it as soon as it starts. `decode` then raises CancelledError."""
+        """End the process, now or as soon as it starts. `decode` then raises CancelledError."""
         with self._lock:
             self._stopped = True
             if self._process is not None:
                 self._process.kill()
 
     def decode(self, data: bytes, limits: ImageLimits, decoding_bytes: int) -> Image.Image:
-        """`decode_image` in another process; the thread that waits for it holds no lock.
+        """Call `decode_image` in a separate process, releasing the interpreter lock while waiting for it.
 
         Args:
             data: the file.
-            limits: what is decoded at all.
-            decoding_bytes: of `read_header`.
+            limits: limits on the image's size.
+            decoding_bytes: the memory that `read_header` estimated.
 
         Raises:
-            InvalidImageError: as `decode_image`, or decoding takes too much time or memory.
-            OverloadedError: the system has no process for it, or not enough time on its processors.
-            CancelledError: it was stopped.
-            InternalError: the process failed; the log says how.
+            InvalidImageError: raised by `decode_image`, or decoding takes too much time or memory.
+            OverloadedError: the system cannot start the process, or gives it too little processor time.
+            CancelledError: `stop` was called.
+            InternalError: the process failed; the log has the details.
         """
         with _start(json.dumps({"limits": asdict(limits), "bytes": decoding_bytes})) as process:
             try:
@@ -77,7 +77,7 @@ class ApartDecoder:
             finally:
                 process.kill()
         if self._stopped:
-            raise CancelledError("the image is not wanted any more")
+            raise CancelledError("the image is not needed any more")
         _check_end(process.returncode, complaints)
         return _image(answer)
 
@@ -89,7 +89,7 @@ def _start(asked: str) -> "subprocess.Popen[bytes]":
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # NumPy's library for matrices would reserve address space for a thread of each core.
+            # With more threads, OpenBLAS would reserve address space for one thread per core.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
     except OSError as error:
@@ -110,7 +110,7 @@ def _check_end(status: int, complaints: bytes) -> None:
 
 
 def _image(answer: bytes) -> Image.Image:
-    """From a line of JSON and the pixels behind it. These are not copied but into the image."""
+    """Read the image from a line of JSON and the pixels after it, copying the pixels only once."""
     begin = answer.index(b"\n") + 1
     said = json.loads(answer[:begin])
     if "error" in said:
