@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from visionsplit.cli.command_line import (
+from visionsplit.command_line.configuration import Program
+from visionsplit.command_line.parser import (
     Kind,
     address,
     at_least,
@@ -16,15 +17,14 @@ from visionsplit.cli.command_line import (
     unless_empty,
     word,
 )
-from visionsplit.cli.configuration import Program
-from visionsplit.cli.security_options import ClientSecuritySettings
-from visionsplit.cli.settings import ConfigError, check, group, setting
+from visionsplit.command_line.security_options import ClientSecuritySettings
+from visionsplit.command_line.settings import ConfigError, check, group, setting
 from visionsplit.images import ImageLimits
 from visionsplit.network.transport import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_IMAGE_REQUEST_BYTES, MIN_CHUNK_BYTES
 from visionsplit.options.compression import DEFAULT_METHOD, DEFAULT_RATIO, KEEP_ALL, chosen_method
 from visionsplit.options.data_types import DataType
 from visionsplit.security.client import ClientSecurity
-from visionsplit.service.config import ServiceConfig, listening
+from visionsplit.server.config import ServiceConfig, listening
 
 _model = partial(setting, "model")
 _serving = partial(setting, "serving")

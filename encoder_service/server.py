@@ -4,17 +4,17 @@ import asyncio
 from dataclasses import dataclass
 from functools import partial
 
-from visionsplit.cli.settings import ConfigError
+from visionsplit.command_line.settings import ConfigError
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.model.device import resolve_device
 from visionsplit.model.dtypes import DTYPES
 from visionsplit.options.compression import Compression
 from visionsplit.options.messages import data_type_from_proto
 from visionsplit.receiving.receiver import ReceiveLimits, Receiver
-from visionsplit.service.server import Opened, Service, ServiceServer
+from visionsplit.server.server import Opened, Service, ServiceServer
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc
 
-from encoder_service.api.admission import Admission
+from encoder_service.api.call_admission import Admission
 from encoder_service.api.info import encoder_info
 from encoder_service.api.request import RequestChecker
 from encoder_service.api.service import EncoderService

@@ -10,7 +10,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `visionsplit-llm`; returns the process's exit status."""
     config = PROGRAM.read(arguments)
     # PyTorch is imported only once the settings are known to be right.
-    from visionsplit.service.running import run
+    from visionsplit.server.running import run
 
     from llm_service.server import LlmServer
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from visionsplit.cli.command_line import (
+from visionsplit.command_line.configuration import Program
+from visionsplit.command_line.parser import (
     at_least,
     member_of,
     not_negative,
@@ -14,9 +15,8 @@ from visionsplit.cli.command_line import (
     share,
     word,
 )
-from visionsplit.cli.configuration import Program
-from visionsplit.cli.settings import ConfigError, check, group, setting
-from visionsplit.service.config import ServiceConfig, listening
+from visionsplit.command_line.settings import ConfigError, check, group, setting
+from visionsplit.server.config import ServiceConfig, listening
 
 if TYPE_CHECKING:  # reading the settings must not wait for PyTorch
     import torch

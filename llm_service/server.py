@@ -6,22 +6,22 @@ from functools import partial
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.network.transport import MAX_TOKEN_MESSAGE_BYTES
 from visionsplit.receiving.receiver import ReceiveLimits, Receiver
-from visionsplit.service.server import Opened, Service, ServiceServer
+from visionsplit.server.server import Opened, Service, ServiceServer
 from visionsplit.v1 import llm_service_pb2, llm_service_pb2_grpc
 
 from llm_service.backends import make_backend
 from llm_service.backends.base import Backend
 from llm_service.config import LlmConfig
 from llm_service.gateway.accepted import Accepted
-from llm_service.gateway.admission import Admission
+from llm_service.gateway.call_admission import Admission
 from llm_service.gateway.metrics import LlmMetrics
 from llm_service.gateway.receiver import UploadReceiver
 from llm_service.gateway.replica_watch import ReplicaWatch
 from llm_service.gateway.service import LlmGateway
 from llm_service.generation_settings import GenerationSettings
-from llm_service.prompts.fewest_tokens import FewestTokens
+from llm_service.prompts.length_limit import PromptSize
 from llm_service.prompts.prompt import PromptEncoder
-from llm_service.prompts.size import PromptSize
+from llm_service.prompts.token_lower_bound import FewestTokens
 from llm_service.prompts.turns import PromptTurns
 
 SERVICE_NAME = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name

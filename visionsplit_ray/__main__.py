@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from visionsplit.cli.command_line import OneLineParser, pool_size
+from visionsplit.command_line.parser import OneLineParser, pool_size
 
 from encoder_service.config import PROGRAM as ENCODER
 from llm_service.config import PROGRAM as LLM
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     llm = LLM.read([*rest, "--backend", BackendKind.RAY.value])
     encoder = ENCODER.read(["--model", llm.model, *shlex.split(options.encoder_args)])
     # PyTorch and Ray are imported only once the settings are known to be right.
-    from visionsplit.service.running import run
+    from visionsplit.server.running import run
 
     from visionsplit_ray.encoder_pool import PoolConfig
     from visionsplit_ray.server import RayServer

@@ -19,9 +19,9 @@ from benchmarks.efficiency.flops import flop_counter
 from benchmarks.efficiency.language import ImageRows, LanguageModel, decode
 from encoder_service.device.encoding import EncodedTiles
 from llm_service.pruning.base import NO_TILE
-from llm_service.replica.layout import NEWLINE, sequence_order
 from llm_service.replica.projector import Projector
 from llm_service.replica.text_model import load_text_model
+from llm_service.replica.token_order import NEWLINE, sequence_order
 
 # About as much text as LLaVA-NeXT's prompt with a short question has, before and behind the image.
 TEXT_BEFORE, TEXT_AFTER = 36, 24

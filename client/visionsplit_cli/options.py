@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from visionsplit.cli import command_line
-from visionsplit.cli.security_options import add_client_options, client_security_from
+from visionsplit.command_line import parser as command_line
+from visionsplit.command_line.security_options import add_client_options, client_security_from
 from visionsplit.errors import (
     InvalidCompressionError,
     InvalidPromptError,

@@ -18,7 +18,7 @@ import grpc
 from visionsplit.errors import DeadlineError, IncompatibleServicesError, UnavailableError, VisionSplitError
 from visionsplit.network.addresses import host_of
 from visionsplit.network.proxies import grpc_proxy
-from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
+from visionsplit.wire.grpc_status import ERROR_METADATA_KEY, error_from_rpc
 
 
 class UnreachableError(UnavailableError):

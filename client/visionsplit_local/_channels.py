@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar, cast
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
-from visionsplit.service.in_process import InProcessContext, InProcessMethods, Metadata
+from visionsplit.server.in_process import InProcessContext, InProcessMethods, Metadata
 from visionsplit.v1 import llm_service_pb2_grpc
 
 from encoder_service.llm.channel import LlmConnection

@@ -6,8 +6,8 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import grpc
-from visionsplit.service.in_process import InProcessMethods
-from visionsplit.service.server import ServiceServer
+from visionsplit.server.in_process import InProcessMethods
+from visionsplit.server.server import ServiceServer
 
 from encoder_service.config import EncoderConfig
 from encoder_service.llm.client import LlmClient

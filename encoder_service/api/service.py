@@ -25,7 +25,7 @@ from visionsplit.v1 import (
 from visionsplit.wire.request_id import request_id_of
 from visionsplit.wire.vision_tokens import grid_to_proto
 
-from encoder_service.api.admission import Admission
+from encoder_service.api.call_admission import Admission
 from encoder_service.api.messages import prompt_text
 from encoder_service.api.observer import CallObserver
 from encoder_service.api.parts import to_parts

@@ -25,8 +25,8 @@ from visionsplit.serving.caller import CALLER_KEY
 from visionsplit.serving.health import INSTANCE_KEY
 from visionsplit.telemetry.tracing import carrier_of
 from visionsplit.v1 import generation_pb2, llm_service_pb2, vision_tokens_pb2
+from visionsplit.wire.grpc_status import ERROR_METADATA_KEY, error_from_rpc
 from visionsplit.wire.request_id import REQUEST_ID_KEY
-from visionsplit.wire.status import ERROR_METADATA_KEY, error_from_rpc
 from visionsplit.wire.upload_status import UploadStatus
 
 from encoder_service.llm.channel import LlmConnection

@@ -20,7 +20,7 @@ from visionsplit.wire.request_id import request_id_of
 
 from llm_service.backends.base import Backend
 from llm_service.gateway.accepted import Accepted
-from llm_service.gateway.admission import Admission
+from llm_service.gateway.call_admission import Admission
 from llm_service.gateway.call_clock import CallClock
 from llm_service.gateway.messages import pruning_methods_to_proto
 from llm_service.gateway.metrics import LlmMetrics

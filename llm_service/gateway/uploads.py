@@ -15,7 +15,7 @@ from llm_service.config import Limits
 
 HEADER_SECONDS = 5.0  # a caller sends the header when it opens the call, so that only the network can delay it
 # When this many calls are without a header, a further one has the oldest of the busiest address given up: silent calls
-# cannot keep out later ones. visionsplit.receiving.receipts bounds the memory of headers that are unfinished.
+# cannot keep out later ones. `visionsplit.receiving.unfinished_requests` bounds the memory of unfinished headers.
 _MAX_WITHOUT_HEADER = 256
 # gRPC announces calls that are opened together before it delivers the first of their headers, so the header of a young
 # call may be about to arrive. Twice the number above, more than one connection brings by default, holds for every age.

@@ -6,8 +6,8 @@ from functools import partial
 from visionsplit.serving.async_helpers import finish_despite_cancellation
 from visionsplit.serving.fairness import FairGate
 
+from llm_service.prompts.length_limit import PromptSize
 from llm_service.prompts.prompt import Prompt, PromptEncoder
-from llm_service.prompts.size import PromptSize
 
 
 class PromptTurns:

@@ -6,7 +6,7 @@ from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiMod
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.wire.tensors import TokenTensor
 
-from llm_service.replica.layout import Order
+from llm_service.replica.token_order import Order
 
 
 class Projector(nn.Module):

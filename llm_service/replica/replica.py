@@ -20,9 +20,9 @@ from llm_service.engines.layerwise.engine import LayerwiseEngine
 from llm_service.engines.layerwise.model import LayerwiseModel
 from llm_service.generation_settings import GenerationSettings
 from llm_service.job import LAYERWISE_MODELS, EngineUse, Job, ReplicaInfo, TokenEvent
-from llm_service.replica.layout import original_positions, original_span, sequence_order, tiles_of
 from llm_service.replica.projector import Projector
 from llm_service.replica.text_model import load_text_model
+from llm_service.replica.token_order import original_positions, original_span, sequence_order, tiles_of
 from llm_service.replica.trace import ReplicaTrace
 
 

@@ -11,7 +11,8 @@ security/   TLS and tokens
 receiving/  bounded reception of requests by a server
 serving/    what servers share besides: fairness among callers, overload, health, the log of calls
 telemetry/  metrics, traces and logs
-cli/        options common to all command lines
+server/     the server and the process that both services are: start, health, signals, drain
+command_line/  settings declared once and read from options, the environment and a file; kinds of values
 """
 
 __version__ = "0.1.0"

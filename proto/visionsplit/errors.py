@@ -18,7 +18,7 @@
     ├── CancelledError                 the caller cancelled
     └── InternalError                  a failure inside the service
 
-`visionsplit.wire.status` maps them to gRPC statuses and back.
+`visionsplit.wire.grpc_status` maps them to gRPC statuses and back.
 """
 
 __all__ = [

@@ -5,8 +5,8 @@ from dataclasses import MISSING
 
 import pytest
 import yaml
-from visionsplit.cli.configuration import Program
-from visionsplit.cli.settings import declared
+from visionsplit.command_line.configuration import Program
+from visionsplit.command_line.settings import declared
 
 from encoder_service.config import PROGRAM as ENCODER
 from llm_service.config import PROGRAM as LLM

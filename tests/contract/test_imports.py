@@ -48,7 +48,7 @@ ORDER = {
         steps job sources sinks runners rows storage formats errors
     """,
     "visionsplit": """
-        service telemetry receiving serving model cli security
+        server telemetry receiving serving model command_line security
         wire images options network v1 grid errors visible
     """,
 }
@@ -70,8 +70,8 @@ FORBIDDEN = {
     **{
         f"proto/visionsplit/{folder}": _HEAVY
         for folder in (
-            *("wire", "network", "options", "images", "security", "receiving", "serving", "telemetry", "cli"),
-            *("service", "grid.py", "errors.py", "visible.py"),
+            *("wire", "network", "options", "images", "security", "receiving", "serving", "telemetry", "command_line"),
+            *("server", "grid.py", "errors.py", "visible.py"),
         )
     },
     "proto/visionsplit/images/": _PROTOCOL,

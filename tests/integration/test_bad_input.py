@@ -28,7 +28,7 @@ from visionsplit.v1 import encoder_service_pb2 as encoder_pb
 from visionsplit.v1 import generation_pb2, llm_service_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
-from visionsplit.wire.status import error_from_rpc
+from visionsplit.wire.grpc_status import error_from_rpc
 from visionsplit_client import Compression, Prompt, Sampling
 
 from encoder_service.config import BatchLimits

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from visionsplit.cli.settings import ConfigError
+from visionsplit.command_line.settings import ConfigError
 from visionsplit.errors import IncompatibleServicesError, OverloadedError, UnavailableError
 from visionsplit_client import AsyncClient, HealthStatus, Prompt, Retries, Sampling
 

@@ -10,8 +10,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from visionsplit.errors import UnavailableError
 from visionsplit.receiving.receiver import ReceiveLimits, Receiver
-from visionsplit.service.config import ServiceConfig
-from visionsplit.service.server import Opened, Service, ServiceServer
+from visionsplit.server.config import ServiceConfig
+from visionsplit.server.server import Opened, Service, ServiceServer
 from visionsplit.serving.overload import CallGate
 from visionsplit.telemetry.config import TelemetryConfig
 

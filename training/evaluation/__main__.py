@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from visionsplit.cli.command_line import at_least
+from visionsplit.command_line.parser import at_least
 from visionsplit.errors import VisionSplitError
 from visionsplit.model.dtypes import DTYPES
 from visionsplit.options.conditions import CONDITION_FORM

@@ -10,8 +10,8 @@ from visionsplit.options.layout import UNPAD_RULES
 
 from encoder_service.compression import TileFeatures, TowerOutput, compose, select
 from encoder_service.device.vision_tower import VisionTower
-from llm_service.replica.layout import NEWLINE, original_positions, original_span, sequence_order, tiles_of
 from llm_service.replica.projector import Projector
+from llm_service.replica.token_order import NEWLINE, original_positions, original_span, sequence_order, tiles_of
 from training.evaluation.conditions import Condition
 from training.evaluation.decoding import EmbeddedImage
 from training.evaluation.grouping import grouped

@@ -3,7 +3,7 @@
 import argparse
 import math
 
-from visionsplit.cli.command_line import at_least, pool_size
+from visionsplit.command_line.parser import at_least, pool_size
 from visionsplit_batch.formats import INPUT_FORMATS, OUTPUT_FORMATS
 from visionsplit_batch.job.parts import ROWS_PER_PART
 from visionsplit_client import DEFAULT_ENCODER

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from visionsplit.cli import command_line
-from visionsplit.cli.security_options import add_server_options, server_security_from
+from visionsplit.command_line import parser as command_line
+from visionsplit.command_line.security_options import add_server_options, server_security_from
 from visionsplit.model.names import is_missing_folder
 from visionsplit.network.addresses import split_host_port
 from visionsplit.options.data_types import DTYPE_NAMES

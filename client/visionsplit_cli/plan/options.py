@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from visionsplit.cli.command_line import at_least, positive, shares
+from visionsplit.command_line.parser import at_least, positive, shares
 from visionsplit.options.compression import DEFAULT_METHOD
 
 from visionsplit_cli import options as shared

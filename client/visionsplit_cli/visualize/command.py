@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
-from visionsplit.cli.command_line import at_least, shares
+from visionsplit.command_line.parser import at_least, shares
 from visionsplit.images import UNLIMITED, decode_image
 from visionsplit.network.locations import is_url
 from visionsplit.options.compression import DEFAULT_RATIO, KEEP_ALL

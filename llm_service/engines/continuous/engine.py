@@ -15,9 +15,9 @@ from visionsplit.errors import InternalError, PromptTooLongError, UnavailableErr
 
 from llm_service.config import EngineConfig
 from llm_service.engines.base import Engine, EngineRequest
-from llm_service.engines.continuous.admission import Admission, Place
 from llm_service.engines.continuous.delivery import Sink, SinkRouter, post
 from llm_service.engines.continuous.manager import RunningManager, start_manager
+from llm_service.engines.continuous.request_slots import Admission, Place
 from llm_service.engines.continuous.sampler import SAMPLING_KEY, Sampler
 from llm_service.engines.continuous.slab import SlabAllocator, VirtualEmbedding
 from llm_service.job import EngineUse, TokenEvent

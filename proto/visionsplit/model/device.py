@@ -2,7 +2,7 @@
 
 import torch
 
-from visionsplit.cli.settings import ConfigError
+from visionsplit.command_line.settings import ConfigError
 
 
 def resolve_device(name: str | None) -> torch.device:

@@ -16,7 +16,7 @@ from visionsplit.errors import InvalidRequestError, OverloadedError
 from visionsplit.network.transport import KIB
 from visionsplit.receiving.messages import has_bytes, parse
 from visionsplit.receiving.prompts import MAX_PROMPT_BYTES
-from visionsplit.receiving.receipts import MAX_UNFINISHED_BYTES, Receipts
+from visionsplit.receiving.unfinished_requests import MAX_UNFINISHED_BYTES, Receipts
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.fairness import Shares, address_behind
 from visionsplit.serving.interceptors import Context, Handler, HandlerInterceptor, behavior_of

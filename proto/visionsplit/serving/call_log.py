@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from visionsplit.errors import VisionSplitError
 from visionsplit.visible import shortened
-from visionsplit.wire.status import status_of
+from visionsplit.wire.grpc_status import status_of
 
 MAX_PROMPT_CHARACTERS = 2000
 _MAX_OUTCOME_CHARACTERS = 2000

@@ -10,7 +10,7 @@ from visionsplit.security.client import is_local
 from visionsplit.security.server import ServerSecurity
 from visionsplit.security.tokens import AcceptedTokens
 from visionsplit.serving.interceptors import Context, Handler, HandlerInterceptor
-from visionsplit.wire.status import set_status
+from visionsplit.wire.grpc_status import set_status
 
 _log = logging.getLogger(__name__)
 

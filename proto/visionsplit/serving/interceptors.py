@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 
 from visionsplit.errors import InternalError, VisionSplitError
-from visionsplit.wire.status import set_status
+from visionsplit.wire.grpc_status import set_status
 
 Behavior: TypeAlias = Callable[..., Awaitable[Any]]
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"

@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 from visionsplit.serving.interceptors import Behavior, CallInterceptor, Context
 from visionsplit.telemetry.metrics import CallMetrics
 from visionsplit.telemetry.tracing import context_of
-from visionsplit.wire.status import ERROR_METADATA_KEY
+from visionsplit.wire.grpc_status import ERROR_METADATA_KEY
 
 OUR_METHODS = "/visionsplit."  # not the health check and not reflection
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from visionsplit.cli.command_line import LOG_LEVELS, Kind, flag, one_of
-from visionsplit.cli.settings import ConfigError, check, setting
+from visionsplit.command_line.parser import LOG_LEVELS, Kind, flag, one_of
+from visionsplit.command_line.settings import ConfigError, check, setting
 from visionsplit.network.addresses import split_host_port
 
 _LOOPBACK = "127.0.0.1"

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from visionsplit.errors import OverloadedError
 from visionsplit.serving.caller import CALLER_KEY
-from visionsplit.wire.status import error_from_rpc
+from visionsplit.wire.grpc_status import error_from_rpc
 
 from llm_service.config import EngineConfig, Limits
 from llm_service.engines.token_buffer import TokenBuffer

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from visionsplit.errors import OverloadedError
 from visionsplit.serving.caller import CALLER_KEY
-from visionsplit.wire.status import error_from_rpc
+from visionsplit.wire.grpc_status import error_from_rpc
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.config import EngineConfig, Limits

@@ -22,7 +22,7 @@ from visionsplit.v1 import (
     tensor_pb2,
     vision_tokens_pb2,
 )
-from visionsplit.wire.status import ERROR_METADATA_KEY, status_of
+from visionsplit.wire.grpc_status import ERROR_METADATA_KEY, status_of
 from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto, grid_to_proto, split_into_chunks
 

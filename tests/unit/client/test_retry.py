@@ -3,7 +3,7 @@
 import grpc
 import pytest
 from visionsplit.errors import DeadlineError, InvalidRequestError, OverloadedError, UnavailableError
-from visionsplit.wire.status import status_parts
+from visionsplit.wire.grpc_status import status_parts
 from visionsplit_client import Retries, Timeouts
 from visionsplit_client._retry import Attempts, Endpoints
 

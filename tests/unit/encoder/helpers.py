@@ -24,8 +24,8 @@ from visionsplit.v1 import (
     llm_service_pb2_grpc,
     vision_tokens_pb2,
 )
+from visionsplit.wire.grpc_status import status_of, status_parts
 from visionsplit.wire.request_tokens import RequestTokens
-from visionsplit.wire.status import status_of, status_parts
 from visionsplit.wire.vision_tokens import grid_from_proto
 
 from encoder_service.compression import TileFeatures, TowerOutput

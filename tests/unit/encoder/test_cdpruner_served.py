@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import CLIPModel, PreTrainedTokenizerFast
-from visionsplit.cli.settings import ConfigError
+from visionsplit.command_line.settings import ConfigError
 from visionsplit.grid import UnpadRule
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.options.compression import Compression

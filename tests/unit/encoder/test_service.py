@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.torch import load_file, save_file
-from visionsplit.cli.settings import ConfigError
+from visionsplit.command_line.settings import ConfigError
 from visionsplit.images import ImageLimits
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto

@@ -8,9 +8,9 @@ import grpc
 import pytest
 from visionsplit.errors import OverloadedError
 from visionsplit.v1 import encoder_service_pb2
-from visionsplit.wire.status import error_from_rpc
+from visionsplit.wire.grpc_status import error_from_rpc
 
-from encoder_service.api.admission import AnswerQueue
+from encoder_service.api.call_admission import AnswerQueue
 from encoder_service.config import BatchLimits
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.pipeline.tile_capacity import TileCapacity

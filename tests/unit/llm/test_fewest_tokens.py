@@ -9,9 +9,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from visionsplit.errors import InvalidPromptError, PromptTooLongError
 
-from llm_service.prompts.fewest_tokens import FewestTokens
+from llm_service.prompts.length_limit import PromptSize
 from llm_service.prompts.prompt import ChatPrompt, TextPrompt, Turn
-from llm_service.prompts.size import PromptSize
+from llm_service.prompts.token_lower_bound import FewestTokens
 from tests.conftest import ROOT
 
 CORPUS = [

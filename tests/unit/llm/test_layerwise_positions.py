@@ -11,7 +11,7 @@ from visionsplit.options.sampling import ResolvedSampling
 from llm_service.engines.base import EngineRequest, ImageInput, OriginalPositions
 from llm_service.engines.layerwise.model import LayerwiseModel
 from llm_service.engines.layerwise.prompt import read_prompt
-from llm_service.replica.layout import NEWLINE, original_positions, original_span, sequence_order, tiles_of
+from llm_service.replica.token_order import NEWLINE, original_positions, original_span, sequence_order, tiles_of
 from tests.unit.llm.test_layout import IMAGES, SHAPES, kept_positions
 
 IMAGE = 4

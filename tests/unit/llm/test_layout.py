@@ -5,7 +5,7 @@ import pytest
 from visionsplit.grid import TileGrid
 from visionsplit.options.layout import num_newlines
 
-from llm_service.replica.layout import NEWLINE, sequence_order
+from llm_service.replica.token_order import NEWLINE, sequence_order
 
 SHAPES = [(2, 2), (1, 2), (2, 1), (1, 3), (3, 1), (1, 1)]
 IMAGES = [(100, 100), (333, 90), (64, 500), (500, 3), (3, 500), (97, 101)]

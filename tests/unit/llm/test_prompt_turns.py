@@ -6,9 +6,9 @@ import threading
 import pytest
 from visionsplit.model.checkpoint import Checkpoint
 
-from llm_service.prompts.fewest_tokens import FewestTokens
+from llm_service.prompts.length_limit import PromptSize
 from llm_service.prompts.prompt import Prompt, PromptEncoder, TextPrompt
-from llm_service.prompts.size import PromptSize
+from llm_service.prompts.token_lower_bound import FewestTokens
 from llm_service.prompts.turns import PromptTurns
 
 SHORT, LONG = TextPrompt("Hi"), TextPrompt("Hi, there. " * 1000)

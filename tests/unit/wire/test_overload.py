@@ -7,7 +7,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from visionsplit.errors import OverloadedError
 from visionsplit.serving.overload import CallPlaces, ServiceRate, refuse_late
-from visionsplit.wire.status import error_from_rpc
+from visionsplit.wire.grpc_status import error_from_rpc
 
 from tests.unit.wire.test_status import failure_of, serving
 

@@ -12,10 +12,10 @@ import pytest
 from visionsplit.errors import DeadlineError
 from visionsplit.network.transport import MIB
 from visionsplit.receiving import connections
-from visionsplit.receiving.charges import Connection
+from visionsplit.receiving.connection_limits import Connection
 from visionsplit.receiving.connections import Connections, address_of
-from visionsplit.receiving.receipts import Receipts
 from visionsplit.receiving.receiver import ReceiveLimits
+from visionsplit.receiving.unfinished_requests import Receipts
 from visionsplit.v1 import encoder_service_pb2 as encoder_pb
 from visionsplit.v1 import llm_service_pb2 as llm_pb
 

@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from visionsplit.errors import DeadlineError, InvalidRequestError, OverloadedError
 from visionsplit.network.transport import KIB, MIB
-from visionsplit.receiving import receipts
 from visionsplit.receiving import receiver as receiving
+from visionsplit.receiving import unfinished_requests
 from visionsplit.receiving.receiver import SMALL_REQUEST_BYTES, ReceiveLimits
 from visionsplit.serving import server_options
 from visionsplit.serving.caller import CALLER_KEY
@@ -26,7 +26,7 @@ from visionsplit.v1.encoder_service_pb2_grpc import (
     EncoderServiceStub,
 )
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
-from visionsplit.wire.status import error_from_rpc
+from visionsplit.wire.grpc_status import error_from_rpc
 
 from tests.receiving import (
     CHECK,
@@ -177,7 +177,7 @@ async def test_beyond_the_room_for_unfinished_requests_the_largest_are_given_up(
 
 
 async def test_of_too_many_that_stand_still_the_oldest_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receipts, "_MAX_RECEIPTS", 8)
+    monkeypatch.setattr(unfinished_requests, "_MAX_RECEIPTS", 8)
     async with serving() as (address, receiver, _), RawConnection(address) as raw:
         slow = raw.open(ENCODE)
         await raw.send(slow, prefix(100) + bytes(50))
@@ -189,7 +189,7 @@ async def test_of_too_many_that_stand_still_the_oldest_are_given_up(monkeypatch:
 
 
 async def test_an_address_that_invents_names_gives_its_own_calls_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receipts, "_MAX_RECEIPTS", 16)
+    monkeypatch.setattr(unfinished_requests, "_MAX_RECEIPTS", 16)
     async with (
         serving(relayed=True) as (address, receiver, _),
         RawConnection(address) as inventive,

@@ -18,7 +18,7 @@ from visionsplit.serving.caller import Callers
 from visionsplit.serving.interceptors import ErrorInterceptor
 from visionsplit.serving.server_options import server_options
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc, tensor_pb2, vision_tokens_pb2
-from visionsplit.wire.status import error_from_rpc
+from visionsplit.wire.grpc_status import error_from_rpc
 
 LOG = logging.getLogger("tests.status")
 Request = encoder_service_pb2.EncodeRequest

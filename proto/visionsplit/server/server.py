@@ -12,8 +12,8 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from visionsplit.receiving.receiver import ReceiveLimits, Receiver
-from visionsplit.service.config import ServiceConfig
-from visionsplit.service.in_process import InProcessMethods
+from visionsplit.server.config import ServiceConfig
+from visionsplit.server.in_process import InProcessMethods
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.guard import ServerSecurityStack
 from visionsplit.serving.health import HEALTH_SERVICE_NAME, HealthService

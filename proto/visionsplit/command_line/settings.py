@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, cast
 
-from visionsplit.cli.command_line import Kind, flag
+from visionsplit.command_line.parser import Kind, flag
 from visionsplit.errors import VisionSplitError
 
 T = TypeVar("T")

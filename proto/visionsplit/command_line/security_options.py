@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from visionsplit.cli.command_line import flag, path, word
-from visionsplit.cli.configuration import add_option
-from visionsplit.cli.settings import build, declared, setting
+from visionsplit.command_line.configuration import add_option
+from visionsplit.command_line.parser import flag, path, word
+from visionsplit.command_line.settings import build, declared, setting
 from visionsplit.security.client import ClientSecurity
 from visionsplit.security.files import CredentialsError
 from visionsplit.security.server import ServerSecurity

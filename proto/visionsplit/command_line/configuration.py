@@ -17,8 +17,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from visionsplit.cli.command_line import OneLineParser, flag, path
-from visionsplit.cli.settings import ConfigError, Declared, Setting, build, declared
+from visionsplit.command_line.parser import OneLineParser, flag, path
+from visionsplit.command_line.settings import ConfigError, Declared, Setting, build, declared
 from visionsplit.errors import VisionSplitError
 
 ConfigT = TypeVar("ConfigT")

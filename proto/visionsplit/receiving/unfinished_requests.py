@@ -8,7 +8,7 @@ from typing import Any
 
 from visionsplit.errors import DeadlineError, OverloadedError
 from visionsplit.network.transport import MIB
-from visionsplit.receiving.charges import Connection, Receipt
+from visionsplit.receiving.connection_limits import Connection, Receipt
 from visionsplit.receiving.connections import Connections, address_of
 from visionsplit.serving.by_caller import ByCaller
 

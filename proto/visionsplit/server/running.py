@@ -7,8 +7,8 @@ import signal
 from collections.abc import Callable
 
 from visionsplit.errors import VisionSplitError
-from visionsplit.service.config import ServiceConfig
-from visionsplit.service.server import ServiceServer
+from visionsplit.server.config import ServiceConfig
+from visionsplit.server.server import ServiceServer
 from visionsplit.serving.process import process_watched, raise_open_files_limit
 from visionsplit.telemetry.logs import configure_logging
 

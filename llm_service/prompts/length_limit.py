@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from visionsplit.errors import InvalidPromptError, PromptTooLongError
 from visionsplit.receiving.prompts import MAX_PARTS, MAX_TURNS
 
-from llm_service.prompts.fewest_tokens import FewestTokens
 from llm_service.prompts.prompt import Prompt, TextPrompt
+from llm_service.prompts.token_lower_bound import FewestTokens
 
 # A prompt of this length is tokenised in about 20 ms. Each turn or part takes as long as this many characters.
 _SHORT_CHARACTERS = 8 * 1024

@@ -4,9 +4,9 @@ from dataclasses import MISSING, dataclass
 from functools import partial
 from typing import Any
 
-from visionsplit.cli.command_line import device, host_port, not_negative, one_of, word
-from visionsplit.cli.security_options import ServerSecuritySettings
-from visionsplit.cli.settings import check, group, setting
+from visionsplit.command_line.parser import device, host_port, not_negative, one_of, word
+from visionsplit.command_line.security_options import ServerSecuritySettings
+from visionsplit.command_line.settings import check, group, setting
 from visionsplit.options.data_types import DTYPE_NAMES
 from visionsplit.security.server import ServerSecurity
 from visionsplit.telemetry.config import TelemetryConfig
