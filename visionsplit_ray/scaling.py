@@ -45,7 +45,7 @@ class Load:
         return 0
 
     def _since(self, seconds: float) -> list[int]:
-        """The tiles of so many last seconds; empty if they were not watched for so long."""
+        """The tiles of the last `seconds`; empty if they were watched for less time."""
         if not self._seen or self._seen[-1][0] - self._seen[0][0] < seconds:
             return []
         start = self._seen[-1][0] - seconds

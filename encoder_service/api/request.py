@@ -81,7 +81,7 @@ class RequestChecker:
         """The text by which tokens are kept.
 
         Raises:
-            InvalidCompressionError: nobody here could read it, there is none, or it is too long.
+            InvalidCompressionError: no text tower is loaded, there is no text, or it is too long.
             InvalidPromptError: the prompt has none.
         """
         reader = f"method {asked.method!r}" if asked.score is None else f"score {composition.score.name!r}"

@@ -1,4 +1,4 @@
-"""How a job of its own spreads over a Ray cluster."""
+"""How many encoders, replicas and readers a job starts on a Ray cluster, and what each of them may use."""
 
 import math
 import os

@@ -248,7 +248,7 @@ class RayRunner:
         try:
             worked: Worked = ray.get(answer)
         except RayActorError as error:
-            if call.reader.actor is call.actor:  # it is told of every call that the reader had
+            if call.reader.actor is call.actor:  # the reader's loss ends each of its calls, one by one
                 call.reader.actor = self._new_reader()
             return [Lost("read", str(error))] * call.piece.rows
         for stage, seconds in worked.seconds.items():

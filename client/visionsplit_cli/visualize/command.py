@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _name(image: str) -> str:
-    """What the picture calls the image: a file by its name alone."""
+    """What the drawing calls the image: a file by its name alone."""
     return image_arguments.shown(image) if is_url(image) or image == image_arguments.STDIN else Path(image).name
 
 

@@ -21,7 +21,7 @@ _BORDER, _CROP_GAP = 3, 4
 class Sizes:
     """Measures of a panel in pixels."""
 
-    crops: tuple[int, int]  # width and height of the crops' picture, at most
+    crops: tuple[int, int]  # width and height of the crops' drawing, at most
     thumbnails: tuple[int, int]  # the least and the largest side of the thumbnail, which is as high as the crops
     header: int  # height of the original image
     margin: int
@@ -53,7 +53,7 @@ class Panel:
 def draw_panels(
     image: Image.Image, panels: Sequence[Panel], header: Header, *, columns: int = 2, sizes: Sizes = LARGE
 ) -> Image.Image:
-    """All panels in one picture, a few beside each other, below the original image and the explanations."""
+    """All panels in one drawing, a few beside each other, below the original image and the explanations."""
     drawn = [_draw_panel(image, panel, sizes) for panel in panels]
     columns = min(columns, len(drawn))
     rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
@@ -119,21 +119,21 @@ def _draw_answer(panel: Panel, sizes: Sizes, width: int) -> Image.Image | None:
     return sheet
 
 
-def _draw_crops(picture: Image.Image, panel: Panel, sizes: Sizes) -> Image.Image:
-    """The picture of the valid region cut into its crops, framed and moved apart."""
-    boxes = crop_boxes(panel.tokens.grid, picture.size)
-    framed = {tile: _framed(picture.crop(box), panel, tile, sizes) for tile, box in boxes.items()}
+def _draw_crops(drawing: Image.Image, panel: Panel, sizes: Sizes) -> Image.Image:
+    """The drawing of the valid region cut into its crops, framed and moved apart."""
+    boxes = crop_boxes(panel.tokens.grid, drawing.size)
+    framed = {tile: _framed(drawing.crop(box), panel, tile, sizes) for tile, box in boxes.items()}
     columns = sorted({left for left, _, _, _ in boxes.values()})
     rows = sorted({top for _, top, _, _ in boxes.values()})
     beside, above = 2 * _BORDER + _CROP_GAP, _bar(sizes) + _BORDER + _CROP_GAP
-    size = (picture.width + len(columns) * beside - _CROP_GAP, picture.height + len(rows) * above - _CROP_GAP)
+    size = (drawing.width + len(columns) * beside - _CROP_GAP, drawing.height + len(rows) * above - _CROP_GAP)
     sheet = Image.new("RGB", size, BACKGROUND)
     for tile, (left, top, _, _) in boxes.items():
         sheet.paste(framed[tile], (left + columns.index(left) * beside, top + rows.index(top) * above))
     return sheet
 
 
-def _framed(picture: Image.Image, panel: Panel, tile: int, sizes: Sizes) -> Image.Image:
+def _framed(drawing: Image.Image, panel: Panel, tile: int, sizes: Sizes) -> Image.Image:
     """A tile below a bar that says what it keeps of what it has; bar and border in the colour of its share.
 
     Where the bar has no room for that, it says the number alone; in a crop that is nearly all padding, nothing.
@@ -141,8 +141,8 @@ def _framed(picture: Image.Image, panel: Panel, tile: int, sizes: Sizes) -> Imag
     kept, limit = panel.tokens.budgets[tile], panel.tokens.grid.valid_in_tile(tile).area
     bar = _bar(sizes)
     colour = share_colour(kept / limit, panel.share)
-    frame = Image.new("RGB", (picture.width + 2 * _BORDER, bar + picture.height + _BORDER), colour)
-    frame.paste(picture, (_BORDER, bar))
+    frame = Image.new("RGB", (drawing.width + 2 * _BORDER, bar + drawing.height + _BORDER), colour)
+    frame.paste(drawing, (_BORDER, bar))
     font = ImageFont.load_default(sizes.text)
     for text in (f"{kept} of {limit}", str(kept)):
         if font.getlength(text) + 2 * _BORDER <= frame.width:

@@ -1,4 +1,4 @@
-"""The head of the picture: the image as it is, what the panels mean, and the question that was asked."""
+"""The head of the drawing: the image as it is, what the panels mean, and the question that was asked."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ _WIDEST = 2.2  # times as wide as high: a strip is shown smaller than other imag
 
 @dataclass(frozen=True)
 class Header:
-    """What the picture says before the panels."""
+    """What the drawing says before the panels."""
 
     image: str  # its name
     question: str | None = None
@@ -46,13 +46,13 @@ def draw_header(image: Image.Image, header: Header, *, height: int, gap: int, wi
         blocks.append(_block("Answers in this colour differ from the first panel's.", text, CHANGED, room))
     space = line_height(text) // 3
     below = sum(block.height + space for block in blocks)
-    picture = Image.new("RGB", (left + room, max(original.height, below)), BACKGROUND)
-    picture.paste(original, (0, 0))
+    drawing = Image.new("RGB", (left + room, max(original.height, below)), BACKGROUND)
+    drawing.paste(original, (0, 0))
     top = 0
     for block in blocks:
-        picture.paste(block, (left, top))
+        drawing.paste(block, (left, top))
         top += block.height + space
-    return picture
+    return drawing
 
 
 def _block(text: str, size: int, colour: Colour, width: int) -> Image.Image:

@@ -41,13 +41,13 @@ def legend() -> Image.Image:
     before, after = "Frame: a tile keeps a smaller share than the image", "a larger share"
     left = round(font.getlength(before)) + _GAP
     right = left + _BAR[0] + _GAP
-    picture = Image.new("RGB", (right + round(font.getlength(after)) + 1, 2 * _FONT_SIZE), BACKGROUND)
-    draw = ImageDraw.Draw(picture)
-    middle = picture.height // 2
+    drawing = Image.new("RGB", (right + round(font.getlength(after)) + 1, 2 * _FONT_SIZE), BACKGROUND)
+    draw = ImageDraw.Draw(drawing)
+    middle = drawing.height // 2
     draw.text((0, middle), before, fill=MUTED, font=font, anchor="lm")
     draw.text((right, middle), after, fill=MUTED, font=font, anchor="lm")
     for x in range(_BAR[0]):
         step = 2 * x / (_BAR[0] - 1) - 1
         top = middle - _BAR[1] // 2
         draw.line((left + x, top, left + x, top + _BAR[1]), fill=share_colour(_FULL**step, 1.0))
-    return picture
+    return drawing

@@ -1,4 +1,4 @@
-"""Text on the picture: its colours, and lines that fit a width."""
+"""Text on the drawing: its colours, and lines that fit a width."""
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -39,8 +39,8 @@ def wrapped(text: str, size: int, width: int) -> list[str]:
 
 def text_block(lines: list[str], size: int, colour: Colour, width: int) -> Image.Image:
     """The lines on the background, one below the other."""
-    picture = Image.new("RGB", (width, max(len(lines) * line_height(size), 1)), BACKGROUND)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    drawing = Image.new("RGB", (width, max(len(lines) * line_height(size), 1)), BACKGROUND)
+    draw, font = ImageDraw.Draw(drawing), ImageFont.load_default(size)
     for number, line in enumerate(lines):
         draw.text((0, number * line_height(size)), line, fill=colour, font=font)
-    return picture
+    return drawing

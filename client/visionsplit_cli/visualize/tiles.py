@@ -1,4 +1,4 @@
-"""Where an image's tiles lie on a picture of it, and which of their cells are kept."""
+"""Where an image's tiles lie on a drawing of it, and which of their cells are kept."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ def kept_masks(tokens: VisionTokens) -> tuple[Mask, Mask]:
 
 
 def crop_boxes(grid: TileGrid, size: tuple[int, int]) -> dict[int, Box]:
-    """Where each crop that shows image lies on a picture of the valid region, by tile."""
+    """Where each crop that shows image lies on a drawing of the valid region, by tile."""
     valid, side = grid.valid, grid.side
     boxes = {}
     for tile in range(1, grid.num_tiles):
@@ -45,7 +45,7 @@ def crop_boxes(grid: TileGrid, size: tuple[int, int]) -> dict[int, Box]:
 
 
 def dimmed(image: Image.Image, kept: Mask) -> Image.Image:
-    """The picture with pruned cells dark and nearly grey. An empty mask dims it all."""
+    """The drawing with pruned cells dark and nearly grey. An empty mask dims it all."""
     pixels = np.asarray(image.convert("RGB"), np.float32)  # [H, W, 3]
     grey = pixels.mean(axis=2, keepdims=True)
     dark = (0.35 * pixels + 0.65 * grey) * _PRUNED_BRIGHTNESS

@@ -173,8 +173,8 @@ class _Messages:
     """The messages of a call, as bytes.
 
     gRPC's own iterator refers to the call, and its generator to the iterator. Unless it is read to its end, which no
-    call with one request needs, this cycle keeps the call and its HTTP/2 stream until Python's collector runs, and a
-    connection has only so many streams.
+    call with one request needs, this cycle keeps the call and its HTTP/2 stream until Python's collector runs, and
+    the number of streams of a connection is limited.
     """
 
     def __init__(self, context: Context) -> None:

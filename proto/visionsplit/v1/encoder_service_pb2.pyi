@@ -56,7 +56,7 @@ Global___Cache: _TypeAlias = Cache  # noqa: Y015
 
 @_typing.final
 class Image(_message.Message):
-    """Image is one encoded picture."""
+    """Image is the bytes of one image file."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -29,7 +29,7 @@ class _PositionIdsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PositionI
     POSITION_IDS_UNSPECIFIED: _PositionIds.ValueType  # 0
     """Means POSITION_IDS_RENUMBERED."""
     POSITION_IDS_RENUMBERED: _PositionIds.ValueType  # 1
-    """The tokens that enter the language model are counted through, without gaps."""
+    """The tokens that enter the language model are numbered from 0 on, without gaps."""
     POSITION_IDS_ORIGINAL: _PositionIds.ValueType  # 2
     """Each token has the place that it would have if the encoder had kept every token. Only for
     LAYOUT_SPATIAL; refused with INVALID_ARGUMENT where those places exceed the context.
@@ -41,7 +41,7 @@ class PositionIds(_PositionIds, metaclass=_PositionIdsEnumTypeWrapper):
 POSITION_IDS_UNSPECIFIED: PositionIds.ValueType  # 0
 """Means POSITION_IDS_RENUMBERED."""
 POSITION_IDS_RENUMBERED: PositionIds.ValueType  # 1
-"""The tokens that enter the language model are counted through, without gaps."""
+"""The tokens that enter the language model are numbered from 0 on, without gaps."""
 POSITION_IDS_ORIGINAL: PositionIds.ValueType  # 2
 """Each token has the place that it would have if the encoder had kept every token. Only for
 LAYOUT_SPATIAL; refused with INVALID_ARGUMENT where those places exceed the context.
