@@ -26,6 +26,7 @@ class InProcessContext:
         self._metadata = tuple(metadata or ())
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._write = write
+        self.requests: AsyncIterator[bytes] | None = None  # set when the method runs
         self._code: grpc.StatusCode | None = None
         self._details = ""
         self._trailing: tuple[tuple[str, str | bytes], ...] = ()
@@ -44,6 +45,11 @@ class InProcessContext:
 
     def cancelled(self) -> bool:
         return False
+
+    async def read(self) -> object:
+        """The next message of the request; `grpc.aio.EOF` at its end."""
+        assert self.requests is not None, "the method runs"
+        return await anext(self.requests, grpc.aio.EOF)
 
     async def write(self, message: object) -> None:
         self._write(message)
@@ -96,6 +102,7 @@ class InProcessMethods:
         """
         answer: object = None
         _, behavior = behavior_of(self._handlers[path])
+        context.requests = requests
         try:
             async with asyncio.timeout(context.time_remaining()):
                 answer = await behavior(requests, context)
