@@ -35,7 +35,7 @@ def files(tmp_path: Path) -> Path:
     ("service", "options", "reason"),
     [
         ("encoder_service", ["--tls-cert", "service.pem", "--tls-key", "gone"], "the key gone cannot be read"),
-        ("llm_service", ["--token-file", "service.key"], "line 1 of service.key: invalid token"),
+        ("llm_service", ["--token-file", "service.key"], "line 1 of service.key: invalid line"),
     ],
 )
 def test_a_service_that_cannot_be_protected_says_why_and_ends(

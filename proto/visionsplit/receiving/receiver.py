@@ -1,6 +1,7 @@
 """Receives the requests of every method within limits, and parses them after checks."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,9 +18,13 @@ from visionsplit.network.transport import KIB
 from visionsplit.receiving.messages import has_bytes, parse
 from visionsplit.receiving.prompts import MAX_PROMPT_BYTES
 from visionsplit.receiving.unfinished_requests import MAX_UNFINISHED_BYTES, Receipts
+from visionsplit.serving.call_log import log_call
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.fairness import Shares, address_behind
 from visionsplit.serving.interceptors import Context, Handler, HandlerInterceptor, behavior_of
+from visionsplit.wire.request_id import request_id_of
+
+_log = logging.getLogger(__name__)
 
 # For methods whose requests contain only names and numbers, such as the health check: the largest request, and how long
 # the first of a call may take to arrive. Clients send such a request together with the call's headers.
@@ -43,6 +48,7 @@ class ReceiveLimits:
 class _Method:
     """How the requests of one method are received."""
 
+    name: str
     request: type[Message]
     small: bool
     max_bytes: int
@@ -83,7 +89,7 @@ class Receiver:
         max_bytes = min(SMALL_REQUEST_BYTES, self._limits.max_bytes) if small else self._limits.max_bytes
         seconds = SMALL_REQUEST_SECONDS if small else self._limits.seconds
         # Only the service can judge how long a stream of large messages may pause.
-        return _Method(request, small, max_bytes, seconds if small or not streaming else None)
+        return _Method(found.name, request, small, max_bytes, seconds if small or not streaming else None)
 
     def parsed(self, method: _Method, data: bytes) -> Message:
         """Parse a request; see `parse`."""
@@ -152,7 +158,12 @@ class _ReceiveInterceptor(HandlerInterceptor):
             if data is None:
                 raise InvalidRequestError("the call ended before its request came")
             with receiver.held(caller, len(data)) if not method.small else nullcontext():
-                request = receiver.parsed(method, data)
+                try:
+                    request = receiver.parsed(method, data)
+                except InvalidRequestError:
+                    # The method itself, which logs its calls, does not begin.
+                    with log_call(_log, request_id_of(context), method.name):
+                        raise
                 del data  # the request has its own copy
                 return await _respond(behavior(request, context), context)
 
