@@ -1,13 +1,9 @@
 """Both services of one checkpoint on an event loop of this process, without a network."""
 
-import asyncio
-import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
-
 import grpc
 from visionsplit.server.in_process import InProcessMethods
 from visionsplit.server.server import ServiceServer
+from visionsplit.serving.background_loop import BackgroundLoop
 
 from encoder_service.config import EncoderConfig
 from encoder_service.llm.client import LlmClient
@@ -17,7 +13,6 @@ from llm_service.config import LlmConfig
 from llm_service.server import LlmServer
 from visionsplit_local._channels import InProcessChannel, InProcessConnection
 
-_T = TypeVar("_T")
 ENCODER, LLM = "unix:in-process-encoder", "unix:in-process-llm"  # what calls name in place of addresses
 
 
@@ -36,29 +31,25 @@ class Services:
             CheckpointError: a checkpoint cannot be read or used.
             ConfigError: this machine or the checkpoint cannot honour a setting.
         """
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="visionsplit-local", daemon=True)
-        self._thread.start()
+        self._loop = BackgroundLoop("visionsplit-local")
+        self._loop.start()
         self._servers: list[ServiceServer] = []
         self._methods: dict[str, InProcessMethods] = {}
         try:
-            self._wait_for(self._start(encoder, llm))
+            self._loop.run(self._start(encoder, llm))
         except BaseException:
             self.close()
             raise
 
     def connect(self, address: str) -> grpc.Channel:
         """A channel to `ENCODER` or `LLM`."""
-        return InProcessChannel(self._methods[address], self._loop)
+        return InProcessChannel(self._methods[address], self._loop.loop)
 
     def close(self) -> None:
         """End calls that still run, and release the weights. Blocks. Nothing happens the second time."""
-        if self._loop.is_closed():
-            return
-        self._wait_for(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        if not self._loop.closed:
+            self._loop.run(self._stop())
+            self._loop.close()
 
     async def _start(self, encoder: EncoderConfig, llm: LlmConfig) -> None:
         connection = InProcessConnection()
@@ -74,13 +65,5 @@ class Services:
     async def _stop(self) -> None:
         for server in self._servers:
             await server.stop(None)
-        await self._loop.shutdown_asyncgens()
-        await self._loop.shutdown_default_executor()
-
-    def _wait_for(self, work: Coroutine[Any, Any, _T]) -> _T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:  # also where the user interrupts: the work must not go on beside what comes next
-            future.cancel()
-            raise
+        await self._loop.loop.shutdown_asyncgens()
+        await self._loop.loop.shutdown_default_executor()

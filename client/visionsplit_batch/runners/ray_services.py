@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import ray
 from visionsplit.images import ImageLimits
+from visionsplit.serving.background_loop import BackgroundLoop
 from visionsplit.serving.process import process_watched
 from visionsplit_client import (
     AsyncClient,
@@ -22,7 +23,6 @@ from encoder_service.compression import compose
 from encoder_service.config import CacheLimits, EncoderConfig
 from llm_service.config import BackendKind, EngineConfig, LlmConfig
 from llm_service.server import LlmServer
-from visionsplit_batch.runners.background_loop import BackgroundLoop
 from visionsplit_batch.runners.base import RunnerIdentity, Work, WorkKind
 from visionsplit_batch.runners.pools import Pools, bounds
 from visionsplit_batch.runners.services_identity import identify

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from visionsplit.serving.background_loop import BackgroundLoop
 from visionsplit_client import AsyncClient, CancelledError, ClientSecurity, Retries, UnavailableError
 
 from visionsplit_batch.rows.rows import Answers, Content, Failure, Outcome, Slice, Source, Tokens
-from visionsplit_batch.runners.background_loop import BackgroundLoop
 from visionsplit_batch.runners.base import RunnerIdentity, StageUse, Work
 from visionsplit_batch.runners.row_calls import RowCalls, stage_places
 from visionsplit_batch.runners.services_identity import identify

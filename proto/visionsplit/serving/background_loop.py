@@ -13,12 +13,12 @@ class BackgroundLoop:
 
     def __init__(self, name: str) -> None:
         """`name` is the thread's name."""
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name=name, daemon=True)
 
     @property
     def closed(self) -> bool:
-        return self._loop.is_closed()
+        return self.loop.is_closed()
 
     def start(self) -> None:
         """Start the thread."""
@@ -26,15 +26,20 @@ class BackgroundLoop:
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """The coroutine's result. Blocks."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except BaseException:  # also where the user interrupts: the work must not go on beside what comes next
+            future.cancel()
+            raise
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
         """Call a function on the loop's thread, without waiting for it."""
-        self._loop.call_soon_threadsafe(function, *arguments)
+        self.loop.call_soon_threadsafe(function, *arguments)
 
     def close(self) -> None:
         """Stop the thread. Closing twice does nothing more."""
         if not self.closed:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
-            self._loop.close()
+            self.loop.close()
