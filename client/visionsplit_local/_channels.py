@@ -37,8 +37,8 @@ class BlockingCall:
     ) -> None:
         # Not bounded: the messages are in memory already, and a slow reader must not hold up the event loop.
         self._messages: queue.SimpleQueue[object] = queue.SimpleQueue()
-        context = InProcessContext(metadata, timeout, self._messages.put)
-        self._work = asyncio.run_coroutine_threadsafe(methods.run(path, _each(requests), context), loop)
+        context = InProcessContext(_each(requests), metadata, timeout, self._messages.put)
+        self._work = asyncio.run_coroutine_threadsafe(methods.run(path, context), loop)
         self._work.add_done_callback(lambda _: self._messages.put(_END))
 
     def __iter__(self) -> Iterator[Any]:
@@ -165,9 +165,9 @@ class UploadCall:
         # Not bounded either: what is written lies in memory already, and the method soon reads it.
         self._requests: asyncio.Queue[object] = asyncio.Queue()
         self._answers: asyncio.Queue[object] = asyncio.Queue()
-        self._context = InProcessContext(metadata, timeout, self._answers.put_nowait)
         requests = cast("AsyncIterator[bytes]", _until_end(self._requests))
-        self._work = asyncio.ensure_future(methods.run(path, requests, self._context))
+        self._context = InProcessContext(requests, metadata, timeout, self._answers.put_nowait)
+        self._work = asyncio.ensure_future(methods.run(path, self._context))
         self._work.add_done_callback(self._note_end)
 
     async def write(self, request: object) -> None:

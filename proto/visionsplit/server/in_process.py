@@ -16,17 +16,24 @@ Metadata = Iterable[tuple[str, str | bytes]]
 class InProcessContext:
     """What a method sees of its call: the part of `grpc.aio.ServicerContext` that the services use."""
 
-    def __init__(self, metadata: Metadata | None, timeout: float | None, write: Callable[[object], None]) -> None:
+    def __init__(
+        self,
+        requests: AsyncIterator[bytes],
+        metadata: Metadata | None,
+        timeout: float | None,
+        write: Callable[[object], None],
+    ) -> None:
         """
         Args:
+            requests: the messages that the method reads.
             metadata: of the request.
             timeout: seconds that the call may take; None sets no limit.
             write: takes each message of the answer; must not block.
         """
+        self._requests = requests
         self._metadata = tuple(metadata or ())
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._write = write
-        self.requests: AsyncIterator[bytes] | None = None  # set when the method runs
         self._code: grpc.StatusCode | None = None
         self._details = ""
         self._trailing: tuple[tuple[str, str | bytes], ...] = ()
@@ -48,8 +55,7 @@ class InProcessContext:
 
     async def read(self) -> object:
         """The next message of the request; `grpc.aio.EOF` at its end."""
-        assert self.requests is not None, "the method runs"
-        return await anext(self.requests, grpc.aio.EOF)
+        return await anext(self._requests, grpc.aio.EOF)
 
     async def write(self, message: object) -> None:
         self._write(message)
@@ -94,7 +100,7 @@ class InProcessMethods:
             for interceptor in reversed(interceptors):
                 self._handlers[path] = await _intercepted(interceptor, path, self._handlers[path])
 
-    async def run(self, path: str, requests: AsyncIterator[bytes], context: InProcessContext) -> object:
+    async def run(self, path: str, context: InProcessContext) -> object:
         """Run a method to its end. Returns the answer of a method that has a single one.
 
         Raises:
@@ -102,10 +108,9 @@ class InProcessMethods:
         """
         answer: object = None
         _, behavior = behavior_of(self._handlers[path])
-        context.requests = requests
         try:
             async with asyncio.timeout(context.time_remaining()):
-                answer = await behavior(requests, context)
+                answer = await behavior(None, context)  # which reads the requests from the context
         except TimeoutError:  # not the method's own, which an interceptor has made a status
             context.set_code(grpc.StatusCode.DEADLINE_EXCEEDED)
             context.set_details("the time of the call is over")
