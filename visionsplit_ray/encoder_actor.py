@@ -54,7 +54,7 @@ class EncoderActor:
     async def _start(self) -> int:
         raise_open_files_limit()
         port = await self._server.start()
-        # The same as in the service's own process. Among other things, Python then looks often enough for cycles, in
-        # which gRPC keeps the streams of calls that have ended.
+        # The same as in the service's own process: freed memory goes back to the system, and the thread that computes
+        # soon gets the interpreter back from a busy event loop.
         await self._watched.enter_async_context(process_watched())
         return port

@@ -26,8 +26,8 @@ from visionsplit_client import (
     VisionSplitError,
 )
 
-# At one time. The engine decodes 64 requests together; while it does, the next ones are encoded. So many images fit
-# into the encoder's queue of tiles, and their tokens into the LLM service's memory for uploads.
+# The most that run at one time. The engine decodes 64 requests together; while it does, the next ones are encoded. This
+# number of images fits the encoder's queue of tiles, and their tokens fit the LLM service's memory for uploads.
 _MAX_REQUESTS = 96
 _MAX_IMAGES = 128
 
