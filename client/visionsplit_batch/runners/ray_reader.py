@@ -43,7 +43,6 @@ class _Held:
     encoders: tuple[str, ...]
     client: AsyncClient
     calls: int = 0  # of `work`
-    lost: bool = False  # whether it has lost a row: then its connections may be the reason
 
 
 class Reader:
@@ -76,22 +75,21 @@ class Reader:
             VisionSplitError: the services refuse the job as a whole.
         """
         contents = await self._calls.read(one)
-        async with self._client(encoders) as held:
-            results = await gather_or_cancel([self._row(held, content) for content in contents])
+        async with self._client(encoders) as client:
+            results = await gather_or_cancel([self._row(client, content) for content in contents])
         return Worked(tuple(results), self._clock.take_seconds())
 
-    async def _row(self, held: _Held, content: Content | Failure) -> Result | Lost:
+    async def _row(self, client: AsyncClient, content: Content | Failure) -> Result | Lost:
         try:
-            return await self._calls.row(held.client, content)
+            return await self._calls.row(client, content)
         except (UnavailableError, CancelledError) as error:
-            held.lost = True
             return Lost(self._calls.first, str(error))
 
     @asynccontextmanager
-    async def _client(self, encoders: tuple[str, ...]) -> AsyncIterator[_Held]:
-        """The client for these addresses; a new one after a loss. The last one is closed once it has no calls."""
+    async def _client(self, encoders: tuple[str, ...]) -> AsyncIterator[AsyncClient]:
+        """The client for these addresses. The client for the last addresses is closed once it has no calls."""
         old = self._held
-        if old is None or old.lost or old.encoders != encoders:
+        if old is None or old.encoders != encoders:
             options: dict[str, Any] = {"llm": self._llm, "timeout": self._work.timeout, "retries": _RETRIES}
             client = AsyncClient(encoders, **options) if encoders else AsyncClient(**options)
             self._held = _Held(encoders, client)
@@ -101,7 +99,7 @@ class Reader:
         assert held is not None, "it was made above"
         held.calls += 1
         try:
-            yield held
+            yield held.client
         finally:
             held.calls -= 1
             if held is not self._held and not held.calls:
