@@ -1,7 +1,9 @@
 """Markers follow the folder of a test, and checkpoints are made once per session."""
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # Two spinning OpenMP pools on a small machine slow each other down several times over. Set before torch is imported.
@@ -53,3 +55,13 @@ def random_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     return {
         text: tiny_checkpoint(folder / text, text, seed=seed) for seed, text in enumerate(("llama", "mistral", "qwen2"))
     }
+
+
+@pytest.fixture
+def service_log_levels() -> Iterator[None]:
+    """Restores the log levels that a service's command line sets."""
+    loggers = [logging.getLogger(name) for name in ("encoder_service", "llm_service", "visionsplit")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)

@@ -35,6 +35,7 @@ _RETURN_SECONDS = 300.0  # until lost services are back
 _LOOK_AGAIN_SECONDS = 0.5
 _ANSWER_SECONDS = 5.0
 _RETRIES = Retries(attempts=5, overloaded=True)
+_GRPC_LOG = logging.getLogger("grpc._cython.cygrpc")
 
 
 class RayServices:
@@ -60,6 +61,7 @@ class RayServices:
         self._work = work
         self._loop = BackgroundLoop("batch-services")
         self._watched = AsyncExitStack()
+        self._grpc_level = _GRPC_LOG.level
         calls = pools.in_flight(work.kind)
         self._llm_host = host or ray.util.get_node_ip_address()
         self._llm: LlmServer | None = None
@@ -93,8 +95,8 @@ class RayServices:
             VisionSplitError, ValueError: a service cannot start.
         """
         # gRPC reports a caller that left while its status was sent, as an encoder does when an image cannot be decoded.
-        # What matters about a call reaches its row.
-        logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
+        # What matters about a call reaches its row. `stop` restores the level, which belongs to the whole process.
+        _GRPC_LOG.setLevel(logging.CRITICAL)
         self._loop.start()
         if self._llm is not None:
             self._loop.run(self._llm.start())
@@ -141,6 +143,7 @@ class RayServices:
                 self._loop.run(self._watched.aclose())
         finally:
             self._loop.close()
+            _GRPC_LOG.setLevel(self._grpc_level)
 
     async def _serving(self) -> tuple[str, ...] | None:
         """The encoders that answer; None while a service is missing."""

@@ -1,7 +1,6 @@
 """The encoder as a process: its command line, its signals, and what it keeps in memory."""
 
 import asyncio
-import logging
 import re
 import signal
 import socket
@@ -21,7 +20,6 @@ from encoder_service.__main__ import main
 from encoder_service.compression import METHODS, compose
 from encoder_service.config import PROGRAM, EncoderConfig
 from encoder_service.server import SERVICE_NAME, EncoderServer
-from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import running_encoder
 
 HANGS = 300.0  # seconds; a process that takes longer on a busy machine hangs
@@ -126,8 +124,8 @@ def test_an_unknown_default_method_is_refused_at_the_start():
         EncoderServer(config_of("--method", "best"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_the_process_cleanly(random_checkpoints, number):
+async def test_ctrl_c_ends_the_process_cleanly(random_checkpoints):
+    """Of either service; test_drain.py sends SIGTERM to both."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "encoder_service", "--model", str(random_checkpoints["llama"]), "--listen", "127.0.0.1:0",
         stderr=asyncio.subprocess.PIPE,
@@ -138,7 +136,7 @@ async def test_a_signal_ends_the_process_cleanly(random_checkpoints, number):
             while b"serving llama on 127.0.0.1:" not in lines[-1]:
                 assert lines[-1], b"".join(lines)
                 lines.append(await process.stderr.readline())
-            process.send_signal(number)
+            process.send_signal(signal.SIGINT)
             assert await process.wait() == 0
     finally:
         if process.returncode is None:
@@ -154,45 +152,22 @@ def taken_port():
         yield other.getsockname()[1]
 
 
-def test_what_keeps_the_encoder_from_serving_ends_the_process_with_a_line(random_checkpoints, taken_port):
-    """After everything has been loaded."""
-    address = f"127.0.0.1:{taken_port}"
-    command = [
-        sys.executable,
-        "-m",
-        "encoder_service",
-        "--model",
-        str(random_checkpoints["llama"]),
-        "--listen",
-        address,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
-    assert done.returncode == 1
-    assert f"encoder_service: cannot serve: cannot listen on {address}" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.fixture
-def levels():
-    """Those of the services' loggers, which a command line sets, as they were."""
-    loggers = [logging.getLogger(name) for name in ("encoder_service", "visionsplit")]
-    before = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-
-
-@pytest.mark.usefixtures("levels")
+@pytest.mark.usefixtures("service_log_levels")
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (("--device", "cuda:99"), "device is 'cuda:99'; PyTorch finds"),
         (("--max-queued-tiles", "4"), "max_queued_tiles is 4; one image of this checkpoint takes 5"),
         (("--model", "/no/such/folder"), "there is no folder 'folder'"),
+        (("--listen", "127.0.0.1:{taken}"), "cannot listen on 127.0.0.1:{taken}"),
     ],
 )
-def test_what_else_keeps_it_from_serving_is_said_in_a_line(random_checkpoints, caplog, arguments, reason):
-    """The same way out, in this process: a separate one for each would take most of a minute of a busy machine."""
+def test_what_keeps_the_encoder_from_serving_is_said_in_a_line(
+    random_checkpoints, caplog, taken_port, arguments, reason
+):
+    """In this process, because a separate one for each would take most of a minute of a busy machine."""
+    arguments = [argument.format(taken=taken_port) for argument in arguments]
+    reason = reason.format(taken=taken_port)
     assert main(["--model", str(random_checkpoints["llama"]), *arguments]) == 1
     (line,) = [record for record in caplog.records if record.name == "encoder_service"]
     assert f"cannot serve: {reason}" in line.getMessage()
@@ -213,16 +188,16 @@ sys.exit(main(["--model", "m"]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_during_the_start_ends_the_process_at_once(number):
+async def test_a_signal_during_the_start_ends_the_process_at_once():
+    """Here SIGTERM; the LLM service's test sends SIGINT."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", SLOW_START, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(HANGS):
         await process.stdout.readline()
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         _, log = await process.communicate()
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + signal.SIGTERM
     assert b"told to stop while starting" in log
     assert b"Traceback" not in log
 
@@ -247,30 +222,3 @@ async def test_no_thread_is_left(random_checkpoints):
     async with running_encoder(random_checkpoints["llama"]) as (_, _stub):
         pass
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("encoder")]
-
-
-PEAK_MEMORY = """
-import asyncio, resource, sys
-from encoder_service.config import EncoderConfig
-from encoder_service.server import EncoderServer
-
-async def main():
-    server = EncoderServer(EncoderConfig(sys.argv[1], listen="127.0.0.1:0"))
-    await server.start()
-    await server.stop(None)
-
-asyncio.run(main())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def test_the_language_models_weights_are_never_in_memory(tmp_path, random_checkpoints):
-    """Two checkpoints with the same vision tower; one has 200 MB more of language model."""
-    large = tiny_checkpoint(tmp_path, language={"hidden_size": 1024, "intermediate_size": 8192})
-    assert sum(file.stat().st_size for file in large.glob("*.safetensors")) > 200e6
-
-    def peak_kib(folder):
-        command = [sys.executable, "-c", PEAK_MEMORY, str(folder)]
-        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()[-1])
-
-    assert peak_kib(large) - peak_kib(random_checkpoints["llama"]) < 50 * 1024
