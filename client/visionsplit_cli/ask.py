@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from visionsplit.command_line.parser import add_option, any_text
 from visionsplit.visible import one_line, visible
 from visionsplit_client import (
     Client,
@@ -29,17 +30,10 @@ def add_parser(commands: options.Subparsers) -> None:
         metavar="IMAGE... QUESTION",
         help="The images (paths, URLs, data: URLs, or - for standard input), if any, then the question as one word.",
     )
-    parser.add_argument(
-        "--prompt",
-        metavar="QUESTION",
-        help="The question, taken as it is; all other words are images then. Default: the last word.",
-    )
-    parser.add_argument(
-        "--tokens",
-        action="append",
-        metavar="FILE",
-        help="A file of stored tokens, as `encode` writes it, instead of an image; may be repeated. Default: none.",
-    )
+    text = "The question, taken as it is; all other words are images then."
+    add_option(parser, "--prompt", any_text, text, absent="the last word", metavar="QUESTION")
+    text = "A file of stored tokens, as `encode` writes it, instead of an image; may be repeated."
+    add_option(parser, "--tokens", any_text, text, action="append", metavar="FILE")
     options.add_json(parser)
     options.add_connection(parser)
     options.add_compression(parser)
