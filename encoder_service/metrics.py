@@ -3,12 +3,18 @@
 Seconds are those of `EncodeTimings`. `compression` is a row of the table of methods, whatever parts a request replaced.
 """
 
+from collections.abc import Callable, Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from visionsplit.telemetry.metrics import LONG_BUCKETS, SHORT_BUCKETS, TILE_BUCKETS, CacheMetrics, CacheState
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from visionsplit.telemetry.metrics import LONG_BUCKETS, SHORT_BUCKETS, TILE_BUCKETS
 
 from encoder_service.caching.tokens import CacheCounts, CacheUse
 from encoder_service.pipeline.events import ImageDone
 from encoder_service.pipeline.pipeline import EncoderPipeline
+
+_CACHE = "visionsplit_encoder_cache"
 
 
 class EncoderMetrics:
@@ -50,7 +56,7 @@ class EncoderMetrics:
 
     def watch(self, pipeline: EncoderPipeline) -> None:
         """Ask a pipeline whenever the metrics are read, which happens on another thread. Call this once."""
-        CacheMetrics(self._registry, "encoder", lambda: _cache_states(pipeline.cache_counts))
+        CacheMetrics(self._registry, lambda: pipeline.cache_counts)
         self._queued_tiles.set_function(lambda: pipeline.queued_tiles)
         self._reserved_tiles.set_function(lambda: pipeline.reserved_tiles)
 
@@ -74,23 +80,36 @@ class EncoderMetrics:
         self._compression.observe(compression_seconds)
 
 
-def _cache_states(counts: CacheCounts | None) -> list[CacheState]:
-    """The tiers of the cache of tokens. What memory does not have is looked for on disk; an image that an equal request
-    is encoding already joins that one."""
-    if counts is None:
-        return []
-    behind_memory = counts.disk_hits + counts.misses
-    memory = {"hit": counts.memory_hits, "miss": behind_memory, "joined": counts.joined}
-    disk = {"hit": counts.disk_hits, "miss": counts.misses}
-    return [
-        CacheState("memory", memory, counts.memory_evictions, counts.memory_entries, counts.memory_bytes),
-        CacheState(
-            "disk",
-            disk,
-            counts.disk_evictions,
-            counts.disk_entries,
-            counts.disk_bytes,
-            counts.disk_failures,
-            counts.disk_skipped,
-        ),
-    ]
+class CacheMetrics(Collector):
+    """Exports both tiers of the cache of tokens, which are read at each scrape, on the thread of the page."""
+
+    def __init__(self, registry: CollectorRegistry, read: Callable[[], CacheCounts | None]) -> None:
+        self._read = read
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        counts = self._read()
+        if counts is None:
+            return
+        lookups = CounterMetricFamily(f"{_CACHE}_lookups", "Look-ups by result.", labels=("cache", "result"))
+        # What memory does not have is looked for on disk; an image that an equal request is encoding joins that one.
+        for tier, result, amount in (
+            ("memory", "hit", counts.memory_hits),
+            ("memory", "miss", counts.disk_hits + counts.misses),
+            ("memory", "joined", counts.joined),
+            ("disk", "hit", counts.disk_hits),
+            ("disk", "miss", counts.misses),
+        ):
+            lookups.add_metric((tier, result), amount)
+        yield lookups
+        for kind, name, text, memory, disk in (
+            (CounterMetricFamily, "evictions", "Entries evicted.", counts.memory_evictions, counts.disk_evictions),
+            (CounterMetricFamily, "failures", "Entries that could not be read or written.", 0, counts.disk_failures),
+            (CounterMetricFamily, "skipped", "Entries left out of a full queue of writes.", 0, counts.disk_skipped),
+            (GaugeMetricFamily, "entries", "Entries held.", counts.memory_entries, counts.disk_entries),
+            (GaugeMetricFamily, "bytes", "Bytes held.", counts.memory_bytes, counts.disk_bytes),
+        ):
+            family = kind(f"{_CACHE}_{name}", text, labels=("cache",))
+            family.add_metric(("memory",), memory)
+            family.add_metric(("disk",), disk)
+            yield family

@@ -4,7 +4,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import ray
@@ -113,13 +112,11 @@ class RayRunner:
             self._identity = self._services.identity()
             self._readers = self._start_readers()
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._running is not None:
             self._running.close()  # its caller may have left it half way
         for reader in self._readers:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import queue
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from visionsplit.serving.background_loop import BackgroundLoop
@@ -91,13 +90,11 @@ class ServicesRunner:
                 identify(self._work, self._encoders, self._llm, security=self._security, retries=self._retries)
             )
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._give_up()
         if self._client is not None:
             self._loop.run(self._client.close())

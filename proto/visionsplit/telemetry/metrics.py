@@ -4,14 +4,10 @@ Label values come from fixed tables (calls, statuses, methods), never from a cal
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from visionsplit.errors import UnavailableError
 
@@ -37,49 +33,6 @@ class CallMetrics:
         )
         started = Gauge(f"{prefix}_start_time_seconds", "When the service started, Unix time.", registry=registry)
         started.set(time.time())
-
-
-@dataclass(frozen=True)
-class CacheState:
-    """A cache's counters since the start, and its present size."""
-
-    name: str  # chosen by the service, such as "memory"
-    lookups: Mapping[str, int]  # by result: "hit", "miss"
-    evictions: int
-    entries: int
-    num_bytes: int
-    failures: int = 0  # entries that could not be read or written
-    skipped: int = 0  # entries not written because too many writes were waiting
-
-
-class CacheMetrics(Collector):
-    """Exports a service's caches; they are read whenever the metrics are scraped, on the page's thread."""
-
-    def __init__(self, registry: CollectorRegistry, service: str, read: Callable[[], Sequence[CacheState]]) -> None:
-        self._prefix = f"visionsplit_{service}_cache"
-        self._read = read
-        registry.register(self)
-
-    def collect(self) -> Iterable[Metric]:
-        lookups = CounterMetricFamily(f"{self._prefix}_lookups", "Look-ups by result.", labels=("cache", "result"))
-        evictions = CounterMetricFamily(f"{self._prefix}_evictions", "Entries given up for room.", labels=("cache",))
-        entries = GaugeMetricFamily(f"{self._prefix}_entries", "Entries held.", labels=("cache",))
-        failures = CounterMetricFamily(
-            f"{self._prefix}_failures", "Entries that could not be read or written.", labels=("cache",)
-        )
-        skipped = CounterMetricFamily(
-            f"{self._prefix}_skipped", "Entries left out, since too many waited to be written.", labels=("cache",)
-        )
-        held = GaugeMetricFamily(f"{self._prefix}_bytes", "Bytes held.", labels=("cache",))
-        for state in self._read():
-            for result, count in state.lookups.items():
-                lookups.add_metric((state.name, result), count)
-            evictions.add_metric((state.name,), state.evictions)
-            entries.add_metric((state.name,), state.entries)
-            held.add_metric((state.name,), state.num_bytes)
-            failures.add_metric((state.name,), state.failures)
-            skipped.add_metric((state.name,), state.skipped)
-        return [lookups, evictions, entries, held, failures, skipped]
 
 
 def new_registry() -> CollectorRegistry:
