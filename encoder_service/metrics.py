@@ -4,17 +4,19 @@ Seconds are those of `EncodeTimings`. `compression` is a row of the table of met
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from visionsplit.telemetry.metrics import LONG_BUCKETS, SHORT_BUCKETS, TILE_BUCKETS
+from visionsplit.telemetry.metrics import SHORT_BUCKETS, TILE_BUCKETS, Metrics
 
 from encoder_service.caching.tokens import CacheCounts, CacheUse
 from encoder_service.pipeline.events import ImageDone
 from encoder_service.pipeline.pipeline import EncoderPipeline
 
 _CACHE = "visionsplit_encoder_cache"
+_LABEL = "compression"
 
 
 class EncoderMetrics:
@@ -22,37 +24,27 @@ class EncoderMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"visionsplit_encoder_{name}", text, ("compression",), registry=registry)
-
-        def seconds(name: str, text: str, buckets: tuple[float, ...] = SHORT_BUCKETS) -> Histogram:
-            return Histogram(f"visionsplit_encoder_{name}_seconds", text, buckets=buckets, registry=registry)
-
-        self._images = counter("images", "Images encoded.")
-        self._tokens_before = counter("vision_tokens_before", "Vision tokens of those images without compression.")
-        self._tokens_after = counter("vision_tokens_after", "Vision tokens kept of them.")
-        self._bytes = counter("wire_bytes", "Bytes of features, scales and positions made of them.")
-        self._preprocess = seconds("preprocess", "An image's decoding, turning, cutting and normalising.")
-        self._queue = seconds("queue", "From then until its first tile entered the vision tower.", LONG_BUCKETS)
-        self._encode = seconds("encode", "Forward passes that held its tiles, with scores and selection.")
-        self._first_chunk = seconds("first_chunk", "From the call's start to its first chunk of tokens.", LONG_BUCKETS)
-        self._image = seconds("image", "From the call's start to its last chunk of tokens.", LONG_BUCKETS)
+        make = Metrics(registry, "encoder")
+        short = partial(make.seconds, buckets=SHORT_BUCKETS)
+        self._images = make.counter("images", "Images encoded.", _LABEL)
+        text = "Vision tokens of those images without compression."
+        self._tokens_before = make.counter("vision_tokens_before", text, _LABEL)
+        self._tokens_after = make.counter("vision_tokens_after", "Vision tokens kept of them.", _LABEL)
+        self._bytes = make.counter("wire_bytes", "Bytes of features, scales and positions made of them.", _LABEL)
+        self._preprocess = short("preprocess", "An image's decoding, turning, cutting and normalising.")
+        self._queue = make.seconds("queue", "From then until its first tile entered the vision tower.")
+        self._encode = short("encode", "Forward passes that held its tiles, with scores and selection.")
+        self._first_chunk = make.seconds("first_chunk", "From the call's start to its first chunk of tokens.")
+        self._image = make.seconds("image", "From the call's start to its last chunk of tokens.")
         self._batch_tiles = Histogram(
             "visionsplit_encoder_batch_tiles", "Tiles of a forward pass.", buckets=TILE_BUCKETS, registry=registry
         )
-        self._batch = seconds("batch", "A forward pass with scores, selection and the way to the host.")
-        self._compression = seconds(
-            "compression", "Of that, what choosing tokens took the host; on a GPU, only the launching of it."
-        )
-        self._queued_tiles = Gauge(
-            "visionsplit_encoder_queued_tiles", "Tiles that wait for the vision tower.", registry=registry
-        )
-        self._reserved_tiles = Gauge(
-            "visionsplit_encoder_reserved_tiles",
-            "Tiles of images from before their decoding until they are encoded, by their files' headers.",
-            registry=registry,
-        )
+        self._batch = short("batch", "A forward pass with scores, selection and the way to the host.")
+        text = "Of that, what choosing tokens took the host; on a GPU, only the launching of it."
+        self._compression = short("compression", text)
+        self._queued_tiles = make.gauge("queued_tiles", "Tiles that wait for the vision tower.")
+        text = "Tiles of images from before their decoding until they are encoded, by their files' headers."
+        self._reserved_tiles = make.gauge("reserved_tiles", text)
 
     def watch(self, pipeline: EncoderPipeline) -> None:
         """Ask a pipeline whenever the metrics are read, which happens on another thread. Call this once."""

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from visionsplit.command_line.parser import add_option, any_text
 from visionsplit.visible import one_line, visible
@@ -13,7 +14,6 @@ from visionsplit_client import (
     Finished,
     Generation,
     GenerationEvent,
-    Pruning,
     TextDelta,
 )
 
@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
             if args.tokens
             else "the compression options need an image, which goes before the question"
         )
-    pruning = options.pruning_from(args)
+    asked = options.answer_options(args) if args.tokens else options.request_options(args)
     if not args.images and not args.tokens:
         output.warn("no image was given, so the question is asked without one")
-    with options.client_from(args) as client, _start(client, args, pruning) as stream:
+    with options.client_from(args) as client, _start(client, args, asked) as stream:
         for event in stream:
             if isinstance(event, TextDelta) and not args.json:
                 print(visible(event.text), end="", flush=True)
@@ -87,22 +87,10 @@ def _split(args: argparse.Namespace) -> tuple[list[str], str]:
     return images, question
 
 
-def _start(client: Client, args: argparse.Namespace, pruning: Pruning | None) -> EventStream[GenerationEvent, Finished]:
-    sampling = options.sampling_from(args)
+def _start(client: Client, args: argparse.Namespace, asked: dict[str, Any]) -> EventStream[GenerationEvent, Finished]:
     if args.tokens:
-        images = [EncodedImage.load(path) for path in args.tokens]
-        return client.stream_from_tokens(
-            images, args.question, pruning=pruning, position_ids=args.position_ids, sampling=sampling
-        )
-    return client.stream(
-        [image_arguments.source_of(name) for name in args.images],
-        args.question,
-        compression=options.compression_from(args),
-        data_type=args.data_type,
-        pruning=pruning,
-        position_ids=args.position_ids,
-        sampling=sampling,
-    )
+        return client.stream_from_tokens([EncodedImage.load(path) for path in args.tokens], args.question, **asked)
+    return client.stream([image_arguments.source_of(name) for name in args.images], args.question, **asked)
 
 
 def _print_cost(generation: Generation, names: Sequence[str]) -> None:

@@ -231,6 +231,20 @@ def pruning_from(args: argparse.Namespace) -> Pruning | None:
     return Pruning(args.prune, args.prune_ratio, dict(args.prune_set))
 
 
+def answer_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Client.stream_from_tokens` that the options of an answer set."""
+    return {
+        "pruning": pruning_from(args),
+        "position_ids": args.position_ids,
+        "sampling": sampling_from(args),
+    }
+
+
+def request_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Client.stream` that options set."""
+    return {"compression": compression_from(args), "data_type": args.data_type, **answer_options(args)}
+
+
 def sampling_from(args: argparse.Namespace) -> Sampling:
     return Sampling(**{field.name: getattr(args, field.name) for field in fields(Sampling)})
 

@@ -55,11 +55,9 @@ class Pools:
             gpus: of the machine or the cluster.
             alone: whether the cluster is started for the job, on this machine.
         """
-        workers = {"encoder": 0 if kind == "ask" else bounds(self.encoders)[1]}
-        workers["llm"] = 0 if kind == "encode" else bounds(self.llms)[1]
-        given = {"encoder": self.encoder_gpus, "llm": self.llm_gpus}
-        left = gpus - sum(workers[name] * (share or 0.0) for name, share in given.items())
-        open_workers = sum(workers[name] for name, share in given.items() if share is None)
+        workers, given = self._most(kind), (self.encoder_gpus, self.llm_gpus)
+        left = gpus - sum(number * (share or 0.0) for number, share in zip(workers, given, strict=True))
+        open_workers = sum(number for number, share in zip(workers, given, strict=True) if share is None)
         share = gpu_share(left, open_workers)
         llm_gpus = share if self.llm_gpus is None else self.llm_gpus
         llm_cpus = self.llm_cpus
@@ -80,8 +78,7 @@ class Pools:
 
     def in_flight(self, kind: WorkKind) -> int:
         """Rows whose calls run at one time: they fill every service, and let the next rows wait inside."""
-        encoders = 0 if kind == "ask" else bounds(self.encoders)[1]
-        llms = 0 if kind == "encode" else bounds(self.llms)[1]
+        encoders, llms = self._most(kind)
         return _ROWS_OF_ENCODER * encoders + _ROWS_OF_LLM * llms
 
     def readers(self, kind: WorkKind) -> int:
@@ -91,10 +88,13 @@ class Pools:
     def cpus(self, kind: WorkKind) -> int:
         """CPUs that a cluster started for the job says to have: the machine's, or what the actors ask for, if that is
         more. Ray only counts CPUs; if there are fewer than the actors ask for, some are never started."""
-        needed = self.readers(kind) * self.reader_cpus
-        needed += 0.0 if kind == "ask" else bounds(self.encoders)[1] * self.encoder_cpus
-        needed += 0.0 if kind == "encode" else bounds(self.llms)[1] * (self.llm_cpus or 0.0)
-        return max(os.cpu_count() or 1, int(-(-needed // 1)))
+        encoders, llms = self._most(kind)
+        needed = self.readers(kind) * self.reader_cpus + encoders * self.encoder_cpus + llms * (self.llm_cpus or 0.0)
+        return max(os.cpu_count() or 1, math.ceil(needed))
+
+    def _most(self, kind: WorkKind) -> tuple[int, int]:
+        """The most encoders and language models that such work uses."""
+        return 0 if kind == "ask" else bounds(self.encoders)[1], 0 if kind == "encode" else bounds(self.llms)[1]
 
 
 def bounds(size: Size) -> tuple[int, int]:

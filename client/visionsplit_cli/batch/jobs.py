@@ -111,17 +111,12 @@ def _progress(args: argparse.Namespace, shares: StageShares, total: int) -> Prog
 
 
 def _work(args: argparse.Namespace) -> Work:
-    asks = args.kind != "encode"
-    return Work(
-        args.kind,
-        prompts=tuple(args.prompts or (DEFAULT_PROMPT,)) if asks else (),
-        compression=shared.compression_from(args) if args.kind != "ask" else None,
-        data_type=args.data_type if args.kind != "ask" else None,
-        pruning=shared.pruning_from(args) if asks else None,
-        position_ids=args.position_ids if asks else None,
-        sampling=shared.sampling_from(args) if asks else None,
-        timeout=args.timeout,
-    )
+    asked: dict[str, Any] = {}
+    if args.kind != "ask":
+        asked |= {"compression": shared.compression_from(args), "data_type": args.data_type}
+    if args.kind != "encode":
+        asked |= {"prompts": tuple(args.prompts or (DEFAULT_PROMPT,)), **shared.answer_options(args)}
+    return Work(args.kind, timeout=args.timeout, **asked)
 
 
 def _source(args: argparse.Namespace, storage: Storage, output: str) -> Source:

@@ -4,6 +4,7 @@ Label values come from fixed tables (calls, statuses, methods), never from a cal
 """
 
 import time
+from dataclasses import dataclass
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
@@ -19,20 +20,35 @@ TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.
 TILE_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 
 
+@dataclass(frozen=True)
+class Metrics:
+    """Makes the metrics of one service; the names of those in seconds end so."""
+
+    registry: CollectorRegistry
+    service: str  # "encoder" or "llm", part of each metric's name
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(self._name(name), text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(self._name(name), text, labels, registry=self.registry)
+
+    def seconds(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = LONG_BUCKETS) -> Histogram:
+        return Histogram(self._name(f"{name}_seconds"), text, labels, buckets=buckets, registry=self.registry)
+
+    def _name(self, name: str) -> str:
+        return f"visionsplit_{self.service}_{name}"
+
+
 class CallMetrics:
     """Calls of a service by method and status; an interceptor updates them."""
 
-    def __init__(self, registry: CollectorRegistry, service: str) -> None:
-        """`service` is "encoder" or "llm", part of each metric's name."""
-        prefix = f"visionsplit_{service}"
+    def __init__(self, metrics: Metrics) -> None:
         labels = ("method", "code")
-        self.requests = Counter(f"{prefix}_requests", "Calls that ended, by gRPC status.", labels, registry=registry)
-        self.in_flight = Gauge(f"{prefix}_requests_in_flight", "Calls that run.", ("method",), registry=registry)
-        self.seconds = Histogram(
-            f"{prefix}_request_seconds", "Whole calls.", labels, buckets=LONG_BUCKETS, registry=registry
-        )
-        started = Gauge(f"{prefix}_start_time_seconds", "When the service started, Unix time.", registry=registry)
-        started.set(time.time())
+        self.requests = metrics.counter("requests", "Calls that ended, by gRPC status.", *labels)
+        self.in_flight = metrics.gauge("requests_in_flight", "Calls that run.", "method")
+        self.seconds = metrics.seconds("request", "Whole calls.", *labels)
+        metrics.gauge("start_time_seconds", "When the service started, Unix time.").set(time.time())
 
 
 def new_registry() -> CollectorRegistry:
