@@ -16,7 +16,7 @@ from llm_service.config import BackendKind
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to stop; returns the process's exit status."""
+    """Serve until a signal stops the process; returns the process's exit status."""
     options, rest = _parser().parse_known_args(arguments)
     llm = LLM.read([*rest, "--backend", BackendKind.RAY.value])
     encoder = ENCODER.read(["--model", llm.model, *options.encoder_args])

@@ -57,7 +57,7 @@ class BlockingCall:
             raise _cancelled() from None
 
     def cancel(self) -> None:
-        """Give the call up; nothing happens if it has ended."""
+        """Cancel the call; has no effect if it has ended."""
         self._work.cancel()
 
 

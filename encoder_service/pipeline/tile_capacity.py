@@ -22,7 +22,7 @@ class TileCapacity:
     ) -> None:
         """
         Args:
-            max_tiles: tiles that are let in.
+            max_tiles: the most tiles that are accepted.
             caller_share: the part of them that one caller may have.
             batch_tiles: tiles that the device encodes at once.
             clock: the time in seconds.
@@ -39,7 +39,7 @@ class TileCapacity:
         Args:
             tiles_of_images: the tiles of each image.
             caller: whose request it is.
-            deadline: when the caller gives up, as `clock` tells the time; None if it waits as long as it takes.
+            deadline: when the caller's deadline expires, by `clock`; None without a deadline.
 
         Raises:
             OverloadedError: with others' tiles, with the caller's own, or even alone, they exceed the limit, or their
@@ -76,13 +76,13 @@ class TileCapacity:
         return self._shares.taken
 
     def give_back(self, caller: str, tiles: int, *, not_encoded: int) -> None:
-        """Free the room of some tiles, of which `not_encoded` were given up before they were encoded."""
+        """Release some tiles, of which `not_encoded` were cancelled before they were encoded."""
         self._shares.give_back(caller, tiles)
         self._waiting.give_back(caller, not_encoded)
         self._rate.watch(busy=self._busy)
 
     def note_encoded(self, caller: str, tiles: int) -> None:
-        """Some tiles have been encoded; they keep their room until `give_back`."""
+        """Some tiles have been encoded; they count until `give_back`."""
         self._waiting.give_back(caller, tiles)
         self._rate.record(tiles, busy=self._busy)
 
@@ -97,7 +97,7 @@ class TilePlace:
     not_encoded: int
 
     def note_encoded(self, tiles: int) -> None:
-        """Some of the image's tiles have been encoded; they keep their room until the image is complete."""
+        """Some of the image's tiles have been encoded; they count until the image is complete."""
         tiles = min(tiles, self.not_encoded)
         self.not_encoded -= tiles
         self.capacity.note_encoded(self.caller, tiles)
