@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from visionsplit_batch.rows.records import Carry, RunLabels
+from visionsplit_batch.rows.fields import Carry
+from visionsplit_batch.rows.records import RunLabels
 from visionsplit_batch.sinks.base import AnswersSink, Item, Sink
 from visionsplit_batch.sinks.jsonl import JsonlSink
 from visionsplit_batch.sinks.openai import OpenAiSink

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import IO, Any, ClassVar, Generic, TypeVar
 
-from visionsplit_batch.rows.fields import plain_text
+from visionsplit_batch.rows.fields import Carry, plain_text
 from visionsplit_batch.rows.part_state import FailedRow
-from visionsplit_batch.rows.records import Carry, Record, RunLabels
+from visionsplit_batch.rows.records import Record, RunLabels
 from visionsplit_batch.rows.rows import Outcome
 from visionsplit_batch.storage.storage import Storage
 

@@ -8,7 +8,8 @@ from typing import IO
 from visionsplit.wire.stored_tensors import StoredTensor, TensorWriter
 
 from visionsplit_batch.errors import OutputError
-from visionsplit_batch.rows.records import Carry, RunLabels, TokenRecord
+from visionsplit_batch.rows.fields import Carry
+from visionsplit_batch.rows.records import RunLabels, TokenRecord
 from visionsplit_batch.rows.rows import Outcome
 from visionsplit_batch.sinks.base import Sink, json_text
 from visionsplit_batch.storage.storage import Storage
