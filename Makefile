@@ -10,7 +10,7 @@ PACKAGES := visionsplit encoder_service llm_service visionsplit_ray visionsplit_
 REF ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos pictures clean
+.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos figures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -93,8 +93,8 @@ load: $(INSTALLED) ## requests at half, once and twice the capacity, all account
 chaos: $(INSTALLED) ## the same while replicas, encoders and the gateway are killed (four minutes; ARGS="--seconds 60")
 	$(BIN)/python -m benchmarks.load --chaos $(ARGS)
 
-pictures: $(INSTALLED) ## draw the documentation's figures again
-	scripts/pictures.sh
+figures: $(INSTALLED) ## draw the documentation's figures again
+	scripts/figures.sh
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""`python -m encoder_service`: reads the settings and serves until told to stop."""
+"""`python -m encoder_service`: reads the settings and serves until a signal stops it."""
 
 import sys
 from collections.abc import Sequence

@@ -3,12 +3,20 @@
 Seconds are those of `EncodeTimings`. `compression` is a row of the table of methods, whatever parts a request replaced.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from visionsplit.telemetry.metrics import LONG_BUCKETS, SHORT_BUCKETS, TILE_BUCKETS, CacheMetrics, CacheState
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from visionsplit.telemetry.metrics import SHORT_BUCKETS, TILE_BUCKETS, Metrics
 
 from encoder_service.caching.tokens import CacheCounts, CacheUse
 from encoder_service.pipeline.events import ImageDone
 from encoder_service.pipeline.pipeline import EncoderPipeline
+
+_CACHE = "visionsplit_encoder_cache"
+_LABEL = "compression"
 
 
 class EncoderMetrics:
@@ -16,41 +24,31 @@ class EncoderMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"visionsplit_encoder_{name}", text, ("compression",), registry=registry)
-
-        def seconds(name: str, text: str, buckets: tuple[float, ...] = SHORT_BUCKETS) -> Histogram:
-            return Histogram(f"visionsplit_encoder_{name}_seconds", text, buckets=buckets, registry=registry)
-
-        self._images = counter("images", "Images encoded.")
-        self._tokens_before = counter("vision_tokens_before", "Vision tokens of those images without compression.")
-        self._tokens_after = counter("vision_tokens_after", "Vision tokens kept of them.")
-        self._bytes = counter("wire_bytes", "Bytes of features, scales and positions made of them.")
-        self._preprocess = seconds("preprocess", "An image's decoding, turning, cutting and normalising.")
-        self._queue = seconds("queue", "From then until its first tile entered the vision tower.", LONG_BUCKETS)
-        self._encode = seconds("encode", "Forward passes that held its tiles, with scores and selection.")
-        self._first_chunk = seconds("first_chunk", "From the call's start to its first chunk of tokens.", LONG_BUCKETS)
-        self._image = seconds("image", "From the call's start to its last chunk of tokens.", LONG_BUCKETS)
+        make = Metrics(registry, "encoder")
+        short = partial(make.seconds, buckets=SHORT_BUCKETS)
+        self._images = make.counter("images", "Images encoded.", _LABEL)
+        text = "Vision tokens of those images without compression."
+        self._tokens_before = make.counter("vision_tokens_before", text, _LABEL)
+        self._tokens_after = make.counter("vision_tokens_after", "Vision tokens kept of them.", _LABEL)
+        self._bytes = make.counter("wire_bytes", "Bytes of features, scales and positions made of them.", _LABEL)
+        self._preprocess = short("preprocess", "An image's decoding, turning, cutting and normalising.")
+        self._queue = make.seconds("queue", "From then until its first tile entered the vision tower.")
+        self._encode = short("encode", "Forward passes that held its tiles, with scores and selection.")
+        self._first_chunk = make.seconds("first_chunk", "From the call's start to its first chunk of tokens.")
+        self._image = make.seconds("image", "From the call's start to its last chunk of tokens.")
         self._batch_tiles = Histogram(
             "visionsplit_encoder_batch_tiles", "Tiles of a forward pass.", buckets=TILE_BUCKETS, registry=registry
         )
-        self._batch = seconds("batch", "A forward pass with scores, selection and the way to the host.")
-        self._compression = seconds(
-            "compression", "Of that, what choosing tokens took the host; on a GPU, only the launching of it."
-        )
-        self._queued_tiles = Gauge(
-            "visionsplit_encoder_queued_tiles", "Tiles that wait for the vision tower.", registry=registry
-        )
-        self._reserved_tiles = Gauge(
-            "visionsplit_encoder_reserved_tiles",
-            "Tiles of images from before their decoding until they are encoded, by their files' headers.",
-            registry=registry,
-        )
+        self._batch = short("batch", "A forward pass with scores, selection and the way to the host.")
+        text = "Of that, what choosing tokens took the host; on a GPU, only the launching of it."
+        self._compression = short("compression", text)
+        self._queued_tiles = make.gauge("queued_tiles", "Tiles that wait for the vision tower.")
+        text = "Tiles of images from before their decoding until they are encoded, by their files' headers."
+        self._reserved_tiles = make.gauge("reserved_tiles", text)
 
     def watch(self, pipeline: EncoderPipeline) -> None:
         """Ask a pipeline whenever the metrics are read, which happens on another thread. Call this once."""
-        CacheMetrics(self._registry, "encoder", lambda: _cache_states(pipeline.cache_counts))
+        CacheMetrics(self._registry, lambda: pipeline.cache_counts)
         self._queued_tiles.set_function(lambda: pipeline.queued_tiles)
         self._reserved_tiles.set_function(lambda: pipeline.reserved_tiles)
 
@@ -74,23 +72,36 @@ class EncoderMetrics:
         self._compression.observe(compression_seconds)
 
 
-def _cache_states(counts: CacheCounts | None) -> list[CacheState]:
-    """The tiers of the cache of tokens. What memory does not have is looked for on disk; an image that an equal request
-    is encoding already joins that one."""
-    if counts is None:
-        return []
-    behind_memory = counts.disk_hits + counts.misses
-    memory = {"hit": counts.memory_hits, "miss": behind_memory, "joined": counts.joined}
-    disk = {"hit": counts.disk_hits, "miss": counts.misses}
-    return [
-        CacheState("memory", memory, counts.memory_evictions, counts.memory_entries, counts.memory_bytes),
-        CacheState(
-            "disk",
-            disk,
-            counts.disk_evictions,
-            counts.disk_entries,
-            counts.disk_bytes,
-            counts.disk_failures,
-            counts.disk_skipped,
-        ),
-    ]
+class CacheMetrics(Collector):
+    """Exports both tiers of the cache of tokens, which are read at each scrape, on the thread of the page."""
+
+    def __init__(self, registry: CollectorRegistry, read: Callable[[], CacheCounts | None]) -> None:
+        self._read = read
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        counts = self._read()
+        if counts is None:
+            return
+        lookups = CounterMetricFamily(f"{_CACHE}_lookups", "Look-ups by result.", labels=("cache", "result"))
+        # What memory does not have is looked for on disk; an image that an equal request is encoding joins that one.
+        for tier, result, amount in (
+            ("memory", "hit", counts.memory_hits),
+            ("memory", "miss", counts.disk_hits + counts.misses),
+            ("memory", "joined", counts.joined),
+            ("disk", "hit", counts.disk_hits),
+            ("disk", "miss", counts.misses),
+        ):
+            lookups.add_metric((tier, result), amount)
+        yield lookups
+        for kind, name, text, memory, disk in (
+            (CounterMetricFamily, "evictions", "Entries evicted.", counts.memory_evictions, counts.disk_evictions),
+            (CounterMetricFamily, "failures", "Entries that could not be read or written.", 0, counts.disk_failures),
+            (CounterMetricFamily, "skipped", "Entries left out of a full queue of writes.", 0, counts.disk_skipped),
+            (GaugeMetricFamily, "entries", "Entries held.", counts.memory_entries, counts.disk_entries),
+            (GaugeMetricFamily, "bytes", "Bytes held.", counts.memory_bytes, counts.disk_bytes),
+        ):
+            family = kind(f"{_CACHE}_{name}", text, labels=("cache",))
+            family.add_metric(("memory",), memory)
+            family.add_metric(("disk",), disk)
+            yield family

@@ -105,15 +105,15 @@ class EncoderServer(ServiceServer):
         )
         metrics.watch(self._pipeline)
         service = EncoderService(
-            config,
-            self._pipeline,
-            loaded.info,
-            self._admission,
-            self._llm,
-            self.telemetry,
-            metrics,
-            receiver.callers,
-            RequestChecker(
+            config=config,
+            pipeline=self._pipeline,
+            info=loaded.info,
+            admission=self._admission,
+            llm=self._llm,
+            tracer=self.telemetry.tracer,
+            metrics=metrics,
+            callers=receiver.callers,
+            checker=RequestChecker(
                 max_images=config.max_images,
                 default_compression=self._default_compression,
                 default_data_type=data_type_from_proto(loaded.info.default_data_type),

@@ -1,4 +1,4 @@
-"""`python -m llm_service`: reads the settings and serves until told to stop."""
+"""`python -m llm_service`: reads the settings and serves until a signal stops it."""
 
 import sys
 from collections.abc import Sequence

@@ -179,7 +179,7 @@ class RayConfig:
         a changing one, may exceed the GPUs: they then share them equally.
 
         Args:
-            device: that the replicas were told to use; None leaves the choice to them.
+            device: the setting of the replicas; None leaves the choice to them.
             replicas: their number, where it is fixed.
             cluster_gpus: GPUs of the whole cluster at the moment.
         """
@@ -221,7 +221,7 @@ class Limits:
     upload_idle_seconds: float = _limits(
         60.0,
         positive,
-        "The silence in seconds after which an upload is given up when other calls need its place or its room.",
+        "The silence in seconds after which an upload is ended when other calls need its slot or its memory.",
         name="upload_idle",
     )
     # An upload may take as long as the encoder's queue: 1024 tiles are 17 minutes for a large tower on a CPU.

@@ -64,7 +64,9 @@ class LlmServer(ServiceServer):
             max_calls=backend.max_calls,
             uploads=self._metrics.uploads,
         )
-        self._watch = ReplicaWatch(backend, self._metrics, self.health, set_replicas=admission.set_replicas)
+        self._watch = ReplicaWatch(
+            backend=backend, metrics=self._metrics, health=self.health, set_replicas=admission.set_replicas
+        )
         gateway = LlmGateway(
             model=checkpoint.name,
             backend=backend,

@@ -1,4 +1,4 @@
-"""Plots a training log: python -m training.curves LOG.jsonl PICTURE.png (needs matplotlib)."""
+"""Plots a training log: python -m training.curves LOG.jsonl PLOT.png (needs matplotlib)."""
 
 import argparse
 import json
@@ -16,13 +16,13 @@ Entry = Mapping[str, Any]  # one line of the log
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.curves", description=__doc__)
     parser.add_argument("log", type=Path)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("plot", type=Path)
     arguments = parser.parse_args()
     entries = [json.loads(line) for line in arguments.log.read_text().splitlines()]
-    draw(entries, arguments.picture)
+    draw(entries, arguments.plot)
 
 
-def draw(entries: Sequence[Entry], picture: Path) -> None:
+def draw(entries: Sequence[Entry], plot: Path) -> None:
     """Plot losses, and next to them the shares of right answers, one row per stage, one legend above each column."""
     stages = list(dict.fromkeys(str(entry["stage"]) for entry in entries))
     topics = list(dict.fromkeys(topic for entry in entries for topic in entry.get("right", {})))
@@ -39,7 +39,7 @@ def draw(entries: Sequence[Entry], picture: Path) -> None:
         labels = [name.replace("_", " ") for name in names]
         # Above the first row, where it covers no curve.
         axes[0][column].legend(lines, labels, ncols=3, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.12))
-    figure.savefig(picture, dpi=80)
+    figure.savefig(plot, dpi=80)
     pyplot.close(figure)
 
 

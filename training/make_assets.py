@@ -1,6 +1,6 @@
 """Draws the emoji that the scenes are made of into one image: `python -m training.make_assets [font]`.
 
-Needs the font Noto Color Emoji (Debian: fonts-noto-color-emoji). The picture is committed, so that rendering a scene
+Needs the font Noto Color Emoji (Debian: fonts-noto-color-emoji). The image is committed, so that rendering a scene
 needs no installed font.
 """
 

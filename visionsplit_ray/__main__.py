@@ -6,8 +6,9 @@ Takes the options of visionsplit-llm, and those below.
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from visionsplit.command_line.parser import OneLineParser, pool_size
+from visionsplit.command_line.parser import Kind, OneLineParser, add_option, any_text, pool_size
 
 from encoder_service.config import PROGRAM as ENCODER
 from llm_service.config import PROGRAM as LLM
@@ -15,10 +16,10 @@ from llm_service.config import BackendKind
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to stop; returns the process's exit status."""
+    """Serve until a signal stops the process; returns the process's exit status."""
     options, rest = _parser().parse_known_args(arguments)
     llm = LLM.read([*rest, "--backend", BackendKind.RAY.value])
-    encoder = ENCODER.read(["--model", llm.model, *shlex.split(options.encoder_args)])
+    encoder = ENCODER.read(["--model", llm.model, *options.encoder_args])
     # PyTorch and Ray are imported only once the settings are known to be right.
     from visionsplit.server.running import run
 
@@ -32,25 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m visionsplit_ray", description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument(
-        "--encoders",
-        type=pool_size,
-        default=(1, 1),
-        metavar="N[-M]",
-        help="The number of encoders; a range such as 2-8 follows the work. Default: 1.",
-    )
-    parser.add_argument(
-        "--encoder-listen",
-        required=True,
-        metavar="HOST:PORT,...",
-        help="The addresses on this machine where the encoders listen, one for each of the most encoders. Required.",
-    )
-    parser.add_argument(
-        "--encoder-args",
-        default="",
-        metavar="OPTIONS",
-        help="The options of visionsplit-encoder for each encoder, as one word. Default: none.",
-    )
+    add = partial(add_option, parser)
+    add("--encoders", pool_size, "The number of encoders; a range such as 2-8 follows the work.", (1, 1))
+    text = "The addresses on this machine where the encoders listen, one for each of the most encoders."
+    add("--encoder-listen", any_text, text, required=True, metavar="HOST:PORT,...")
+    text = "The options of visionsplit-encoder for each encoder, as one word."
+    add("--encoder-args", Kind(shlex.split, "options", "OPTIONS"), text, [])
     return parser
 
 

@@ -25,7 +25,7 @@ MODES = ("services", "ray")
 _IMAGES = {inputs.PROPORTIONED: 32, inputs.TINY: 6}  # for these models, by default; for others:
 _MANY_IMAGES = 120
 EXPLANATION = """\
-All in one run: the loop at each batch size, then the batch job. Same pictures from the same files in the same order,
+All in one run: the loop at each batch size, then the batch job. The same images from the same files in the same order,
 same prompt, float32, greedy decoding, at most {tokens} new tokens. Images/s count from the first image to the last,
 reading included; starting up (Python, weights, services) is left out of both sides there and in both sides of "with
 start". The loop uses all cores and has captioned one image before. A job on Ray starts its services itself, so its
@@ -56,8 +56,8 @@ def _measure(name: str, folder: Path, options: argparse.Namespace) -> bool:
     """Measure and print one model; return whether a job is too slow."""
     model = inputs.checkpoint(name, folder / "model")
     number = options.images or _IMAGES.get(name, _MANY_IMAGES)
-    images = inputs.write_pictures(folder / "images", range(number))
-    inputs.write_pictures(folder / "one", [number])  # a separate image, which warms nothing up for the others
+    images = inputs.write_images(folder / "images", range(number))
+    inputs.write_images(folder / "one", [number])  # a separate image, which warms nothing up for the others
     print(f"\n## {Path(name).name}, {number} images\n", flush=True)
     loop = jobs.loop(model, images, options.batch_sizes, options.prompt, options.max_new_tokens)
     done = list(_jobs(model, images, folder, options))
@@ -70,10 +70,10 @@ def _measure(name: str, folder: Path, options: argparse.Namespace) -> bool:
 def _jobs(model: Path, images: Path, folder: Path, options: argparse.Namespace) -> Iterator[report.Job]:
     """Run every job, each after a job with a single image, which warms the services up or measures a start on Ray."""
 
-    def caption(name: str, pictures: Path, there: Sequence[str], ratio: float) -> jobs.JobRun:
-        output = folder / f"{name}-{ratio}-{pictures.name}"
+    def caption(name: str, folder_of_images: Path, there: Sequence[str], ratio: float) -> jobs.JobRun:
+        output = folder / f"{name}-{ratio}-{folder_of_images.name}"
         return jobs.job(
-            pictures, output, there, ratio=ratio, prompt=options.prompt, max_new_tokens=options.max_new_tokens
+            folder_of_images, output, there, ratio=ratio, prompt=options.prompt, max_new_tokens=options.max_new_tokens
         )
 
     modes = ["services"] if options.quick else options.modes

@@ -10,7 +10,7 @@ from training.scenes.render import render
 PROPORTIONED = "proportioned"
 TINY = "tiny"
 _TILE = 168  # pixels, of both models
-_PICTURE_TILE = 336  # pixels of the tiles for which images are drawn: like photographs, they are larger than necessary
+_IMAGE_TILE = 336  # pixels of the tiles for which images are drawn: like photographs, they are larger than necessary
 _JPEG_QUALITY = 90
 # Width of the vision tower and depth of the language model are chosen so that, as in LLaVA-NeXT-7B, the prefill of an
 # image of 2 x 2 tiles has some 23 times the operations of the vision tower, a ninth of them in attention. 144 tokens
@@ -35,11 +35,11 @@ _LANGUAGE = {
 _PINPOINTS = [[168, 336], [336, 168], [336, 336], [504, 168], [168, 504]]  # LLaVA-NeXT's five grids, height and width
 
 
-def write_pictures(folder: Path, numbers: Iterable[int]) -> Path:
+def write_images(folder: Path, numbers: Iterable[int]) -> Path:
     """Draw different scenes as JPEG files: wide, tall and square, 200 to 1,800 pixels. Returns the folder."""
     folder.mkdir(parents=True)
     for number in numbers:
-        render(held_out(number, _PICTURE_TILE).scene).save(folder / f"{number:05d}.jpg", quality=_JPEG_QUALITY)
+        render(held_out(number, _IMAGE_TILE).scene).save(folder / f"{number:05d}.jpg", quality=_JPEG_QUALITY)
     return folder
 
 

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 
 import visionsplit
+from visionsplit.command_line.parser import OneLineParser
 from visionsplit.errors import VisionSplitError
 
-from visionsplit_cli import ask, caption, encode, health, hints, image_arguments, info, options, output, report
+from visionsplit_cli import ask, caption, encode, health, hints, image_arguments, info, output, report
 from visionsplit_cli.batch import command as batch
 from visionsplit_cli.local_services import up
 from visionsplit_cli.parser import CommandParser
@@ -71,7 +72,7 @@ def _images(args: argparse.Namespace) -> Sequence[str]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line, with a subcommand for each command."""
-    parser = options.OneLineParser(
+    parser = OneLineParser(
         prog="visionsplit", description="Ask questions about high-resolution images, with most vision tokens left out."
     )
     parser.add_argument("--version", action="version", version=f"visionsplit {visionsplit.__version__}")

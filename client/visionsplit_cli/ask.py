@@ -3,7 +3,9 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+from visionsplit.command_line.parser import add_option, any_text
 from visionsplit.visible import one_line, visible
 from visionsplit_client import (
     Client,
@@ -12,7 +14,6 @@ from visionsplit_client import (
     Finished,
     Generation,
     GenerationEvent,
-    Pruning,
     TextDelta,
 )
 
@@ -29,17 +30,10 @@ def add_parser(commands: options.Subparsers) -> None:
         metavar="IMAGE... QUESTION",
         help="The images (paths, URLs, data: URLs, or - for standard input), if any, then the question as one word.",
     )
-    parser.add_argument(
-        "--prompt",
-        metavar="QUESTION",
-        help="The question, taken as it is; all other words are images then. Default: the last word.",
-    )
-    parser.add_argument(
-        "--tokens",
-        action="append",
-        metavar="FILE",
-        help="A file of stored tokens, as `encode` writes it, instead of an image; may be repeated. Default: none.",
-    )
+    text = "The question, taken as it is; all other words are images then."
+    add_option(parser, "--prompt", any_text, text, absent="the last word", metavar="QUESTION")
+    text = "A file of stored tokens, as `encode` writes it, instead of an image; may be repeated."
+    add_option(parser, "--tokens", any_text, text, action="append", metavar="FILE")
     options.add_json(parser)
     options.add_connection(parser)
     options.add_compression(parser)
@@ -56,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
             if args.tokens
             else "the compression options need an image, which goes before the question"
         )
-    pruning = options.pruning_from(args)
+    asked = options.answer_options(args) if args.tokens else options.request_options(args)
     if not args.images and not args.tokens:
         output.warn("no image was given, so the question is asked without one")
-    with options.client_from(args) as client, _start(client, args, pruning) as stream:
+    with options.client_from(args) as client, _start(client, args, asked) as stream:
         for event in stream:
             if isinstance(event, TextDelta) and not args.json:
                 print(visible(event.text), end="", flush=True)
@@ -93,22 +87,10 @@ def _split(args: argparse.Namespace) -> tuple[list[str], str]:
     return images, question
 
 
-def _start(client: Client, args: argparse.Namespace, pruning: Pruning | None) -> EventStream[GenerationEvent, Finished]:
-    sampling = options.sampling_from(args)
+def _start(client: Client, args: argparse.Namespace, asked: dict[str, Any]) -> EventStream[GenerationEvent, Finished]:
     if args.tokens:
-        images = [EncodedImage.load(path) for path in args.tokens]
-        return client.stream_from_tokens(
-            images, args.question, pruning=pruning, position_ids=args.position_ids, sampling=sampling
-        )
-    return client.stream(
-        [image_arguments.source_of(name) for name in args.images],
-        args.question,
-        compression=options.compression_from(args),
-        data_type=args.data_type,
-        pruning=pruning,
-        position_ids=args.position_ids,
-        sampling=sampling,
-    )
+        return client.stream_from_tokens([EncodedImage.load(path) for path in args.tokens], args.question, **asked)
+    return client.stream([image_arguments.source_of(name) for name in args.images], args.question, **asked)
 
 
 def _print_cost(generation: Generation, names: Sequence[str]) -> None:

@@ -4,10 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from visionsplit.errors import VisionSplitError
 from visionsplit.visible import counted, one_line, visible
-from visionsplit_client import Client, Compression, Generation, Pruning
+from visionsplit_client import Client, Compression, Generation
 
 from visionsplit_cli import hints, image_arguments, options, output, report
 
@@ -49,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.prompt.strip():
         options.usage_error(args, "the instruction of --prompt is empty")
     results = []
-    compression, pruning = options.compression_from(args), options.pruning_from(args)
+    asked = options.request_options(args)
     with options.client_from(args) as client:
         for image in args.images:
-            result = _caption(client, image, compression, pruning, args)
+            result = _caption(client, image, args.prompt, asked)
             results.append(result)
             if result.error is not None:
                 output.warn(result.error["message"])
@@ -61,25 +62,15 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         report.print_json({"images": results, "totals": _totals(results)})
     elif any(result.generation for result in results):
-        _print_totals(results, compression)
+        _print_totals(results, asked["compression"])
     return 1 if any(result.error is not None for result in results) else 0
 
 
-def _caption(
-    client: Client, image: str, compression: Compression | None, pruning: Pruning | None, args: argparse.Namespace
-) -> _Captioned:
+def _caption(client: Client, image: str, prompt: str, asked: dict[str, Any]) -> _Captioned:
     """One image's failure is its own; the others go on."""
     name = image_arguments.shown(image)
     try:
-        generation = client.generate(
-            image_arguments.source_of(image),
-            args.prompt,
-            compression=compression,
-            data_type=args.data_type,
-            pruning=pruning,
-            position_ids=args.position_ids,
-            sampling=options.sampling_from(args),
-        )
+        generation = client.generate(image_arguments.source_of(image), prompt, **asked)
     except (VisionSplitError, OSError, ValueError) as error:
         text = hints.explained(error, [name]) + _mistake(error, image)
         named = text if name in text else f"{name}: {text}"

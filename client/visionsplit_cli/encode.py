@@ -1,8 +1,8 @@
 """`visionsplit encode IMAGE -o FILE`: store an image's kept vision tokens."""
 
 import argparse
-from pathlib import Path
 
+from visionsplit.command_line.parser import add_option, path
 from visionsplit.visible import one_line
 
 from visionsplit_cli import image_arguments, options, report
@@ -11,9 +11,7 @@ from visionsplit_cli import image_arguments, options, report
 def add_parser(commands: options.Subparsers) -> None:
     parser = commands.add_parser("encode", help="store an image's vision tokens", description=__doc__)
     parser.add_argument("image", metavar="IMAGE", help=image_arguments.IMAGE_HELP)
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE", help="The .safetensors file to write. Required."
-    )
+    add_option(parser, "-o", path, "The .safetensors file to write.", alias="--output", required=True)
     options.add_json(parser)
     options.add_connection(parser)
     options.add_compression(parser)

@@ -6,6 +6,7 @@ The exit code is 0 if it does, and 1 while it starts or drains or if it cannot b
 import argparse
 from dataclasses import replace
 
+from visionsplit.command_line.parser import add_option, positive
 from visionsplit_client import Client, HealthStatus
 
 from visionsplit_cli import options, output
@@ -16,13 +17,7 @@ _TIMEOUT_SECONDS = 5.0
 def add_parser(commands: options.Subparsers) -> None:
     parser = commands.add_parser("health", help="say whether a service takes calls", description=__doc__)
     parser.add_argument("address", metavar="HOST:PORT", help="The address of an encoder service or an LLM service.")
-    parser.add_argument(
-        "--timeout",
-        type=options.positive_seconds,
-        default=_TIMEOUT_SECONDS,
-        metavar="SECONDS",
-        help="The time to wait for an answer. Default: %(default)g.",
-    )
+    add_option(parser, "--timeout", positive, "The time to wait for an answer.", _TIMEOUT_SECONDS)
     options.add_security(parser)
     parser.set_defaults(run=run, parser=parser)
 

@@ -86,12 +86,8 @@ def _print_encoder(info: EncoderInfo, *, parts: bool) -> None:
     print(f"  features {info.format.feature_size} wide, fingerprint {info.format.encoder_fingerprint}")
     print(f"  default: {default.method}{ratio}, {default.layout} layout, {info.default_data_type}")
     print(f"  at most {info.max_images} images, {info.max_image_pixels} pixels each, {info.max_request_bytes} bytes")
-    _print_choices("methods", info.methods)
-    if parts:
-        _print_choices("scores", info.scores)
-        _print_choices("budgets", info.budgets)
-        _print_choices("selections", info.selections)
-        _print_choices("mergings", info.mergings)
+    for name in ("methods", *(("scores", "budgets", "selections", "mergings") if parts else ())):
+        _print_choices(name, getattr(info, name))
 
 
 def _print_llm(info: LlmInfo) -> None:

@@ -4,10 +4,21 @@ import argparse
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any, NoReturn
 
-from visionsplit.command_line import parser as command_line
+from visionsplit.command_line.parser import (
+    Kind,
+    add_option,
+    any_text,
+    at_least,
+    not_negative,
+    number,
+    one_of,
+    positive,
+    share,
+)
 from visionsplit.command_line.security_options import add_client_options, client_security_from
 from visionsplit.errors import (
     InvalidCompressionError,
@@ -42,33 +53,19 @@ FIELD_OPTIONS: Mapping[type[VisionSplitError], Mapping[str, str]] = {
 }
 METRICS = {"encoder": "127.0.0.1:9051", "llm": "127.0.0.1:9052"}  # where services of `up --metrics` serve them
 
+_AS_LISTED = "the values in `visionsplit info`"
+_name = replace(any_text, metavar="NAME")
+
 Subparsers = Any  # argparse keeps this type private
-OneLineParser = command_line.OneLineParser
-host_port = command_line.host_port
-positive_seconds = command_line.positive
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("services")
-    group.add_argument(
-        "--encoder",
-        action="append",
-        metavar="HOST:PORT",
-        help=f"The encoder service's address; repeat the option to use several in turn. Default: {DEFAULT_ENCODER}.",
-    )
-    group.add_argument(
-        "--llm",
-        default=DEFAULT_LLM,
-        metavar="HOST:PORT",
-        help="The LLM service's address, for what is asked of that service directly. Default: %(default)s.",
-    )
-    group.add_argument(
-        "--timeout",
-        type=positive_seconds,
-        default=DEFAULT_TIMEOUT,
-        metavar="SECONDS",
-        help="The time limit of each call, retries included. Default: %(default)g.",
-    )
+    add = partial(add_option, parser.add_argument_group("services"))
+    address = replace(any_text, metavar="HOST:PORT")  # which the client checks
+    text = "The encoder service's address; repeat the option to use several in turn."
+    add("--encoder", address, text, absent=DEFAULT_ENCODER, action="append")
+    add("--llm", address, "The LLM service's address, for what is asked of that service directly.", DEFAULT_LLM)
+    add("--timeout", positive, "The time limit of each call, retries included.", DEFAULT_TIMEOUT)
     add_security(parser)
     parser.set_defaults(parser=parser)  # for what only turns out to be wrong once all options are known
 
@@ -91,44 +88,35 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
         if ratio
         else "",
     )
-    group.add_argument(
+    add = partial(add_option, group)
+    add(
         "--method",
-        "--compression",
-        metavar="NAME",
-        help="How to choose the vision tokens to keep; `visionsplit info` lists the methods. Default: "
-        + (f"{DEFAULT_METHOD} with --ratio, else the encoder's." if ratio else f"{DEFAULT_METHOD}."),
+        _name,
+        "How to choose the vision tokens to keep; `visionsplit info` lists the methods.",
+        alias="--compression",
+        absent=f"{DEFAULT_METHOD} with --ratio, else the encoder's" if ratio else DEFAULT_METHOD,
     )
     if ratio:
-        group.add_argument(
+        add(
             "--ratio",
-            "--retention-ratio",
-            type=command_line.share,
-            metavar="SHARE",
-            help=f"The share of the vision tokens to keep, above 0 and at most 1. Default: {DEFAULT_RATIO:g} with "
-            "--method, for methods that need a ratio.",
+            share,
+            "The share of the vision tokens to keep, above 0 and at most 1.",
+            alias="--retention-ratio",
+            absent=f"{DEFAULT_RATIO:g} with --method, for methods that need a ratio",
         )
-    group.add_argument("--layout", choices=LAYOUTS, help=f"The order of the kept tokens. Default: {LAYOUTS[0]}.")
+    add("--layout", one_of(LAYOUTS), "The order of the kept tokens.", absent=LAYOUTS[0])
     for part, text in (
         ("score", "what a token is worth"),
         ("budget", "how many tokens each tile keeps"),
         ("selection", "which tokens are kept"),
         ("merging", "what the kept tokens take over from the others"),
     ):
-        group.add_argument(f"--{part}", metavar="NAME", help=f"The method's {part}, {text}. Default: the method's own.")
-    group.add_argument(
-        "--parameter",
-        action="append",
-        default=[],
-        type=_parameter,
-        metavar="NAME=NUMBER",
-        help="A parameter of the method, such as tau=10; may be repeated. Default: the values in `visionsplit info`.",
-    )
-    add_guidance(group, default="the question")
-    group.add_argument(
-        "--data-type",
-        choices=DATA_TYPES,
-        help="The number format in which vision tokens are sent. Default: the encoder's.",
-    )
+        add(f"--{part}", _name, f"The method's {part}, {text}.", absent="the method's own")
+    text = "A parameter of the method, such as tau=10; may be repeated."
+    add("--parameter", _parameters, text, [], absent=_AS_LISTED, action="append")
+    add_guidance(group, absent="the question")
+    text = "The number format in which vision tokens are sent."
+    add("--data-type", one_of(DATA_TYPES), text, absent="the encoder's")
     if ratio:
         group.add_argument(
             "--quotas-only",
@@ -137,9 +125,9 @@ def add_compression(parser: argparse.ArgumentParser, *, ratio: bool = True) -> N
         )
 
 
-def add_guidance(group: argparse._ActionsContainer, *, default: str) -> None:
-    text = f"The text by which a method such as cdpruner chooses tokens. Default: {default}."
-    group.add_argument("--guidance", metavar="TEXT", help=text)
+def add_guidance(group: argparse._ActionsContainer, *, absent: str) -> None:
+    text = "The text by which a method such as cdpruner chooses tokens."
+    add_option(group, "--guidance", any_text, text, absent=absent)
 
 
 def add_prefill(parser: argparse.ArgumentParser) -> None:
@@ -147,80 +135,38 @@ def add_prefill(parser: argparse.ArgumentParser) -> None:
         "language model",
         "Without --prune the language model keeps every vision token that it gets. --prune may follow any compression.",
     )
-    group.add_argument(
+    add = partial(add_option, group)
+    add(
         "--prune",
-        metavar="METHOD",
-        help="How to drop vision tokens between the language model's layers; `visionsplit info` lists the methods. "
-        "Default: none are dropped.",
+        replace(any_text, metavar="METHOD"),
+        "How to drop vision tokens between the language model's layers; `visionsplit info` lists the methods.",
+        absent="none are dropped",
     )
-    group.add_argument(
+    add(
         "--prune-ratio",
-        type=command_line.share,
-        metavar="SHARE",
-        help="The share of the vision tokens that --prune keeps, above 0 and at most 1. Default: as published, where "
-        "the method has such a setting.",
+        share,
+        "The share of the vision tokens that --prune keeps, above 0 and at most 1.",
+        absent="as published, where the method has such a setting",
     )
-    group.add_argument(
-        "--prune-set",
-        action="append",
-        default=[],
-        type=_parameter,
-        metavar="NAME=NUMBER",
-        help="A parameter of the pruning method; may be repeated. Default: the values in `visionsplit info`.",
-    )
-    group.add_argument(
-        "--position-ids",
-        choices=POSITION_IDS,
-        help="The positions of the kept tokens: renumbered without gaps, or original as without compression. "
-        f"Default: {POSITION_IDS[0]}.",
-    )
+    text = "A parameter of the pruning method; may be repeated."
+    add("--prune-set", _parameters, text, [], absent=_AS_LISTED, action="append")
+    text = "The positions of the kept tokens: renumbered without gaps, or original as without compression."
+    add("--position-ids", one_of(POSITION_IDS), text, absent=POSITION_IDS[0])
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("decoding").add_argument
-    add(
-        "--max-new-tokens",
-        type=command_line.at_least(1),
-        metavar="N",
-        help="The most tokens of an answer. Default: the LLM service's.",
-    )
-    add(
-        "--temperature",
-        type=command_line.not_negative,
-        metavar="T",
-        help="The sampling temperature; 0 decodes greedily. Default: 0.",
-    )
-    add(
-        "--top-p",
-        type=command_line.share,
-        metavar="P",
-        help="Sample among the likeliest tokens that together have this probability, in (0, 1]. Default: 1.",
-    )
-    add(
-        "--top-k",
-        type=command_line.at_least(-1),
-        metavar="K",
-        help="Sample among this many likeliest tokens; 0 and -1 mean all. Default: 0.",
-    )
-    add(
-        "--seed",
-        type=command_line.at_least(-1),
-        metavar="N",
-        help="The seed of sampling; the same seed gives the same text, and -1 sets none. Default: random.",
-    )
-    add(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="A text before which the answer ends; may be repeated. Default: none.",
-    )
-    add(
-        "--repetition-penalty",
-        type=command_line.positive,
-        metavar="R",
-        help="The penalty on tokens that the text already holds; 1 leaves them alone. Default: the checkpoint's.",
-    )
+    add = partial(add_option, parser.add_argument_group("decoding"))
+    add("--max-new-tokens", at_least(1), "The most tokens of an answer.", absent="the LLM service's")
+    add("--temperature", not_negative, "The sampling temperature; 0 decodes greedily.", absent="0", metavar="T")
+    text = "Sample among the likeliest tokens that together have this probability, in (0, 1]."
+    add("--top-p", share, text, absent="1", metavar="P")
+    text = "Sample among this many likeliest tokens; 0 and -1 mean all."
+    add("--top-k", at_least(-1), text, absent="0", metavar="K")
+    text = "The seed of sampling; the same seed gives the same text, and -1 sets none."
+    add("--seed", at_least(-1), text, absent="random")
+    add("--stop", any_text, "A text before which the answer ends; may be repeated.", [], action="append")
+    text = "The penalty on tokens that the text already holds; 1 leaves them alone."
+    add("--repetition-penalty", positive, text, absent="the checkpoint's", metavar="R")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -285,12 +231,29 @@ def pruning_from(args: argparse.Namespace) -> Pruning | None:
     return Pruning(args.prune, args.prune_ratio, dict(args.prune_set))
 
 
+def answer_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Client.stream_from_tokens` that the options of an answer set."""
+    return {
+        "pruning": pruning_from(args),
+        "position_ids": args.position_ids,
+        "sampling": sampling_from(args),
+    }
+
+
+def request_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Client.stream` that options set."""
+    return {"compression": compression_from(args), "data_type": args.data_type, **answer_options(args)}
+
+
 def sampling_from(args: argparse.Namespace) -> Sampling:
     return Sampling(**{field.name: getattr(args, field.name) for field in fields(Sampling)})
 
 
 def _parameter(text: str) -> tuple[str, float]:
-    name, separator, number = text.partition("=")
+    name, separator, value = text.partition("=")
     if not (name and separator):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=NUMBER")
-    return name, command_line.number(number)
+        raise ValueError(f"{text!r} is not of the form NAME=NUMBER")
+    return name, number.convert(value)
+
+
+_parameters = Kind(_parameter, "NAME=NUMBER", "NAME=NUMBER")

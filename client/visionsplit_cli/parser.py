@@ -4,12 +4,11 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from visionsplit.command_line.parser import OneLineParser
 from visionsplit.visible import one_line
 
-from visionsplit_cli import options
 
-
-class CommandParser(options.OneLineParser):
+class CommandParser(OneLineParser):
     """Takes options before, between and behind a command's other words."""
 
     _mixing = False

@@ -12,6 +12,7 @@ from visionsplit.options.sampling import Sampling
 from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
+from visionsplit.wire.request_id import new_request_id
 
 from visionsplit_client._async_calls import AsyncCall, AsyncEventStream, AsyncUpload
 from visionsplit_client._async_connections import AsyncConnectedClient
@@ -19,7 +20,7 @@ from visionsplit_client._base import TimeoutArgument
 from visionsplit_client._collectors import EncodeCollector, GenerationCollector
 from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent
 from visionsplit_client._images import ImageSource, as_sources, read_image
-from visionsplit_client._prompts import MessageLike, Prompt
+from visionsplit_client._prompts import MessageLike, Prompt, prompt_to_proto
 from visionsplit_client._requests import (
     check_same_kind,
     encode_request,
@@ -117,9 +118,9 @@ class AsyncClient(AsyncConnectedClient):
         """
         self._check_open()
         sources = as_sources(images)
-        form = self._prompt(prompt, messages, len(sources))
+        form = prompt_to_proto(prompt, messages, num_images=len(sources))
         prefill = prefill_of(pruning, position_ids)
-        collector = GenerationCollector(self._new_request_id())
+        collector = GenerationCollector(new_request_id())
         trace = CallTrace("EncoderService/Generate", self._metadata(collector.request_id))
 
         async def prepare() -> StartGenerate:
@@ -152,7 +153,7 @@ class AsyncClient(AsyncConnectedClient):
         timeout: TimeoutArgument = UNSET,
     ) -> AsyncEventStream[EncodeEvent, Encoded]:
         """The kept vision tokens as they are made: `EncodeStarted`, `TokensArrived`, at last `Encoded`."""
-        collector = EncodeCollector(self._new_request_id(), compression)
+        collector = EncodeCollector(new_request_id(), compression)
         trace = CallTrace("EncoderService/Encode", self._metadata(collector.request_id))
 
         async def prepare() -> StartEncode:
@@ -200,9 +201,9 @@ class AsyncClient(AsyncConnectedClient):
         """Like `generate_from_tokens`, with the answer as it comes."""
         encoded = [images] if isinstance(images, EncodedImage) else list(images)
         check_same_kind(encoded)
-        form = self._prompt(prompt, messages, len(encoded))
+        form = prompt_to_proto(prompt, messages, num_images=len(encoded))
         prefill = prefill_of(pruning, position_ids)
-        collector = GenerationCollector(self._new_request_id(), renumbered(encoded))
+        collector = GenerationCollector(new_request_id(), renumbered(encoded))
         trace = CallTrace("LlmService/Generate", self._metadata(collector.request_id))
 
         async def prepare() -> StartGenerateFromTokens:

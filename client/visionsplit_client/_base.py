@@ -7,12 +7,10 @@ from grpc_health.v1 import health_pb2
 from visionsplit.errors import DeadlineError, UnavailableError
 from visionsplit.network.addresses import check_address
 from visionsplit.security.client import ClientSecurity
-from visionsplit.v1 import generation_pb2
-from visionsplit.wire.request_id import REQUEST_ID_KEY, new_request_id
+from visionsplit.wire.request_id import REQUEST_ID_KEY
 
 from visionsplit_client._errors import call_error
 from visionsplit_client._info import Health, HealthStatus
-from visionsplit_client._prompts import MessageLike, Prompt, prompt_to_proto
 from visionsplit_client._retry import Attempts, Endpoints
 from visionsplit_client._settings import Limits, Retries, Timeouts, Unset, check_seconds
 
@@ -72,20 +70,10 @@ class BaseClient:
     def _lost(self, address: str) -> None:
         """Called where no answer came from an address."""
 
-    @staticmethod
-    def _prompt(
-        prompt: str | Prompt | None, messages: Sequence[MessageLike] | None, num_images: int
-    ) -> generation_pb2.Prompt:
-        return prompt_to_proto(prompt, messages, num_images=num_images)
-
     def _metadata(self, request_id: str | None = None) -> Metadata:
         """What a call carries beside its request."""
         named = () if request_id is None else ((REQUEST_ID_KEY, request_id),)
         return named if self._token is None else (*named, *self._token.metadata())
-
-    @staticmethod
-    def _new_request_id() -> str:
-        return new_request_id()
 
     def _all_addresses(self) -> list[str]:
         return [*self._encoders.addresses, *(self._llm.addresses if self._llm else ())]

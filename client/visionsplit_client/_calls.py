@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 import grpc
@@ -73,9 +72,7 @@ class EventStream(Generic[EventT, LastT]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def result(self) -> LastT:

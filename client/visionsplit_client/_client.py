@@ -9,6 +9,7 @@ from visionsplit.options.sampling import Sampling
 from visionsplit.v1 import encoder_service_pb2, llm_service_pb2
 from visionsplit.v1.encoder_service_pb2_grpc import EncoderServiceStub
 from visionsplit.v1.llm_service_pb2_grpc import LlmServiceStub
+from visionsplit.wire.request_id import new_request_id
 
 from visionsplit_client._base import TimeoutArgument
 from visionsplit_client._calls import Call, EventStream
@@ -16,7 +17,7 @@ from visionsplit_client._collectors import EncodeCollector, GenerationCollector
 from visionsplit_client._connections import ConnectedClient
 from visionsplit_client._encoded import Encoded, EncodedImage, EncodeEvent
 from visionsplit_client._images import ImageSource, as_sources, read_image
-from visionsplit_client._prompts import MessageLike, Prompt
+from visionsplit_client._prompts import MessageLike, Prompt, prompt_to_proto
 from visionsplit_client._requests import (
     check_same_kind,
     encode_request,
@@ -109,10 +110,10 @@ class Client(ConnectedClient):
         The arguments are those of `generate`. The call starts with the first event asked for.
         """
         files = [read_image(image, limits=self._limits, timeouts=self._timeouts) for image in as_sources(images)]
-        form = self._prompt(prompt, messages, len(files))
+        form = prompt_to_proto(prompt, messages, num_images=len(files))
         prefill = prefill_of(pruning, position_ids)
         request = generate_request(files, form, compression, data_type, sampling, prefill)
-        collector = GenerationCollector(self._new_request_id())
+        collector = GenerationCollector(new_request_id())
         trace = CallTrace("EncoderService/Generate", self._metadata(collector.request_id))
 
         def start(address: str, seconds: float | None) -> Call[encoder_service_pb2.EncoderServiceGenerateResponse]:
@@ -145,7 +146,7 @@ class Client(ConnectedClient):
         """The kept vision tokens as they are made: `EncodeStarted`, `TokensArrived`, at last `Encoded`."""
         file = read_image(image, limits=self._limits, timeouts=self._timeouts)
         request = encode_request(file, compression, data_type)
-        collector = EncodeCollector(self._new_request_id(), compression)
+        collector = EncodeCollector(new_request_id(), compression)
         trace = CallTrace("EncoderService/Encode", self._metadata(collector.request_id))
 
         def start(address: str, seconds: float | None) -> Call[encoder_service_pb2.EncodeResponse]:
@@ -192,9 +193,9 @@ class Client(ConnectedClient):
         """Like `generate_from_tokens`, with the answer as it comes."""
         encoded = [images] if isinstance(images, EncodedImage) else list(images)
         check_same_kind(encoded)
-        form = self._prompt(prompt, messages, len(encoded))
+        form = prompt_to_proto(prompt, messages, num_images=len(encoded))
         prefill = prefill_of(pruning, position_ids)
-        collector = GenerationCollector(self._new_request_id(), renumbered(encoded))
+        collector = GenerationCollector(new_request_id(), renumbered(encoded))
         trace = CallTrace("LlmService/Generate", self._metadata(collector.request_id))
 
         def start(address: str, seconds: float | None) -> Call[llm_service_pb2.LlmServiceGenerateResponse]:

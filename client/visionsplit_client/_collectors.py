@@ -52,7 +52,7 @@ class GenerationCollector:
         return message.WhichOneof("event") != "image"
 
     def take(self, message: GenerateResponse) -> GenerationEvent:
-        """Raises InternalError for a message that is out of order or unsound."""
+        """Raises InternalError for a message that is out of order or invalid."""
         with _service_at_fault():
             return self._take(message)
 
@@ -116,7 +116,7 @@ class EncodeCollector:
         return message.WhichOneof("event") != "header"
 
     def take(self, message: encoder_service_pb2.EncodeResponse) -> EncodeEvent:
-        """Raises InternalError for a message that is out of order or unsound."""
+        """Raises InternalError for a message that is out of order or invalid."""
         with _service_at_fault():
             return self._take(message)
 
@@ -158,4 +158,4 @@ def _service_at_fault() -> Iterator[None]:
     try:
         yield
     except InvalidRequestError as error:
-        raise InternalError(f"the service sent an unsound answer: {error}") from error
+        raise InternalError(f"the service sent an invalid answer: {error}") from error

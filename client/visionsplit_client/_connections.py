@@ -4,7 +4,6 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 import grpc
@@ -108,9 +107,7 @@ class ConnectedClient(BaseClient):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _health_of(self, address: str, timeout: float) -> Health:

@@ -34,7 +34,7 @@ class ImageFetchError(VisionSplitError):
 
 
 def call_error(error: grpc.RpcError, address: str, timeout: float | None, service: str) -> VisionSplitError:
-    """The error behind a failed call. What the service did not say itself is told with its address.
+    """The error behind a failed call. An error that the service did not report itself names its address.
 
     Args:
         service: what the caller takes the address for, such as "an encoder service".

@@ -88,7 +88,7 @@ def read_image(source: ImageSource, *, limits: Limits = DEFAULT_LIMITS, timeouts
 
 
 def _is_array(source: object) -> bool:
-    """Whether this is an array of NumPy, PyTorch or their kin, whose layout and range only the caller knows."""
+    """Whether this is an array of NumPy, PyTorch or a similar library, whose layout and range only the caller knows."""
     return hasattr(source, "__array__") and not isinstance(source, Image.Image)
 
 

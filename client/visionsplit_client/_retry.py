@@ -12,7 +12,7 @@ from visionsplit.network.endpoints import Backoff, Rotation, growing_pause
 from visionsplit_client._errors import UnreachableError, call_error
 from visionsplit_client._settings import Retries
 
-# A failing address is left out for so long, doubling with each further failure.
+# How long a failing address is left out; the time doubles with each further failure.
 _FIRST_PENALTY_SECONDS = 0.5
 _MAX_PENALTY_SECONDS = 10.0
 # gRPC takes a deadline that is some decades away for one that has passed.

@@ -6,7 +6,6 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import grpc
@@ -58,7 +57,7 @@ class BlockingCall:
             raise _cancelled() from None
 
     def cancel(self) -> None:
-        """Give the call up; nothing happens if it has ended."""
+        """Cancel the call; has no effect if it has ended."""
         self._work.cancel()
 
 
@@ -101,9 +100,7 @@ class InProcessChannel(grpc.Channel):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _call(

@@ -109,7 +109,7 @@ class _Batch:
         self._stopped = False
 
     def stop(self) -> None:
-        """Give up what runs and what waits; nothing happens if all is done."""
+        """Cancel what runs and what waits; has no effect if all is done."""
         with self._changed:
             self._stopped = True
             for stream in self._running:
@@ -145,7 +145,7 @@ class _Batch:
         """Let `stop` end the stream."""
         with self._changed:
             if self._stopped:
-                raise CancelledError("the batch was given up")
+                raise CancelledError("the batch was cancelled")
             self._running.add(stream)
         try:
             yield

@@ -22,7 +22,7 @@ class Services:
     The loop runs in a separate thread, so callers may be synchronous code, threads or a notebook whose own loop runs.
     """
 
-    encrypted = True  # as good as that: nothing leaves the process
+    encrypted = True  # nothing leaves the process, so a token is safe
 
     def __init__(self, encoder: EncoderConfig, llm: LlmConfig) -> None:
         """Load the weights. Blocks.
@@ -46,7 +46,7 @@ class Services:
         return InProcessChannel(self._methods[address], self._loop.loop)
 
     def close(self) -> None:
-        """End calls that still run, and release the weights. Blocks. Nothing happens the second time."""
+        """End calls that still run, and release the weights. Blocks. Has no effect when called again."""
         if not self._loop.closed:
             self._loop.run(self._stop())
             self._loop.close()

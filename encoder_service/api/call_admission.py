@@ -15,7 +15,7 @@ _PATIENCE = 0.5
 
 
 class Admission:
-    """Lets calls in up to a limit, and none while draining. Used from one event loop."""
+    """Accepts calls up to a limit, and none while draining. Used from one event loop."""
 
     def __init__(self, max_calls: int, *, caller_share: float = 1.0) -> None:
         self.gate = CallGate("the encoder is draining")
@@ -61,7 +61,7 @@ class AnswerQueue:
 
         Args:
             caller: whose call it is.
-            time_remaining: seconds until the caller gives up, if it said so.
+            time_remaining: seconds until the caller's deadline; None without one.
 
         Raises:
             OverloadedError: the first text would come too late.

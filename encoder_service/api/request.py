@@ -35,22 +35,14 @@ class CheckedRequest:
     method: str  # the row of the table that the request names
 
 
+@dataclass(frozen=True, kw_only=True)
 class RequestChecker:
     """Knows what the service allows, and what it does where a request says nothing."""
 
-    def __init__(
-        self,
-        *,
-        max_images: int,
-        default_compression: Compression,
-        default_data_type: DataType,
-        placeholder: str | None,
-    ) -> None:
-        """`placeholder` stands for an image in a finished prompt; None if no text tower reads prompts."""
-        self._max_images = max_images
-        self._default_compression = default_compression
-        self._default_data_type = default_data_type
-        self._placeholder = placeholder
+    max_images: int
+    default_compression: Compression
+    default_data_type: DataType
+    placeholder: str | None  # of an image in a finished prompt; None if no text tower reads prompts
 
     def check(self, request: Request, caller: str) -> CheckedRequest:
         """Refuse what is wrong before any work.
@@ -64,16 +56,16 @@ class RequestChecker:
             images: Sequence[encoder_service_pb2.Image] = [request.image]
         else:
             images = request.images
-        if len(images) > self._max_images:
-            raise InvalidRequestError(f"{len(images)} images; a request may have {self._max_images}")
+        if len(images) > self.max_images:
+            raise InvalidRequestError(f"{len(images)} images; a request may have {self.max_images}")
         if request.HasField("compression"):
             asked = compression_from_proto(request.compression)
         else:
-            asked = self._default_compression
+            asked = self.default_compression
         if asked.quotas_only and isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
             _check_someone_prunes(request.prefill)
-        data_type = data_type_from_proto(request.data_type, self._default_data_type)
-        composition = compose(asked, text_tower=self._placeholder is not None)
+        data_type = data_type_from_proto(request.data_type, self.default_data_type)
+        composition = compose(asked, text_tower=self.placeholder is not None)
         text = self._text(request, asked, composition) if composition.reads_text and images else None
         return CheckedRequest(composition, data_type, text, started, caller, asked.method)
 
@@ -85,13 +77,13 @@ class RequestChecker:
             InvalidPromptError: the prompt has none.
         """
         reader = f"method {asked.method!r}" if asked.score is None else f"score {composition.score.name!r}"
-        if self._placeholder is None:
+        if self.placeholder is None:
             raise InvalidCompressionError(
                 f"{reader} reads a text; this encoder has no text tower, which its option --text-tower would load"
             )
         text = asked.guidance
         if text is None and isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
-            text = asked_text(request.prompt, self._placeholder)
+            text = asked_text(request.prompt, self.placeholder)
         if text is None:
             raise InvalidCompressionError(f"{reader} reads a text, and encoding alone has no prompt; it needs guidance")
         if (num_bytes := len(text.encode())) > MAX_TEXT_BYTES:

@@ -4,17 +4,17 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 import grpc.aio
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, Tracer
 from visionsplit.errors import IncompatibleServicesError
 from visionsplit.options.messages import layout_to_proto
 from visionsplit.serving.call_log import MAX_PROMPT_CHARACTERS, log_call
 from visionsplit.serving.caller import Callers
 from visionsplit.serving.sending import send
-from visionsplit.telemetry.setup import Telemetry
 from visionsplit.telemetry.tracing import describe_current, stage
 from visionsplit.v1 import (
     encoder_service_pb2,
@@ -48,49 +48,38 @@ _EncodeResponse = encoder_service_pb2.EncodeResponse
 _GenerateResponse = encoder_service_pb2.EncoderServiceGenerateResponse
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
     """The servicer. It raises visionsplit's exceptions, which an interceptor maps to statuses."""
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        pipeline: EncoderPipeline,
-        info: encoder_service_pb2.GetEncoderInfoResponse,
-        admission: Admission,
-        llm: LlmEndpoints | None,
-        telemetry: Telemetry,
-        metrics: EncoderMetrics,
-        callers: Callers,
-        checker: RequestChecker,
-    ) -> None:
-        self._config = config
-        self._pipeline = pipeline
-        self._info = info
-        self._admission = admission
-        self._llm = llm
-        self._tracer = telemetry.tracer
-        self._metrics = metrics
-        self._callers = callers
-        self._checker = checker
+    config: EncoderConfig
+    pipeline: EncoderPipeline
+    info: encoder_service_pb2.GetEncoderInfoResponse
+    admission: Admission
+    llm: LlmEndpoints | None
+    tracer: Tracer
+    metrics: EncoderMetrics
+    callers: Callers
+    checker: RequestChecker
 
     async def GetEncoderInfo(  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.GetEncoderInfoRequest, context: _Context
     ) -> encoder_service_pb2.GetEncoderInfoResponse:
-        return self._info
+        return self.info
 
     # The stubs expect generators; these are coroutines that write, so that an error can still choose the status.
 
     async def Encode(  # type: ignore[override]  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.EncodeRequest, context: _Context
     ) -> None:
-        request_id, caller = request_id_of(context), self._callers.of(context)
+        request_id, caller = request_id_of(context), self.callers.of(context)
         with (
             log_call(_log, request_id, "Encode") as record,
-            self._admission.call(caller),
+            self.admission.call(caller),
         ):
             describe_current(request_id=request_id)
-            wanted = self._checker.check(request, caller)
-            observer = CallObserver(self._metrics, self._tracer, record, wanted.method)
+            wanted = self.checker.check(request, caller)
+            observer = CallObserver(self.metrics, self.tracer, record, wanted.method)
             async with AsyncExitStack() as stack:
                 images = await self._prepared([request.image], wanted, context, stack)
                 async for part in await self._parts(images, wanted, observer, stack):
@@ -99,24 +88,24 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
     async def Generate(  # type: ignore[override]  # noqa: N802 - the protocol's name
         self, request: encoder_service_pb2.EncoderServiceGenerateRequest, context: _Context
     ) -> None:
-        request_id, caller = request_id_of(context), self._callers.of(context)
+        request_id, caller = request_id_of(context), self.callers.of(context)
         with (
             log_call(_log, request_id, "Generate") as record,
-            self._admission.call(caller),
+            self.admission.call(caller),
         ):
             describe_current(request_id=request_id)
-            if self._config.telemetry.log_prompts:
+            if self.config.telemetry.log_prompts:
                 record.prompt = prompt_text(request.prompt, MAX_PROMPT_CHARACTERS)
-            wanted = self._checker.check(request, caller)
-            observer = CallObserver(self._metrics, self._tracer, record, wanted.method)
-            if self._llm is None:
+            wanted = self.checker.check(request, caller)
+            observer = CallObserver(self.metrics, self.tracer, record, wanted.method)
+            if self.llm is None:
                 raise IncompatibleServicesError("this encoder has no LLM service; it only encodes")
             outbox: Outbox[_GenerateResponse] = Outbox(partial(send, context))
             # Outside everything else that the call holds: the queue's measure must not see a caller that does not read.
             async with outbox.open(), AsyncExitStack() as stack:
-                answered = stack.enter_context(self._admission.answers.call(caller, context.time_remaining()))
+                answered = stack.enter_context(self.admission.answers.call(caller, context.time_remaining()))
                 images = await self._prepared(request.images, wanted, context, stack)
-                stack.enter_context(stage(self._tracer, _LLM_CALL, kind=SpanKind.CLIENT))
+                stack.enter_context(stage(self.tracer, _LLM_CALL, kind=SpanKind.CLIENT))
                 parts = await self._parts(images, wanted, observer, stack)
                 header = self._generate_header(request, images, wanted)
 
@@ -125,7 +114,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
                         timeout_seconds=context.time_remaining(), request_id=request_id, caller=caller
                     )
 
-                await relay(self._llm, begin, header, parts, outbox, answered, self._tracer)
+                await relay(self.llm, begin, header, parts, outbox, answered, self.tracer)
 
     async def _prepared(
         self,
@@ -139,7 +128,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         asked = TokensWanted(wanted.composition, wanted.data_type, wanted.caller, wanted.text, deadline=deadline)
-        return await stack.enter_async_context(self._pipeline.prepared(files, asked))
+        return await stack.enter_async_context(self.pipeline.prepared(files, asked))
 
     async def _parts(
         self, images: list[ImageSource], wanted: CheckedRequest, observer: CallObserver, stack: AsyncExitStack
@@ -147,16 +136,16 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
         """The messages of a request's images; leaving `stack` cancels what has not been encoded."""
         if not images:
             return _nothing()
-        events = self._pipeline.encode(images, call_start=wanted.started, on_image_done=observer.image_done)
+        events = self.pipeline.encode(images, call_start=wanted.started, on_image_done=observer.image_done)
         await stack.enter_async_context(aclosing(events))
-        return await stack.enter_async_context(aclosing(to_parts(events, self._config.chunk_bytes)))
+        return await stack.enter_async_context(aclosing(to_parts(events, self.config.chunk_bytes)))
 
     def _encode_response(self, part: Part, image: ImageSource, wanted: CheckedRequest) -> _EncodeResponse:
         if isinstance(part, vision_tokens_pb2.ImageTokensHeader):
             header = encoder_service_pb2.EncodeHeader(
                 grid=grid_to_proto(image.grid),
                 tokens=part,
-                format=self._info.format,
+                format=self.info.format,
                 layout=layout_to_proto(wanted.composition.layout),
             )
             return _EncodeResponse(header=header)
@@ -174,7 +163,7 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
             prompt=request.prompt if request.HasField("prompt") else None,
             sampling=request.sampling if request.HasField("sampling") else None,
             grids=[grid_to_proto(image.grid) for image in images],
-            format=self._info.format,
+            format=self.info.format,
             layout=layout_to_proto(wanted.composition.layout),
             prefill=request.prefill if request.HasField("prefill") else None,
         )

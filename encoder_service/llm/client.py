@@ -24,7 +24,7 @@ from visionsplit.errors import (
 from visionsplit.serving.caller import CALLER_KEY
 from visionsplit.serving.health import INSTANCE_KEY
 from visionsplit.telemetry.tracing import carrier_of
-from visionsplit.v1 import generation_pb2, llm_service_pb2, vision_tokens_pb2
+from visionsplit.v1 import generation_pb2, llm_service_pb2
 from visionsplit.wire.grpc_status import ERROR_METADATA_KEY, error_from_rpc
 from visionsplit.wire.request_id import REQUEST_ID_KEY
 from visionsplit.wire.upload_status import UploadStatus
@@ -115,14 +115,12 @@ class LlmCall:
         """Cancel the call; has no effect if it has ended."""
         self._call.cancel()
 
-    async def send_header(self, header: llm_service_pb2.GenerateHeader) -> None:
-        await self._send(_Request(header=header))
-
-    async def send_image(self, header: vision_tokens_pb2.ImageTokensHeader) -> None:
-        await self._send(_Request(image=header))
-
-    async def send_tokens(self, chunk: vision_tokens_pb2.TokenChunk) -> None:
-        await self._send(_Request(tokens=chunk))
+    async def send(self, request: _Request) -> None:
+        """Send one message of the upload."""
+        try:
+            await self._call.write(request)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            raise await self.failure() from None
 
     async def finish_upload(self) -> None:
         """Close the request stream: everything has been sent."""
@@ -155,12 +153,6 @@ class LlmCall:
         if status.code() is grpc.StatusCode.OK:
             return InternalError("the LLM service answered before the upload was complete")
         return _error_of(status)
-
-    async def _send(self, request: _Request) -> None:
-        try:
-            await self._call.write(request)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            raise await self.failure() from None
 
 
 def _error_of(error: grpc.RpcError) -> VisionSplitError:

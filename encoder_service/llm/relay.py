@@ -19,6 +19,7 @@ from encoder_service.llm.replay import Part, Upload
 _log = logging.getLogger(__name__)
 
 _KEEP_BYTES = 16 * MIB  # of one call's tokens, until its answer starts: some images uncompressed, dozens compressed
+_Request = llm_service_pb2.LlmServiceGenerateRequest
 _Response = encoder_service_pb2.EncoderServiceGenerateResponse
 
 
@@ -94,13 +95,13 @@ async def _ask(
 async def _send(
     call: LlmCall, header: llm_service_pb2.GenerateHeader, upload: Upload, outbox: Outbox[_Response]
 ) -> None:
-    await call.send_header(header)
+    await call.send(_Request(header=header))
     async with aclosing(upload.parts()) as parts:
         async for part in parts:
             if isinstance(part, vision_tokens_pb2.ImageTokensHeader):
-                await call.send_image(part)
+                await call.send(_Request(image=part))
             elif isinstance(part, vision_tokens_pb2.TokenChunk):
-                await call.send_tokens(part)
+                await call.send(_Request(tokens=part))
             else:
                 # Not awaited: a caller that does not read must not hold up the upload, for which the LLM service waits.
                 outbox.put(_Response(image=part))
@@ -108,7 +109,7 @@ async def _send(
 
 
 async def _unless_ended(call: LlmCall, upload: Awaitable[None]) -> None:
-    """Run the upload, but give it up, and with it the encoding, as soon as the LLM service has ended the call."""
+    """Run the upload, but cancel it, and with it the encoding, as soon as the LLM service has ended the call."""
     uploading = asyncio.ensure_future(upload)
     ended = asyncio.ensure_future(call.ended())
     try:

@@ -31,7 +31,7 @@ class Upload:
         self.failed = False  # the parts did, and not their receiver
 
     async def close(self) -> None:
-        """Give up what is being made ready."""
+        """Cancel what is being prepared."""
         if self._pulling is not None:
             self._pulling.cancel()
             await asyncio.gather(self._pulling, return_exceptions=True)

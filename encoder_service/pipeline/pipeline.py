@@ -97,14 +97,14 @@ class EncoderPipeline:
 
     @asynccontextmanager
     async def prepared(self, images: Sequence[bytes], wanted: TokensWanted) -> AsyncIterator[list[ImageSource]]:
-        """A request's images, from the cache, or decoded and cut in parallel; leaving gives up what they still hold.
+        """A request's images, from the cache, or decoded and cut in parallel; leaving releases what they still hold.
 
-        Room is reserved by the files' headers, before any pixel is decoded; what need not be encoded takes none.
+        Capacity is reserved by the files' headers, before any pixel is decoded; what need not be encoded takes none.
 
         Raises:
             InvalidImageError: names the image by its index.
             InvalidCompressionError: an image whose tokens are in the cache would keep none; names it by its index.
-            OverloadedError: there is no room for the tiles, or their turn would come too late.
+            OverloadedError: there is no capacity for the tiles, or their turn would come too late.
         """
         headers = await self._preparation.headers(images, wanted.caller)
         if wanted.text is not None:
@@ -128,7 +128,7 @@ class EncoderPipeline:
     ) -> AsyncGenerator[Event, None]:
         """Encode prepared images; the events of different images may interleave, those of one are in order.
 
-        Close the iterator, and leave `prepared`, to give up: tiles that no other call waits for then leave the queue.
+        Close the iterator, and leave `prepared`, to cancel: tiles that no other call waits for then leave the queue.
 
         Args:
             images: the images of one request.

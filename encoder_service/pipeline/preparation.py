@@ -38,7 +38,7 @@ async def in_thread(
     """The result of a function that blocks.
 
     A thread cannot be stopped. So a task that is cancelled here leaves only when the function has returned, and keeps
-    its turn and its memory until then. Otherwise, calls that are given up could fill the threads and the memory.
+    its turn and its memory until then. Otherwise, cancelled calls could fill the threads and the memory.
 
     Args:
         pool: whose thread runs the function.

@@ -1,7 +1,7 @@
 """The encoding of one image, shared by all calls that request the same tokens.
 
 A call that asks for what is being encoded already joins the encoding: it gets the results so far and then the rest.
-The encoding belongs to none of its calls. It goes on while one of them waits, and is given up when the last has left.
+The encoding belongs to none of its calls. It goes on while one of them waits, and is cancelled when the last has left.
 
     preparing --> prepared --> queued --> ended
         |            |           |          ^    last tokens, failure of the device, or the last call has left
@@ -107,7 +107,7 @@ class SharedEncoding:
             self._device.hasten(self._queued, caller)
 
     def leave(self) -> None:
-        """A call has received everything, or gives up."""
+        """A call has received everything, or has ended early."""
         self._calls -= 1
         if not self._calls:
             self._preparing.cancel()
@@ -183,7 +183,7 @@ class SharedEncoding:
             # A thread may be decoding the image. It cannot be stopped, and its tiles take memory until it is done.
             self._preparing.add_done_callback(lambda _: self._place.release())
         if self._complete:
-            # Only here: of an encoding that is given up, the device's thread may be reading the pixels.
+            # Only here: of a cancelled encoding, the device's thread may be reading the pixels.
             self.image.release_pixels()
         elif self._queued is not None:
             self._device.cancel(self._queued)

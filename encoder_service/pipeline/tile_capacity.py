@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from visionsplit.errors import OverloadedError
 from visionsplit.serving.fairness import Shares
@@ -21,7 +22,7 @@ class TileCapacity:
     ) -> None:
         """
         Args:
-            max_tiles: tiles that are let in.
+            max_tiles: the most tiles that are accepted.
             caller_share: the part of them that one caller may have.
             batch_tiles: tiles that the device encodes at once.
             clock: the time in seconds.
@@ -38,7 +39,7 @@ class TileCapacity:
         Args:
             tiles_of_images: the tiles of each image.
             caller: whose request it is.
-            deadline: when the caller gives up, as `clock` tells the time; None if it waits as long as it takes.
+            deadline: when the caller's deadline expires, by `clock`; None without a deadline.
 
         Raises:
             OverloadedError: with others' tiles, with the caller's own, or even alone, they exceed the limit, or their
@@ -47,23 +48,18 @@ class TileCapacity:
         tiles, shares = sum(tiles_of_images), self._shares
         if tiles > shares.limit:
             raise OverloadedError(f"the request's images make {tiles} tiles; this encoder's limit is {shares.limit}")
-        if shares.taken + tiles > shares.limit:
+        if (part := shares.used_up(caller, tiles)) is not None:
+            limit = "its part" if part.of else "the limit"
             raise OverloadedError(
-                f"{shares.taken} tiles are waiting; {tiles} more exceed the limit of {shares.limit}",
-                self._rate.retry_after(shares.taken + tiles - shares.limit),
-            )
-        if not shares.fits_own(caller, tiles):
-            held = shares.held_by(caller)
-            raise OverloadedError(
-                f"{held} tiles of this caller are waiting; {tiles} more exceed its part of {shares.own_limit}",
-                self._rate.retry_after(held + tiles - shares.own_limit),
+                f"{part.held} tiles{part.of} are waiting; {tiles} more exceed {limit} of {part.limit}",
+                self._rate.retry_after(part.held + tiles - part.limit),
             )
         if deadline is not None:
             refuse_late(self.seconds_to_wait(tiles, caller), deadline - self._clock())
         shares.take(caller, tiles)
         self._waiting.take(caller, tiles)
         self._rate.watch(busy=self._busy)
-        return [TilePlace(self, caller, tiles) for tiles in tiles_of_images]
+        return [TilePlace(self, caller, tiles, not_encoded=tiles) for tiles in tiles_of_images]
 
     def seconds_to_wait(self, tiles: int, caller: str) -> float:
         """The estimated time until other callers' tiles, and the caller's own earlier ones, have been encoded."""
@@ -80,32 +76,32 @@ class TileCapacity:
         return self._shares.taken
 
     def give_back(self, caller: str, tiles: int, *, not_encoded: int) -> None:
-        """Free the room of some tiles, of which `not_encoded` were given up before they were encoded."""
+        """Release some tiles, of which `not_encoded` were cancelled before they were encoded."""
         self._shares.give_back(caller, tiles)
         self._waiting.give_back(caller, not_encoded)
         self._rate.watch(busy=self._busy)
 
     def note_encoded(self, caller: str, tiles: int) -> None:
-        """Some tiles have been encoded; they keep their room until `give_back`."""
+        """Some tiles have been encoded; they count until `give_back`."""
         self._waiting.give_back(caller, tiles)
         self._rate.record(tiles, busy=self._busy)
 
 
+@dataclass(eq=False)
 class TilePlace:
     """Capacity for one image's tiles, from before decoding until the image is encoded. It has one holder."""
 
-    def __init__(self, capacity: TileCapacity, caller: str, tiles: int) -> None:
-        self._capacity = capacity
-        self._caller = caller
-        self._tiles = tiles
-        self._not_encoded = tiles
+    capacity: TileCapacity
+    caller: str
+    tiles: int
+    not_encoded: int
 
     def note_encoded(self, tiles: int) -> None:
-        """Some of the image's tiles have been encoded; they keep their room until the image is complete."""
-        tiles = min(tiles, self._not_encoded)
-        self._not_encoded -= tiles
-        self._capacity.note_encoded(self._caller, tiles)
+        """Some of the image's tiles have been encoded; they count until the image is complete."""
+        tiles = min(tiles, self.not_encoded)
+        self.not_encoded -= tiles
+        self.capacity.note_encoded(self.caller, tiles)
 
     def release(self) -> None:
         """Return the capacity. The holder of the place does this once."""
-        self._capacity.give_back(self._caller, self._tiles, not_encoded=self._not_encoded)
+        self.capacity.give_back(self.caller, self.tiles, not_encoded=self.not_encoded)

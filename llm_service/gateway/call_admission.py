@@ -21,8 +21,8 @@ class Admission:
         Args:
             limits: what calls may hold.
             max_running: requests that a replica decodes together.
-            max_calls: of which a caller gets its share; `limits` may say another number.
-            uploads: told how many uploads are under way.
+            max_calls: the most calls, unless `limits` has another number; a caller gets its share.
+            uploads: set to the number of uploads under way.
         """
         self.gate = CallGate("the service is stopping")
         self.places = CallPlaces(limits.max_calls or max_calls, share=limits.caller_share)
@@ -56,7 +56,7 @@ class Admission:
         Args:
             line: where it will wait.
             caller: whose call it is.
-            time_remaining: seconds until the caller gives up, if it said so.
+            time_remaining: seconds until the caller's deadline; None without one.
 
         Raises:
             OverloadedError: with the time after which to ask again.

@@ -6,10 +6,10 @@ events that replicas send, and the use of slab and KV cache is queried once a se
 
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from visionsplit.telemetry.metrics import LONG_BUCKETS, TOKEN_BUCKETS
+from visionsplit.telemetry.metrics import TOKEN_BUCKETS, Metrics
 
 from llm_service.gateway.receiver import Upload
 from llm_service.job import EngineUse
@@ -21,31 +21,23 @@ class LlmMetrics:
     """The gateway's metrics in one server's registry. `pruning` is a row of the table of methods, or "none"."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"visionsplit_llm_{name}", text, labels, registry=registry)
-
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"visionsplit_llm_{name}", text, registry=registry)
-
-        def seconds(name: str, text: str, buckets: tuple[float, ...] = LONG_BUCKETS) -> Histogram:
-            return Histogram(f"visionsplit_llm_{name}_seconds", text, buckets=buckets, registry=registry)
-
-        self._images = counter("images", "Images received whole.")
-        self._bytes = counter("wire_bytes", "Bytes of features, scales and positions received.")
-        self._prompt_tokens = counter("prompt_tokens", "Tokens of prompts: text, vision or newline.", "kind")
-        self._tokens_before = counter("vision_tokens_before", "Vision tokens without compression.", "pruning")
-        self._tokens_after = counter("vision_tokens_after", "Vision tokens that entered the model.", "pruning")
-        self.generated_tokens = counter("generated_tokens", "Tokens generated, of given-up calls too.")
-        self.receive = seconds("receive", "From a call's start until its upload was whole and checked.")
-        self.queue = seconds(
+        make = Metrics(registry, "llm")
+        self._images = make.counter("images", "Images received whole.")
+        self._bytes = make.counter("wire_bytes", "Bytes of features, scales and positions received.")
+        self._prompt_tokens = make.counter("prompt_tokens", "Tokens of prompts: text, vision or newline.", "kind")
+        self._tokens_before = make.counter("vision_tokens_before", "Vision tokens without compression.", "pruning")
+        self._tokens_after = make.counter("vision_tokens_after", "Vision tokens that entered the model.", "pruning")
+        self.generated_tokens = make.counter("generated_tokens", "Tokens generated, of given-up calls too.")
+        self.receive = make.seconds("receive", "From a call's start until its upload was whole and checked.")
+        self.queue = make.seconds(
             "queue", "From the request's arrival in the engine, projector included, to its first step."
         )
-        self.prefill = seconds("prefill", "From the request's first step to its first token.")
-        self.first_token = seconds("time_to_first_token", "From a call's start to its first token.")
-        self.inter_token = seconds("inter_token", "Between two tokens of an answer.", TOKEN_BUCKETS)
-        self.decode = seconds("decode", "From an answer's first token to its last.")
-        self.uploads = gauge("uploads_in_progress", "Requests being received.")
-        self.replicas = gauge("replicas", "Replicas that work; counted once a second.")
+        self.prefill = make.seconds("prefill", "From the request's first step to its first token.")
+        self.first_token = make.seconds("time_to_first_token", "From a call's start to its first token.")
+        self.inter_token = make.seconds("inter_token", "Between two tokens of an answer.", buckets=TOKEN_BUCKETS)
+        self.decode = make.seconds("decode", "From an answer's first token to its last.")
+        self.uploads = make.gauge("uploads_in_progress", "Requests being received.")
+        self.replicas = make.gauge("replicas", "Replicas that work; counted once a second.")
         self.use = UseMetrics(registry)
 
     def received(self, upload: Upload) -> None:

@@ -104,9 +104,9 @@ class UploadReceiver:
         Args:
             stream: the request's messages.
             caller: callers take turns.
-            reception: told when the header has arrived, of each further message, and how many bytes an image's tokens
+            reception: called when the header and each further message arrive, and with how many bytes an image's tokens
                 will take, before they come; may refuse.
-            admit: told once, how the request is to be prefilled and of how many images it is; may refuse.
+            admit: called once with the prefill and the number of images; may refuse.
 
         Raises:
             OverloadedError: of `reception` and `admit`.

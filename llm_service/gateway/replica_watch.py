@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from visionsplit.serving.health import HealthService
 
@@ -14,29 +15,15 @@ _log = logging.getLogger(__name__)
 _PERIOD_SECONDS = 1.0
 
 
+@dataclass(eq=False, kw_only=True)
 class ReplicaWatch:
     """Checks the replicas once a second, for health and for the metrics. Used from one event loop."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        metrics: LlmMetrics,
-        health: HealthService,
-        *,
-        set_replicas: Callable[[int], None],
-    ) -> None:
-        """
-        Args:
-            backend: where the replicas run.
-            metrics: updated with the replicas' memory use.
-            health: updated only at changes; it must say "serving" when the watch starts.
-            set_replicas: called after each check with the number of working replicas.
-        """
-        self._set_replicas = set_replicas
-        self._backend = backend
-        self._metrics = metrics
-        self._health = health
-        self._tasks: list[asyncio.Task[None]] = []
+    backend: Backend  # where the replicas run
+    metrics: LlmMetrics  # updated with the replicas' memory use
+    health: HealthService  # updated only at changes; it must say "serving" when the watch starts
+    set_replicas: Callable[[int], None]  # called after each check with the number of working replicas
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
 
     async def start(self) -> None:
         """Check once, then keep checking."""
@@ -68,24 +55,24 @@ class ReplicaWatch:
                     logging.INFO if healthy else logging.ERROR,
                     "serving again" if healthy else "not serving: no replica is healthy",
                 )
-                self._health.set(serving=healthy)
+                self.health.set(serving=healthy)
                 serving = healthy
 
     async def _follow_use(self) -> None:
         known = True
         while True:
             try:
-                self._metrics.use.replicas = await self._backend.uses()
+                self.metrics.use.replicas = await self.backend.uses()
                 known = True
             except Exception:  # as above; values that are not known are left out
                 if known:
                     _log.exception("what replicas have taken cannot be read")
-                self._metrics.use.replicas = {}
+                self.metrics.use.replicas = {}
                 known = False
             await asyncio.sleep(_PERIOD_SECONDS)
 
     async def _count(self) -> int:
-        replicas = await self._backend.num_replicas()
-        self._metrics.replicas.set(replicas)
-        self._set_replicas(replicas)
+        replicas = await self.backend.num_replicas()
+        self.metrics.replicas.set(replicas)
+        self.set_replicas(replicas)
         return replicas

@@ -40,8 +40,8 @@ def test_the_demo_captions_the_samples_and_leaves_nothing_behind(tmp_path: Path)
     assert "LUNCH" in output.rpartition("What does the orange sign read?")[2].splitlines()[1]
     assert "yes" in output.rpartition("Is there a rocket?")[2].splitlines()[1]
     assert "no" in output.rpartition("Is there a cat?")[2].splitlines()[1]
-    with Image.open(tmp_path / "kept-tokens.png") as picture:
-        assert picture.width > 1000
+    with Image.open(tmp_path / "kept-tokens.png") as image:
+        assert image.width > 1000
     assert "Traceback" not in problems
     assert not processes_with("OUT", str(tmp_path))
 

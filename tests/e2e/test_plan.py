@@ -22,9 +22,9 @@ def model(random_checkpoints: dict[str, Path]) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    noise_image(112, 112).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
+def image_path(tmp_path: Path) -> Path:
+    noise_image(112, 112).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
 
 
 async def start(*arguments: object) -> Process:
@@ -38,8 +38,8 @@ def services_of(model: Path) -> list[psutil.Process]:
     return [one for one in psutil.process_iter(["cmdline"]) if str(model) in (one.info["cmdline"] or ())]
 
 
-async def test_its_own_services_are_measured_one_after_the_other_and_stopped(model: Path, picture: Path) -> None:
-    process = await start(picture, "--model", model, "--ratios", "0.5,1", "--price-llm", 2, "--json")
+async def test_its_own_services_are_measured_one_after_the_other_and_stopped(model: Path, image_path: Path) -> None:
+    process = await start(image_path, "--model", model, "--ratios", "0.5,1", "--price-llm", 2, "--json")
     output, notes = await process.communicate()
     assert process.returncode == 0, notes.decode()
     assert services_of(model) == []
@@ -66,17 +66,17 @@ async def test_its_own_services_are_measured_one_after_the_other_and_stopped(mod
         assert group["cost_per_million"] == pytest.approx(2 * hours)
 
 
-async def test_services_that_run_are_measured(model: Path, picture: Path) -> None:
+async def test_services_that_run_are_measured(model: Path, image_path: Path) -> None:
     async with running_system(model) as system:
         addresses = ["--encoder", system.encoder_address, "--llm", system.llm_address]
-        process = await start(picture, *addresses, "--ratios", 0.5, "--quiet")
+        process = await start(image_path, *addresses, "--ratios", 0.5, "--quiet")
         output, problems = await process.communicate()
         assert (process.returncode, problems) == (0, b"")
         text = output.decode()
         assert "running services" in text
         assert "Cheapest: keep 50%" in text
 
-        process = await start(picture, *addresses, "--method", "no-such", "--ratios", "1,0.5", "--quiet")
+        process = await start(image_path, *addresses, "--method", "no-such", "--ratios", "1,0.5", "--quiet")
         output, problems = await process.communicate()
         assert (process.returncode, output) == (1, b"")
         assert problems.decode().startswith("visionsplit: unknown method 'no-such'; there are: ")
@@ -87,9 +87,9 @@ async def test_services_that_run_are_measured(model: Path, picture: Path) -> Non
     [(signal.SIGINT, 130, b"measuring the encoder"), (signal.SIGTERM, 143, b"starting the encoder service")],
 )
 async def test_a_signal_stops_its_services_too(
-    model: Path, picture: Path, number: signal.Signals, code: int, moment: bytes
+    model: Path, image_path: Path, number: signal.Signals, code: int, moment: bytes
 ) -> None:
-    process = await start(picture, "--model", model, "--seconds", 60)
+    process = await start(image_path, "--model", model, "--seconds", 60)
     assert process.stderr is not None
     await process.stderr.readuntil(moment)
     while len(services_of(model)) < 2:  # noqa: ASYNC110 - itself, and the encoder

@@ -44,7 +44,7 @@ def hostile_image(rng: random.Random) -> bytes:
 
 
 def sound_image(rng: random.Random, kind: str | None = None, size: tuple[int, int] | None = None) -> bytes:
-    """A small picture that decodes, of any format, mode and shape."""
+    """A small image that decodes, of any format, mode and shape."""
     kind = kind or rng.choice(_FORMATS)
     width, height = size or rng.choice(((1, 1), (60, 60), (9, 200), (200, 7), (128, 96), (1, 500), (500, 1)))
     mode = rng.choice(_MODES[kind])
@@ -77,7 +77,7 @@ def _bomb(rng: random.Random) -> bytes:
 
 
 def _bomb_inside(rng: random.Random) -> bytes:
-    """A small picture with a text or profile that unpacks to 60 MB."""
+    """A small image with a text or profile that unpacks to 60 MB."""
     inflated = zlib.compress(b"\0" * 60_000_000, 9)
     kind, head = rng.choice(((b"zTXt", b"x\0\0"), (b"iCCP", b"x\0\0"), (b"iTXt", b"x\0\1\0\0\0")))
     row = zlib.compress((b"\0" + b"\x55" * 24) * 8)

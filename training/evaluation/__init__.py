@@ -2,5 +2,5 @@
 
 `conditions` (what is done to the vision tokens) -> `in_process` or `system` (who answers) -> `results` (what was
 answered) -> `summary`, `statistics` (scores and their intervals) -> `tables` (Markdown). In process an image's path is
-`pictures` -> `vision` -> `decoding`. `python -m training.evaluation` runs it.
+`tiled_images` -> `vision` -> `decoding`. `python -m training.evaluation` runs it.
 """

@@ -14,10 +14,10 @@ from training.dialogue.held_out import Example
 from training.evaluation.conditions import Condition
 from training.evaluation.decoding import GreedyDecoder, SharedPrompts
 from training.evaluation.grouping import grouped
-from training.evaluation.pictures import pictures
 from training.evaluation.pruned import PruningDecoder
 from training.evaluation.results import Answer, Seen
-from training.evaluation.vision import EncodedPicture, VisionHalf
+from training.evaluation.tiled_images import tiled_images
+from training.evaluation.vision import EncodedTiledImage, VisionHalf
 
 _LEAST_CHUNK = 32  # images; prompts of similar length are grouped within one chunk
 
@@ -72,7 +72,7 @@ class InProcessModel:
     def answers(self, examples: Sequence[Example], progress: Callable[[int], object]) -> Iterator[Answer]:
         """Ask everything under every condition, a chunk of images at a time; `progress` gets the answered questions."""
         waiting = iter(examples)
-        drawn = pictures(self._source, [example.number for example in examples], workers=self._settings.workers)
+        drawn = tiled_images(self._source, [example.number for example in examples], workers=self._settings.workers)
         size = max(_LEAST_CHUNK, self._settings.batch // 4)
         while chunk := list(islice(waiting, size)):
             encoded = self._vision.encode(list(islice(drawn, len(chunk))), max_tiles=self._settings.batch)
@@ -89,11 +89,11 @@ class InProcessModel:
                 progress(len(answers))
                 yield from answers
 
-    def _tasks(self, example: Example, image: EncodedPicture, condition: Condition) -> Iterator[_Task]:
+    def _tasks(self, example: Example, image: EncodedTiledImage, condition: Condition) -> Iterator[_Task]:
         """One task with all questions, or several if the chat template puts text before the image."""
         embedded = self._vision.embed(image, condition)
         tokens = len(embedded.rows)
-        seen = Seen((image.picture.grid.rows, image.picture.grid.columns), tokens, tokens)
+        seen = Seen((image.tiled.grid.rows, image.tiled.grid.columns), tokens, tokens)
         split = [self._split(question.text) for question in example.questions]
         for head in dict.fromkeys(head for head, _ in split):
             mine = [index for index, (other, _) in enumerate(split) if other == head]

@@ -15,14 +15,14 @@ from llm_service.replica.token_order import NEWLINE, original_positions, origina
 from training.evaluation.conditions import Condition
 from training.evaluation.decoding import EmbeddedImage
 from training.evaluation.grouping import grouped
-from training.evaluation.pictures import Picture
+from training.evaluation.tiled_images import TiledImage
 
 
 @dataclass(frozen=True)
-class EncodedPicture:
+class EncodedTiledImage:
     """One image's T tiles of P cells, complete, ready for any compression."""
 
-    picture: Picture
+    tiled: TiledImage
     encoded: TileFeatures  # on the CPU, since choosing consists of many small steps
 
 
@@ -44,13 +44,13 @@ class VisionHalf:
         self._projector = Projector(checkpoint, device=device, dtype=dtype)
 
     @torch.inference_mode()
-    def encode(self, pictures: Sequence[Picture], *, max_tiles: int) -> Iterator[EncodedPicture]:
+    def encode(self, images: Sequence[TiledImage], *, max_tiles: int) -> Iterator[EncodedTiledImage]:
         """Encode images together, up to `max_tiles` tiles in a forward pass, without splitting an image."""
-        for batch in grouped(pictures, lambda picture: picture.grid.num_tiles, max_tiles):
+        for batch in grouped(images, lambda image: image.grid.num_tiles, max_tiles):
             yield from self._encode(batch)
 
     @torch.inference_mode()
-    def embed(self, image: EncodedPicture, condition: Condition) -> EmbeddedImage:
+    def embed(self, image: EncodedTiledImage, condition: Condition) -> EmbeddedImage:
         """The image as input of the language model: kept tokens and newlines, projected and in order.
 
         Raises:
@@ -58,7 +58,7 @@ class VisionHalf:
         """
         if condition.spec is None:
             return EmbeddedImage.renumbered(self._project(image.encoded.features[0], [*range(_cells(image)), NEWLINE]))
-        grid = image.picture.grid_by(UNPAD_RULES[condition.spec.layout])
+        grid = image.tiled.grid_by(UNPAD_RULES[condition.spec.layout])
         kept = select(image.encoded, grid, condition.spec)
         positions = torch.cat(kept.positions).numpy().astype(np.int32)  # [K, 3]
         order = sequence_order(grid, positions, condition.spec.layout)  # [V]
@@ -79,18 +79,18 @@ class VisionHalf:
         projected = self._projector.multi_modal_projector(features.to(newline.device, newline.dtype))  # [K, Dl]
         return torch.cat([projected, newline[None]])[torch.tensor(order, device=newline.device)]
 
-    def _encode(self, pictures: Sequence[Picture]) -> list[EncodedPicture]:
-        pixels = torch.from_numpy(np.concatenate([picture.pixels for picture in pictures]))  # [B, 3, H, W]
+    def _encode(self, images: Sequence[TiledImage]) -> list[EncodedTiledImage]:
+        pixels = torch.from_numpy(np.concatenate([image.pixels for image in images]))  # [B, 3, H, W]
         encoded = self._tower(pixels.to(self._tower.device), self._wanted)
         outputs = {name: output.cpu() for name, output in encoded.outputs.items()}
         encoded = TileFeatures(encoded.features.cpu(), outputs)  # B tiles
         results, first = [], 0
-        for picture in pictures:
-            stop = first + picture.grid.num_tiles
-            results.append(EncodedPicture(picture, encoded.tiles(first, stop)))
+        for image in images:
+            stop = first + image.grid.num_tiles
+            results.append(EncodedTiledImage(image, encoded.tiles(first, stop)))
             first = stop
         return results
 
 
-def _cells(image: EncodedPicture) -> int:
-    return image.picture.grid.cells_per_tile
+def _cells(image: EncodedTiledImage) -> int:
+    return image.tiled.grid.cells_per_tile

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import IO, Any, Generic
 
 from visionsplit_batch.job.parts import Part
-from visionsplit_batch.job.recording import Item, Recording
 from visionsplit_batch.job.run_folder import RunFolder
 from visionsplit_batch.rows.part_state import FailedRow, PartState
 from visionsplit_batch.rows.rows import Failure, Outcome
+from visionsplit_batch.sinks import Item, Sink
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ class _OpenPart(Generic[Item]):
 class Assembly(Generic[Item]):
     """The unfinished parts. For one thread."""
 
-    def __init__(self, folder: RunFolder, recording: Recording[Item], on_commit: Callable[[PartState], None]) -> None:
+    def __init__(self, folder: RunFolder, sink: Sink[Item], on_commit: Callable[[PartState], None]) -> None:
         self._folder = folder
-        self._recording = recording
+        self._sink = sink
         self._on_commit = on_commit
         self._open: dict[int, _OpenPart[Item]] = {}
 
@@ -50,7 +50,7 @@ class Assembly(Generic[Item]):
         opened = _OpenPart[Item](part, before, pending)
         path = self._folder.journal(part.number)
         if path is not None:
-            journal = _read_journal(path, self._recording.from_json)
+            journal = _read_journal(path, self._sink.from_json)
             opened.items |= {index: item for index, item in journal.items() if index in pending}
             pending.difference_update(opened.items)
             opened.journal = path.open("ab")
@@ -79,7 +79,7 @@ class Assembly(Generic[Item]):
         opened.pending.remove(outcome.index)
         if not opened.pending:
             self._commit(opened)
-        return item if isinstance(item, Failure) else self._recording.tokens([item])
+        return item if isinstance(item, Failure) else self._sink.tokens([item])
 
     def close(self) -> None:
         """Leave unfinished parts to a later run."""
@@ -92,27 +92,27 @@ class Assembly(Generic[Item]):
         if isinstance(outcome.result, Failure):
             return outcome.result
         try:
-            return self._recording.item(outcome)
+            return self._sink.item(outcome)
         except ValueError as error:
             return Failure.of(error, "write")
 
     def _note(self, opened: _OpenPart[Item], index: int, item: Item) -> None:
         """Append an item to the journal, without forcing it to the disk. This protects against the end of this process,
         the usual case; rows that a power failure loses are done again."""
-        stored = self._recording.to_json(item)
+        stored = self._sink.to_json(item)
         if opened.journal is not None and stored is not None:
             opened.journal.write(json.dumps({"index": index, "item": stored}).encode() + b"\n")
             opened.journal.flush()
 
     def _commit(self, opened: _OpenPart[Item]) -> None:
-        part, before, recording = opened.part, opened.before, self._recording
+        part, before, sink = opened.part, opened.before, self._sink
         items = [opened.items[index] for index in sorted(opened.items)]
         files = () if before is None else before.files
         if items or before is None:  # a part without answers gets an empty file, so that no part's file is missing
-            name = self._folder.name_of(part.number, recording.sink.suffix, opened.retry)
-            recording.sink.write(self._folder.answers(name), items)
+            name = self._folder.name_of(part.number, sink.suffix, opened.retry)
+            sink.write(self._folder.answers(name), items)
             files = (*files, name)
-        tokens_before, tokens_after = recording.tokens(items)
+        tokens_before, tokens_after = sink.tokens(items)
         state = PartState(
             number=part.number,
             rows=len(part.entries),

@@ -4,17 +4,17 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 from visionsplit_batch.errors import RefusedRunError, TooManyFailuresError
 from visionsplit_batch.job.assembly import Assembly
 from visionsplit_batch.job.parts import ROWS_PER_PART, Part, cut
-from visionsplit_batch.job.recording import Item, Recording
 from visionsplit_batch.job.run_folder import RunFolder
 from visionsplit_batch.rows.part_state import PartState, RunTotals
 from visionsplit_batch.rows.rows import Failure, Outcome, Slice, Source
 from visionsplit_batch.runners import Runner
+from visionsplit_batch.sinks import Item, Sink
 
 _log = logging.getLogger(__name__)
 
@@ -38,13 +38,17 @@ class Counts:
     """The progress of a job."""
 
     total: int  # rows of the input
-    before: int  # done by earlier runs
-    answered: int  # by this run
-    failed: int  # in this run
-    tokens_before: int  # of the rows that this run answered: vision tokens without compression
-    tokens_after: int
-    seconds: float  # since this run started its first row
-    first_seconds: float | None  # part of these, until its first row was done: models are loaded then
+    before: int = 0  # done by earlier runs
+    answered: int = 0  # by this run
+    failed: int = 0  # in this run
+    tokens_before: int = 0  # of the rows that this run answered: vision tokens without compression
+    tokens_after: int = 0
+    seconds: float = 0.0  # since this run started its first row
+    first_seconds: float | None = None  # part of these, until its first row was done: models are loaded then
+
+    def plus(self, **more: int) -> "Counts":
+        """These counts with larger numbers."""
+        return replace(self, **{name: getattr(self, name) + number for name, number in more.items()})
 
     @property
     def ended(self) -> int:
@@ -78,10 +82,9 @@ class Job(Generic[Item]):
         source: Source,
         runner: Runner,
         folder: RunFolder,
-        recording: Recording[Item],
+        sink: Sink[Item],
         options: JobOptions,
         *,
-        run: str,
         total: int,
         on_progress: Callable[[Counts], None],
     ) -> None:
@@ -90,25 +93,20 @@ class Job(Generic[Item]):
             source: the input.
             runner: does the work.
             folder: the opened output folder.
-            recording: how results are stored.
+            sink: how results are stored.
             options: how the work is divided.
-            run: the run's fingerprint.
             total: the number of rows of the input.
             on_progress: called after every row.
         """
         self._source = source
         self._runner = runner
         self._folder = folder
-        self._recording = recording
+        self._sink = sink
         self._options = options
-        self._run = run
-        self._total = total
         self._on_progress = on_progress
-        self._assembly = Assembly(folder, recording, self._committed)
-        self._before = self._answered = self._failed = 0
-        self._tokens_before = self._tokens_after = 0
+        self._assembly = Assembly(folder, sink, self._committed)
+        self._counts = Counts(total)
         self._started: float | None = None
-        self._first_seconds: float | None = None
         self._first_failure: Failure | None = None
 
     def run(self) -> JobSummary:
@@ -121,31 +119,19 @@ class Job(Generic[Item]):
             TooManyFailuresError: too many rows failed.
             VisionSplitError: the services cannot continue.
         """
-        self._folder.check_rows(math.ceil(self._total / self._options.rows_per_part))
+        self._folder.check_rows(math.ceil(self._counts.total / self._options.rows_per_part))
         try:
             for outcome in self._runner.run(self._slices()):
                 self._take(outcome)
         finally:
             self._assembly.close()
-            held = self._folder.write_errors(lambda row: self._recording.sink.failure_line(row, self._run))
+            held = self._folder.write_errors(self._sink.failure_line)
         return JobSummary(self.counts, held)
 
     @property
     def counts(self) -> Counts:
-        return Counts(
-            self._total,
-            self._before,
-            self._answered,
-            self._failed,
-            self._tokens_before,
-            self._tokens_after,
-            self._elapsed,
-            self._first_seconds,
-        )
-
-    @property
-    def _elapsed(self) -> float:
-        return 0.0 if self._started is None else time.monotonic() - self._started
+        elapsed = 0.0 if self._started is None else time.monotonic() - self._started
+        return replace(self._counts, seconds=elapsed)
 
     def _slices(self) -> Iterator[Slice]:
         """The remaining work. The runner iterates whenever it has room."""
@@ -162,33 +148,31 @@ class Job(Generic[Item]):
             yield from part.slices(remaining, self._options.rows_per_slice)
 
     def _note_before(self, rows: int) -> None:
-        self._before += rows
+        self._counts = self._counts.plus(before=rows)
         self._on_progress(self.counts)
 
     def _take(self, outcome: Outcome) -> None:
-        if self._first_seconds is None:
-            self._first_seconds = self._elapsed
+        if self._counts.first_seconds is None:
+            self._counts = replace(self._counts, first_seconds=self.counts.seconds)
         ended = self._assembly.add(outcome)
         if isinstance(ended, Failure):
-            self._failed += 1
+            self._counts = self._counts.plus(failed=1)
             self._first_failure = self._first_failure or ended
             _log.info("%s: %s", outcome.id, ended.message)
             self._check_failures(self._first_failure)
         else:
-            self._answered += 1
-            self._tokens_before += ended[0]
-            self._tokens_after += ended[1]
+            self._counts = self._counts.plus(answered=1, tokens_before=ended[0], tokens_after=ended[1])
         self._on_progress(self.counts)
 
     def _check_failures(self, first: Failure) -> None:
-        limit = self._options.max_failures
-        if limit is not None and self._failed > limit:
+        limit, counts = self._options.max_failures, self._counts
+        if limit is not None and counts.failed > limit:
             raise TooManyFailuresError(
-                f"{self._failed} rows failed, more than --max-failures {limit}; the first: {first.message}"
+                f"{counts.failed} rows failed, more than --max-failures {limit}; the first: {first.message}"
             )
-        if limit is None and self._failed >= _FIRST_ROWS and not (self._answered or self._before):
+        if limit is None and counts.failed >= _FIRST_ROWS and not (counts.answered or counts.before):
             raise TooManyFailuresError(
-                f"all of the first {self._failed} rows failed; --max-failures N continues until more than N rows have "
+                f"all of the first {counts.failed} rows failed; --max-failures N continues until more than N rows have "
                 f"failed; the first: {first.message}"
             )
 

@@ -5,7 +5,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -45,8 +45,8 @@ class StageShares:
         return {name: busy / self._seconds for name, busy in self._busy.items()} if self._seconds else {}
 
 
-class Progress(Protocol):
-    """Receives progress updates."""
+class Progress:
+    """Receives progress updates; this class reports nothing."""
 
     def update(self, counts: Counts) -> None:
         """Called after every row."""
@@ -55,17 +55,7 @@ class Progress(Protocol):
         """Called when the job has ended, successfully or not."""
 
 
-class Quiet:
-    """Reports nothing."""
-
-    def update(self, counts: Counts) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-
-class Bar:
+class Bar(Progress):
     """A progress bar in a terminal."""
 
     def __init__(self, shares: StageShares, total: int, stream: TextIO = sys.stderr) -> None:
@@ -86,7 +76,7 @@ class Bar:
         self._bar.close()
 
 
-class _PeriodicLine(ABC):
+class _PeriodicLine(Progress, ABC):
     """Prints a line at intervals."""
 
     def __init__(self, shares: StageShares, stream: TextIO, seconds: float) -> None:
@@ -101,9 +91,6 @@ class _PeriodicLine(ABC):
             return
         self._next = time.monotonic() + self._seconds
         print(self._line(counts, self._shares.lately), file=self._stream, flush=True)
-
-    def close(self) -> None:
-        return
 
     @abstractmethod
     def _line(self, counts: Counts, stages: Sequence[StageUse]) -> str: ...

@@ -21,17 +21,6 @@ from visionsplit_client import (
 from visionsplit_batch.rows.fields import Carry, carried, plain_text
 from visionsplit_batch.rows.rows import Answers, Outcome, Question, Tokens
 
-__all__ = [
-    "Answer",
-    "Carry",
-    "Record",
-    "RunLabels",
-    "Timings",
-    "TokenRecord",
-    "method_text",
-    "record_schema",
-]
-
 
 @dataclass(frozen=True)
 class RunLabels:

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Literal, Protocol, Self, get_args
 
 from visionsplit_client import Compression, DataTypeName, PositionIds, Pruning, Sampling
@@ -25,7 +24,7 @@ class TemplateError(BatchError):
 
 @dataclass(frozen=True)
 class Work:
-    """What to do with each row. It is pickled to where that happens.
+    """What to do with each row. It is pickled and sent to the process that does it.
 
     A prompt may name the row's other columns: `{title}`. Braces around anything that is not a name stay as they are,
     and `{{title}}` stands for the text `{title}`.
@@ -34,17 +33,17 @@ class Work:
     are encoded once for all of them, so such a method needs `Compression.guidance`.
 
     Raises:
-        ValueError: no prompt to caption with, or prompts where nothing is asked.
+        ValueError: an unknown kind of work, or prompts for work that asks nothing.
     """
 
     kind: WorkKind  # from images to answers, from images to tokens, from tokens to answers
-    prompts: tuple[str, ...] = ()  # asked of rows that bring no questions of their own
+    prompts: tuple[str, ...] = ()  # asked of rows without questions
     compression: Compression | None = None  # None: the encoder's default
     data_type: DataTypeName | None = None  # None: the encoder's default
     pruning: Pruning | None = None
     position_ids: PositionIds | None = None
     sampling: Sampling | None = None
-    timeout: float | None = 600.0  # seconds for one call, with its time in queues; None waits for ever
+    timeout: float | None = 600.0  # seconds for one call, with its time in queues; None sets no limit
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(WorkKind):
@@ -58,7 +57,7 @@ class Work:
         return frozenset(match["column"] for prompt in self.prompts for match in _COLUMN.finditer(prompt)) - {None}
 
     def questions(self, content: Content) -> tuple[Question, ...]:
-        """What is asked about a row: its own questions, else the prompts filled in from its columns.
+        """The questions about a row: its own, else the prompts with the values of its columns.
 
         Raises:
             TemplateError: a column is missing or empty, or there is no question at all.
@@ -84,7 +83,7 @@ def _filled(prompt: str, fields: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class StageUse:
-    """How busy one stage was since it was last asked for: the stage whose share is near 1 holds up the others."""
+    """How busy one stage was since the last question. The stage whose share is near 1 holds up the others."""
 
     name: Stage
     places: int  # rows or tasks that it works on at once
@@ -94,7 +93,7 @@ class StageUse:
 
 @dataclass(frozen=True)
 class RunnerIdentity:
-    """What decides, together with the work, what comes out. Equal for runs whose rows may stand side by side."""
+    """What decides the results, together with the work. It is equal for runs whose rows may be combined."""
 
     encoder_model: str | None  # None where nothing is encoded
     encoder_fingerprint: str | None  # of the tokens, in any case
@@ -105,7 +104,7 @@ class RunnerIdentity:
 
 
 class Runner(Protocol):
-    """Works on rows. A context manager: what it needs is started, and known, once it is entered.
+    """Works on rows. A context manager: entering it starts what it needs, and finds out what that is.
 
     Raises on entering:
         UnavailableError, UnauthenticatedError, IncompatibleServicesError: the services cannot do the work.
@@ -113,22 +112,20 @@ class Runner(Protocol):
     """
 
     def identity(self) -> RunnerIdentity:
-        """Of what was started."""
+        """The identity of what was started."""
 
     def run(self, slices: Iterator[Slice]) -> Iterator[Outcome]:
         """One outcome for each row, in any order. Slices are pulled on the caller's thread, and only while few rows
-        are on their way. Closing the iterator gives up what is on its way. Once at a time.
+        are on their way. Closing the iterator cancels those. Only one iterator may run at a time.
 
         Raises:
-            UnavailableError, UnauthenticatedError, IncompatibleServicesError: of a service, after repetitions. Rows
-                without an outcome have none.
+            UnavailableError, UnauthenticatedError, IncompatibleServicesError: a service failed after all repetitions.
+                The remaining rows have no outcome.
         """
 
     def stages(self) -> tuple[StageUse, ...]:
-        """How busy it was since the last time. Any thread may ask."""
+        """How busy each stage was since the last call. Any thread may ask."""
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...

@@ -21,7 +21,7 @@ class Piece:
     """Neighbouring rows of one slice, which one call works on."""
 
     slice: Slice
-    losses: int = 0  # so often these rows came back without a result
+    losses: int = 0  # how many times these rows came back without a result
 
     @property
     def rows(self) -> int:

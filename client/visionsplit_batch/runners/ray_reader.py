@@ -1,4 +1,4 @@
-"""What reads the rows on a Ray cluster, and calls the services about them."""
+"""Reads the rows on a Ray cluster, and calls the services about them."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ from visionsplit_batch.runners.usage import StageClock
 Result = Answers | Tokens | Failure
 
 _READ_THREADS = 4
-# The job repeats a lost row itself, at the addresses of the time: the service may have been lost because of the row.
+# The job repeats a lost row itself, at the addresses of that time: the row may be the reason for the loss.
 _RETRIES = Retries(attempts=1, overloaded=True)
 
 
@@ -30,10 +30,10 @@ class Lost:
 
 @dataclass(frozen=True)
 class Worked:
-    """What a reader did."""
+    """The results of one call of a reader."""
 
     results: tuple[Result | Lost, ...]  # one for each row of the slice
-    seconds: Mapping[Stage, float]  # of work since the last time
+    seconds: Mapping[Stage, float]  # of work since the last call
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Reader:
         """
         Args:
             llm: the LLM service's address.
-            in_flight: the most rows whose calls run at one time.
+            in_flight: the most rows whose calls run at the same time.
         """
         self._work = work
         self._llm = llm
@@ -63,13 +63,13 @@ class Reader:
         self._held: _Held | None = None
 
     async def ready(self) -> None:
-        """Return once the actor is there."""
+        """Return once the actor has started."""
 
     async def work(self, one: Slice, encoders: tuple[str, ...]) -> Worked:
         """Read the rows of a slice and ask about them.
 
         Args:
-            encoders: the addresses at this time.
+            encoders: the present addresses of the encoders.
 
         Raises:
             VisionSplitError: the services refuse the job as a whole.

@@ -4,7 +4,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import ray
@@ -54,7 +53,7 @@ class RayRunner:
         encoder: how the encoders are set up; None for work that encodes nothing. Address and LLM service are left out.
         llm: how the language models are set up; None for work that asks nothing.
         pools: GPUs are used where there are any, unless it says otherwise.
-        on_start: told once, in words, what is started.
+        on_start: called once with a description of what is started.
         address: of a Ray cluster to join, "auto" or HOST:PORT, whose machines have this package and the checkpoints;
             "local" starts one on this machine. Where the process is connected to one already, that one is used.
         application: names the language models on the cluster, see `RayServices`; None makes a name.
@@ -113,15 +112,13 @@ class RayRunner:
             self._identity = self._services.identity()
             self._readers = self._start_readers()
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._running is not None:
-            self._running.close()  # its caller may have left it half way
+            self._running.close()  # its caller may have stopped iterating
         for reader in self._readers:
             ray.kill(reader.actor)
         if self._services is not None:

@@ -1,10 +1,9 @@
-"""Works with services that run already: reads here, asks there."""
+"""Works with running services: reads the rows in this process, and asks the services."""
 
 import asyncio
 import contextlib
 import queue
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from visionsplit.serving.background_loop import BackgroundLoop
@@ -91,14 +90,12 @@ class ServicesRunner:
                 identify(self._work, self._encoders, self._llm, security=self._security, retries=self._retries)
             )
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._give_up()
+    def __exit__(self, *_: object) -> None:
+        self._cancel_all()
         if self._client is not None:
             self._loop.run(self._client.close())
         self._loop.close()
@@ -123,15 +120,15 @@ class ServicesRunner:
                     on_way -= 1
                     yield outcome
         finally:
-            self._give_up()
+            self._cancel_all()
 
     def _start(self, one: Slice, done: "queue.SimpleQueue[Outcome | Exception]") -> None:
         task = asyncio.create_task(self._slice(one, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _give_up(self) -> None:
-        """End what runs. An iterator that was left behind comes here once more, perhaps after everything is closed."""
+    def _cancel_all(self) -> None:
+        """Cancel what runs. An abandoned iterator calls this once more, perhaps after everything is closed."""
         if not self._loop.closed:
             self._loop.run(_cancel(self._tasks))
         self._clock.clear()
@@ -159,7 +156,7 @@ class ServicesRunner:
                     rows.create_task(work_on(index, entry.id, content))
         except ExceptionGroup as errors:
             done.put(errors.exceptions[0])
-        except Exception as error:  # whatever it is, the caller's thread waits for it
+        except Exception as error:  # of any class: the caller's thread waits for a result
             done.put(error)
 
     async def _row(self, content: Content | Failure) -> Answers | Tokens | Failure:

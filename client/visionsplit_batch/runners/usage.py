@@ -19,12 +19,12 @@ class StageClock:
         self._asked = time.monotonic()
 
     def worked(self, stage: Stage, seconds: float) -> None:
-        """One place of a stage was taken for so long."""
+        """Record that one place of a stage was in use for some seconds."""
         with self._lock:
             self._seconds[stage] += seconds
 
     def move(self, rows: int, *, out: Stage | None = None, into: Stage | None = None) -> None:
-        """Rows go from one stage to the next; None is outside."""
+        """Record that rows go from one stage to the next; None is outside."""
         with self._lock:
             if out is not None:
                 self._rows[out] -= rows
@@ -33,7 +33,7 @@ class StageClock:
 
     @contextmanager
     def working(self, stage: Stage) -> Iterator[None]:
-        """Counts the time inside as work."""
+        """Count the time inside the block as work."""
         started = time.monotonic()
         try:
             yield
@@ -41,18 +41,18 @@ class StageClock:
             self.worked(stage, time.monotonic() - started)
 
     def take_seconds(self) -> Mapping[Stage, float]:
-        """The seconds of work since the last time."""
+        """The seconds of work in each stage since the last call."""
         with self._lock:
             seconds, self._seconds = self._seconds, dict.fromkeys(self._places, 0.0)
             return seconds
 
     def clear(self) -> None:
-        """No row is anywhere any more."""
+        """Record that no row is in any stage."""
         with self._lock:
             self._rows = dict.fromkeys(self._places, 0)
 
     def take(self) -> tuple[StageUse, ...]:
-        """Since the last time. Work counts when it ends, so that a share is right over a few times its length."""
+        """The use of each stage since the last call. Work counts when it ends, so shares of short spans are off."""
         with self._lock:
             now = time.monotonic()
             elapsed, self._asked = max(now - self._asked, 1e-3), now

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from typing import IO
 
 from visionsplit_batch.rows.records import Record
-from visionsplit_batch.sinks.base import Sink, json_line
+from visionsplit_batch.sinks.base import AnswersSink, json_line
 
 
-class JsonlSink(Sink[Record]):
+class JsonlSink(AnswersSink):
     """Writes UTF-8 text, one line per row, with the columns as keys."""
 
     suffix = ".jsonl"

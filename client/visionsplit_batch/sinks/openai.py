@@ -11,7 +11,7 @@ from visionsplit_batch.rows.fields import plain_text
 from visionsplit_batch.rows.part_state import FailedRow
 from visionsplit_batch.rows.records import Record
 from visionsplit_batch.rows.rows import Failure
-from visionsplit_batch.sinks.base import Sink, json_line
+from visionsplit_batch.sinks.base import AnswersSink, json_line
 
 # Looked up along an error's class hierarchy.
 _STATUS_OF: dict[type[Exception], int] = {
@@ -24,7 +24,7 @@ _STATUS_OF: dict[type[Exception], int] = {
 }
 
 
-class OpenAiSink(Sink[Record]):
+class OpenAiSink(AnswersSink):
     """Writes a line per row. `custom_id` is the row's id; the answers to several questions are its choices.
 
     `created` is 0, and ids are derived from the run and the row, so that a resumed run writes the same lines.
@@ -44,11 +44,11 @@ class OpenAiSink(Sink[Record]):
             }
             file.write(_line(record.id, record.run, HTTPStatus.OK, body))
 
-    def failure_line(self, row: FailedRow, run: str) -> bytes:
+    def failure_line(self, row: FailedRow) -> bytes:
         status = status_of(row.failure)
         kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
         error = {"message": plain_text(row.failure.message), "type": kind, "param": None, "code": row.failure.error}
-        return _line(plain_text(row.id), run, status, {"error": error})
+        return _line(plain_text(row.id), self._labels.run, status, {"error": error})
 
 
 def status_of(failure: Failure) -> int:

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visionsplit_batch.rows.records import Record, record_schema
-from visionsplit_batch.sinks.base import Sink, json_text
+from visionsplit_batch.sinks.base import AnswersSink, json_text
 
 _GROUP_ROWS = 4096  # rows of a row group, which is held in memory
 _GROUP_CHARACTERS = 1 << 27  # of a row group's `fields`: a text column can hold 2 GiB per group
 
 
-class ParquetSink(Sink[Record]):
+class ParquetSink(AnswersSink):
     """Writes files compressed with zstd; a part without rows has the columns too."""
 
     suffix = ".parquet"

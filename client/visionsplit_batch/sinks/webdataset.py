@@ -7,10 +7,10 @@ from typing import IO
 from urllib.parse import quote, unquote
 
 from visionsplit_batch.rows.records import Record
-from visionsplit_batch.sinks.base import Sink, json_text
+from visionsplit_batch.sinks.base import AnswersSink, json_text
 
 
-class WebDatasetSink(Sink[Record]):
+class WebDatasetSink(AnswersSink):
     """Writes per row KEY.json with all columns and KEY.txt with the caption. `sample_key` gives the key of an id."""
 
     suffix = ".tar"

@@ -26,7 +26,7 @@ _REFUSALS = (InputError, RefusedRunError, TooManyFailuresError, InvalidRequestEr
 
 
 class _Terminated(BaseException):
-    """SIGTERM, as KeyboardInterrupt is SIGINT: what is under way is given up, what is done stays."""
+    """SIGTERM, as KeyboardInterrupt is SIGINT: what is under way is cancelled, what is done stays."""
 
 
 def add_parser(commands: shared.Subparsers) -> None:

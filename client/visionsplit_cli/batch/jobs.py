@@ -9,9 +9,8 @@ from typing import Any
 
 from visionsplit.visible import visible
 from visionsplit_batch.job.job import Job, JobOptions, JobSummary
-from visionsplit_batch.job.progress import Bar, Events, Lines, Progress, Quiet, StageShares
-from visionsplit_batch.job.recording import AnswersRecording, Recording, TokensRecording
-from visionsplit_batch.job.run_folder import RunFolder, fingerprint
+from visionsplit_batch.job.progress import Bar, Events, Lines, Progress, StageShares
+from visionsplit_batch.job.run_folder import RunFolder
 from visionsplit_batch.job.settings import labels_of, run_settings
 from visionsplit_batch.job.summary import input_json, input_text, left_out_text, summary_json, summary_text
 from visionsplit_batch.rows.left_out import LeftOut, needs_attention
@@ -19,7 +18,7 @@ from visionsplit_batch.rows.named_columns import check_columns
 from visionsplit_batch.rows.rows import Source
 from visionsplit_batch.runners import Runner, Work
 from visionsplit_batch.runners.services import ServicesRunner
-from visionsplit_batch.sinks import TokensSink, sink_for
+from visionsplit_batch.sinks import Sink, TokensSink, sink_for
 from visionsplit_batch.sources import Columns, open_source
 from visionsplit_batch.sources.tokens import TokenShards
 from visionsplit_batch.storage.storage import Storage, absolute
@@ -59,11 +58,11 @@ def run(args: argparse.Namespace) -> tuple[JobSummary, tuple[LeftOut, ...]]:
             rows_per_part=args.rows_per_file,
         )
         labels = labels_of(settings, work, runner.identity())
-        recording: Recording[Any]
-        if args.kind == "encode":
-            recording = TokensRecording(TokensSink(storage, labels, args.rows_per_file), columns)
-        else:
-            recording = AnswersRecording(sink_for(output_format, storage), labels, columns)
+        sink: Sink[Any] = (
+            TokensSink(storage, labels, args.rows_per_file, columns)
+            if args.kind == "encode"
+            else sink_for(output_format, storage, labels, columns)
+        )
         shares = StageShares(runner.stages)
         progress = _progress(args, shares, total)
         # Ray prints to stdout, where a scheduler reads our events.
@@ -72,9 +71,8 @@ def run(args: argparse.Namespace) -> tuple[JobSummary, tuple[LeftOut, ...]]:
                 source,
                 runner,
                 folder,
-                recording,
+                sink,
                 JobOptions(args.rows_per_file, retry_errors=args.retry_errors, max_failures=args.max_failures),
-                run=fingerprint(settings),
                 total=total,
                 on_progress=progress.update,
             )
@@ -106,24 +104,19 @@ def _output_format(args: argparse.Namespace, source: Source) -> str:
 
 def _progress(args: argparse.Namespace, shares: StageShares, total: int) -> Progress:
     if args.quiet:
-        return Quiet()
+        return Progress()
     if args.json:
         return Events(shares, sys.stdout)
     return Bar(shares, total) if sys.stderr.isatty() else Lines(shares)
 
 
 def _work(args: argparse.Namespace) -> Work:
-    asks = args.kind != "encode"
-    return Work(
-        args.kind,
-        prompts=tuple(args.prompts or (DEFAULT_PROMPT,)) if asks else (),
-        compression=shared.compression_from(args) if args.kind != "ask" else None,
-        data_type=args.data_type if args.kind != "ask" else None,
-        pruning=shared.pruning_from(args) if asks else None,
-        position_ids=args.position_ids if asks else None,
-        sampling=shared.sampling_from(args) if asks else None,
-        timeout=args.timeout,
-    )
+    asked: dict[str, Any] = {}
+    if args.kind != "ask":
+        asked |= {"compression": shared.compression_from(args), "data_type": args.data_type}
+    if args.kind != "encode":
+        asked |= {"prompts": tuple(args.prompts or (DEFAULT_PROMPT,)), **shared.answer_options(args)}
+    return Work(args.kind, timeout=args.timeout, **asked)
 
 
 def _source(args: argparse.Namespace, storage: Storage, output: str) -> Source:

@@ -59,7 +59,7 @@ def check_alive(services: Sequence[Service]) -> None:
 
 
 def _check_reachable(service: Service, health: Health, silent_since: dict[str, float]) -> None:
-    """Give up on a service that accepts connections and still does not answer."""
+    """Raise for a service that accepts connections and still does not answer."""
     if health.status is not HealthStatus.UNREACHABLE or not _listens(service.address):
         silent_since.pop(service.address, None)
         return

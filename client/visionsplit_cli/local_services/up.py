@@ -9,11 +9,23 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from visionsplit.command_line import parser as command_line
+from visionsplit.command_line.parser import (
+    Kind,
+    add_option,
+    any_text,
+    device,
+    host_port,
+    one_of,
+    path,
+    pool_size,
+    positive,
+    word,
+)
 from visionsplit.command_line.security_options import add_server_options, server_security_from
 from visionsplit.model.names import is_missing_folder
 from visionsplit.network.addresses import split_host_port
@@ -33,91 +45,62 @@ _WATCH_SECONDS = 0.2
 _EXIT_SECONDS = 15.0
 
 
-def _further_options(text: str) -> list[str]:
+def _read_options(text: str) -> list[str]:
     """Reads options to pass on. Those that this command sets itself would leave it waiting at another address."""
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be read as options: {error}") from None
-    for word in words:
-        if (option := word.partition("=")[0]) in _OWN_OPTIONS:
-            raise argparse.ArgumentTypeError(f"{option} is set by the options of `visionsplit up` itself")
+        raise ValueError(f"{text!r} cannot be read as options: {error}") from None
+    for one in words:
+        if (option := one.partition("=")[0]) in _OWN_OPTIONS:
+            raise ValueError(f"{option} is set by the options of `visionsplit up` itself")
     return words
+
+
+_further_options = Kind(_read_options, "options", "OPTIONS")
 
 
 def add_parser(commands: options.Subparsers) -> None:
     parser = commands.add_parser("up", help="start both services on this machine", description=__doc__)
     shipped = checkout.shipped_model()
-    parser.add_argument(
+    add = partial(add_option, parser)
+    add(
         "--model",
-        default=shipped,
+        replace(word, show=lambda _: "the one in this checkout"),
+        "The LLaVA-NeXT checkpoint, as a folder or a Hugging Face hub id.",
+        shipped,
         required=shipped is None,
-        help="The LLaVA-NeXT checkpoint, as a folder or a Hugging Face hub id. "
-        + ("Required." if shipped is None else "Default: the one in this checkout."),
+        metavar=None,
     )
-    for option, default in (("encoder", DEFAULT_ENCODER), ("llm", options.DEFAULT_LLM)):
-        parser.add_argument(
-            f"--{option}",
-            type=options.host_port,
-            default=default,
-            metavar="HOST:PORT",
-            help=f"The address on which the {option} service listens; port 0 takes a free one. Default: %(default)s.",
-        )
-    parser.add_argument(
-        "--backend",
-        choices=("local", "ray"),
-        default="local",
-        help="Where the LLM service runs its replicas: in its own process, or on Ray. Default: %(default)s.",
-    )
-    parser.add_argument(
+    for service, default in (("encoder", DEFAULT_ENCODER), ("llm", options.DEFAULT_LLM)):
+        text = f"The address on which the {service} service listens; port 0 takes a free one."
+        add(f"--{service}", host_port, text, default)
+    text = "Where the LLM service runs its replicas: in its own process, or on Ray."
+    add("--backend", one_of(("local", "ray")), text, "local")
+    add(
         "--replicas",
-        type=command_line.pool_size,
-        default=(1, 1),
-        metavar="N[-M]",
-        help="The number of the LLM service's replicas; several, or a range such as 1-4 that follows the load, need "
-        "--backend ray. Default: 1.",
+        pool_size,
+        "The number of the LLM service's replicas; several, or a range such as 1-4 that follows the load, need "
+        "--backend ray.",
+        (1, 1),
     )
-    parser.add_argument(
+    add(
         "--encoders",
-        type=command_line.pool_size,
-        metavar="N[-M]",
-        help="The number of encoders as Ray actors, beside the replicas; a range such as 2-8 follows the load. They "
-        "listen at --encoder and the ports behind it, and serve no metrics. Needs --backend ray. Default: one "
-        "encoder, in a separate process.",
+        pool_size,
+        "The number of encoders as Ray actors, beside the replicas; a range such as 2-8 follows the load. They listen "
+        "at --encoder and the ports behind it, and serve no metrics. Needs --backend ray.",
+        absent="one encoder, in a separate process",
     )
-    parser.add_argument(
-        "--device",
-        type=command_line.device,
-        help="The device of both services: cpu, cuda or cuda:N. Default: a GPU, or the CPU where there is none.",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPE_NAMES,
-        help="The number format of the weights. Default: float32 on the CPU, the checkpoint's own on a GPU.",
-    )
+    text = "The device of both services: cpu, cuda or cuda:N."
+    add("--device", device, text, absent="a GPU, or the CPU where there is none")
+    text = "The number format of the weights."
+    add("--dtype", one_of(DTYPE_NAMES), text, absent="float32 on the CPU, the checkpoint's own on a GPU")
     for service in ("llm", "encoder"):
-        parser.add_argument(
-            f"--{service}-args",
-            type=_further_options,
-            default=[],
-            metavar="OPTIONS",
-            help=f"Further options of visionsplit-{service}, as one word, such as "
-            f'--{service}-args="--max-images 4". Default: none.',
-        )
-    parser.add_argument(
-        "--grace",
-        type=options.positive_seconds,
-        default=10.0,
-        metavar="SECONDS",
-        help="How long running calls may go on after Ctrl-C. Default: %(default)g.",
-    )
-    parser.add_argument(
-        "--start-timeout",
-        type=options.positive_seconds,
-        default=600.0,
-        metavar="SECONDS",
-        help="The time in which both services must become healthy; a download counts. Default: %(default)g.",
-    )
+        text = f'Further options of visionsplit-{service}, as one word, such as --{service}-args="--max-images 4".'
+        add(f"--{service}-args", _further_options, text, [])
+    add("--grace", positive, "How long running calls may go on after Ctrl-C.", 10.0)
+    text = "The time in which both services must become healthy; a download counts."
+    add("--start-timeout", positive, text, 600.0)
     _add_security(parser)
     parser.add_argument(
         "--metrics",
@@ -130,18 +113,10 @@ def add_parser(commands: options.Subparsers) -> None:
 
 def _add_security(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
-    add = parser.add_argument_group("security between the services").add_argument
-    add(
-        "--tls-ca",
-        type=Path,
-        metavar="PEM",
-        help="The authorities that have signed --tls-cert. Default: those that come with gRPC.",
-    )
-    add(
-        "--tls-server-name",
-        metavar="NAME",
-        help="The name in --tls-cert. Default: the hosts of both addresses.",
-    )
+    add = partial(add_option, parser.add_argument_group("security between the services"))
+    text = "The authorities that have signed --tls-cert."
+    add("--tls-ca", replace(path, metavar="PEM"), text, absent="those that come with gRPC")
+    add("--tls-server-name", any_text, "The name in --tls-cert.", absent="the hosts of both addresses", metavar="NAME")
 
 
 def run(args: argparse.Namespace) -> int:

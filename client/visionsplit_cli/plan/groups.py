@@ -1,4 +1,4 @@
-"""From the rates of both halves to a group of encoders and language models."""
+"""Calculates a group of encoders and language models from the rates of both halves."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _LARGEST_GROUP = 256
 
 @dataclass(frozen=True)
 class Prices:
-    """Of one device for an hour, in any currency. Equal ones count devices."""
+    """The prices of a device for an hour, in any currency. With equal prices, a cost is a number of devices."""
 
     encoder: float = 1.0
     llm: float = 1.0
@@ -19,7 +19,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Rate:
-    """What one half did while it was measured."""
+    """The work of one half while it was measured."""
 
     images: int
     seconds: float  # from the first call's start to the last one's end
@@ -43,16 +43,16 @@ class Group:
 
     @property
     def encoder_hours(self) -> float:
-        """Of encoders, for a million images."""
+        """Hours of encoders for a million images."""
         return self._hours(self.encoders)
 
     @property
     def llm_hours(self) -> float:
-        """Of language models, for a million images."""
+        """Hours of language models for a million images."""
         return self._hours(self.llms)
 
     def cost(self, prices: Prices) -> float:
-        """Of a million images."""
+        """The cost of a million images."""
         return self.encoder_hours * prices.encoder + self.llm_hours * prices.llm
 
     def _hours(self, devices: int) -> float:
@@ -61,7 +61,7 @@ class Group:
 
 @dataclass(frozen=True)
 class RatioPlan:
-    """What was measured at one retention ratio, and what follows from it."""
+    """The measurements at one retention ratio, and what follows from them."""
 
     ratio: float
     method: str
@@ -74,7 +74,7 @@ class RatioPlan:
 
     @property
     def encoders_per_llm(self) -> float:
-        """That keep one language model busy."""
+        """The number of encoders that keep one language model busy."""
         return self.llm.per_second / self.encoder.per_second
 
     @property

@@ -1,4 +1,4 @@
-"""InputImages and tokens to measure with: never the same twice, or a cache would answer."""
+"""Images and tokens to measure with; none occurs twice, because a cache would answer."""
 
 import io
 import itertools
@@ -23,15 +23,15 @@ _NUMBER_BITS = 32
 
 @dataclass(frozen=True)
 class InputImages:
-    """Files of images, and where they are from."""
+    """Image files and their origin."""
 
     files: tuple[bytes, ...]
     origin: str  # in words
 
     def stream(self) -> Iterator[tuple[int, bytes]]:
-        """Each image in turn, without end, with its index: the same image in a file that never was before.
+        """Each image in turn, without end, with its index. Each time, the same image is in a new file.
 
-        Decoders ignore what comes behind the image's end.
+        Decoders ignore the random bytes after the image's end.
         """
         for index in itertools.cycle(range(len(self.files))):
             yield index, self.files[index] + secrets.token_bytes(_NAME_BYTES)
@@ -54,7 +54,7 @@ def varied(image: EncodedImage, number: int) -> EncodedImage:
     """The same tokens but for the lowest bits of a few values, so that no other prompt begins like this one.
 
     Args:
-        number: of 32 bits; each gives other tokens.
+        number: 32 bits; different numbers give different tokens.
     """
     features = image.tokens.features
     data = bytearray(features.data)
@@ -65,7 +65,7 @@ def varied(image: EncodedImage, number: int) -> EncodedImage:
 
 
 def any_number() -> int:
-    """For `varied`."""
+    """A random number for `varied`."""
     return secrets.randbits(_NUMBER_BITS)
 
 

@@ -13,14 +13,14 @@ from visionsplit_cli.plan.groups import Rate
 from visionsplit_cli.plan.images import InputImages, any_number, varied
 
 _T = TypeVar("_T")
-# A full service is waited for: it is to be full.
+# Refused calls are repeated, because the measurement is meant to fill the services.
 RETRIES = Retries(attempts=30, overloaded=True)
 _FIRST_CALLS = 2  # of one service
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long is measured, and with how much."""
+    """The duration and the load of a measurement."""
 
     seconds: float  # in which calls begin
     in_flight: int  # calls at once for each service, at most
@@ -68,7 +68,7 @@ class EncoderMeter:
 
 
 class LlmMeter:
-    """Asks about tokens that were made before, as fast as an LLM service answers."""
+    """Asks about tokens that were encoded before, as fast as an LLM service answers."""
 
     def __init__(
         self, client: AsyncClient, prompt: str, sampling: Sampling, effort: Effort, *, replicas: int = 1
@@ -96,7 +96,7 @@ class LlmMeter:
 
 
 class _Meter:
-    """Counts calls of one kind. How many at once fill the services it remembers from one time to the next."""
+    """Measures calls of one kind, and remembers how many calls at a time fill the services."""
 
     def __init__(self, effort: Effort, services: int) -> None:
         self._seconds = effort.seconds

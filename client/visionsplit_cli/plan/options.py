@@ -2,8 +2,10 @@
 
 import argparse
 import shlex
+from dataclasses import replace
+from functools import partial
 
-from visionsplit.command_line.parser import at_least, positive, shares
+from visionsplit.command_line.parser import Kind, add_option, any_text, at_least, positive, shares
 from visionsplit.options.compression import DEFAULT_METHOD
 
 from visionsplit_cli import options as shared
@@ -11,6 +13,8 @@ from visionsplit_cli.caption import DEFAULT_PROMPT
 from visionsplit_cli.plan.images import MOST_ROWS
 
 _RATIOS = (1.0, 0.5, 0.25, 0.1)
+_name = replace(any_text, metavar="NAME")
+_words = Kind(shlex.split, "options", "OPTIONS")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -26,12 +30,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     _add_work(parser)
     group = parser.add_argument_group("cost", "In any currency. Without a price, hours of devices are counted.")
     for half, name in (("encoder", "an encoder's"), ("llm", "a language model's")):
-        group.add_argument(
-            f"--price-{half}",
-            type=positive,
-            metavar="MONEY",
-            help=f"The price of {name} device for an hour. Default: the other price.",
-        )
+        text = f"The price of {name} device for an hour."
+        add_option(group, f"--price-{half}", positive, text, absent="the other price", metavar="MONEY")
     parser.add_argument("-q", "--quiet", action="store_true", help="Print the result only.")
     shared.add_json(parser)
     parser.set_defaults(parser=parser)
@@ -39,88 +39,36 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _add_services(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("services that this command starts", "Used unless --encoder and --llm are given.")
-    group.add_argument(
-        "--model",
-        metavar="NAME",
-        help="The checkpoint, as a folder or a Hugging Face hub id. Default: the one in this checkout.",
-    )
+    add = partial(add_option, group)
+    text = "The checkpoint, as a folder or a Hugging Face hub id."
+    add("--model", _name, text, absent="the one in this checkout")
     for service in ("encoder", "llm"):
-        group.add_argument(
-            f"--{service}-args",
-            type=shlex.split,
-            default=[],
-            metavar="OPTIONS",
-            help=f"Further options of python -m {service}_service, as one word, such as "
-            f'--{service}-args="--dtype float32". Default: none.',
-        )
-    group.add_argument(
-        "--start-timeout",
-        type=positive,
-        default=600.0,
-        metavar="SECONDS",
-        help="The time in which each service must become healthy. Default: %(default)g.",
-    )
-    group = parser.add_argument_group("running services")
-    group.add_argument(
-        "--encoder",
-        action="append",
-        metavar="HOST:PORT",
-        help="An encoder service's address; may be repeated for several equal ones. Default: one is started.",
-    )
-    group.add_argument("--llm", metavar="HOST:PORT", help="The LLM service's address. Default: one is started.")
+        text = f"Further options of python -m {service}_service, as one word, such as "
+        add(f"--{service}-args", _words, f'{text}--{service}-args="--dtype float32".', [])
+    add("--start-timeout", positive, "The time in which each service must become healthy.", 600.0)
+    add = partial(add_option, parser.add_argument_group("running services"))
+    address = replace(any_text, metavar="HOST:PORT")
+    text = "An encoder service's address; may be repeated for several equal ones."
+    add("--encoder", address, text, absent="one is started", action="append")
+    add("--llm", address, "The LLM service's address.", absent="one is started")
     shared.add_security(parser)
 
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is measured")
-    add = group.add_argument
-    add(
-        "--ratios",
-        type=_ratios,
-        default=_RATIOS,
-        metavar="R,R,...",
-        help="The shares of the vision tokens to keep, above 0 and at most 1. Default: "
-        f"{','.join(f'{ratio:g}' for ratio in _RATIOS)}.",
-    )
-    add(
-        "--method",
-        default=DEFAULT_METHOD,
-        metavar="NAME",
-        help="How to choose the vision tokens to keep at ratios below 1. Default: %(default)s.",
-    )
-    shared.add_guidance(group, default="none")
-    add(
+    add = partial(add_option, group)
+    ratios = replace(shares, convert=lambda text: tuple(sorted(set(shares.convert(text)), reverse=True)))
+    add("--ratios", ratios, "The shares of the vision tokens to keep, above 0 and at most 1.", _RATIOS)
+    text = "How to choose the vision tokens to keep at ratios below 1."
+    add("--method", _name, text, DEFAULT_METHOD)
+    shared.add_guidance(group, absent="none")
+    group.add_argument(
         "--prompt", default=DEFAULT_PROMPT, metavar="TEXT", help='The question about each image. Default: "%(default)s"'
     )
-    add(
-        "--max-new-tokens",
-        type=at_least(1),
-        metavar="N",
-        help="The most tokens of an answer; use what the job will ask for. Default: the LLM service's.",
-    )
-    add(
-        "--seconds",
-        type=positive,
-        default=5.0,
-        help="The seconds in which calls begin, for each half at each ratio. Default: %(default)g.",
-    )
-    add(
-        "--in-flight",
-        type=at_least(1),
-        default=64,
-        metavar="N",
-        help="The calls at one time for each encoder and each replica; fewer are used where calls take long. "
-        "Default: %(default)s.",
-    )
-    add(
-        "--timeout",
-        type=positive,
-        default=600.0,
-        metavar="SECONDS",
-        help="The time limit of each call. Default: %(default)g.",
-    )
-
-
-def _ratios(text: str) -> tuple[float, ...]:
-    """The largest first, each once."""
-    return tuple(sorted(set(shares(text)), reverse=True))
+    text = "The most tokens of an answer; use what the job will ask for."
+    add("--max-new-tokens", at_least(1), text, absent="the LLM service's")
+    text = "The seconds in which calls begin, for each half at each ratio."
+    add("--seconds", positive, text, 5.0)
+    text = "The calls at one time for each encoder and each replica; fewer are used where calls take long."
+    add("--in-flight", at_least(1), text, 64)
+    add("--timeout", positive, "The time limit of each call.", 600.0)

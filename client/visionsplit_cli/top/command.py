@@ -6,7 +6,9 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
+from visionsplit.command_line.parser import add_option, host_port, positive
 from visionsplit.errors import UnavailableError
 
 from visionsplit_cli import options, report
@@ -27,28 +29,11 @@ class Moment:
 
 def add_parser(commands: options.Subparsers) -> None:
     parser = commands.add_parser("top", help="watch what the services do", description=__doc__)
+    add = partial(add_option, parser)
     for service, default in options.METRICS.items():
-        parser.add_argument(
-            f"--{service}-metrics",
-            default=default,
-            type=options.host_port,
-            metavar="HOST:PORT",
-            help=f"The address at which the {service} service serves metrics. Default: %(default)s.",
-        )
-    parser.add_argument(
-        "--interval",
-        type=options.positive_seconds,
-        default=2.0,
-        metavar="SECONDS",
-        help="The time between two looks. Default: %(default)g.",
-    )
-    parser.add_argument(
-        "--window",
-        type=options.positive_seconds,
-        default=30.0,
-        metavar="SECONDS",
-        help="The time over which rates are taken. Default: %(default)g.",
-    )
+        add(f"--{service}-metrics", host_port, f"The address at which the {service} service serves metrics.", default)
+    add("--interval", positive, "The time between two looks.", 2.0)
+    add("--window", positive, "The time over which rates are taken.", 30.0)
     parser.add_argument("--once", action="store_true", help="Look once, over all the time since the services started.")
     options.add_json(parser)
     parser.set_defaults(run=run, parser=parser)

@@ -74,7 +74,7 @@ def read_samples(address: str, service: str) -> Samples:
     """The page at HOST:PORT.
 
     Args:
-        address: where the service was told to serve its metrics.
+        address: where the service is set to serve its metrics.
         service: "encoder" or "llm", whose metrics they must be.
 
     Raises:

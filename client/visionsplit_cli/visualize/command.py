@@ -6,10 +6,11 @@ stands under each panel.
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from visionsplit.command_line.parser import at_least, shares
+from visionsplit.command_line.parser import add_option, any_text, at_least, path, shares
 from visionsplit.images import UNLIMITED, decode_image
 from visionsplit.network.locations import is_url
 from visionsplit.options.compression import DEFAULT_RATIO, KEEP_ALL
@@ -30,27 +31,18 @@ _ANSWER_TOKENS = 64  # at most; a panel has no room for more
 def add_parser(commands: options.Subparsers) -> None:
     parser = commands.add_parser("visualize", help="draw the kept vision tokens", description=__doc__)
     parser.add_argument("image", metavar="IMAGE", help=image_arguments.IMAGE_HELP)
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="The file to write; its ending, such as .png, sets the format. Required.",
-    )
-    parser.add_argument(
+    add = partial(add_option, parser)
+    text = "The file to write; its ending, such as .png, sets the format."
+    add("-o", path, text, alias="--output", required=True)
+    add(
         "--ratios",
-        type=shares,
-        metavar="R,R,...",
-        help="The shares of the vision tokens to keep, above 0 and at most 1, one panel for each; with --compare, for "
-        "every SPEC without a ratio. Default: "
-        f"{','.join(f'{ratio:g}' for ratio in _RATIOS)}, or 1 with --method {KEEP_ALL}, or as each SPEC says.",
+        shares,
+        "The shares of the vision tokens to keep, above 0 and at most 1, one panel for each; with --compare, for every "
+        "SPEC without a ratio.",
+        absent=f"{shares.show(_RATIOS)}, or 1 with --method {KEEP_ALL}, or as each SPEC says",
     )
-    parser.add_argument(
-        "--ask",
-        metavar="QUESTION",
-        help="Ask the LLM service about the kept tokens, and write its answer under each panel. Default: no question.",
-    )
+    text = "Ask the LLM service about the kept tokens, and write its answer under each panel."
+    add("--ask", any_text, text, absent="no question", metavar="QUESTION")
     _add_comparison(parser)
     options.add_connection(parser)
     options.add_compression(parser, ratio=False)
@@ -61,25 +53,15 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "comparison", f"SPEC is {METHOD_FORM}, such as globalcom2@0.25 or globalcom2:score=local,tau=5@0.25."
     )
-    group.add_argument(
-        "--compare",
-        action="append",
-        default=[],
-        metavar="SPEC",
-        help="A compression to show; repeat the option for further panels. Default: --method at each ratio.",
-    )
+    text = "A compression to show; repeat the option for further panels."
+    each = "--method at each ratio"
+    add_option(group, "--compare", any_text, text, [], absent=each, action="append", metavar="SPEC")
     group.add_argument(
         "--equal",
         action="store_true",
         help="Adjust the ratios until about as many tokens enter the LLM as under the first SPEC.",
     )
-    group.add_argument(
-        "--columns",
-        type=at_least(1),
-        default=2,
-        metavar="N",
-        help="The number of panels in a row. Default: %(default)s.",
-    )
+    add_option(group, "--columns", at_least(1), "The number of panels in a row.", 2)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -132,19 +132,26 @@ path = Kind(lambda text: Path(_not_empty(text)), "a path", "FILE")
 flag = Kind(_flag, "true or false", "BOOL", lambda value: "true" if value else "false")
 
 
-def pool_size(text: str) -> tuple[int, int]:
-    """Reads N, or N-M for a number that changes; the least and the most of it."""
+def _pool_size(text: str) -> tuple[int, int]:
     least, _, most = text.partition("-")
-    positive = at_least(1)
-    size = positive(least), positive(most or least)
+    at_least_one = at_least(1)
+    size = at_least_one.convert(least), at_least_one.convert(most or least)
     if size[0] > size[1]:
-        raise argparse.ArgumentTypeError(f"{text}: the first number must not be larger than the second")
+        raise ValueError(f"{text}: the first number must not be larger than the second")
     return size
 
 
-def shares(text: str) -> tuple[float, ...]:
-    """Reads numbers in (0, 1] with commas between them."""
-    return tuple(share(part.strip()) for part in text.split(","))
+any_text = Kind(str, "a text", "TEXT")
+# A number, or N-M for one that changes: the least and the most of it.
+pool_size = Kind(
+    _pool_size, "N or N-M", "N[-M]", lambda size: f"{size[0]}" if size[0] == size[1] else f"{size[0]}-{size[1]}"
+)
+shares = Kind(
+    lambda numbers: tuple(_share(part.strip()) for part in numbers.split(",")),
+    "numbers in (0, 1] with commas between them",
+    "R,R,...",
+    lambda numbers: ",".join(f"{one:g}" for one in numbers),
+)
 
 
 def one_of(names: tuple[str, ...]) -> Kind[str]:
@@ -174,3 +181,33 @@ def unless_empty(kind: Kind[ValueT]) -> Kind[ValueT | None]:
         kind.metavar,
         lambda value: "" if value is None else kind.show(value),
     )
+
+
+def add_option(
+    group: argparse._ActionsContainer,
+    name: str,
+    kind: Kind[Any],
+    sets: str,
+    default: Any = None,  # noqa: ANN401 - of the kind
+    *,
+    alias: str | None = None,
+    absent: str = "none",
+    **more: Any,  # noqa: ANN401 - argparse's own
+) -> None:
+    """Add an option that takes a value; its help ends with the default.
+
+    Args:
+        group: the part of the help text.
+        name: of the option, with its dashes.
+        kind: of its values.
+        sets: what it sets, as a sentence.
+        default: the value without the option.
+        alias: another name of the option.
+        absent: what holds without the option and without a default.
+        more: of argparse; a `metavar` replaces the kind's.
+    """
+    end = (
+        "Required." if more.get("required") else f"Default: {absent if default in (None, []) else kind.show(default)}."
+    )
+    names = (name,) if alias is None else (name, alias)
+    group.add_argument(*names, **{"metavar": kind.metavar, **more}, type=kind, default=default, help=f"{sets} {end}")

@@ -120,8 +120,8 @@ def client_security_from(options: argparse.Namespace, *, fallback: BearerToken |
 def _add(parser: argparse.ArgumentParser, cls: type, title: str, **absent: str) -> None:
     group = parser.add_argument_group(title)
     for one in declared(cls):
-        told = replace(one.setting, absent=absent.get(one.name, one.setting.absent))
-        add_option(group, replace(one, setting=told), default=None if one.setting.many else one.default)
+        shown = replace(one.setting, absent=absent.get(one.name, one.setting.absent))
+        add_option(group, replace(one, setting=shown), default=None if one.setting.many else one.default)
 
 
 def _from(options: argparse.Namespace, cls: type[T]) -> T:

@@ -1,4 +1,4 @@
-"""Tracks the requests that are being received, measures their bytes, and gives some up when they exceed the limits."""
+"""Tracks the requests that are being received, measures their bytes, and drops some when they exceed the limits."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ _RETRY_SECONDS = 1.0
 
 
 class Receipts:
-    """Receives messages, and gives up those that would take the memory of others. Used from one event loop.
+    """Receives messages, and drops those that would take the memory of others. Used from one event loop.
 
     gRPC stores a message until it is complete, whatever its size: it compares its size limit afterwards, and does not
     report how much has arrived. The kernel reports that for each connection.
@@ -64,7 +64,7 @@ class Receipts:
 
         Raises:
             DeadlineError: the message did not arrive in time.
-            OverloadedError: the message is too large, or was given up in favour of others.
+            OverloadedError: the message is too large, or was dropped in favour of others.
         """
         receipt, message = self._begin(caller, peer, max_bytes, small=small), None
         read = self._read(messages)
@@ -87,7 +87,7 @@ class Receipts:
         return message
 
     async def watch(self) -> None:
-        """Give up messages that exceed the limits, until cancelled."""
+        """Drop messages that exceed the limits, until cancelled."""
         while True:
             await self._busy.wait()
             await asyncio.sleep(_CHECK_SECONDS)
@@ -161,7 +161,7 @@ class Receipts:
         self._make_room(receiving)
 
     def _make_room(self, receiving: Iterable[Connection]) -> None:
-        """Give up messages until the others fit the limit: those of the caller with the most bytes, on its largest
+        """Drop messages until the others fit the limit: those of the caller with the most bytes, on its largest
         connection, oldest first, since only bytes that came after a message's beginning can belong to it."""
         left = {one: (_caller_of(one), one.unfinished) for one in receiving}
         held: Counter[str] = Counter()

@@ -8,7 +8,7 @@ from visionsplit.security.tls import ServerTls
 
 @dataclass(frozen=True)
 class ServerSecurity:
-    """Everything off is a plain connection on which everybody may call."""
+    """TLS and tokens of a service. Without either, connections are plain and all callers are accepted."""
 
     tls: ServerTls | None = None
     token_files: tuple[Path, ...] = ()  # a token from any of them is accepted; without files no token is needed

@@ -92,9 +92,9 @@ class AcceptedTokens:
 
 def _holders(lines: Sequence[TokenLine]) -> tuple[tuple[bytes, TokenHolder], ...]:
     """The hashes of the tokens, and their holders. If no line says `relay`, every holder counts as a relay."""
-    everybody = not any(line.relay for line in lines)
+    all_relay = not any(line.relay for line in lines)
     return tuple(
-        (hashed, TokenHolder(line.name or hashed.hex()[:_DIGEST_CHARACTERS], line.relay or everybody))
+        (hashed, TokenHolder(line.name or hashed.hex()[:_DIGEST_CHARACTERS], line.relay or all_relay))
         for line in lines
         for hashed in [_hash(line.token)]
     )

@@ -52,7 +52,7 @@ class ServiceConfig:
     grace_seconds: float = _serving(
         30.0,
         not_negative,
-        "The seconds that running calls may go on after the service was told to stop.",
+        "The seconds that running calls may go on after the service is asked to stop.",
         name="grace",
     )
     telemetry: TelemetryConfig = group(TelemetryConfig)

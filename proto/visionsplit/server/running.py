@@ -12,8 +12,8 @@ from visionsplit.server.server import ServiceServer
 from visionsplit.serving.process import process_watched, raise_open_files_limit
 from visionsplit.telemetry.logs import configure_logging
 
-# That a service that is told to stop while it starts may take for giving back what it has taken, such as replicas on a
-# Ray cluster.
+# How long a service that is stopped while it starts may take to release what it holds, such as replicas on a Ray
+# cluster.
 _CLEANING_SECONDS = 10.0
 
 
@@ -39,31 +39,33 @@ def run(name: str, config: ServiceConfig, make: Callable[[], ServiceServer]) -> 
 
 
 async def _serve(make: Callable[[], ServiceServer], grace_seconds: float, log: logging.Logger) -> None:
-    told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    _handle_signals(told)
+    stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    _handle_signals(stopped)
     server = make()
     starting = asyncio.ensure_future(server.start())
-    await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         log.info("told to stop while starting")
         starting.cancel()
         await asyncio.wait({starting}, timeout=_CLEANING_SECONDS)
-        # A thread that reads a checkpoint cannot be told to stop, and Python would wait for it. No call is inside yet.
+        # A thread that reads a checkpoint cannot be stopped, and Python would wait for it. No call is inside yet.
         logging.shutdown()
-        os._exit(128 + told.result())
+        os._exit(128 + stopped.result())
     await starting
-    _handle_signals(told)  # again: a library that was loaded meanwhile, Ray for example, may have put others in place
+    _handle_signals(
+        stopped
+    )  # again: a library that was loaded meanwhile, Ray for example, may have put others in place
     async with process_watched():
-        await told
+        await stopped
         await server.stop(grace_seconds)
 
 
-def _handle_signals(told: "asyncio.Future[int]") -> None:
-    """Set the number of the first signal that tells the process to stop."""
+def _handle_signals(stopped: "asyncio.Future[int]") -> None:
+    """Set the future to the number of the first signal that asks the process to stop."""
 
-    def tell(number: int) -> None:
-        if not told.done():
-            told.set_result(number)
+    def stop(number: int) -> None:
+        if not stopped.done():
+            stopped.set_result(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, tell, number)
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)

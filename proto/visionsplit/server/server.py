@@ -60,7 +60,7 @@ class ServiceServer(ABC):
 
     @abstractmethod
     async def open(self, receiver: Receiver) -> Opened:
-        """Load what takes calls. Cancelled if the service is told to stop meanwhile.
+        """Load what takes calls. It is cancelled if the service is stopped meanwhile.
 
         Args:
             receiver: receives the requests of the calls, and names their callers.

@@ -37,7 +37,7 @@ class _Watcher:
         self.peer = peer
         # Set if the watcher has not seen the present status, or has to end.
         self.changed = asyncio.Event()
-        self.given_up = False
+        self.displaced = False
 
 
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
@@ -53,7 +53,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._ending = False
         self._instance = secrets.token_hex(8)
         self._watchers: ByCaller[_Watcher] = ByCaller()
-        self._unread: Counter[str] = Counter()  # watchers that were given up and have not ended, by peer
+        self._unread: Counter[str] = Counter()  # watchers that were displaced and have not ended, by peer
         self._peers = Callers(None)
 
     def set(self, *, serving: bool) -> None:
@@ -88,21 +88,21 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             raise too_many
         if len(self._watchers) >= MAX_WATCHERS:
             # Displace an old watcher instead of refusing this one: otherwise a few addresses could keep all others out.
-            self._give_up(self._watchers.oldest_of_busiest())
+            self._displace(self._watchers.oldest_of_busiest())
         self._watchers.add(watcher.peer, watcher)
         try:
             await self._follow(watcher, context, known=request.service in self._names)
             raise too_many
         finally:
             self._watchers.remove(watcher.peer, watcher)
-            if watcher.given_up:
+            if watcher.displaced:
                 self._unread -= Counter((watcher.peer,))
 
-    def _give_up(self, watcher: _Watcher) -> None:
+    def _displace(self, watcher: _Watcher) -> None:
         # A watcher that does not read ends only with its connection: gRPC sends no status after an unread message.
         self._unread[watcher.peer] += 1
         self._watchers.remove(watcher.peer, watcher)
-        watcher.given_up = True
+        watcher.displaced = True
         watcher.changed.set()
 
     async def _follow(self, watcher: _Watcher, context: _Context, *, known: bool) -> None:
@@ -112,11 +112,11 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         written, and skips earlier ones. The protocol keeps the watch of an unknown service open, since a server may
         add it later; this server never does.
         """
-        told = None
-        while not watcher.given_up:
+        sent = None
+        while not watcher.displaced:
             watcher.changed.clear()  # before reading the status, so that a change after this wakes the watcher again
             status = self._status if known else health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-            if status != told:
+            if status != sent:
                 await context.write(health_pb2.HealthCheckResponse(status=status))
-                told = status
+                sent = status
             await watcher.changed.wait()

@@ -13,11 +13,11 @@ from visionsplit.serving.fairness import FairGate, Shares
 
 _SHORTEST_SECONDS = 0.1
 _LONGEST_SECONDS = 60.0
-_UNKNOWN_SECONDS = 1.0  # told to callers when nothing has been measured yet
+_UNKNOWN_SECONDS = 1.0  # the time that callers get when nothing has been measured yet
 # The share of a call's remaining time that it may spend waiting. The rest is left for its own work, whose duration is
 # unknown. With 10 seconds left, a call is admitted if its turn comes in 7.5 seconds or less.
 PATIENCE = 0.75
-# Measurements from before so long an idle time say little about the present: another model may have shared the device.
+# Measurements from before such a long idle time say little about the present: another model may have shared the device.
 _FORGET_SECONDS = 30.0
 _MOST_SAMPLES = 512
 # Refused callers are sent back when an eighth of the limit should be free. With the time for a single place, all of

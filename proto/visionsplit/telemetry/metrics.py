@@ -4,14 +4,11 @@ Label values come from fixed tables (calls, statuses, methods), never from a cal
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from visionsplit.errors import UnavailableError
 
@@ -23,63 +20,35 @@ TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.
 TILE_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 
 
+@dataclass(frozen=True)
+class Metrics:
+    """Makes the metrics of one service; the names of those in seconds end so."""
+
+    registry: CollectorRegistry
+    service: str  # "encoder" or "llm", part of each metric's name
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(self._name(name), text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(self._name(name), text, labels, registry=self.registry)
+
+    def seconds(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = LONG_BUCKETS) -> Histogram:
+        return Histogram(self._name(f"{name}_seconds"), text, labels, buckets=buckets, registry=self.registry)
+
+    def _name(self, name: str) -> str:
+        return f"visionsplit_{self.service}_{name}"
+
+
 class CallMetrics:
     """Calls of a service by method and status; an interceptor updates them."""
 
-    def __init__(self, registry: CollectorRegistry, service: str) -> None:
-        """`service` is "encoder" or "llm", part of each metric's name."""
-        prefix = f"visionsplit_{service}"
+    def __init__(self, metrics: Metrics) -> None:
         labels = ("method", "code")
-        self.requests = Counter(f"{prefix}_requests", "Calls that ended, by gRPC status.", labels, registry=registry)
-        self.in_flight = Gauge(f"{prefix}_requests_in_flight", "Calls that run.", ("method",), registry=registry)
-        self.seconds = Histogram(
-            f"{prefix}_request_seconds", "Whole calls.", labels, buckets=LONG_BUCKETS, registry=registry
-        )
-        started = Gauge(f"{prefix}_start_time_seconds", "When the service started, Unix time.", registry=registry)
-        started.set(time.time())
-
-
-@dataclass(frozen=True)
-class CacheState:
-    """A cache's counters since the start, and its present size."""
-
-    name: str  # chosen by the service, such as "memory"
-    lookups: Mapping[str, int]  # by result: "hit", "miss"
-    evictions: int
-    entries: int
-    num_bytes: int
-    failures: int = 0  # entries that could not be read or written
-    skipped: int = 0  # entries not written because too many writes were waiting
-
-
-class CacheMetrics(Collector):
-    """Exports a service's caches; they are read whenever the metrics are scraped, on the page's thread."""
-
-    def __init__(self, registry: CollectorRegistry, service: str, read: Callable[[], Sequence[CacheState]]) -> None:
-        self._prefix = f"visionsplit_{service}_cache"
-        self._read = read
-        registry.register(self)
-
-    def collect(self) -> Iterable[Metric]:
-        lookups = CounterMetricFamily(f"{self._prefix}_lookups", "Look-ups by result.", labels=("cache", "result"))
-        evictions = CounterMetricFamily(f"{self._prefix}_evictions", "Entries given up for room.", labels=("cache",))
-        entries = GaugeMetricFamily(f"{self._prefix}_entries", "Entries held.", labels=("cache",))
-        failures = CounterMetricFamily(
-            f"{self._prefix}_failures", "Entries that could not be read or written.", labels=("cache",)
-        )
-        skipped = CounterMetricFamily(
-            f"{self._prefix}_skipped", "Entries left out, since too many waited to be written.", labels=("cache",)
-        )
-        held = GaugeMetricFamily(f"{self._prefix}_bytes", "Bytes held.", labels=("cache",))
-        for state in self._read():
-            for result, count in state.lookups.items():
-                lookups.add_metric((state.name, result), count)
-            evictions.add_metric((state.name,), state.evictions)
-            entries.add_metric((state.name,), state.entries)
-            held.add_metric((state.name,), state.num_bytes)
-            failures.add_metric((state.name,), state.failures)
-            skipped.add_metric((state.name,), state.skipped)
-        return [lookups, evictions, entries, held, failures, skipped]
+        self.requests = metrics.counter("requests", "Calls that ended, by gRPC status.", *labels)
+        self.in_flight = metrics.gauge("requests_in_flight", "Calls that run.", "method")
+        self.seconds = metrics.seconds("request", "Whole calls.", *labels)
+        metrics.gauge("start_time_seconds", "When the service started, Unix time.").set(time.time())
 
 
 def new_registry() -> CollectorRegistry:

@@ -7,7 +7,7 @@ import grpc.aio
 
 from visionsplit.telemetry.calls import MetricsInterceptor, TracingInterceptor
 from visionsplit.telemetry.config import TelemetryConfig, metrics_address
-from visionsplit.telemetry.metrics import CallMetrics, MetricsPage, new_registry
+from visionsplit.telemetry.metrics import CallMetrics, Metrics, MetricsPage, new_registry
 from visionsplit.telemetry.tracing import Tracing
 
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Telemetry:
         """
         self._config = config
         self.registry = new_registry()
-        self._calls = CallMetrics(self.registry, service)
+        self._calls = CallMetrics(Metrics(self.registry, service))
         self._tracing = Tracing(f"visionsplit-{service}", config.otlp_endpoint)
         self._page: MetricsPage | None = None
         self.tracer = self._tracing.tracer

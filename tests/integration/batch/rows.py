@@ -26,7 +26,7 @@ class Deadly(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Files:
-    """Each file is a picture, or vision tokens; its name without the ending is the column "title"."""
+    """Each file is a image, or vision tokens; its name without the ending is the column "title"."""
 
     folder: Path
     questions: tuple[Question, ...] = ()
@@ -59,11 +59,11 @@ class Files:
                 yield Failure.of(error, "read")
 
 
-def pictures(folder: Path, count: int) -> Path:
+def write_images(folder: Path, count: int) -> Path:
     """`count` different PNG files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        noise_image(*SIZES[number % len(SIZES)], seed=number).save(folder / f"picture{number:03}.png")
+        noise_image(*SIZES[number % len(SIZES)], seed=number).save(folder / f"image{number:03}.png")
     return folder
 
 

@@ -37,7 +37,7 @@ from encoder_service.config import CacheLimits, EncoderConfig
 from encoder_service.pipeline import preparation
 from llm_service.config import LlmConfig
 from tests.conftest import ROOT
-from tests.integration.batch.rows import KEEP_HALF, SHORT, Files, by_id, pictures, plain_loop, slices
+from tests.integration.batch.rows import KEEP_HALF, SHORT, Files, by_id, plain_loop, slices, write_images
 from tests.integration.system import System, noise_image, running_system
 
 DEADLY = b"deadly image"
@@ -92,17 +92,17 @@ def runner_of(source: Files, work: Work, checkpoint: Path, encoder: type = Encod
 
 
 async def test_captions_are_those_of_a_plain_loop(cluster, checkpoint: Path, tmp_path: Path):
-    """Also of rows that were in a process which is killed. A picture that is none fails alone, and so does a row that
-    brings down the process of any encoder, or of any reader, that has it."""
-    whole = Files(pictures(tmp_path / "whole", 10))
+    """Also of rows that were in a process which is killed. A file that is not an image fails alone, and so does a row
+    that brings down the process of any encoder, or of any reader, that has it."""
+    whole = Files(write_images(tmp_path / "whole", 10))
     async with running_system(checkpoint) as system:
         expected = await plain_loop(system.client, whole, PROMPT)
-    folder = pictures(tmp_path / "some", 10)
-    (folder / "picture003.png").write_bytes(b"no picture at all")
-    shutil.copyfile(folder / "picture004.png", folder / "picture010.png")
-    with (folder / "picture010.png").open("ab") as file:
+    folder = write_images(tmp_path / "some", 10)
+    (folder / "image003.png").write_bytes(b"no image at all")
+    shutil.copyfile(folder / "image004.png", folder / "image010.png")
+    with (folder / "image010.png").open("ab") as file:
         file.write(DEADLY)
-    source = Files(folder, repeat=20, only_first="picture010.png", deadly="3/picture005.png")
+    source = Files(folder, repeat=20, only_first="image010.png", deadly="3/image005.png")
     pulled, most, outcomes = 0, 0, []
 
     def counted() -> Iterator[Slice]:
@@ -123,11 +123,11 @@ async def test_captions_are_those_of_a_plain_loop(cluster, checkpoint: Path, tmp
     assert len(found) == 201
     for id, outcome in found.items():
         name = f"0/{Path(id).name}"
-        if id in (source.deadly, "0/picture010.png"):
+        if id in (source.deadly, "0/image010.png"):
             assert isinstance(outcome.result, Failure)
             stage = "read" if id == source.deadly else "encode"
             assert (outcome.result.error, outcome.result.stage) == ("LostWorkerError", stage)
-        elif "picture003" in id:
+        elif "image003" in id:
             assert isinstance(outcome.result, Failure)
             assert (outcome.result.error, outcome.result.stage) == ("InvalidImageError", "encode")
         else:
@@ -144,7 +144,7 @@ async def test_captions_are_those_of_a_plain_loop(cluster, checkpoint: Path, tmp
 async def test_encoding_and_asking_apart(cluster, random_checkpoints: dict[str, Path], tmp_path: Path):
     """Tokens of another encoder than the language model knows are nothing that one row has done wrong: the job ends."""
     checkpoint = random_checkpoints["llama"]
-    source = Files(pictures(tmp_path / "pictures", 5))
+    source = Files(write_images(tmp_path / "images", 5))
     async with running_system(checkpoint) as system:
         expected = await plain_loop(system.client, source, "What?")
     stored = Files(tmp_path / "tokens")
@@ -173,7 +173,7 @@ def test_a_compression_that_needs_what_is_not_there_is_refused(checkpoint: Path,
 async def test_the_documented_ray_data_pipeline_runs(cluster, checkpoint: Path, tmp_path: Path):
     text = (ROOT / "docs" / "batch.md").read_text()
     (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    pictures(tmp_path / "photos", 5)
+    write_images(tmp_path / "photos", 5)
     async with running_system(checkpoint) as system:
         for old, new in (
             ("127.0.0.1:50051", system.encoder_address),
@@ -184,10 +184,10 @@ async def test_the_documented_ray_data_pipeline_runs(cluster, checkpoint: Path, 
             example = example.replace(old, new)
         await asyncio.to_thread(exec, example, {"__name__": "__main__"})
         first = await system.client.generate(
-            tmp_path / "photos" / "picture000.png", "Describe the image.", compression=Compression("globalcom2", 0.25)
+            tmp_path / "photos" / "image000.png", "Describe the image.", compression=Compression("globalcom2", 0.25)
         )
     rows = pyarrow.parquet.read_table(tmp_path / "captions").sort_by("path").to_pylist()
-    assert [Path(row["path"]).name for row in rows] == [f"picture{number:03}.png" for number in range(5)]
+    assert [Path(row["path"]).name for row in rows] == [f"image{number:03}.png" for number in range(5)]
     assert rows[0]["text"] == first.text
     assert rows[0]["tokens_after"] == first.usage.vision_tokens < rows[0]["tokens_before"]
     assert [row["error"] for row in rows] == [None] * 5
@@ -199,7 +199,7 @@ async def test_images_of_every_form_are_captioned_and_a_row_that_fails_says_why(
     """In one batch without Ray Data; and encoded and asked about by Ray Data, where blocks of failures are merged."""
     import ray
 
-    path = pictures(tmp_path, 1) / "picture000.png"
+    path = write_images(tmp_path, 1) / "image000.png"
     pixels = np.asarray(Image.open(path))
     data = path.read_bytes()
     forms = [str(path), data, {"bytes": data, "path": None}, pixels, pixels.astype(np.float32), b"none", None]

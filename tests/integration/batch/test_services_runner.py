@@ -18,7 +18,7 @@ from visionsplit_client import (
     UnavailableError,
 )
 
-from tests.integration.batch.rows import KEEP_HALF, SHORT, Files, by_id, pictures, plain_loop, slices
+from tests.integration.batch.rows import KEEP_HALF, SHORT, Files, by_id, plain_loop, slices, write_images
 from tests.integration.system import System, running_system
 
 PROMPT = "What is {title}?"
@@ -32,7 +32,7 @@ def checkpoint(random_checkpoints: dict[str, Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(pictures(tmp_path_factory.mktemp("pictures"), 10))
+    return Files(write_images(tmp_path_factory.mktemp("images"), 10))
 
 
 def run(runner: ServicesRunner, one: Files) -> list[Outcome]:
@@ -60,11 +60,11 @@ async def test_captions_are_those_of_a_plain_loop(checkpoint: Path, source: File
         outcomes = await asyncio.to_thread(run, runner, source)
     assert texts(outcomes) == {id: (text,) for id, text in expected.items()}
     assert len(set(expected.values())) > 5
-    first = by_id(outcomes)["0/picture000.png"]
+    first = by_id(outcomes)["0/image000.png"]
     assert (first.part, first.index) == (0, 0)
     assert isinstance(first.result, Answers)
-    assert first.result.questions == (Question("What is picture000?"),)
-    assert first.result.fields == {"title": "picture000"}
+    assert first.result.questions == (Question("What is image000?"),)
+    assert first.result.fields == {"title": "image000"}
 
 
 async def test_several_questions_share_one_encoding(checkpoint: Path, source: Files):
@@ -74,13 +74,13 @@ async def test_several_questions_share_one_encoding(checkpoint: Path, source: Fi
         once = await asyncio.to_thread(run, runner_of(system, several, CAPTION, llm=True), several)
         each = await asyncio.to_thread(run, runner_of(system, several, CAPTION), several)
         plain = await system.client.generate(
-            source.folder / "picture003.png", "Where?", compression=KEEP_HALF, sampling=Sampling(max_new_tokens=3)
+            source.folder / "image003.png", "Where?", compression=KEEP_HALF, sampling=Sampling(max_new_tokens=3)
         )
     assert texts(once) == texts(each)
     for outcome in once:
         first, second = outcome.result.generations
         assert first.images == second.images  # their times too
-    assert texts(once)["0/picture003.png"][1] == plain.text
+    assert texts(once)["0/image003.png"][1] == plain.text
 
 
 async def test_encoding_and_asking_apart(checkpoint: Path, source: Files, tmp_path: Path):
@@ -97,19 +97,19 @@ async def test_encoding_and_asking_apart(checkpoint: Path, source: Files, tmp_pa
 
 
 async def test_a_row_that_is_wrong_fails_alone(checkpoint: Path, source: Files, tmp_path: Path):
-    folder = pictures(tmp_path / "mixed", 6)
-    (folder / "picture001.png").write_bytes(b"no picture at all")
-    (folder / "picture002.png").unlink()
-    (folder / "picture002.png").symlink_to(tmp_path / "gone.png")
-    mixed = Files(folder, titles={"picture003": None})
+    folder = write_images(tmp_path / "mixed", 6)
+    (folder / "image001.png").write_bytes(b"no image at all")
+    (folder / "image002.png").unlink()
+    (folder / "image002.png").symlink_to(tmp_path / "gone.png")
+    mixed = Files(folder, titles={"image003": None})
     async with running_system(checkpoint) as system:
         outcomes = by_id(await asyncio.to_thread(run, runner_of(system, mixed, CAPTION), mixed))
     failures = {id: one.result for id, one in outcomes.items() if isinstance(one.result, Failure)}
     assert len(outcomes) == 6
     assert {id: (one.error, one.stage) for id, one in failures.items()} == {
-        "0/picture001.png": ("InvalidImageError", "encode"),
-        "0/picture002.png": ("FileNotFoundError", "read"),
-        "0/picture003.png": ("TemplateError", "read"),
+        "0/image001.png": ("InvalidImageError", "encode"),
+        "0/image002.png": ("FileNotFoundError", "read"),
+        "0/image003.png": ("TemplateError", "read"),
     }
 
 
@@ -124,7 +124,7 @@ async def test_what_the_language_model_refuses_fails_the_rows(checkpoint: Path, 
 
 async def test_a_full_service_is_waited_for(checkpoint: Path, tmp_path: Path):
     """Also where the client's own retries would not."""
-    source = Files(pictures(tmp_path, 3))
+    source = Files(write_images(tmp_path, 3))
     async with running_system(checkpoint, encoder={"max_calls": 1}) as system:
         runner = runner_of(system, source, CAPTION, retries=Retries(attempts=1))
         outcomes = await asyncio.to_thread(run, runner, source)

@@ -9,7 +9,7 @@ from visionsplit_batch.sources import open_source
 
 
 def png(colour: int) -> bytes:
-    """A picture's file, another one for each colour."""
+    """A image's file, another one for each colour."""
     buffer = io.BytesIO()
     Image.new("L", (3, 2), colour).save(buffer, format="PNG")
     return buffer.getvalue()

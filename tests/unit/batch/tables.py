@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from visionsplit_batch.job.assembly import Assembly
 from visionsplit_batch.job.parts import cut
-from visionsplit_batch.job.recording import AnswersRecording, TokensRecording
 from visionsplit_batch.job.run_folder import RunFolder
 from visionsplit_batch.rows.rows import Answers, Failure, Outcome, Tokens
 from visionsplit_batch.sinks import TokensSink, sink_for
@@ -85,19 +84,15 @@ def through_a_job(path: Path, out: Path, output_format: str, *, kind: str = "ans
     """
     storage = Storage()
     folder = RunFolder(str(out), storage)
-    recording: Any
-    if kind == "tokens":
-        recording = TokensRecording(TokensSink(storage, LABELS, 64), None)
-    else:
-        recording = AnswersRecording(sink_for(output_format, storage), LABELS, None)
+    sink: Any = TokensSink(storage, LABELS, 64) if kind == "tokens" else sink_for(output_format, storage, LABELS)
     source = opened(path, output=str(out))
     with folder.opened({"input": dict(source.settings())}):
-        assembly = Assembly(folder, recording, lambda state: None)
+        assembly = Assembly(folder, sink, lambda state: None)
         for part in cut(source.entries(), 64):
             assembly.begin(part)
             for index, entry, content in zip(part.indices, part.entries, source.read(part.entries), strict=True):
                 assembly.add(outcome_of(index, entry.id, content, kind))
-        folder.write_errors(lambda row: recording.sink.failure_line(row, "run"))
+        folder.write_errors(sink.failure_line)
         failed = {row.id: row.failure for state in folder.states() for row in state.failed}
         written = [row for state in folder.states() for name in state.files for row in rows_of(out / name)]
     ids = [row_id for row_id, _ in written]

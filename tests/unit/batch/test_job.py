@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from visionsplit_batch.errors import OutputError, RefusedRunError, TooManyFailuresError
 from visionsplit_batch.job.job import Counts, Job, JobOptions, JobSummary
-from visionsplit_batch.job.recording import AnswersRecording
 from visionsplit_batch.job.run_folder import RunFolder
 from visionsplit_batch.rows.rows import Content, Entry, Failure, Outcome, Slice
 from visionsplit_batch.runners import StageUse
@@ -89,15 +88,14 @@ class Run:
         self, source: Numbers, runner: Immediate, *, settings: Mapping[str, Any] = SETTINGS, **options: object
     ) -> JobSummary:
         folder = RunFolder(str(self.path), Storage())
-        recording = AnswersRecording(sink_for("jsonl", Storage()), LABELS, [])
+        sink = sink_for("jsonl", Storage(), LABELS, [])
         with folder.opened(dict(settings)):
             job = Job(
                 source,
                 runner,
                 folder,
-                recording,
+                sink,
                 JobOptions(**{"rows_per_part": 10, "rows_per_slice": 4, **options}),
-                run="run",
                 total=source.rows,
                 on_progress=self.seen.append,
             )

@@ -22,54 +22,54 @@ BRIEF = Effort(seconds=0.3, in_flight=3)
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "pictures" / "picture.png"
+def image_path(tmp_path: Path) -> Path:
+    path = tmp_path / "images" / "image.png"
     path.parent.mkdir()
     noise_image(112, 112).save(path)
     return path
 
 
-def test_pictures_come_in_turn_and_never_in_the_same_file_twice(picture):
-    noise_image(56, 112).save(picture.parent / "tall.png")
-    pictures = open_images([str(picture.parent)])
-    contents = [*islice(pictures.stream(), 6), *islice(pictures.stream(), 6)]
+def test_images_come_in_turn_and_never_in_the_same_file_twice(image_path):
+    noise_image(56, 112).save(image_path.parent / "tall.png")
+    image_paths = open_images([str(image_path.parent)])
+    contents = [*islice(image_paths.stream(), 6), *islice(image_paths.stream(), 6)]
     assert [index for index, _ in contents] == [0, 1, 0, 1, 0, 1] * 2
     assert len({content for _, content in contents}) == 12
-    assert all(content.startswith(pictures.files[index]) for index, content in contents)
+    assert all(content.startswith(image_paths.files[index]) for index, content in contents)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
-def test_a_picture_in_another_file_is_still_the_picture(tmp_path, form):
+def test_a_image_in_another_file_is_still_the_image(tmp_path, form):
     image = noise_image(40, 30)
     buffer = io.BytesIO()
     image.save(buffer, format=form)
-    path = tmp_path / f"picture.{form.lower()}"
+    path = tmp_path / f"image.{form.lower()}"
     path.write_bytes(buffer.getvalue())
     (_, other), *_ = islice(open_images([str(path)]).stream(), 1)
     limits = ImageLimits()
     assert decode_image(other, limits).tobytes() == decode_image(buffer.getvalue(), limits).tobytes()
 
 
-def test_the_first_pictures_of_an_input_that_can_be_read_are_taken(picture):
+def test_the_first_images_of_an_input_that_can_be_read_are_taken(image_path):
     for number in range(2 * MOST_ROWS):
-        Image.new("RGB", (8, 8)).save(picture.parent / f"{number:03}.png")
-    (picture.parent / "000.png").write_bytes(b"")
-    assert len(open_images([str(picture.parent)]).files) == MOST_ROWS - 1
+        Image.new("RGB", (8, 8)).save(image_path.parent / f"{number:03}.png")
+    (image_path.parent / "000.png").write_bytes(b"")
+    assert len(open_images([str(image_path.parent)]).files) == MOST_ROWS - 1
     rows = [json.dumps({"image": "000.png"}), json.dumps({"image": "nowhere.png"})]
-    (picture.parent / "rows.jsonl").write_text("\n".join(rows))
+    (image_path.parent / "rows.jsonl").write_text("\n".join(rows))
     with pytest.raises(InputError, match=r"none of the first rows of .* has an image that can be read"):
-        open_images([str(picture.parent / "rows.jsonl")])
+        open_images([str(image_path.parent / "rows.jsonl")])
 
 
-def test_without_pictures_there_are_some():
+def test_without_images_there_are_some():
     assert open_images([]).files
 
 
-async def test_no_cache_answers(random_checkpoints, picture):
+async def test_no_cache_answers(random_checkpoints, image_path):
     """Neither the encoder's, which serves smaller ratios from larger ones, nor the language model's of prompts."""
     async with running_system(random_checkpoints["llama"], encoder={"cache": CacheLimits(2**20)}) as system:
-        pictures = open_images([str(picture)])
-        encoders = EncoderMeter(system.client, pictures, BRIEF)
+        image_paths = open_images([str(image_path)])
+        encoders = EncoderMeter(system.client, image_paths, BRIEF)
         llms = LlmMeter(system.client, "What?", Sampling(max_new_tokens=4), BRIEF)
         for compression in (Compression.none(), Compression("globalcom2", 0.5), Compression("globalcom2", 0.25)):
             encoding = await encoders.measure(compression)
@@ -84,11 +84,11 @@ async def test_no_cache_answers(random_checkpoints, picture):
             assert answering.generated_tokens <= 4
 
 
-async def test_each_picture_counts_as_often_as_any_other(random_checkpoints, picture):
-    noise_image(56, 112).save(picture.parent / "tall.png")
-    noise_image(56, 56).save(picture.parent / "small.png")
+async def test_each_image_counts_as_often_as_any_other(random_checkpoints, image_path):
+    noise_image(56, 112).save(image_path.parent / "tall.png")
+    noise_image(56, 56).save(image_path.parent / "small.png")
     async with running_system(random_checkpoints["llama"]) as system:
-        encoders = EncoderMeter(system.client, open_images([str(picture.parent)]), BRIEF)
+        encoders = EncoderMeter(system.client, open_images([str(image_path.parent)]), BRIEF)
         encoding = await encoders.measure(Compression.none())
         llms = LlmMeter(system.client, "What?", Sampling(max_new_tokens=2), BRIEF)
         answering = await llms.measure(encoding.images)
@@ -99,19 +99,19 @@ async def test_each_picture_counts_as_often_as_any_other(random_checkpoints, pic
     assert answering.vision_tokens == pytest.approx(expected)
 
 
-async def test_what_an_encoder_refuses_is_raised_as_it_is(random_checkpoints, picture):
+async def test_what_an_encoder_refuses_is_raised_as_it_is(random_checkpoints, image_path):
     async with running_system(random_checkpoints["llama"]) as system:
-        encoders = EncoderMeter(system.client, open_images([str(picture)]), BRIEF)
+        encoders = EncoderMeter(system.client, open_images([str(image_path)]), BRIEF)
         with pytest.raises(InvalidCompressionError):
             await encoders.check(Compression("nothing-like-it", 0.5))
         with pytest.raises(InvalidCompressionError):
             await encoders.measure(Compression("nothing-like-it", 0.5))
 
 
-async def test_varied_tokens_are_still_the_image(random_checkpoints, picture):
+async def test_varied_tokens_are_still_the_image(random_checkpoints, image_path):
     async with running_system(random_checkpoints["llama"]) as system:
         for data_type in DATA_TYPES:
-            image = await system.client.encode(picture, Compression.none(), data_type=data_type)
+            image = await system.client.encode(image_path, Compression.none(), data_type=data_type)
             others = [varied(image, number) for number in range(1, 100)]
             assert len({other.tokens.features.data for other in (image, *others)}) == 100
             assert varied(others[6], 7).tokens.features.data == image.tokens.features.data

@@ -7,7 +7,7 @@ import pytest
 from visionsplit_cli.plan import report
 from visionsplit_cli.plan.groups import Group, Prices, Rate, RatioPlan, group_for
 
-SETTING = report.Setting("model", "cuda:0", "cuda", "a machine", "2 pictures", "What?", None, 5.0)
+SETTING = report.Setting("model", "cuda:0", "cuda", "a machine", "2 images", "What?", None, 5.0)
 
 
 def rate(per_second: float, *, services: int = 1, in_flight: int = 8, busy: float = 0.1) -> Rate:

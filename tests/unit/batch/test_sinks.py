@@ -22,7 +22,7 @@ IDS = ["plain", "a/b.c.jpg", "雪 ü", 'quote"\n\u2028', "%2E", "..", "x" * 300,
 
 @pytest.fixture(params=list(FORMATS))
 def sink(request):
-    return sink_for(request.param, Storage())
+    return sink_for(request.param, Storage(), LABELS)
 
 
 def records() -> list[Record]:
@@ -43,7 +43,7 @@ def json_values(record: Record) -> dict:
 
 
 def test_json_lines(tmp_path):
-    lines = written(sink_for("jsonl", Storage()), records(), tmp_path).decode().split("\n")
+    lines = written(sink_for("jsonl", Storage(), LABELS), records(), tmp_path).decode().split("\n")
     assert lines.pop() == ""
     assert [Record.from_json(json.loads(line)) for line in lines] == records()
     assert list(json.loads(lines[0])) == list(records()[0].to_json())
@@ -51,7 +51,7 @@ def test_json_lines(tmp_path):
 
 
 def test_parquet(tmp_path):
-    sink = sink_for("parquet", Storage())
+    sink = sink_for("parquet", Storage(), LABELS)
     written(sink, records(), tmp_path)
     rows = pq.read_table(tmp_path / "part.parquet").to_pylist()
     assert [row | {"fields": json.loads(row["fields"])} for row in rows] == [json_values(one) for one in records()]
@@ -64,14 +64,14 @@ def test_parquet(tmp_path):
 
 def test_parquet_of_many_rows_has_groups(tmp_path):
     record = Record.of(answered(), LABELS)
-    written(sink_for("parquet", Storage()), (replace(record, id=str(n)) for n in range(5000)), tmp_path)
+    written(sink_for("parquet", Storage(), LABELS), (replace(record, id=str(n)) for n in range(5000)), tmp_path)
     file = pq.ParquetFile(tmp_path / "part.parquet")
     assert file.metadata.num_row_groups == 2
     assert file.read(["id"])["id"].to_pylist() == [str(n) for n in range(5000)]
 
 
 def test_webdataset(tmp_path):
-    content = written(sink_for("webdataset", Storage()), records(), tmp_path)
+    content = written(sink_for("webdataset", Storage(), LABELS), records(), tmp_path)
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         members = archive.getmembers()
         files = {member.name: archive.extractfile(member).read() for member in members}
@@ -96,7 +96,7 @@ def test_sample_keys_are_plain_and_give_the_id_back(row_id):
 
 class TestOpenAi:
     def test_lines_are_those_of_a_batch(self, tmp_path):
-        lines = written(sink_for("openai", Storage()), records(), tmp_path).splitlines()
+        lines = written(sink_for("openai", Storage(), LABELS), records(), tmp_path).splitlines()
         results = [json.loads(line) for line in lines]
         assert [result["custom_id"] for result in results] == [record.id for record in records()]
         assert len({result["id"] for result in results}) == len(results)
@@ -127,7 +127,7 @@ class TestOpenAi:
         ids=str,
     )
     def test_failures_have_the_status_of_their_class(self, failure, status):
-        line = sink_for("openai", Storage()).failure_line(FailedRow(7, "a\udcff", failure), LABELS.run)
+        line = sink_for("openai", Storage(), LABELS).failure_line(FailedRow(7, "a\udcff", failure))
         result = json.loads(line)
         assert (result["custom_id"], result["error"]) == (r"a\udcff", None)
         assert result["response"]["status_code"] == status
@@ -139,7 +139,7 @@ class TestOpenAi:
 @pytest.mark.parametrize("name", ["jsonl", "parquet", "webdataset"])
 def test_failures_are_a_line_of_json(name):
     row = FailedRow(7, "a\udcff", Failure("InvalidImageError", "no image in 'a\udcff'", "read"))
-    line = sink_for(name, Storage()).failure_line(row, LABELS.run)
+    line = sink_for(name, Storage(), LABELS).failure_line(row)
     assert line.endswith(b"\n")
     assert json.loads(line) == {
         "index": 7,
@@ -159,7 +159,7 @@ def test_equal_rows_give_equal_bytes(sink, tmp_path):
 def test_rows_that_differ_in_their_seconds_differ_only_there(tmp_path):
     record = records()[0]
     other = replace(record, timings=Timings(*map(float, range(7))))
-    openai, jsonl = sink_for("openai", Storage()), sink_for("jsonl", Storage())
+    openai, jsonl = sink_for("openai", Storage(), LABELS), sink_for("jsonl", Storage(), LABELS)
     assert written(openai, [record], tmp_path) == written(openai, [other], tmp_path)
     first, second = (json.loads(written(jsonl, [one], tmp_path)) for one in (record, other))
     assert first.pop("timings") != second.pop("timings")
@@ -194,4 +194,4 @@ def test_an_error_on_the_way_leaves_no_file_and_an_older_one_as_it_was(sink, tmp
 
 def test_formats_have_names():
     with pytest.raises(ValueError, match="unknown output format 'csv'; there are: jsonl, parquet, webdataset, openai"):
-        sink_for("csv", Storage())
+        sink_for("csv", Storage(), LABELS)

@@ -15,7 +15,7 @@ from tests.unit.batch.source_checks import images, opened, png, read_all
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three pictures and some files beside them."""
+    """Three images and some files beside them."""
     folder = tmp_path / "photos"
     (folder / "b").mkdir(parents=True)
     (folder / ".hidden").mkdir()
@@ -105,7 +105,7 @@ def test_a_store():
 
 @pytest.fixture
 def server():
-    """The address of a server with one picture, /a.png."""
+    """The address of a server with one image, /a.png."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -162,7 +162,7 @@ def line(custom_id, *content, **body):
     return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 
-def picture(url, **more):
+def image_part(url, **more):
     return {"type": "image_url", "image_url": {"url": url, **more}}
 
 
@@ -173,18 +173,18 @@ def text(words):
 def test_openai_lines_become_conversations(folder):
     path = write(
         folder / "batch.jsonl",
-        line("a", text("Compare"), picture(data_url(7), detail="high"), picture("1.png"), max_tokens=20, n=1),
+        line("a", text("Compare"), image_part(data_url(7), detail="high"), image_part("1.png"), max_tokens=20, n=1),
         line(
             "b",
             messages=[
                 {"role": "developer", "content": "Be brief."},
-                {"role": "user", "content": [picture((folder / "2.png").as_uri()), text("What?")]},
+                {"role": "user", "content": [image_part((folder / "2.png").as_uri()), text("What?")]},
                 {"role": "assistant", "content": "A dot."},
                 {"role": "user", "content": "Where?"},
             ],
             temperature=0.5, top_p=0.9, seed=3, stop="\n", max_completion_tokens=5, user="someone", logprobs=False,
         ),
-        line("c", picture("0.png")),
+        line("c", image_part("0.png")),
     )  # fmt: skip
     source = opened(path)
     assert source.settings() == {"format": "openai", "inputs": [str(path)]}
@@ -225,11 +225,11 @@ def test_openai_lines_become_conversations(folder):
         (line("a", messages=[{"role": ["user"], "content": "x"}]), "role"),
         (line("a", messages=[{"role": "user", "content": "x", "name": "n"}]), "fields other than"),
         (line("a", messages=["x"]), "fields other than"),
-        (line("a", picture("gone.png")), "gone.png"),
+        (line("a", image_part("gone.png")), "gone.png"),
     ],
 )
 def test_what_openai_lines_cannot_ask_for_fails_the_line(folder, row, complaint):
-    path = write(folder / "batch.jsonl", line("good", picture("0.png")), row)
+    path = write(folder / "batch.jsonl", line("good", image_part("0.png")), row)
     good, failure = read_all(opened(path)).values()
     assert good.images == (png(0),)
     assert complaint in failure.message

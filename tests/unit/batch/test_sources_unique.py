@@ -10,9 +10,9 @@ from visionsplit_batch.sources.unique import unique
 
 def entries(count, twice=()):
     for number in range(count):
-        yield Entry(f"a/long/path/to/one/of/many/pictures/{number:07d}.png", "file", (number,))
+        yield Entry(f"a/long/path/to/one/of/many/images/{number:07d}.png", "file", (number,))
         if number in twice:
-            yield Entry(f"a/long/path/to/one/of/many/pictures/{twice[number]:07d}.png", "file", (-number,))
+            yield Entry(f"a/long/path/to/one/of/many/images/{twice[number]:07d}.png", "file", (-number,))
 
 
 def test_it_takes_little_memory():

@@ -40,8 +40,8 @@ def where(services: Services) -> list[str]:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "picture.png"
+def image_path(tmp_path: Path) -> Path:
+    path = tmp_path / "image.png"
     image = Image.new("RGB", (500, 300), (200, 40, 40))
     image.paste((20, 90, 200), (250, 0, 500, 300))
     image.save(path)

@@ -44,24 +44,24 @@ def test_both_clients_have_the_same_calls():
     assert calls(Client) == calls(AsyncClient)
 
 
-async def test_many_answers_at_once(async_client, picture):
-    answers = await asyncio.gather(*(async_client.generate(picture, "What?") for _ in range(16)))
+async def test_many_answers_at_once(async_client, image_path):
+    answers = await asyncio.gather(*(async_client.generate(image_path, "What?") for _ in range(16)))
     assert {answer.text for answer in answers} == {"".join(WORDS)}
     assert len({answer.request_id for answer in answers}) == 16
 
 
-async def test_stream_and_result(async_client, picture):
-    async with async_client.stream(picture, "What?") as stream:
+async def test_stream_and_result(async_client, image_path):
+    async with async_client.stream(image_path, "What?") as stream:
         events = [event async for event in stream]
         assert await stream.result() is events[-1]
     assert [event.text for event in events if isinstance(event, TextDelta)] == list(WORDS)
     assert isinstance(events[-1], Finished)
 
 
-async def test_leaving_early_cancels(async_client, services, picture):
+async def test_leaving_early_cancels(async_client, services, image_path):
     services.encoder.script.endless = True
     services.encoder.script.slow_seconds = 0.01
-    async with async_client.stream(picture, "What?") as stream:
+    async with async_client.stream(image_path, "What?") as stream:
         async for event in stream:
             if isinstance(event, TextDelta):
                 break
@@ -70,10 +70,10 @@ async def test_leaving_early_cancels(async_client, services, picture):
         await stream.result()
 
 
-async def test_cancelling_the_task_cancels_the_call(async_client, services, picture):
+async def test_cancelling_the_task_cancels_the_call(async_client, services, image_path):
     services.encoder.script.endless = True
     services.encoder.script.slow_seconds = 0.01
-    task = asyncio.create_task(async_client.generate(picture, "What?"))
+    task = asyncio.create_task(async_client.generate(image_path, "What?"))
     await wait_until(lambda: services.encoder.script.requests)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -81,34 +81,34 @@ async def test_cancelling_the_task_cancels_the_call(async_client, services, pict
     await wait_until(lambda: services.encoder.script.cancelled == 1)
 
 
-async def test_another_task_may_close_a_stream(async_client, services, picture):
+async def test_another_task_may_close_a_stream(async_client, services, image_path):
     services.encoder.script.endless = True
     services.encoder.script.slow_seconds = 0.01
-    stream = async_client.stream(picture, "What?")
+    stream = async_client.stream(image_path, "What?")
     asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(stream.aclose()))
     async for _ in stream:
         pass
     await wait_until(lambda: services.encoder.script.cancelled == 1)
 
 
-async def test_unavailable_is_repeated_before_text_only(async_client, services, picture):
+async def test_unavailable_is_repeated_before_text_only(async_client, services, image_path):
     services.encoder.script.failures = [errors.UnavailableError("draining")]
-    assert (await async_client.generate(picture, "What?")).text == "".join(WORDS)
+    assert (await async_client.generate(image_path, "What?")).text == "".join(WORDS)
     assert len(services.encoder.script.requests) == 2
     services.encoder.script.fail_after_text = errors.UnavailableError("replica lost")
     with pytest.raises(errors.UnavailableError, match="replica lost"):
-        await async_client.generate(picture, "What?")
+        await async_client.generate(image_path, "What?")
     assert len(services.encoder.script.requests) == 3
 
 
-async def test_deadline_and_service_error(async_client, services, picture):
+async def test_deadline_and_service_error(async_client, services, image_path):
     services.encoder.script.failures = [errors.InvalidImageError("truncated")]
     with pytest.raises(errors.InvalidImageError, match="truncated"):
-        await async_client.generate(picture, "What?")
+        await async_client.generate(image_path, "What?")
     services.encoder.script.endless = True
     services.encoder.script.slow_seconds = 0.05
     with pytest.raises(errors.DeadlineError):
-        await async_client.generate(picture, "What?", timeout=0.3)
+        await async_client.generate(image_path, "What?", timeout=0.3)
 
 
 async def test_missing_file(async_client):
@@ -116,11 +116,11 @@ async def test_missing_file(async_client):
         await async_client.generate("no-such-file.png", "What?")
 
 
-async def test_encode_and_ask_about_the_tokens(async_client, services, picture):
-    async with async_client.encode_stream(picture, Compression(retention_ratio=0.5)) as stream:
+async def test_encode_and_ask_about_the_tokens(async_client, services, image_path):
+    async with async_client.encode_stream(image_path, Compression(retention_ratio=0.5)) as stream:
         events = [event async for event in stream]
     assert isinstance(events[-1], Encoded)
-    image = await async_client.encode(picture, Compression(retention_ratio=0.5))
+    image = await async_client.encode(image_path, Compression(retention_ratio=0.5))
     assert image.tokens.features == events[-1].image.tokens.features
     answer = await async_client.generate_from_tokens([image, image], "Same?")
     assert answer.text == "".join(WORDS)
@@ -129,22 +129,22 @@ async def test_encode_and_ask_about_the_tokens(async_client, services, picture):
     assert [tokens.features for tokens in services.llm.images] == [image.tokens.features] * 2
 
 
-async def test_pruning(async_client, services, picture):
+async def test_pruning(async_client, services, image_path):
     asked = {"pruning": Pruning("fastv", 0.5), "position_ids": "original"}
-    answer = await async_client.generate(picture, "What?", **asked)
-    image = await async_client.encode(picture, Compression(retention_ratio=0.5, quotas_only=True))
+    answer = await async_client.generate(image_path, "What?", **asked)
+    image = await async_client.encode(image_path, Compression(retention_ratio=0.5, quotas_only=True))
     again = await async_client.generate_from_tokens(image, "What?", **asked)
     assert answer.layer_tokens == again.layer_tokens == LAYERS
     (first, _), (second,) = services.encoder.script.requests, services.llm.script.requests
     assert first.prefill == second.prefill
     assert (first.prefill.pruning.method, first.prefill.position_ids) == ("fastv", 2)
     with pytest.raises(ValueError, match="renumbered, original exist"):
-        await async_client.generate(picture, "What?", position_ids="random")
+        await async_client.generate(image_path, "What?", position_ids="random")
 
 
-async def test_an_upload_refused_midway_says_why(async_client, services, picture):
+async def test_an_upload_refused_midway_says_why(async_client, services, image_path):
     """The server ends the call while tokens are still being sent, which grpc.aio reports as an error that it made."""
-    image = await async_client.encode(picture, Compression(retention_ratio=0.5))
+    image = await async_client.encode(image_path, Compression(retention_ratio=0.5))
     for _ in range(20):
         services.llm.script.failures = [errors.InvalidPromptError("no placeholder")]
         with pytest.raises(errors.InvalidPromptError, match="no placeholder"):
@@ -160,16 +160,16 @@ async def test_info_and_health(async_client, services):
     }
 
 
-async def test_client_recovers_when_its_service_is_restarted(picture):
+async def test_client_recovers_when_its_service_is_restarted(image_path):
     encoder = FakeEncoder()
     server, address = start_encoder(encoder)
     async with AsyncClient(address, retries=Retries(attempts=8, initial_delay=0.1)) as client:
-        assert (await client.generate(picture, "What?")).text
+        assert (await client.generate(image_path, "What?")).text
         server.stop(0).wait()
         with pytest.raises(errors.UnavailableError):
-            await client.generate(picture, "What?", timeout=0.3)
+            await client.generate(image_path, "What?", timeout=0.3)
         server, _ = start_encoder(encoder, address)
-        assert (await client.generate(picture, "What?")).text == "".join(WORDS)
+        assert (await client.generate(image_path, "What?")).text == "".join(WORDS)
     server.stop(0).wait()
 
 

@@ -16,8 +16,8 @@ from tests.unit.client.fakes import GRID, LAYERS, WORDS
 ANSWER = "".join(WORDS)
 
 
-def test_caption_prints_captions_and_totals(where, picture, capsys):
-    assert main(["caption", str(picture), str(picture), "--ratio", "0.25", *where]) == 0
+def test_caption_prints_captions_and_totals(where, image_path, capsys):
+    assert main(["caption", str(image_path), str(image_path), "--ratio", "0.25", *where]) == 0
     out = capsys.readouterr().out
     before, after = sum(GRID.valid_counts()), sum(int(count * 0.25) for count in GRID.valid_counts())
     assert out.count(ANSWER) == 2
@@ -25,10 +25,10 @@ def test_caption_prints_captions_and_totals(where, picture, capsys):
     assert out.splitlines()[-1].startswith(f"2 images: {2 * before} -> {2 * after} vision tokens (75% less), ")
 
 
-def test_one_bad_image_does_not_stop_the_others(where, picture, tmp_path, capsys):
+def test_one_bad_image_does_not_stop_the_others(where, image_path, tmp_path, capsys):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"not an image")
-    assert main(["caption", str(bad), "missing.png", str(picture), *where]) == 1
+    assert main(["caption", str(bad), "missing.png", str(image_path), *where]) == 1
     out, err = capsys.readouterr()
     assert out.count(ANSWER) == 1
     assert out.splitlines()[-1].startswith("1 image: ")
@@ -38,8 +38,8 @@ def test_one_bad_image_does_not_stop_the_others(where, picture, tmp_path, capsys
     assert "Traceback" not in err
 
 
-def test_caption_json(where, picture, capsys):
-    assert main(["caption", str(picture), "missing.png", "--json", *where]) == 1
+def test_caption_json(where, image_path, capsys):
+    assert main(["caption", str(image_path), "missing.png", "--json", *where]) == 1
     document = json.loads(capsys.readouterr().out)
     good, bad = document["images"]
     assert good["generation"]["text"] == ANSWER
@@ -50,32 +50,32 @@ def test_caption_json(where, picture, capsys):
     assert document["totals"]["failed"] == 1
 
 
-def test_caption_sends_its_prompt(where, picture, services):
-    main(["caption", str(picture), *where])
-    main(["caption", str(picture), "--prompt", "What is this?", *where])
+def test_caption_sends_its_prompt(where, image_path, services):
+    main(["caption", str(image_path), *where])
+    main(["caption", str(image_path), "--prompt", "What is this?", *where])
     texts = [request.prompt.chat.messages[0].parts[1].text for request in services.encoder.script.requests]
     assert texts == ["Describe the image.", "What is this?"]
 
 
-def test_ask_prints_the_answer_alone_on_stdout(where, picture, capsys):
-    assert main(["ask", str(picture), "How many?", *where]) == 0
+def test_ask_prints_the_answer_alone_on_stdout(where, image_path, capsys):
+    assert main(["ask", str(image_path), "How many?", *where]) == 0
     out, err = capsys.readouterr()
     assert out == ANSWER + "\n"
     assert "vision tokens" in err
 
 
-def test_ask_json(where, picture, capsys):
-    assert main(["ask", str(picture), "How many?", "--json", *where]) == 0
+def test_ask_json(where, image_path, capsys):
+    assert main(["ask", str(image_path), "How many?", "--json", *where]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["text"] == ANSWER
     assert document["images"][0]["grid"]["columns"] == 2
 
 
-def test_options_reach_the_request(where, picture, services):
+def test_options_reach_the_request(where, image_path, services):
     arguments = "--method globalcom2 --ratio 0.1 --layout reference --score local --merging near --parameter tau=5"
     sampling = "--max-new-tokens 5 --temperature 0.7 --top-p 0.9 --top-k 4 --seed 3 --stop x --repetition-penalty 1.1"
     arguments += " --data-type int8"
-    assert main(["ask", str(picture), "?", *arguments.split(), *sampling.split(), *where]) == 0
+    assert main(["ask", str(image_path), "?", *arguments.split(), *sampling.split(), *where]) == 0
     (request,) = services.encoder.script.requests
     compression, decoding = request.compression, request.sampling
     assert (compression.method, compression.retention_ratio, compression.layout) == ("globalcom2", 0.1, 2)
@@ -85,13 +85,13 @@ def test_options_reach_the_request(where, picture, services):
     assert (decoding.seed, list(decoding.stop), decoding.repetition_penalty) == (3, ["x"], 1.1)
 
 
-def test_guidance_reaches_the_request(where, picture, services, tmp_path):
+def test_guidance_reaches_the_request(where, image_path, services, tmp_path):
     asked = ["--method", "cdpruner", "--ratio", "0.5", *where]
-    assert main(["ask", str(picture), "?", "--guidance", "the red, round ball", *asked]) == 0
-    assert main(["ask", str(picture), "?", *asked]) == 0
-    assert main(["ask", str(picture), "?", "--guidance", "", *asked]) == 0
+    assert main(["ask", str(image_path), "?", "--guidance", "the red, round ball", *asked]) == 0
+    assert main(["ask", str(image_path), "?", *asked]) == 0
+    assert main(["ask", str(image_path), "?", "--guidance", "", *asked]) == 0
     output = tmp_path / "tokens.safetensors"
-    assert main(["encode", str(picture), "-o", str(output), "--guidance", "a ball", *asked]) == 0
+    assert main(["encode", str(image_path), "-o", str(output), "--guidance", "a ball", *asked]) == 0
     sent = [request.compression for request in services.encoder.script.requests]
     assert [one.guidance for one in sent] == ["the red, round ball", "", "", "a ball"]
     assert [one.HasField("guidance") for one in sent] == [True, False, True, True]
@@ -99,10 +99,10 @@ def test_guidance_reaches_the_request(where, picture, services, tmp_path):
 
 
 @pytest.mark.parametrize("command", [["ask", "?"], ["caption"]], ids=lambda words: words[0])
-def test_pruning_reaches_the_request_and_its_cost_the_user(command, where, picture, services, capsys):
+def test_pruning_reaches_the_request_and_its_cost_the_user(command, where, image_path, services, capsys):
     arguments = ["--prune", "fastv", "--prune-ratio", "0.25", "--prune-set", "layer=3", "--position-ids", "original"]
     arguments += ["--ratio", "0.1", "--quotas-only"]
-    assert main([command[0], str(picture), *command[1:], *arguments, *where]) == 0
+    assert main([command[0], str(image_path), *command[1:], *arguments, *where]) == 0
     (request,) = services.encoder.script.requests
     pruning = request.prefill.pruning
     assert (pruning.method, pruning.retention_ratio, dict(pruning.parameters)) == ("fastv", 0.25, {"layer": 3.0})
@@ -112,16 +112,16 @@ def test_pruning_reaches_the_request_and_its_cost_the_user(command, where, pictu
     assert "prompt tokens by layer: 29 in 2 layers, 14 in 3 layers\n" in (err if command[0] == "ask" else out)
 
 
-def test_pruning_in_json(where, picture, capsys):
-    assert main(["ask", str(picture), "?", "--prune", "fastv", "--json", *where]) == 0
+def test_pruning_in_json(where, image_path, capsys):
+    assert main(["ask", str(image_path), "?", "--prune", "fastv", "--json", *where]) == 0
     assert json.loads(capsys.readouterr().out)["layer_tokens"] == list(LAYERS)
-    assert main(["caption", str(picture), "--json", *where]) == 0
+    assert main(["caption", str(image_path), "--json", *where]) == 0
     assert json.loads(capsys.readouterr().out)["images"][0]["generation"]["layer_tokens"] == []
 
 
-def test_stored_tokens_keep_their_quotas_for_a_later_pruning(where, picture, services, tmp_path, capsys):
+def test_stored_tokens_keep_their_quotas_for_a_later_pruning(where, image_path, services, tmp_path, capsys):
     output = tmp_path / "tokens.safetensors"
-    assert main(["encode", str(picture), "-o", str(output), "--ratio", "0.25", "--quotas-only", *where]) == 0
+    assert main(["encode", str(image_path), "-o", str(output), "--ratio", "0.25", "--quotas-only", *where]) == 0
     assert main(["ask", "--tokens", str(output), "What?", "--prune", "fastv", *where]) == 0
     assert "by layer" in capsys.readouterr().err
     assert services.llm.images[0].quotas == tuple(int(count * 0.25) for count in GRID.valid_counts())
@@ -129,9 +129,11 @@ def test_stored_tokens_keep_their_quotas_for_a_later_pruning(where, picture, ser
     assert header.prefill.pruning.method == "fastv"
 
 
-def test_encode_and_ask_about_the_tokens(where, picture, services, tmp_path, capsys):
+def test_encode_and_ask_about_the_tokens(where, image_path, services, tmp_path, capsys):
     output = tmp_path / "tokens.safetensors"
-    assert main(["encode", str(picture), "-o", str(output), "--ratio", "0.5", "--data-type", "bfloat16", *where]) == 0
+    assert (
+        main(["encode", str(image_path), "-o", str(output), "--ratio", "0.5", "--data-type", "bfloat16", *where]) == 0
+    )
     stored = EncodedImage.load(output)
     assert stored.data_type == "bfloat16"
     capsys.readouterr()
@@ -140,32 +142,32 @@ def test_encode_and_ask_about_the_tokens(where, picture, services, tmp_path, cap
     assert services.llm.images[0].features == stored.tokens.features
 
 
-def test_a_failed_call_is_one_line_and_exit_code_1(where, picture, services, capsys):
+def test_a_failed_call_is_one_line_and_exit_code_1(where, image_path, services, capsys):
     services.encoder.script.failures = [errors.PromptTooLongError("5000 tokens do not fit")]
-    assert main(["ask", str(picture), "?", *where]) == 1
+    assert main(["ask", str(image_path), "?", *where]) == 1
     assert capsys.readouterr().err == "visionsplit: 5000 tokens do not fit\n"
 
 
 @pytest.mark.parametrize("command", [["ask", "?"], ["encode", "-o", "tokens.safetensors"]], ids=lambda words: words[0])
 def test_a_failed_call_is_json_where_json_is_asked_for(
-    command, where, picture, services, capsys, tmp_path, monkeypatch
+    command, where, image_path, services, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     services.encoder.script.failures = [errors.InvalidImageError("image 0: not an image")]
-    assert main([command[0], str(picture), *command[1:], "--json", *where]) == 1
-    expected = {"error": {"class": "InvalidImageError", "message": f"{picture}: not an image"}}
+    assert main([command[0], str(image_path), *command[1:], "--json", *where]) == 1
+    expected = {"error": {"class": "InvalidImageError", "message": f"{image_path}: not an image"}}
     assert json.loads(capsys.readouterr().out) == expected
 
 
-def test_several_images_go_by_their_names(where, picture, services, tmp_path, capsys):
+def test_several_images_go_by_their_names(where, image_path, services, tmp_path, capsys):
     other = tmp_path / "other.png"
-    other.write_bytes(picture.read_bytes())
-    assert main(["ask", str(picture), str(other), "?", *where]) == 0
+    other.write_bytes(image_path.read_bytes())
+    assert main(["ask", str(image_path), str(other), "?", *where]) == 0
     err = capsys.readouterr().err.splitlines()
-    assert err[0].startswith(f"{picture}: 224 vision tokens, ")
+    assert err[0].startswith(f"{image_path}: 224 vision tokens, ")
     assert err[1].startswith(f"{other}: 224 vision tokens, ")
     services.encoder.script.failures = [errors.InvalidImageError("image 1: cut off")]
-    assert main(["ask", str(picture), str(other), "?", *where]) == 1
+    assert main(["ask", str(image_path), str(other), "?", *where]) == 1
     assert capsys.readouterr().err == f"visionsplit: {other}: cut off\n"
 
 
@@ -180,40 +182,40 @@ def test_several_images_go_by_their_names(where, picture, services, tmp_path, ca
         (errors.InvalidTokensError("retention_ratio"), "retention_ratio"),
     ],
 )
-def test_what_the_services_say_of_a_field_names_its_option(error, shown, where, picture, services, capsys):
+def test_what_the_services_say_of_a_field_names_its_option(error, shown, where, image_path, services, capsys):
     services.encoder.script.failures = [error]
-    assert main(["ask", str(picture), "?", *where]) == 1
+    assert main(["ask", str(image_path), "?", *where]) == 1
     assert capsys.readouterr().err == f"visionsplit: {shown}\n"
 
 
-def test_one_image_needs_no_name(where, picture, capsys):
-    assert main(["ask", str(picture), "?", "--ratio", "0.5", *where]) == 0
+def test_one_image_needs_no_name(where, image_path, capsys):
+    assert main(["ask", str(image_path), "?", "--ratio", "0.5", *where]) == 0
     assert " -> " in capsys.readouterr().err.splitlines()[0]
-    main(["ask", str(picture), "?", *where])
+    main(["ask", str(image_path), "?", *where])
     assert capsys.readouterr().err.splitlines()[0].startswith("224 vision tokens, ")
 
 
-def test_a_ratio_alone_means_the_default_method(where, picture, services):
-    assert main(["caption", str(picture), "--ratio", "0.5", *where]) == 0
-    assert main(["caption", str(picture), "--method", "none", "--layout", "reference", *where]) == 0
+def test_a_ratio_alone_means_the_default_method(where, image_path, services):
+    assert main(["caption", str(image_path), "--ratio", "0.5", *where]) == 0
+    assert main(["caption", str(image_path), "--method", "none", "--layout", "reference", *where]) == 0
     first, second = (request.compression for request in services.encoder.script.requests)
     assert (first.method, first.retention_ratio) == ("globalcom2-diverse", 0.5)
     assert (second.method, second.HasField("retention_ratio")) == ("none", False)
 
 
-def test_whether_another_method_needs_a_ratio_is_the_encoders_to_say(where, picture, services):
+def test_whether_another_method_needs_a_ratio_is_the_encoders_to_say(where, image_path, services):
     for options in (["--method", "finds_it_itself"], ["--method", "globalcom2", "--budget", "finds_it_itself"]):
-        assert main(["caption", str(picture), *options, *where]) == 0
+        assert main(["caption", str(image_path), *options, *where]) == 0
     assert not any(request.compression.HasField("retention_ratio") for request in services.encoder.script.requests)
 
 
-def test_where_nothing_was_saved_there_is_a_hint_unless_that_was_asked_for(where, picture, capsys):
-    assert main(["caption", str(picture), str(picture), *where]) == 0
+def test_where_nothing_was_saved_there_is_a_hint_unless_that_was_asked_for(where, image_path, capsys):
+    assert main(["caption", str(image_path), str(image_path), *where]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1].startswith(f"2 images: {2 * sum(GRID.valid_counts())} vision tokens, ")
     assert "% less" not in out
     assert "--ratio 0.25" in err
-    assert main(["caption", str(picture), "--ratio", "1", *where]) == 0
+    assert main(["caption", str(image_path), "--ratio", "1", *where]) == 0
     out, err = capsys.readouterr()
     assert out.count(f"{sum(GRID.valid_counts())} vision tokens") == 1
     assert err == ""
@@ -303,17 +305,17 @@ def test_without_a_command_the_help_is_printed(capsys):
     assert "visualize" in capsys.readouterr().err
 
 
-def test_a_forgotten_question_is_wrong_usage(picture):
+def test_a_forgotten_question_is_wrong_usage(image_path):
     with pytest.raises(SystemExit) as ended:
-        main(["ask", str(picture)])
+        main(["ask", str(image_path)])
     assert ended.value.code == 2
 
 
-def test_interrupt_is_exit_code_130_and_cancels_the_call(where, picture, services):
+def test_interrupt_is_exit_code_130_and_cancels_the_call(where, image_path, services):
     services.encoder.script.endless = True
     services.encoder.script.slow_seconds = 0.01
     code = "import sys, visionsplit_cli as c; sys.exit(c.main())"
-    command = [sys.executable, "-c", code, "ask", str(picture), "?", *where]
+    command = [sys.executable, "-c", code, "ask", str(image_path), "?", *where]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.read(4) == ANSWER[:4]
     process.send_signal(signal.SIGINT)

@@ -15,8 +15,8 @@ from tests.unit.client.fakes import FORMAT, GRID, WORDS
 DATA_TYPES = ("float32", "float16", "bfloat16", "int8")
 
 
-def test_encode_gives_checked_tokens(client, picture):
-    image = client.encode(picture, Compression(retention_ratio=0.25, layout="reference"), data_type="float16")
+def test_encode_gives_checked_tokens(client, image_path):
+    image = client.encode(image_path, Compression(retention_ratio=0.25, layout="reference"), data_type="float16")
     assert image.tokens.grid == GRID
     assert image.tokens.budgets == tuple(int(count * 0.25) for count in GRID.valid_counts())
     assert image.tokens.positions.shape == (sum(image.tokens.budgets), 3)
@@ -26,8 +26,8 @@ def test_encode_gives_checked_tokens(client, picture):
     assert image.summary.tokens_after == image.tokens.num_tokens
 
 
-def test_encode_stream_gives_tokens_as_they_come(client, picture):
-    with client.encode_stream(picture, Compression(retention_ratio=0.5)) as stream:
+def test_encode_stream_gives_tokens_as_they_come(client, image_path):
+    with client.encode_stream(image_path, Compression(retention_ratio=0.5)) as stream:
         started, *parts, last = list(stream)
     assert isinstance(started, EncodeStarted)
     assert isinstance(last, Encoded)
@@ -38,16 +38,16 @@ def test_encode_stream_gives_tokens_as_they_come(client, picture):
     assert np.array_equal(features, last.image.tokens.features.to_float32())
 
 
-def test_an_encoding_without_summary_is_an_error(client, services, picture):
+def test_an_encoding_without_summary_is_an_error(client, services, image_path):
     services.encoder.script.omit_summary = True
     with pytest.raises(errors.InternalError, match="incomplete"):
-        client.encode(picture)
+        client.encode(image_path)
 
 
 @pytest.mark.parametrize("data_type", DATA_TYPES)
-def test_stored_tokens_come_back_equal(client, picture, tmp_path, data_type):
+def test_stored_tokens_come_back_equal(client, image_path, tmp_path, data_type):
     asked = Compression(retention_ratio=0.3, score="local", parameters={"tau": 5.0})
-    image = client.encode(picture, asked, data_type=data_type)
+    image = client.encode(image_path, asked, data_type=data_type)
     image.save(tmp_path / "tokens.safetensors")
     loaded = EncodedImage.load(tmp_path / "tokens.safetensors")
     assert loaded.tokens.features == image.tokens.features
@@ -57,10 +57,10 @@ def test_stored_tokens_come_back_equal(client, picture, tmp_path, data_type):
     assert loaded.summary == image.summary
 
 
-def test_quotas_come_with_the_tokens_and_are_stored_with_them(client, services, picture, tmp_path):
+def test_quotas_come_with_the_tokens_and_are_stored_with_them(client, services, image_path, tmp_path):
     asked = Compression(retention_ratio=0.25, quotas_only=True)
     quotas = tuple(int(count * 0.25) for count in GRID.valid_counts())
-    with client.encode_stream(picture, asked) as stream:
+    with client.encode_stream(image_path, asked) as stream:
         assert next(event for event in stream if isinstance(event, EncodeStarted)).quotas == quotas
         image = stream.result().image
     assert image.tokens.quotas == quotas
@@ -72,9 +72,9 @@ def test_quotas_come_with_the_tokens_and_are_stored_with_them(client, services, 
     assert [tokens.quotas for tokens in services.llm.images] == [quotas, quotas]
 
 
-def test_tokens_without_quotas_have_none_and_a_file_from_before_quotas_is_read(client, services, picture, tmp_path):
+def test_tokens_without_quotas_have_none_and_a_file_from_before_quotas_is_read(client, services, image_path, tmp_path):
     path = tmp_path / "tokens.safetensors"
-    client.encode(picture).save(path)
+    client.encode(image_path).save(path)
     tensors, metadata = read_file(path)
     document = json.loads(metadata["visionsplit"])
     assert document.pop("quotas") is None
@@ -87,8 +87,8 @@ def test_tokens_without_quotas_have_none_and_a_file_from_before_quotas_is_read(c
 
 
 @pytest.mark.parametrize("data_type", DATA_TYPES)
-def test_the_safetensors_library_reads_the_file(client, picture, tmp_path, data_type):
-    image = client.encode(picture, data_type=data_type)
+def test_the_safetensors_library_reads_the_file(client, image_path, tmp_path, data_type):
+    image = client.encode(image_path, data_type=data_type)
     image.save(tmp_path / "tokens.safetensors")
     with safe_open(tmp_path / "tokens.safetensors", framework="pt") as file:
         features = file.get_tensor("features").float()
@@ -98,8 +98,8 @@ def test_the_safetensors_library_reads_the_file(client, picture, tmp_path, data_
         assert np.array_equal(file.get_tensor("positions").numpy(), image.tokens.positions)
 
 
-def test_generate_from_tokens_sends_what_was_encoded(client, services, picture):
-    image = client.encode(picture, Compression(retention_ratio=0.5), data_type="int8")
+def test_generate_from_tokens_sends_what_was_encoded(client, services, image_path):
+    image = client.encode(image_path, Compression(retention_ratio=0.5), data_type="int8")
     answer = client.generate_from_tokens(image, "What?")
     assert answer.text == "".join(WORDS)
     (received,) = services.llm.images
@@ -111,25 +111,25 @@ def test_generate_from_tokens_sends_what_was_encoded(client, services, picture):
     assert [part.WhichOneof("content") for part in header.prompt.chat.messages[0].parts] == ["image", "text"]
 
 
-def test_generate_from_tokens_is_repeated_whole(client, services, picture):
-    image = client.encode(picture)
+def test_generate_from_tokens_is_repeated_whole(client, services, image_path):
+    image = client.encode(image_path)
     services.llm.script.failures = [errors.UnavailableError("draining")]
     assert client.generate_from_tokens(image, "What?").text == "".join(WORDS)
     assert services.llm.images[0].features == image.tokens.features
 
 
-def test_images_for_different_layouts_are_refused(client, picture):
-    spatial = client.encode(picture, Compression(layout="spatial"))
-    reference = client.encode(picture, Compression(layout="reference"))
+def test_images_for_different_layouts_are_refused(client, image_path):
+    spatial = client.encode(image_path, Compression(layout="spatial"))
+    reference = client.encode(image_path, Compression(layout="reference"))
     with pytest.raises(ValueError, match="different layouts"):
         client.generate_from_tokens([spatial, reference], "What?")
 
 
 class TestDamagedFiles:
     @pytest.fixture
-    def stored(self, client, picture, tmp_path):
+    def stored(self, client, image_path, tmp_path):
         path = tmp_path / "tokens.safetensors"
-        client.encode(picture, Compression(retention_ratio=0.25), data_type="bfloat16").save(path)
+        client.encode(image_path, Compression(retention_ratio=0.25), data_type="bfloat16").save(path)
         return path
 
     def test_every_cut_is_noticed(self, stored):

@@ -33,8 +33,8 @@ def wait_until(condition) -> None:
         time.sleep(0.01)
 
 
-def test_generate_gives_text_and_what_it_cost(client, services, picture):
-    answer = client.generate(picture, "What is this?", compression=Compression(retention_ratio=0.25))
+def test_generate_gives_text_and_what_it_cost(client, services, image_path):
+    answer = client.generate(image_path, "What is this?", compression=Compression(retention_ratio=0.25))
     assert answer.text == "".join(WORDS)
     assert answer.token_ids == (10, 11, 12)
     assert answer.finish_reason == "stop"
@@ -49,16 +49,16 @@ def test_generate_gives_text_and_what_it_cost(client, services, picture):
     assert services.encoder.script.request_ids == [answer.request_id]
 
 
-def test_request_carries_what_was_asked(client, services, picture):
+def test_request_carries_what_was_asked(client, services, image_path):
     client.generate(
-        [picture, picture.read_bytes()],
+        [image_path, image_path.read_bytes()],
         "Which one?",
         compression=Compression("globalcom2", 0.1, layout="reference", score="local", parameters={"tau": 5}),
         data_type="int8",
         sampling=Sampling(max_new_tokens=7, temperature=0.5, top_k=3, seed=0, stop=["\n"]),
     )
     (request,) = services.encoder.script.requests
-    assert [image.data for image in request.images] == [picture.read_bytes()] * 2
+    assert [image.data for image in request.images] == [image_path.read_bytes()] * 2
     (turn,) = request.prompt.chat.messages
     assert turn.role == "user"
     assert [part.WhichOneof("content") for part in turn.parts] == ["image", "image", "text"]
@@ -73,8 +73,8 @@ def test_request_carries_what_was_asked(client, services, picture):
     assert request.data_type == 4
 
 
-def test_absent_options_stay_absent(client, services, picture):
-    client.generate(picture, Prompt.raw("USER: <image>\nHi ASSISTANT:"))
+def test_absent_options_stay_absent(client, services, image_path):
+    client.generate(image_path, Prompt.raw("USER: <image>\nHi ASSISTANT:"))
     (request,) = services.encoder.script.requests
     assert request.prompt.text == "USER: <image>\nHi ASSISTANT:"
     assert not request.HasField("compression")
@@ -96,18 +96,18 @@ def test_absent_options_stay_absent(client, services, picture):
     ],
     ids=["both", "pruning", "original", "renumbered"],
 )
-def test_the_request_says_how_to_read_the_tokens(client, services, picture, asked, sent):
+def test_the_request_says_how_to_read_the_tokens(client, services, image_path, asked, sent):
     expected = text_format.Parse(sent, generation_pb2.Prefill())
-    answer = client.generate(picture, "What?", **asked)
-    again = client.generate_from_tokens(client.encode(picture), "What?", **asked)
+    answer = client.generate(image_path, "What?", **asked)
+    again = client.generate_from_tokens(client.encode(image_path), "What?", **asked)
     assert services.encoder.script.requests[0].prefill == expected
     assert services.llm.script.requests[0].prefill == expected
     assert answer.layer_tokens == again.layer_tokens == (LAYERS if "pruning" in asked else ())
 
 
-def test_unknown_position_ids_are_refused_here(client, services, picture):
+def test_unknown_position_ids_are_refused_here(client, services, image_path):
     with pytest.raises(ValueError, match="renumbered, original exist"):
-        client.generate(picture, "What?", position_ids="random")
+        client.generate(image_path, "What?", position_ids="random")
     assert services.encoder.script.requests == []
 
 
@@ -123,8 +123,8 @@ def test_unknown_position_ids_are_refused_here(client, services, picture):
     ],
     ids=["typed", "dicts"],
 )
-def test_conversation(client, services, picture, messages):
-    client.generate(picture, messages=messages)
+def test_conversation(client, services, image_path, messages):
+    client.generate(image_path, messages=messages)
     turns = services.encoder.script.requests[0].prompt.chat.messages
     assert [turn.role for turn in turns] == ["user", "assistant", "user"]
     assert [[part.WhichOneof("content") for part in turn.parts] for turn in turns] == [
@@ -134,8 +134,8 @@ def test_conversation(client, services, picture, messages):
     ]
 
 
-def test_stream_gives_every_event_in_order(client, picture):
-    with client.stream(picture, "What?") as stream:
+def test_stream_gives_every_event_in_order(client, image_path):
+    with client.stream(image_path, "What?") as stream:
         events = list(stream)
     assert [type(event) for event in events] == [ImageEncoded, TextDelta, TextDelta, TextDelta, Finished]
     assert events[-1].generation.text == "".join(WORDS)
@@ -147,10 +147,10 @@ def test_text_only(client, services):
     assert len(services.encoder.script.requests[0].images) == 0
 
 
-def test_closing_a_stream_early_cancels_the_call(client, services, picture):
+def test_closing_a_stream_early_cancels_the_call(client, services, image_path):
     services.encoder.script.endless = True
     services.encoder.script.slow_seconds = 0.01
-    with client.stream(picture, "What?") as stream:
+    with client.stream(image_path, "What?") as stream:
         next(event for event in stream if isinstance(event, TextDelta))
     wait_until(lambda: services.encoder.script.cancelled == 1)
     assert list(stream) == []
@@ -158,27 +158,27 @@ def test_closing_a_stream_early_cancels_the_call(client, services, picture):
         stream.result()
 
 
-def test_another_thread_may_close_a_stream(client, services, picture):
+def test_another_thread_may_close_a_stream(client, services, image_path):
     services.encoder.script.endless = True
     services.encoder.script.slow_seconds = 0.01
-    stream = client.stream(picture, "What?")
+    stream = client.stream(image_path, "What?")
     threading.Timer(0.1, stream.close).start()
     for _ in stream:
         pass
     wait_until(lambda: services.encoder.script.cancelled == 1)
 
 
-def test_service_error_keeps_its_class_and_is_not_repeated(client, services, picture):
+def test_service_error_keeps_its_class_and_is_not_repeated(client, services, image_path):
     services.encoder.script.failures = [errors.PromptTooLongError("5000 tokens, 2048 fit")]
     with pytest.raises(errors.PromptTooLongError, match="5000 tokens"):
-        client.generate(picture, "What?")
+        client.generate(image_path, "What?")
     assert len(services.encoder.script.requests) == 1
 
 
-def test_unavailable_before_text_is_repeated_with_one_request_id(services, picture):
+def test_unavailable_before_text_is_repeated_with_one_request_id(services, image_path):
     services.encoder.script.failures = [errors.UnavailableError("draining")] * 2
     services.encoder.script.fail_after_image = [errors.UnavailableError("replica lost")]
-    with Client(services.encoder_address, retries=QUICK) as client, client.stream(picture, "What?") as stream:
+    with Client(services.encoder_address, retries=QUICK) as client, client.stream(image_path, "What?") as stream:
         events = list(stream)
     assert [type(event) for event in events].count(ImageEncoded) == 1
     assert events[-1].generation.text == "".join(WORDS)
@@ -187,21 +187,21 @@ def test_unavailable_before_text_is_repeated_with_one_request_id(services, pictu
     assert len(set(services.encoder.script.request_ids)) == 1
 
 
-def test_unavailable_after_text_is_not_repeated(services, picture):
+def test_unavailable_after_text_is_not_repeated(services, image_path):
     services.encoder.script.fail_after_text = errors.UnavailableError("replica lost")
     seen = []
     with Client(services.encoder_address, retries=QUICK) as client, pytest.raises(errors.UnavailableError):
-        seen.extend(client.stream(picture, "What?"))
+        seen.extend(client.stream(image_path, "What?"))
     assert len(services.encoder.script.requests) == 1
 
 
-def test_attempts_are_bounded(services, picture):
+def test_attempts_are_bounded(services, image_path):
     services.encoder.script.failures = [errors.UnavailableError("draining")] * 10
     with (
         Client(services.encoder_address, retries=QUICK) as client,
         pytest.raises(errors.UnavailableError, match=r"draining \(after 4 attempts\)"),
     ):
-        client.generate(picture, "What?")
+        client.generate(image_path, "What?")
     assert len(services.encoder.script.requests) == 4
 
 
@@ -213,49 +213,51 @@ def test_no_connection_names_the_address():
         client.generate(None, "Hello")
 
 
-def test_deadline(client, services, picture):
+def test_deadline(client, services, image_path):
     services.encoder.script.endless = True
     services.encoder.script.slow_seconds = 0.05
     with pytest.raises(errors.DeadlineError, match=r"within 0\.3 seconds"):
-        client.generate(picture, "What?", timeout=0.3)
+        client.generate(image_path, "What?", timeout=0.3)
     wait_until(lambda: services.encoder.script.cancelled == 1)
 
 
-def test_answer_without_summary_is_an_error(client, services, picture):
+def test_answer_without_summary_is_an_error(client, services, image_path):
     services.encoder.script.omit_summary = True
     with pytest.raises(errors.InternalError, match="incomplete"):
-        client.generate(picture, "What?")
+        client.generate(image_path, "What?")
 
 
-def test_addresses_are_used_in_turn_and_a_dead_one_is_skipped(services, picture):
+def test_addresses_are_used_in_turn_and_a_dead_one_is_skipped(services, image_path):
     second = FakeEncoder("second")
     server, address = start_encoder(second)
     dead = "127.0.0.1:1"
     with Client([services.encoder_address, dead, address], retries=QUICK) as client:
         for _ in range(6):
-            client.generate(picture, "What?")
+            client.generate(image_path, "What?")
     server.stop(0).wait()
     assert len(services.encoder.script.requests) + len(second.script.requests) == 6
     assert min(len(services.encoder.script.requests), len(second.script.requests)) >= 2
 
 
-def test_client_recovers_when_its_service_is_restarted(picture):
+def test_client_recovers_when_its_service_is_restarted(image_path):
     encoder = FakeEncoder()
     server, address = start_encoder(encoder)
     with Client(address, retries=Retries(attempts=8, initial_delay=0.1)) as client:
-        assert client.generate(picture, "What?").text
+        assert client.generate(image_path, "What?").text
         server.stop(0).wait()
         with pytest.raises(errors.UnavailableError):
-            client.generate(picture, "What?", timeout=0.3)
+            client.generate(image_path, "What?", timeout=0.3)
         assert client.health() == {address: HealthStatus.UNREACHABLE}
         server, _ = start_encoder(encoder, address)
-        assert client.generate(picture, "What?").text == "".join(WORDS)
+        assert client.generate(image_path, "What?").text == "".join(WORDS)
     server.stop(0).wait()
 
 
-def test_one_client_serves_many_threads(client, picture):
+def test_one_client_serves_many_threads(client, image_path):
     texts: list[str] = []
-    threads = [threading.Thread(target=lambda: texts.append(client.generate(picture, "What?").text)) for _ in range(16)]
+    threads = [
+        threading.Thread(target=lambda: texts.append(client.generate(image_path, "What?").text)) for _ in range(16)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -327,6 +329,6 @@ def test_a_parameter_that_is_no_number_is_named(make):
 
 
 @pytest.mark.parametrize(("name", "value"), [("compression", 0.25), ("compression", "globalcom2"), ("sampling", {})])
-def test_options_of_another_type_are_refused_here(client, picture, name, value):
+def test_options_of_another_type_are_refused_here(client, image_path, name, value):
     with pytest.raises(TypeError, match=rf"^{name} is .*; visionsplit_client.{name.title()}\(...\) is needed$"):
-        client.generate(picture, "Hi", **{name: value})
+        client.generate(image_path, "Hi", **{name: value})

@@ -76,17 +76,17 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_file_gives_its_bytes(picture, form):
-    (source,) = as_sources(FORMS[form](picture))
-    assert read(source) == picture.read_bytes()
+def test_every_form_of_a_file_gives_its_bytes(image_path, form):
+    (source,) = as_sources(FORMS[form](image_path))
+    assert read(source) == image_path.read_bytes()
     if hasattr(source, "close"):
         source.close()
 
 
-def test_an_open_file_is_read_from_where_it_stands(picture):
-    file = io.BytesIO(b"head" + picture.read_bytes())
+def test_an_open_file_is_read_from_where_it_stands(image_path):
+    file = io.BytesIO(b"head" + image_path.read_bytes())
     file.seek(4)
-    assert read(file) == picture.read_bytes()
+    assert read(file) == image_path.read_bytes()
     with pytest.raises(InvalidImageError, match="no bytes from its current position on"):
         read(file)
 
@@ -131,16 +131,16 @@ def test_data_urls_that_hold_no_image(url, says):
     assert len(str(raised.value)) < 200
 
 
-def test_base64_without_its_url_is_named_shortly(picture):
-    text = base64.b64encode(picture.read_bytes()).decode() * 20
+def test_base64_without_its_url_is_named_shortly(image_path):
+    text = base64.b64encode(image_path.read_bytes()).decode() * 20
     with pytest.raises(OSError, match="base64 text needs data:image/png;base64, in front") as raised:
         read(text)
     assert len(str(raised.value)) < 400
 
 
-def test_a_pillow_image_that_is_not_loaded_is_sent_as_its_file(picture):
-    with Image.open(picture) as image:
-        assert read(image) == picture.read_bytes()
+def test_a_pillow_image_that_is_not_loaded_is_sent_as_its_file(image_path):
+    with Image.open(image_path) as image:
+        assert read(image) == image_path.read_bytes()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "I", "I;16", "I;16B", "F", "CMYK"])
@@ -162,20 +162,20 @@ def test_a_pillow_image_is_turned_upright_like_its_file():
     assert Image.open(io.BytesIO(read(image))).size == (20, 40)
 
 
-def test_one_several_or_none(picture):
+def test_one_several_or_none(image_path):
     assert as_sources(None) == []
-    assert as_sources(str(picture)) == [str(picture)]
-    assert as_sources([picture, b"x"]) == [picture, b"x"]
+    assert as_sources(str(image_path)) == [str(image_path)]
+    assert as_sources([image_path, b"x"]) == [image_path, b"x"]
     assert as_sources({"bytes": b"x", "path": None}) == [{"bytes": b"x", "path": None}]
-    assert as_sources(path for path in (picture, picture)) == [picture, picture]
+    assert as_sources(path for path in (image_path, image_path)) == [image_path, image_path]
 
 
-def test_an_open_file_is_one_image(services, picture):
-    with Client(services.encoder_address) as client, picture.open("rb") as file:
+def test_an_open_file_is_one_image(services, image_path):
+    with Client(services.encoder_address) as client, image_path.open("rb") as file:
         client.generate(file, "?")
-        client.generate((part for part in [picture, {"bytes": None, "path": str(picture)}]), "?")
+        client.generate((part for part in [image_path, {"bytes": None, "path": str(image_path)}]), "?")
     sent = [[image.data for image in request.images] for request in services.encoder.script.requests]
-    assert sent == [[picture.read_bytes()], [picture.read_bytes()] * 2]
+    assert sent == [[image_path.read_bytes()], [image_path.read_bytes()] * 2]
 
 
 class Response:
@@ -230,8 +230,8 @@ def test_objects_that_are_not_images(source, says):
         (b"x" * 5001, InvalidImageError),
         ({"bytes": None, "path": None}, ValueError),
         ("no-such-folder\0.png", ValueError),
-        ("ftp://host/picture.png", ValueError),
-        ("file://elsewhere/picture.png", ValueError),
+        ("ftp://host/image.png", ValueError),
+        ("file://elsewhere/image.png", ValueError),
         (Image.fromarray(np.array([[np.nan]], np.float32)), InvalidImageError),
     ],
     ids=["no file", "empty", "too large", "empty dict", "null byte", "ftp", "another host", "not a number"],

@@ -23,10 +23,10 @@ def run(*arguments: str | bytes, environment: dict[str, str], **options) -> subp
 
 
 @pytest.fixture
-def names(picture, tmp_path) -> list[bytes]:
+def names(image_path, tmp_path) -> list[bytes]:
     paths = [os.fsencode(tmp_path) + b"/" + name for name in NAMES]
     for path in paths:
-        Path(os.fsdecode(path)).write_bytes(picture.read_bytes())
+        Path(os.fsdecode(path)).write_bytes(image_path.read_bytes())
     return paths
 
 
@@ -51,14 +51,14 @@ def test_names_that_are_not_text_in_json(names, where, environment):
     assert [os.fsencode(image["image"]) for image in document["images"]] == names
 
 
-def test_answers_are_shown_and_not_obeyed(picture, where, services, monkeypatch, capfdbinary):
+def test_answers_are_shown_and_not_obeyed(image_path, where, services, monkeypatch, capfdbinary):
     monkeypatch.setattr("tests.unit.client.fakes.WORDS", ("“ä”\n\t", "\x1b]0;title\x07", "中\r\u202e."))
     shown = "“ä”\n\t\\u001b]0;title\\u0007中\\u000d\\u202e.\n"
-    assert run("ask", picture, "?", *where, environment=STRICT).stdout.decode() == shown
-    ended = run("ask", picture, "?", *where, environment=ASCII)
+    assert run("ask", image_path, "?", *where, environment=STRICT).stdout.decode() == shown
+    ended = run("ask", image_path, "?", *where, environment=ASCII)
     assert ended.stdout.decode("ascii") == shown.encode("ascii", "backslashreplace").decode()
     for environment in (STRICT, ASCII):
-        ended = run("ask", picture, "?", "--json", *where, environment=environment)
+        ended = run("ask", image_path, "?", "--json", *where, environment=environment)
         assert json.loads(ended.stdout)["text"] == "“ä”\n\t\x1b]0;title\x07中\r\u202e."
 
 
@@ -72,21 +72,21 @@ def test_wrong_usage_with_such_a_name(names):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("command", [["caption"], ["caption", "--json"], ["ask", "--prompt", "?"]])
-def test_a_full_disk_is_one_line(command, picture, where):
+def test_a_full_disk_is_one_line(command, image_path, where):
     with Path("/dev/full").open("w") as full:
-        ended = run(*command, picture, *where, environment={}, stdout=full)
+        ended = run(*command, image_path, *where, environment={}, stdout=full)
     assert ended.returncode == 1
     assert ended.stderr.endswith(b"No space left on device\n")
     assert b"Traceback" not in ended.stderr
 
 
-def test_an_image_on_standard_input(picture, where, services):
+def test_an_image_on_standard_input(image_path, where, services):
     for arguments in (["caption", "-", *where], ["ask", "-", "?", *where]):
-        with picture.open("rb") as file:
+        with image_path.open("rb") as file:
             ended = run(*arguments, environment={}, stdin=file)
         assert ended.returncode == 0, ended.stderr
         assert "".join(WORDS).encode() in ended.stdout
-    assert [request.images[0].data for request in services.encoder.script.requests] == [picture.read_bytes()] * 2
+    assert [request.images[0].data for request in services.encoder.script.requests] == [image_path.read_bytes()] * 2
     with Path(os.devnull).open() as nothing:
         ended = run("caption", "-", *where, environment={}, stdin=nothing)
     assert ended.returncode == 1

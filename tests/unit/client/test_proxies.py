@@ -20,32 +20,32 @@ def proxy(monkeypatch):
         yield proxy
 
 
-def test_this_machine_is_reached_directly(proxy, services, picture, where, capsys):
+def test_this_machine_is_reached_directly(proxy, services, image_path, where, capsys):
     with Client(services.encoder_address, llm=services.llm_address) as client:
         assert set(client.health().values()) == {HealthStatus.SERVING}
-        assert client.generate(picture, "?").text
-        assert client.generate_from_tokens(client.encode(picture), "?").text
+        assert client.generate(image_path, "?").text
+        assert client.generate_from_tokens(client.encode(image_path), "?").text
     localhost = f"localhost:{services.encoder_address.rpartition(':')[2]}"
     for command in (
         ["health", services.encoder_address],
         ["health", localhost],
-        ["caption", str(picture), *where],
+        ["caption", str(image_path), *where],
         ["info", *where],
     ):
         assert main(command) == 0, capsys.readouterr().err
     assert proxy.requests == []
 
 
-async def test_this_machine_is_reached_directly_on_an_event_loop(proxy, services, picture):
+async def test_this_machine_is_reached_directly_on_an_event_loop(proxy, services, image_path):
     async with AsyncClient(services.encoder_address) as client:
-        assert (await client.generate(picture, "?")).text
+        assert (await client.generate(image_path, "?")).text
     assert proxy.requests == []
 
 
-def test_errors_behind_a_proxy_say_so(proxy, picture, capsys):
+def test_errors_behind_a_proxy_say_so(proxy, image_path, capsys):
     hint = f"through the proxy {proxy.address}, which grpc_proxy names; add service.invalid to no_proxy"
     with Client(ELSEWHERE, retries=Retries(attempts=1)) as client, pytest.raises(UnreachableError, match=hint):
-        client.generate(picture, "?")
+        client.generate(image_path, "?")
     assert set(proxy.requests) == {f"CONNECT {ELSEWHERE} HTTP/1.1"}
     assert main(["health", ELSEWHERE]) == 1
     out, err = capsys.readouterr()
@@ -54,11 +54,11 @@ def test_errors_behind_a_proxy_say_so(proxy, picture, capsys):
     assert "secret-word" not in err
 
 
-def test_a_proxy_that_never_answers_is_named_too(proxy, picture):
+def test_a_proxy_that_never_answers_is_named_too(proxy, image_path):
     proxy.answer = b""
     named = pytest.raises((UnreachableError, DeadlineError), match=f"through the proxy {proxy.address}")
     with Client(ELSEWHERE, retries=Retries(attempts=1), timeout=1) as client, named:
-        client.generate(picture, "?")
+        client.generate(image_path, "?")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def below_header(sheet, image, header):
 
 @pytest.fixture
 def sheet(where, tmp_path):
-    """Panels of a plain white picture, so that brightness shows what was kept."""
+    """Panels of a plain white image, so that brightness shows what was kept."""
     source, output = tmp_path / "white.png", tmp_path / "panels.png"
     white = Image.new("RGB", (500, 300), "white")
     white.save(source)
@@ -104,27 +104,27 @@ def test_crops_without_a_token_are_said_and_not_drawn():
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_seen_before_anything_is_encoded(options, where, services, picture, capsys):
+def test_wrong_usage_is_seen_before_anything_is_encoded(options, where, services, image_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["visualize", str(picture), *options, *where])
+        main(["visualize", str(image_path), *options, *where])
     assert ended.value.code == 2
     assert options[-1].rpartition(",")[2] in capsys.readouterr().err
     assert not services.encoder.script.requests
 
 
-def test_without_compression_there_is_one_panel(where, services, picture, tmp_path):
-    assert main(["visualize", str(picture), "-o", str(tmp_path / "a.png"), "--method", "none", *where]) == 0
+def test_without_compression_there_is_one_panel(where, services, image_path, tmp_path):
+    assert main(["visualize", str(image_path), "-o", str(tmp_path / "a.png"), "--method", "none", *where]) == 0
     (request,) = services.encoder.script.requests
     assert (request.compression.method, request.compression.retention_ratio) == ("none", 1.0)
 
 
-def test_the_models_answers_stand_under_the_panels(where, services, picture, tmp_path, capsys):
+def test_the_models_answers_stand_under_the_panels(where, services, image_path, tmp_path, capsys):
     plain, asked = tmp_path / "plain.png", tmp_path / "asked.png"
     options = ["--ratios", "1,0.25", *where]
-    assert main(["visualize", str(picture), "-o", str(plain), *options]) == 0
+    assert main(["visualize", str(image_path), "-o", str(plain), *options]) == 0
     assert not services.llm.script.requests
     capsys.readouterr()
-    assert main(["visualize", str(picture), "-o", str(asked), "--ask", "What is it?", *options]) == 0
+    assert main(["visualize", str(image_path), "-o", str(asked), "--ask", "What is it?", *options]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         f"globalcom2-diverse at {ratio}: {ANSWER}" for ratio in ("1", "0.25")
     ]
@@ -152,9 +152,11 @@ def test_an_answer_that_is_another_one_has_another_colour():
         assert bool((sheet == CHANGED).all(axis=2).any()) is differ
 
 
-def test_a_second_spec_without_a_ratio_follows_the_first_where_counts_are_made_equal(uneven, picture, tmp_path, capsys):
+def test_a_second_spec_without_a_ratio_follows_the_first_where_counts_are_made_equal(
+    uneven, image_path, tmp_path, capsys
+):
     specs = ["--compare", "adaptive", "--compare", "globalcom2", "--equal"]
-    table = compare(uneven[1], picture, tmp_path, capsys, *specs)
+    table = compare(uneven[1], image_path, tmp_path, capsys, *specs)
     assert int(table["globalcom2"][1]) == count(0.3)
 
 
@@ -193,16 +195,16 @@ def table_of(printed):
     return {row[0]: [cell.strip() for cell in row[1:] if cell] for row in rows}
 
 
-def compare(address, picture, tmp_path, capsys, *options):
-    arguments = ["visualize", str(picture), "-o", str(tmp_path / "a.png"), "--encoder", address, *options]
+def compare(address, image_path, tmp_path, capsys, *options):
+    arguments = ["visualize", str(image_path), "-o", str(tmp_path / "a.png"), "--encoder", address, *options]
     assert main(arguments) == 0
     return table_of(capsys.readouterr().out)
 
 
-def test_methods_are_shown_side_by_side_at_every_ratio(where, services, picture, tmp_path, capsys):
+def test_methods_are_shown_side_by_side_at_every_ratio(where, services, image_path, tmp_path, capsys):
     path = tmp_path / "a.png"
     specs = ["--compare", "none", "--compare", "globalcom2:tau=5", "--compare", "uniform@0.5"]
-    assert main(["visualize", str(picture), "-o", str(path), *specs, "--ratios", "0.25,0.1", *where]) == 0
+    assert main(["visualize", str(image_path), "-o", str(path), *specs, "--ratios", "0.25,0.1", *where]) == 0
     asked = [request.compression for request in services.encoder.script.requests]
     assert [(one.method, one.HasField("retention_ratio") and one.retention_ratio) for one in asked] == [
         ("none", False),
@@ -214,20 +216,22 @@ def test_methods_are_shown_side_by_side_at_every_ratio(where, services, picture,
     ]
     assert dict(asked[1].parameters) == {"tau": 5}
     assert capsys.readouterr().out.startswith(f"{path}: 6 panels\n")
-    with Image.open(path) as two, _of_columns(picture, where, tmp_path, specs, 3) as three:
+    with Image.open(path) as two, _of_columns(image_path, where, tmp_path, specs, 3) as three:
         assert three.width > 1.4 * two.width
         assert three.height < 0.75 * two.height
 
 
-def _of_columns(picture, where, tmp_path, specs, columns):
+def _of_columns(image_path, where, tmp_path, specs, columns):
     path = tmp_path / f"{columns}.png"
     options = ["--ratios", "0.25,0.1", "--columns", str(columns)]
-    assert main(["visualize", str(picture), "-o", str(path), *specs, *options, *where]) == 0
+    assert main(["visualize", str(image_path), "-o", str(path), *specs, *options, *where]) == 0
     return Image.open(path)
 
 
-def test_the_table_counts_what_enters_the_language_model(uneven, picture, tmp_path, capsys):
-    table = compare(uneven[1], picture, tmp_path, capsys, "--compare", "a@0.5", "--compare", "b:layout=reference@0.5")
+def test_the_table_counts_what_enters_the_language_model(uneven, image_path, tmp_path, capsys):
+    table = compare(
+        uneven[1], image_path, tmp_path, capsys, "--compare", "a@0.5", "--compare", "b:layout=reference@0.5"
+    )
     kept, rows = count(0.5), GRID.valid.height
     assert rows < GRID.canvas_height
     budgets = [int(cells * 0.5) for cells in GRID.valid_counts()]
@@ -236,9 +240,9 @@ def test_the_table_counts_what_enters_the_language_model(uneven, picture, tmp_pa
     assert table["b:layout=reference"][2] == str(kept + GRID.canvas_height)
 
 
-def test_equal_counts_come_by_other_ratios(uneven, picture, tmp_path, capsys):
+def test_equal_counts_come_by_other_ratios(uneven, image_path, tmp_path, capsys):
     specs = ["--compare", "globalcom2", "--compare", "greedy", "--compare", "uniform", "--ratios", "0.25", "--equal"]
-    table = compare(uneven[1], picture, tmp_path, capsys, *specs)
+    table = compare(uneven[1], image_path, tmp_path, capsys, *specs)
     assert table["globalcom2"][0] == "0.25"
     assert table["uniform"][0] == "0.25"
     assert int(table["greedy"][1]) == count(0.25)
@@ -248,25 +252,25 @@ def test_equal_counts_come_by_other_ratios(uneven, picture, tmp_path, capsys):
     assert float(adjusted) == pytest.approx(0.25 / GREEDY, rel=0.1)
 
 
-def test_a_method_without_a_ratio_may_set_the_count(uneven, picture, tmp_path, capsys):
+def test_a_method_without_a_ratio_may_set_the_count(uneven, image_path, tmp_path, capsys):
     table = compare(
-        uneven[1], picture, tmp_path, capsys, "--compare", "adaptive", "--compare", "globalcom2@0.9", "--equal"
+        uneven[1], image_path, tmp_path, capsys, "--compare", "adaptive", "--compare", "globalcom2@0.9", "--equal"
     )
     assert table["adaptive"][:2] == ["-", str(count(0.3))]
     assert int(table["globalcom2"][1]) == count(0.3)
 
 
-def test_newlines_count_as_tokens_when_layouts_are_made_equal(uneven, picture, tmp_path, capsys):
+def test_newlines_count_as_tokens_when_layouts_are_made_equal(uneven, image_path, tmp_path, capsys):
     specs = ["--compare", "a@0.5", "--compare", "b:layout=reference@0.5", "--equal"]
-    table = compare(uneven[1], picture, tmp_path, capsys, *specs)
+    table = compare(uneven[1], image_path, tmp_path, capsys, *specs)
     # Tiles of equal size gain and lose a token together, so the counts cannot always be quite equal.
     assert int(table["b:layout=reference"][2]) == pytest.approx(int(table["a"][2]), abs=GRID.num_tiles)
     assert int(table["b:layout=reference"][1]) < int(table["a"][1])
 
 
-def test_a_method_that_does_not_follow_the_ratio_ends_the_search(uneven, picture, tmp_path, capsys):
+def test_a_method_that_does_not_follow_the_ratio_ends_the_search(uneven, image_path, tmp_path, capsys):
     encoder, address = uneven
-    table = compare(address, picture, tmp_path, capsys, "--compare", "a@0.9", "--compare", "stubborn@0.9", "--equal")
+    table = compare(address, image_path, tmp_path, capsys, "--compare", "a@0.9", "--compare", "stubborn@0.9", "--equal")
     assert table["stubborn"][0] == "0.9"
     assert len(encoder.script.requests) < 20
 
@@ -312,9 +316,9 @@ def test_a_condition_is_named_as_it_is_written():
     ],
     ids=" ".join,
 )
-def test_wrong_comparisons_are_seen_before_anything_is_encoded(options, where, services, picture, tmp_path, capsys):
+def test_wrong_comparisons_are_seen_before_anything_is_encoded(options, where, services, image_path, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["visualize", str(picture), "-o", str(tmp_path / "a.png"), *options, *where])
+        main(["visualize", str(image_path), "-o", str(tmp_path / "a.png"), *options, *where])
     assert ended.value.code == 2
     assert options[-1].rpartition("=")[2].partition("@")[0] in capsys.readouterr().err
     assert not services.encoder.script.requests
@@ -328,9 +332,9 @@ def test_wrong_comparisons_are_seen_before_anything_is_encoded(options, where, s
         (["--equal"], "--compare"),
     ],
 )
-def test_options_that_contradict_a_comparison_are_refused(options, named, where, picture, tmp_path, capsys):
+def test_options_that_contradict_a_comparison_are_refused(options, named, where, image_path, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(["visualize", str(picture), "-o", str(tmp_path / "a.png"), *options, *where])
+        main(["visualize", str(image_path), "-o", str(tmp_path / "a.png"), *options, *where])
     assert named in capsys.readouterr().err
 
 

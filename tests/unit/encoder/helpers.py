@@ -36,7 +36,7 @@ IMAGE_LIMITS = ImageLimits()
 LLM_SERVICE_NAME = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
 
 
-def picture(width, height, seed=0):
+def drawn_image(width, height, seed=0):
     """A smooth random RGB image."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
@@ -57,7 +57,7 @@ def pixels_of(data):
 
 
 def png(width, height, seed=0):
-    return file_of(picture(width, height, seed))
+    return file_of(drawn_image(width, height, seed))
 
 
 def globalcom2(ratio, **fields):

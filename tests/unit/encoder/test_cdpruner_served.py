@@ -26,7 +26,7 @@ from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from encoder_service.server import EncoderServer
 from tests.clip_checkpoints import PIECE, llava_and_clip
-from tests.unit.encoder.helpers import FakeLlm, file_of, picture, running_encoder, running_llm, status_of_call
+from tests.unit.encoder.helpers import FakeLlm, drawn_image, file_of, running_encoder, running_llm, status_of_call
 
 SIZES = [(300, 180), (90, 260), (57, 112)]
 TEXTS = ["the red ball", "a wall", "Is there a green cube behind the small blue cylinder, or in front of it?"]
@@ -41,7 +41,7 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(checkpoints):
-    """What is kept of a picture for a text, with relevance by the library: budgets, positions and features."""
+    """What is kept of an image for a text, with relevance by the library: budgets, positions and features."""
     checkpoint = Checkpoint(str(checkpoints[0]))
     tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
     tiler, clip = Tiler(checkpoint), CLIPModel.from_pretrained(checkpoints[1]).eval()
@@ -49,7 +49,7 @@ def expected(checkpoints):
 
     @torch.no_grad()
     def of(size, text, method="cdpruner"):
-        tiles = tiler.cut(picture(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
+        tiles = tiler.cut(drawn_image(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
         features = tower(tiles.pixels, frozenset()).features
         ids = tokenizer(text).input_ids
         ids = torch.tensor(ids + [0] * (-len(ids) % PIECE))
@@ -67,7 +67,7 @@ def expected(checkpoints):
 
 
 def image_of(size):
-    return encoder_service_pb2.Image(data=file_of(picture(*size, seed=sum(size))))
+    return encoder_service_pb2.Image(data=file_of(drawn_image(*size, seed=sum(size))))
 
 
 def compression(text=None, method="cdpruner", ratio=RATIO, **fields):
@@ -150,7 +150,7 @@ def test_texts_do_not_mix_in_one_pass(checkpoints, expected):
     reader = TextTower.load(str(checkpoints[1]), checkpoint, revision=None, device=device)
     encoder = BatchEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=device), reader)
     size, found = SIZES[0], {}
-    tiles = Tiler(checkpoint).cut(picture(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
+    tiles = Tiler(checkpoint).cut(drawn_image(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
     encodings = {
         text: ImageEncoding(
             EncodeRequest(

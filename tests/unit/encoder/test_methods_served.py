@@ -19,7 +19,7 @@ from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.encoding import EncodeRequest, ImageEncoding, PreparedImage, TileSpan
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
-from tests.unit.encoder.helpers import file_of, picture, running_encoder
+from tests.unit.encoder.helpers import drawn_image, file_of, running_encoder
 
 SIZES = [(300, 180), (90, 260), (640, 90), (57, 112)]
 # Those that read the prompt are in test_cdpruner_served.py.
@@ -31,13 +31,13 @@ SPECS += [Compression("globalcom2", 0.3, budget="pooled", merging="prumerge")]
 
 @pytest.fixture(scope="module")
 def expected(random_checkpoints):
-    """What `select` keeps of a whole picture: size and specification to (budgets, positions, features)."""
+    """What `select` keeps of a whole image: size and specification to (budgets, positions, features)."""
     checkpoint = Checkpoint(str(random_checkpoints["llama"]))
     tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
     tiler = Tiler(checkpoint)
 
     def of(size, spec):
-        tiles = tiler.cut(picture(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
+        tiles = tiler.cut(drawn_image(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
         kept = select(tower(tiles.pixels, compose(spec).needs), tiles.grid, spec)
         return kept.budgets, torch.cat(kept.positions).numpy(), kept.features.numpy()
 
@@ -49,7 +49,7 @@ def request_for(size, spec):
         method=spec.method, retention_ratio=spec.retention_ratio, budget=spec.budget, merging=spec.merging
     )
     return encoder_service_pb2.EncodeRequest(
-        image=encoder_service_pb2.Image(data=file_of(picture(*size, seed=sum(size)))),
+        image=encoder_service_pb2.Image(data=file_of(drawn_image(*size, seed=sum(size)))),
         compression=compression,
         data_type=tensor_pb2.DATA_TYPE_FLOAT32,
     )
@@ -89,7 +89,7 @@ def compare(tokens, expectation, spec, size):
 async def test_every_method_gives_each_caller_what_it_gives_a_whole_image(
     random_checkpoints, expected, max_batch_tiles
 ):
-    """All specifications and pictures at once: passes hold tiles of several images, methods and needs."""
+    """All specifications and images at once: passes hold tiles of several images, methods and needs."""
     cases = [(size, spec) for spec in SPECS for size in SIZES]
     limits = BatchLimits(max_batch_tiles, max_wait_seconds=0.002, max_queued_tiles=4096)
     async with running_encoder(random_checkpoints["llama"], batch=limits, max_calls=1024) as (_, stub):
@@ -125,7 +125,7 @@ async def test_a_method_that_waits_sends_all_at_once(random_checkpoints, expecte
 def test_the_time_of_an_image_that_waits_counts_from_its_first_pass(random_checkpoints):
     checkpoint = Checkpoint(str(random_checkpoints["llama"]))
     encoder = BatchEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu")))
-    tiles = Tiler(checkpoint).cut(picture(200, 200), UnpadRule.HUGGING_FACE)
+    tiles = Tiler(checkpoint).cut(drawn_image(200, 200), UnpadRule.HUGGING_FACE)
     image = PreparedImage(tiles.pixels, tiles.grid)
     encoding = ImageEncoding(EncodeRequest(image, compose(Compression("prumerge")), DataType.FLOAT32))
     assert encoder.encode([TileSpan(encoding, 0, 2)]) == [None]

@@ -16,7 +16,7 @@ from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from tests.checkpoints import tiny_checkpoint
 from tests.clip_checkpoints import PIECE, llava_and_clip, tiny_clip
-from tests.unit.encoder.helpers import picture
+from tests.unit.encoder.helpers import drawn_image
 
 CPU = torch.device("cpu")
 TEXTS = ["cat", "What colour is the ball to the left of the red cube?"]  # of one piece and of several
@@ -77,7 +77,7 @@ def test_the_old_way_to_find_a_texts_end_is_the_librarys(checkpoints, tmp_path):
 @pytest.mark.parametrize("text", TEXTS)
 def test_relevance_is_the_negated_mean_cosine_in_clips_space(checkpoints, tower, text):
     llava, clip = checkpoints
-    tiles = Tiler(Checkpoint(str(llava))).cut(picture(200, 120), UnpadRule.HUGGING_FACE).pixels
+    tiles = Tiler(Checkpoint(str(llava))).cut(drawn_image(200, 120), UnpadRule.HUGGING_FACE).pixels
     features = VisionTower.load(Checkpoint(str(llava)), dtype=torch.float32, device=CPU)(tiles, frozenset()).features
     relevance = tower.relevance(features, tower.embed(text)).numpy()
 

@@ -14,7 +14,7 @@ from encoder_service.compression import TowerOutput, select
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from tests.checkpoints import tiny_checkpoint
-from tests.unit.encoder.helpers import picture
+from tests.unit.encoder.helpers import drawn_image
 from tests.unit.encoder.reference_globalcom2 import globalcom2
 
 CLS = frozenset({TowerOutput.CLS_LOGITS})
@@ -85,7 +85,7 @@ def test_nothing_unused_is_held(random_checkpoints):
 def test_tiles_equal_the_processors(random_checkpoints, width, height):
     folder = random_checkpoints["llama"]
     checkpoint = Checkpoint(str(folder))
-    image = picture(width, height)
+    image = drawn_image(width, height)
     tiles = Tiler(checkpoint).cut(image, UnpadRule.HUGGING_FACE)
     processed = LlavaNextProcessor.from_pretrained(folder)(images=image, text="<image>", return_tensors="pt")
     assert torch.equal(tiles.pixels, processed["pixel_values"][0])
@@ -102,7 +102,7 @@ def test_a_size_alone_says_how_many_tiles_an_image_makes_at_most(tmp_path, pinpo
     for width, height in SIZES:
         most = tiler.most_tiles(width, height)
         counts = [
-            tiler.cut(picture(*size), UnpadRule.HUGGING_FACE).grid.num_tiles
+            tiler.cut(drawn_image(*size), UnpadRule.HUGGING_FACE).grid.num_tiles
             for size in ((width, height), (height, width))
         ]
         assert most == max(counts)
@@ -114,7 +114,7 @@ def test_globalcom2_on_a_random_tower(random_checkpoints):
         checkpoint, tower = load(folder)
         tiler, whole = Tiler(checkpoint), whole_tower(folder)
         for seed, (width, height) in enumerate([(200, 200), (300, 180), (90, 260), (500, 140)]):
-            tiles = tiler.cut(picture(width, height, seed), UnpadRule.HUGGING_FACE)
+            tiles = tiler.cut(drawn_image(width, height, seed), UnpadRule.HUGGING_FACE)
             grid = tiles.grid
             kept = select(tower(tiles.pixels, CLS), grid, Compression("globalcom2", 0.4))
             with torch.no_grad():

@@ -10,14 +10,14 @@ from PIL import Image
 from visionsplit.errors import InvalidImageError
 from visionsplit.images import ImageLimits, decode_image
 
-from tests.unit.encoder.helpers import IMAGE_LIMITS, file_of, picture, pixels_of
+from tests.unit.encoder.helpers import IMAGE_LIMITS, drawn_image, file_of, pixels_of
 from tests.unit.images.png_matrix import COLOUR, png
 from tests.unit.images.variants import samples
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG"])
 def test_every_format_keeps_size_and_rough_colour(kind):
-    image = picture(40, 30)
+    image = drawn_image(40, 30)
     options = {"lossless": True} if kind == "WEBP" else {}
     difference = np.abs(pixels_of(file_of(image, kind, **options)).astype(int) - np.asarray(image).astype(int))
     assert difference.mean() < (0.01 if kind in ("PNG", "BMP", "TIFF", "PPM", "WEBP") else 20)
@@ -89,7 +89,7 @@ def test_an_odd_tag_beside_the_orientation_does_no_harm(odd):
     "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", exif_of((0x0112, 2, 4, b"six\0"))]
 )
 def test_exif_that_cannot_be_read_is_left_aside(exif):
-    assert pixels_of(file_of(picture(30, 20), "JPEG", exif=exif)).shape == (20, 30, 3)
+    assert pixels_of(file_of(drawn_image(30, 20), "JPEG", exif=exif)).shape == (20, 30, 3)
 
 
 def test_an_animation_shows_its_first_frame():
@@ -102,7 +102,7 @@ def test_an_animation_shows_its_first_frame():
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 def test_a_file_cut_off_anywhere_is_refused(kind):
-    data = file_of(picture(60, 60), kind)
+    data = file_of(drawn_image(60, 60), kind)
     for share in (0.02, 0.3, 0.6, 0.9):
         with pytest.raises(InvalidImageError):
             decode_image(data[: int(len(data) * share)], IMAGE_LIMITS)
@@ -119,7 +119,7 @@ def test_what_is_no_image_is_refused(data):
 def test_damaged_files_raise_nothing_else():
     rng = np.random.default_rng(0)
     for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF"):
-        data = bytearray(file_of(picture(40, 40), kind))
+        data = bytearray(file_of(drawn_image(40, 40), kind))
         for _ in range(60):
             broken = bytearray(data)
             for place in rng.integers(0, len(broken), 8):
@@ -148,7 +148,7 @@ def test_a_bomb_is_refused_by_its_header(width, height):
 
 
 def test_an_ordinary_image_is_left_alone():
-    image = picture(33, 21)
+    image = drawn_image(33, 21)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     assert np.array_equal(pixels_of(buffer.getvalue()), np.asarray(image))
@@ -156,7 +156,7 @@ def test_an_ordinary_image_is_left_alone():
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_a_jpeg_may_lack_only_the_marker_that_ends_it(mode):
-    data = file_of(picture(75, 61).convert(mode), "JPEG")
+    data = file_of(drawn_image(75, 61).convert(mode), "JPEG")
     for missing in (1, 2):
         assert np.array_equal(pixels_of(data[:-missing]), pixels_of(data))
     for missing in (*range(3, 30), 200, len(data) // 3):
@@ -166,7 +166,7 @@ def test_a_jpeg_may_lack_only_the_marker_that_ends_it(mode):
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_rows": 1}])
 def test_a_jpeg_that_may_be_incomplete_without_its_end_is_refused(options):
-    data = file_of(picture(75, 61), "JPEG", **options)
+    data = file_of(drawn_image(75, 61), "JPEG", **options)
     for missing in range(3, 60):
         with pytest.raises(InvalidImageError, match="cut off"):
             decode_image(data[:-missing], IMAGE_LIMITS)

@@ -10,7 +10,7 @@ from PIL import Image
 from visionsplit.errors import InvalidImageError
 from visionsplit.images import decode_image
 
-from tests.unit.encoder.helpers import IMAGE_LIMITS, file_of, picture, pixels_of
+from tests.unit.encoder.helpers import IMAGE_LIMITS, drawn_image, file_of, pixels_of
 
 
 def test_transparency_is_laid_over_white():
@@ -106,7 +106,7 @@ def test_large_images_are_put_together_without_seams(size):
     width, height = size
     wide = (np.arange(width * height) % 65536).astype(np.uint16).reshape(height, width)
     assert np.array_equal(pixels_of(file_of(Image.fromarray(wide)))[:, :, 1], (wide.astype(int) * 255 + 32767) // 65535)
-    alpha = picture(width, height).convert("RGBA")
+    alpha = drawn_image(width, height).convert("RGBA")
     alpha.putalpha(Image.linear_gradient("L").resize(size))
     whole = Image.alpha_composite(Image.new("RGBA", size, "white"), alpha).convert("RGB")
     assert np.array_equal(pixels_of(file_of(alpha)), np.asarray(whole))

@@ -111,6 +111,6 @@ def test_the_curves_show_every_stage(tmp_path: Path) -> None:
     ]
     right = [{"stage": "joint", "step": step, "progress": step / 3, "right": {"what": 0.1 * step}} for step in (1, 3)]
     draw([*losses, *right], tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.width > picture.height * 0.9
-        assert len(set(picture.convert("L").resize((40, 40)).tobytes())) > 10
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.width > image.height * 0.9
+        assert len(set(image.convert("L").resize((40, 40)).tobytes())) > 10

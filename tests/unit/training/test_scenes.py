@@ -149,11 +149,11 @@ def test_signs_of_one_image_differ_in_colour(scenes: list[Scene]) -> None:
         assert len(signs) == len(set(signs))
 
 
-def test_every_kind_has_a_picture() -> None:
-    pictures = [emoji(kind) for kind in EMOJI] + [shape(kind) for kind in SHAPES]
-    assert all(picture.size == (SPRITE_SIDE, SPRITE_SIDE) for picture in pictures)
-    assert all(picture.getbbox() for picture in pictures)
-    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+def test_every_kind_has_a_sprite() -> None:
+    sprites = [emoji(kind) for kind in EMOJI] + [shape(kind) for kind in SHAPES]
+    assert all(sprite.size == (SPRITE_SIDE, SPRITE_SIDE) for sprite in sprites)
+    assert all(sprite.getbbox() for sprite in sprites)
+    assert len({sprite.tobytes() for sprite in sprites}) == len(sprites)
     with pytest.raises(ValueError, match="octagon"):
         shape("octagon")
 

@@ -20,7 +20,7 @@ _AHEAD = 16  # images per process that may be ready or in progress: each takes s
 
 
 @dataclass(frozen=True)
-class Picture:
+class TiledImage:
     """One image, cut into T tiles."""
 
     number: int  # in the held-out set
@@ -45,25 +45,25 @@ class Studio:
     def tile_pixels(self) -> int:
         return self._tiler.tile_pixels
 
-    def picture(self, number: int) -> Picture:
+    def image(self, number: int) -> TiledImage:
         image = render(held_out(number, self._tiler.tile_pixels).scene)
         tiles = self._tiler.cut(image, UnpadRule.HUGGING_FACE)
-        return Picture(number, tiles.pixels.numpy(), tiles.grid)
+        return TiledImage(number, tiles.pixels.numpy(), tiles.grid)
 
 
-def pictures(model: str, numbers: Sequence[int], *, workers: int) -> Iterator[Picture]:
+def tiled_images(model: str, numbers: Sequence[int], *, workers: int) -> Iterator[TiledImage]:
     """The images with these numbers in order; without workers they are drawn on demand."""
     if not workers:
         studio = Studio(model)
-        yield from map(studio.picture, numbers)
+        yield from map(studio.image, numbers)
         return
     # Spawned, since a fork of a process that has used CUDA or OpenMP may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_open_studio, initargs=(model,)) as pool:
-        waiting: deque[Future[Picture]] = deque()
+        waiting: deque[Future[TiledImage]] = deque()
         try:
             for number in numbers:
-                waiting.append(pool.submit(_picture, number))
+                waiting.append(pool.submit(_tiled_image, number))
                 if len(waiting) >= _AHEAD * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -81,5 +81,5 @@ def _open_studio(model: str) -> None:
     _studios.append(Studio(model))
 
 
-def _picture(number: int) -> Picture:
-    return _studios[0].picture(number)
+def _tiled_image(number: int) -> TiledImage:
+    return _studios[0].image(number)
