@@ -1,6 +1,7 @@
 """The whole model as Hugging Face runs it, and a caller of the service."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -21,10 +22,15 @@ from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc
 from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import VisionTokens, grid_to_proto, split_into_chunks
 
-from llm_service.config import LlmConfig
+from llm_service.config import EngineConfig, EngineKind, LlmConfig
 from llm_service.server import LlmServer
 
 Request = llm_service_pb2.LlmServiceGenerateRequest
+
+# The engine that these tests are run with: `make test-vllm` names the other one.
+ENGINE = EngineKind(os.environ.get("VISIONSPLIT_TEST_ENGINE", EngineKind.TRANSFORMERS.value))
+# vLLM's compiler takes a minute for each service.
+_ENGINE_OPTIONS = {"enforce_eager": True} if ENGINE is EngineKind.VLLM else None
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -200,9 +206,13 @@ async def collect(call) -> Answer:
 
 
 @asynccontextmanager
-async def running(whole: Whole, **options) -> AsyncIterator[tuple[LlmServer, Caller]]:
-    """A service of a checkpoint on a free port, and a caller connected to it."""
-    server = LlmServer(LlmConfig(**{"model": str(whole.path), "listen": "127.0.0.1:0", "device": "cpu", **options}))
+async def running(
+    whole: Whole, *, engine: EngineConfig | None = None, **options
+) -> AsyncIterator[tuple[LlmServer, Caller]]:
+    """A service of a checkpoint on a free port with the tests' engine, and a caller connected to it."""
+    engine = replace(engine or EngineConfig(), kind=ENGINE, vllm_options=_ENGINE_OPTIONS)
+    config = {"model": str(whole.path), "listen": "127.0.0.1:0", "device": "cpu", "engine": engine, **options}
+    server = LlmServer(LlmConfig(**config))
     port = await server.start()
     try:
         address = f"127.0.0.1:{port}"
