@@ -156,7 +156,7 @@ class VllmEngine(MainEngine):
             running = await self._supervisor.get()
             self._loop = asyncio.get_running_loop()
             self._calls[task] = buffer
-            await self._pass(running, request, place, arrived, buffer)
+            await self._submit(running, request, place, arrived, buffer)
         except VisionSplitError as error:
             buffer.put(error)
         except EngineDeadError:
@@ -168,7 +168,7 @@ class VllmEngine(MainEngine):
             self._calls.pop(task, None)
             self._admission.release(place)
 
-    async def _pass(
+    async def _submit(
         self, running: RunningCore, request: EngineRequest, place: PromptPlace, arrived: float, buffer: TokenBuffer
     ) -> None:
         assert place.prompt is not None, "an admitted request has a prompt"

@@ -45,9 +45,7 @@ class PromptMaker:
         # Rows of text are looked up by vLLM. They are zero here because it compares whole rows to find equal prefixes.
         embeddings = torch.zeros(len(expanded), self._width, dtype=self._dtype)
         embeddings[torch.from_numpy(~is_text)] = torch.cat(images)
-        mixed: VllmPrompt = embeds_input(
-            embeddings, prompt_token_ids=expanded.tolist(), is_token_ids=is_text.tolist()
-        )
+        mixed: VllmPrompt = embeds_input(embeddings, prompt_token_ids=expanded.tolist(), is_token_ids=is_text.tolist())
         return mixed
 
     def _checked(self, index: int, embeddings: torch.Tensor) -> torch.Tensor:

@@ -3,10 +3,11 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import grpc.aio
 import numpy as np
@@ -29,6 +30,8 @@ Request = llm_service_pb2.LlmServiceGenerateRequest
 
 # The engine that these tests are run with: `make test-vllm` names the other one.
 ENGINE = EngineKind(os.environ.get("VISIONSPLIT_TEST_ENGINE", EngineKind.TRANSFORMERS.value))
+# Sizes of heads that vLLM's CPU kernels have.
+HEADS = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
 # vLLM's compiler takes a minute for each service.
 _ENGINE_OPTIONS = {"enforce_eager": True} if ENGINE is EngineKind.VLLM else None
 
@@ -220,6 +223,33 @@ async def running(
             yield server, Caller(channel, whole)
     finally:
         await server.stop(None)
+
+
+class Services:
+    """Keeps a service for the next test that asks for the same one, because a start of vLLM takes long.
+
+    There is one at a time. All tests that use it must run on the event loop on which it was made.
+    """
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self._asked: tuple[Whole, EngineConfig | None] | None = None
+        self._service: tuple[LlmServer, Caller] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def get(self, whole: Whole, engine: EngineConfig | None = None) -> tuple[LlmServer, Caller]:
+        """A service of a checkpoint with its default limits, and a caller connected to it."""
+        if self._service is None or self._asked != (whole, engine):
+            self._service = None
+            await self._stack.aclose()
+            self._service = await self._stack.enter_async_context(running(whole, engine=engine))
+            self._asked = whole, engine
+        return self._service
 
 
 async def together(*awaitables):

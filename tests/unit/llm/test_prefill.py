@@ -28,8 +28,11 @@ ACCEPTED = Accepted(
     num_layers=LAYERS,
     limits=Limits(),
     default_repetition_penalty=1.0,
+    engine="transformers-continuous-batching",
+    takes_layers_apart=True,
 )
-ANOTHER = replace(ACCEPTED, model_type="mamba")
+ANOTHER = replace(ACCEPTED, model_type="mamba", takes_layers_apart=False)
+VLLM = replace(ACCEPTED, engine="vllm", takes_layers_apart=False)
 
 
 def read(message: pb.Prefill, *, layout: Layout = "spatial", num_images: int = 1, accepted: Accepted = ACCEPTED):
