@@ -2,16 +2,20 @@
 
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import torch
 from visionsplit.command_line.settings import ConfigError
 from visionsplit.model.checkpoint import Checkpoint
 
 from llm_service.config import EngineConfig, EngineKind
-from llm_service.engines.base import Engine, MainEngine
+from llm_service.engines.base import MainEngine
 from llm_service.generation_settings import GenerationSettings
 from llm_service.job import LAYERWISE_MODELS
 from llm_service.replica.text_model import load_text_model
+
+if TYPE_CHECKING:  # it needs the transformers library's continuous batching
+    from llm_service.engines.layerwise.engine import LayerwiseEngine
 
 # The oldest transformers library whose continuous batching has the parts that the engine replaces.
 _OLDEST_TRANSFORMERS = (5, 23)
@@ -22,7 +26,7 @@ class Engines:
     """The engines of one replica, not yet started."""
 
     main: MainEngine
-    layerwise: Engine | None  # None where no request can need the layers one by one
+    layerwise: "LayerwiseEngine | None"  # None where no request can need the layers one by one
 
 
 def make_engines(checkpoint: Checkpoint, config: EngineConfig, *, device: torch.device, dtype: torch.dtype) -> Engines:
