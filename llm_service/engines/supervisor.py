@@ -17,6 +17,10 @@ STEP_FAILED = "a decoding step failed; the service's log has the details"
 class Core(Protocol):
     """What decodes."""
 
+    @property
+    def alive(self) -> bool:
+        """Whether it takes requests: neither stopped nor failed."""
+
     def wait(self) -> object:
         """Block until decoding has ended, by a failure or by `stop`; return the reason for the log."""
 
@@ -90,7 +94,8 @@ class Supervisor(Generic[CoreT]):
             UnavailableError: the engine is stopping, or its core could not be started again.
         """
         while self.healthy:
-            if (running := self._running) is not None:
+            # A core that has failed is there until the supervisor knows; a request that comes meanwhile waits too.
+            if (running := self._running) is not None and running.alive:
                 return running
             await asyncio.sleep(0.01)
         raise UnavailableError("the decoding engine is not running")

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from visionsplit.command_line.settings import ConfigError
+from visionsplit.errors import InvalidSamplingError
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.options.sampling import ResolvedSampling
 
 from llm_service.config import EngineConfig, EngineKind
 from llm_service.engines.vllm.arguments import engine_arguments
+from llm_service.engines.vllm.core import start_core
 from llm_service.engines.vllm.sampling import sampling_params
 from tests.integration.llm.support import Whole
 
@@ -48,12 +50,16 @@ def test_options_override_what_follows_from_settings(llama: Whole):
         ({"tensor_paralel_size": 2}, "no argument 'tensor_paralel_size'; did you mean tensor_parallel_size?"),
         ({"dtype": "float16"}, "sets vLLM's argument 'dtype' itself; --dtype says it"),
         ({"load_format": "auto"}, "sets vLLM's argument 'load_format' itself and cannot be changed"),
-        ({"quantization_config": 3}, "vLLM refuses its arguments"),
     ],
 )
 def test_options_that_are_refused(llama: Whole, options: dict, says: str):
     with pytest.raises(ConfigError, match=says.replace("?", r"\?")):
         arguments(llama, vllm_options=options)
+
+
+def test_a_value_that_vllm_refuses_is_a_wrong_setting(llama: Whole):
+    with pytest.raises(ConfigError, match=r"vLLM refuses its arguments: .*block_size"):
+        start_core(arguments(llama, vllm_options={"block_size": -3}))
 
 
 def test_sampling():
@@ -65,6 +71,9 @@ def test_sampling():
     assert (made.ignore_eos, made.detokenize) == (True, False)
     greedy = sampling_params(ResolvedSampling(1, temperature=1e-30, seed=5, top_k=2**32 - 1), end_ids=())
     assert (greedy.temperature, greedy.seed) == (0.0, None)
+    assert sampling_params(ResolvedSampling(1, temperature=5.0, top_k=1), end_ids=()).temperature == 0.0
+    with pytest.raises(InvalidSamplingError, match="temperature 5 is more than 2"):
+        sampling_params(ResolvedSampling(1, temperature=5.0), end_ids=())
 
 
 def test_the_image_token_must_be_in_the_vocabulary(tmp_path: Path):

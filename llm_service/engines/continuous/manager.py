@@ -28,6 +28,10 @@ class RunningManager:
     cancellations: CancelQueue
     capacity: int  # the most tokens, prompt and answer, of one request that the cache can hold
 
+    @property
+    def alive(self) -> bool:
+        return self.thread.is_alive()
+
     def wait(self) -> object:
         """Block until the thread has ended; return the error that ended it."""
         self.thread.join()

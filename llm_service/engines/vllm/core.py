@@ -23,6 +23,10 @@ class RunningCore:
     statistics: CoreStatistics
     _stopped: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def alive(self) -> bool:
+        return not (self._stopped.is_set() or self.llm.errored)
+
     def wait(self) -> object:
         """Block until a process of vLLM has died, or `stop` was called."""
         while not self._stopped.wait(_WATCH_SECONDS):

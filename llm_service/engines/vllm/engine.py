@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from visionsplit.errors import InternalError, PromptTooLongError, VisionSplitError
 from visionsplit.model.checkpoint import Checkpoint, CheckpointError
-from vllm import AsyncEngineArgs
+from vllm import AsyncEngineArgs, SamplingParams
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -128,9 +128,10 @@ class VllmEngine(MainEngine):
     async def generate(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
         arrived = time.perf_counter()
         self._check_size(request)
+        params = sampling_params(request.sampling, end_ids=self._end_ids)
         place = await self._admission.admit(request)
         try:
-            async with aclosing(read_ahead(partial(self._decode, request, place, arrived))) as events:
+            async with aclosing(read_ahead(partial(self._decode, request, params, place, arrived))) as events:
                 async for event in events:
                     yield event
         finally:
@@ -148,7 +149,9 @@ class VllmEngine(MainEngine):
                 f"the images take {rows} vision tokens and newlines; this replica holds {self._slab_tokens}"
             )
 
-    async def _decode(self, request: EngineRequest, place: PromptPlace, arrived: float, buffer: TokenBuffer) -> None:
+    async def _decode(
+        self, request: EngineRequest, params: SamplingParams, place: PromptPlace, arrived: float, buffer: TokenBuffer
+    ) -> None:
         """Fill the buffer with the answer or the error that ends it, and return the place."""
         task = asyncio.current_task()
         assert task is not None
@@ -156,7 +159,7 @@ class VllmEngine(MainEngine):
             running = await self._supervisor.get()
             self._loop = asyncio.get_running_loop()
             self._calls[task] = buffer
-            await self._submit(running, request, place, arrived, buffer)
+            await self._submit(running, request, params, place, arrived, buffer)
         except VisionSplitError as error:
             buffer.put(error)
         except EngineDeadError:
@@ -169,10 +172,15 @@ class VllmEngine(MainEngine):
             self._admission.release(place)
 
     async def _submit(
-        self, running: RunningCore, request: EngineRequest, place: PromptPlace, arrived: float, buffer: TokenBuffer
+        self,
+        running: RunningCore,
+        request: EngineRequest,
+        params: SamplingParams,
+        place: PromptPlace,
+        arrived: float,
+        buffer: TokenBuffer,
     ) -> None:
         assert place.prompt is not None, "an admitted request has a prompt"
-        params = sampling_params(request.sampling, end_ids=self._end_ids)
         # Made unique, since a caller may use a request id twice.
         request_id = f"{request.request_id}#{next(self._numbers)}"
         waited = time.perf_counter() - arrived
