@@ -41,7 +41,7 @@ class RunningCore:
 
 
 def start_core(arguments: AsyncEngineArgs) -> RunningCore:
-    """Start vLLM's processes and load the weights. Blocks; call without a running event loop.
+    """Start vLLM's processes and load the weights. Blocks.
 
     Raises:
         ConfigError: vLLM refuses a value among its arguments.

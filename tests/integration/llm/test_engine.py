@@ -22,16 +22,16 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 ASK = "USER: <image>\nWhat? ASSISTANT:"
 
 
-async def test_a_seed_repeats_alone_and_in_a_crowd(caller: Caller):
-    tokens = caller.whole.tokens(picture(112, 90))
+async def test_a_seed_repeats_alone_and_in_a_crowd(shared_caller: Caller, llama: Whole):
+    tokens = llama.tokens(picture(112, 90))
     sampling = {"temperature": 1.3, "top_p": 0.95, "top_k": 50, "max_new_tokens": 24}
-    alone = [await caller.generate(ASK, [tokens], seed=seed, **sampling) for seed in (1, 2, 2**64 - 1)]
+    alone = [await shared_caller.generate(ASK, [tokens], seed=seed, **sampling) for seed in (1, 2, 2**64 - 1)]
     assert len({tuple(answer.token_ids) for answer in alone}) == 3
-    greedy = await caller.generate(ASK, [tokens], max_new_tokens=24)
+    greedy = await shared_caller.generate(ASK, [tokens], max_new_tokens=24)
     crowd = await together(
-        *(caller.generate(ASK, [tokens], seed=seed, **sampling) for seed in (1, 2, 2**64 - 1)),
-        *(caller.generate(ASK, [tokens], max_new_tokens=24) for _ in range(3)),
-        *(caller.generate(f"Hello {i}", seed=i, temperature=2.0, max_new_tokens=30) for i in range(6)),
+        *(shared_caller.generate(ASK, [tokens], seed=seed, **sampling) for seed in (1, 2, 2**64 - 1)),
+        *(shared_caller.generate(ASK, [tokens], max_new_tokens=24) for _ in range(3)),
+        *(shared_caller.generate(f"Hello {i}", seed=i, temperature=2.0, max_new_tokens=30) for i in range(6)),
     )
     assert [answer.token_ids for answer in crowd[:3]] == [answer.token_ids for answer in alone]
     assert all(answer.token_ids == greedy.token_ids for answer in crowd[3:6])
