@@ -11,7 +11,7 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 VLLM_PIP := $(VLLM_BIN)/python -m pip --quiet --disable-pip-version-check
 # What both engines must do, and what only vLLM does.
-VLLM_TESTS := tests/vllm $(addprefix tests/integration/llm/test_,$(addsuffix .py,engine equals_whole checkpoint_settings health overload ray))
+VLLM_TESTS := tests/vllm $(addprefix tests/integration/llm/test_,$(addsuffix .py,engine equals_whole checkpoint_settings health overload))
 PACKAGES := visionsplit encoder_service llm_service visionsplit_ray visionsplit_client visionsplit_batch visionsplit_cli visionsplit_local training benchmarks tests
 # What `make breaking` compares with: the last release, where there is one.
 REF ?= $(shell git describe --tags --abbrev=0 2>/dev/null)

@@ -13,7 +13,7 @@ from llm_service.server import LlmServer
 from tests.integration.llm.support import ENGINE
 
 # vLLM starts processes anew, which import it.
-RESTART_SECONDS = 30.0 if ENGINE is EngineKind.TRANSFORMERS else 300.0
+RESTART_SECONDS = 30.0 if ENGINE is EngineKind.TRANSFORMERS else 500.0
 
 
 def engine_of(server: LlmServer) -> Any:
