@@ -50,8 +50,7 @@ async def test_a_lost_worker_is_a_failed_step_and_vllm_starts_again(services: Se
 async def test_an_idle_core_that_ends_is_started_again(services: Services, llama: Whole):
     server, caller = await services.get(llama)
     engine = engine_of(server)
-    lost = core_pid(engine)
-    os.kill(lost, signal.SIGKILL)
+    os.kill(core_pid(engine), signal.SIGKILL)
     await settles(lambda: engine._supervisor.running is None, 20)
     await settles(lambda: engine._supervisor.running is not None, RESTART_SECONDS)
     assert (await caller.generate("Hi", max_new_tokens=6)).token_ids == llama.generate("Hi", [], max_new_tokens=6)
@@ -64,12 +63,14 @@ async def test_a_killed_service_leaves_no_process(llama: Whole):
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None
-    async with asyncio.timeout(RESTART_SECONDS):
-        while b" serving " not in (line := await process.stderr.readline()):
-            assert line, "the service has ended"
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) >= 2
-    process.kill()
-    await process.wait()
+    try:
+        async with asyncio.timeout(RESTART_SECONDS):
+            while b" serving " not in (line := await process.stderr.readline()):
+                assert line, "the service has ended"
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 2
+    finally:
+        process.kill()
+        await process.wait()
     _, alive = await asyncio.to_thread(psutil.wait_procs, children, timeout=20)
     assert not alive
