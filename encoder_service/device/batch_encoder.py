@@ -102,12 +102,13 @@ class BatchEncoder:
         return results
 
     def _upload(self, spans: Sequence[TileSpan]) -> torch.Tensor:
-        """The batch's pixels on the device, [B, 3, H, W]."""
+        """The batch's pixels on the device, [B, 3, H, W] uint8."""
         parts = [span.encoding.request.image.pixels[span.first : span.stop] for span in spans]
-        pixels = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self._tower.device.type != "cuda":
-            return pixels
-        return pixels.pin_memory().to(self._tower.device, non_blocking=True)
+            return torch.cat(parts)
+        shape = (sum(map(len, parts)), *parts[0].shape[1:])
+        pinned = torch.cat(parts, out=torch.empty(shape, dtype=parts[0].dtype, pin_memory=True))
+        return pinned.to(self._tower.device, non_blocking=True)
 
     def _choose(self, span: TileSpan, encoded: TileFeatures) -> _Chosen | None:
         """Score, select and pack one span; None while the image's tokens wait for the rest of the image."""
