@@ -64,22 +64,25 @@ class _Volume(Progress):
         tiles, cells, _ = units.shape
         self._cosines = cosines(units)  # [t, C, C]
         self._worth = worth  # [t, C], in [0, 1]
+        self._last = worth - 2.0  # [t, C], the values of tokens in the span of the picks: below all others
         self._left = units.square().sum(dim=2).round()  # [t, C]: squared length; exactly 1, so that equals stay equal
         self._columns = units.new_empty(tiles, most, cells)
         self._count = 0
         self._rows = torch.arange(tiles, device=units.device)  # [t]
 
     def values(self) -> torch.Tensor:
-        lengths = self._left.clamp(min=0.0).sqrt()  # [t, C]
-        return torch.where(self._left > _NOTHING_LEFT, lengths * self._worth, self._worth - 2.0)
+        gains = self._left.sqrt().mul_(self._worth)  # [t, C]; NaN where rounding has left less than nothing
+        return torch.where(self._left > _NOTHING_LEFT, gains, self._last)
 
     def add(self, picked: torch.Tensor) -> None:
         rows = self._rows
         left = self._left[rows, picked][:, None]  # [t, 1]
         earlier = self._columns[:, : self._count]  # [t, k, C]
-        parts = zip(self._cosines[rows, picked], earlier.transpose(1, 2), earlier[rows, :, picked], strict=True)
-        # Row by row, for the reason given in `cosines`.
-        beyond = torch.stack([torch.addmv(toward, before, own, alpha=-1.0) for toward, before, own in parts])  # [t, C]
+        beyond = self._cosines[rows, picked]  # [t, C], a copy
+        if self._count:
+            # Row by row, for the reason given in `cosines`.
+            for toward, before, own in zip(beyond, earlier.transpose(1, 2), earlier[rows, :, picked], strict=True):
+                toward.addmv_(before, own, alpha=-1.0)
         column = torch.where(left > _NOTHING_LEFT, beyond / left.clamp(min=_NOTHING_LEFT).sqrt(), 0.0)
         self._columns[:, self._count] = column
         self._count += 1
