@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from visionsplit.grid import UnpadRule
@@ -26,7 +27,7 @@ from visionsplit.options.data_types import DataType
 from visionsplit.wire.vision_tokens import split_into_chunks
 
 from benchmarks.encoder_overhead.served import CONDITIONS
-from encoder_service.compression import compose
+from encoder_service.compression import TileFeatures, TowerOutput, compose
 from encoder_service.config import BatchLimits, EncoderConfig
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.encoding import EncodedTiles, EncodeRequest, PreparedImage, TileSpan
@@ -76,49 +77,60 @@ class Stages:
             tiles / tower_seconds,
             tiles / (tower_seconds + prepare_seconds),
             {"decode": decode / number, "resize and cut": cut / number, "tower": tower / number},
-            {condition.name: self._encode(images, condition.compression, tower) for condition in CONDITIONS},
+            {condition.name: self._encode(images, condition.compression) for condition in CONDITIONS},
         )
 
     def _prepare(self, data: bytes) -> None:
         self._tiler.cut(decode_image(data, ImageLimits()), UnpadRule.HUGGING_FACE)
 
     def _run_tower(self, images: list[PreparedImage]) -> None:
-        nothing = compose(Compression("none"))
-        for spans in self._batches(images, EncodeRequest(images[0], nothing, DataType.FLOAT32)):
-            parts = [span.encoding.request.image.pixels[span.first : span.stop] for span in spans]
-            self._tower(torch.cat(parts), frozenset())
+        for spans in self._batches(images, Compression("none")):
+            self._tower(_pixels(spans), frozenset())
 
-    def _encode(self, images: list[PreparedImage], compression: Compression, tower: float) -> dict[str, float]:
-        """CPU seconds of an image from the tower's scores to serialised messages."""
-        choosing: list[float] = []
-        encoder = BatchEncoder(self._tower, None, lambda tiles, seconds, chosen: choosing.append(chosen))
-        request = EncodeRequest(images[0], compose(compression), DataType.FLOAT32)
-        batches = list(self._batches(images, request))
-        whole, results = _cpu_seconds(lambda: [result for spans in batches for result in encoder.encode(spans)])
+    def _encode(self, images: list[PreparedImage], compression: Compression) -> dict[str, float]:
+        """CPU seconds of an image from the tower's output to serialised messages."""
+        needs = compose(compression).needs
+        batches = list(self._batches(images, compression))
+        encoder = BatchEncoder(
+            cast("VisionTower", _Replayed(self._tower, [_pixels(spans) for spans in batches], needs))
+        )
+        chosen, results = _cpu_seconds(lambda: [result for spans in batches for result in encoder.encode(spans)])
         messages, _ = _cpu_seconds(lambda: [_serialised(result) for result in results])
-        number = len(images)
-        # On a CPU the choice runs on one thread, so its time on the clock is its CPU time.
-        rest = max(whole - tower - sum(choosing), 0.0)
-        return {
-            "selection": sum(choosing) / number,
-            "scores and packing": rest / number,
-            "messages": messages / number,
-        }
+        return {"selection and packing": chosen / len(images), "messages": messages / len(images)}
 
-    def _batches(self, images: list[PreparedImage], request: EncodeRequest) -> Iterator[list[TileSpan]]:
-        """The batches of a queue that never runs empty before the last image."""
-        limits = BatchLimits()
-        queue, waiting = TileQueue(limits), 0
-        for image in images:
-            one = EncodeRequest(image, request.composition, request.data_type)
-            queue.put([QueuedImage(one, lambda result: None)])
-            waiting += image.grid.num_tiles
-            while waiting >= limits.max_batch_tiles * 2:
-                batch = list(queue.take().values())
-                waiting -= sum(span.stop - span.first for span in batch)
-                yield batch
-        while queue.queued_tiles:
+    def _batches(self, images: list[PreparedImage], compression: Compression) -> Iterator[list[TileSpan]]:
+        """The batches of a queue in which as many images wait as there are callers."""
+        composition, left = compose(compression), iter(images)
+        queue = TileQueue(BatchLimits())
+        waiting: list[QueuedImage] = []
+        while True:
+            more = list(islice(left, self._callers - len(waiting)))
+            added = [QueuedImage(EncodeRequest(image, composition, DataType.FLOAT32), _ignore) for image in more]
+            queue.put(added)
+            waiting += added
+            if not waiting:
+                return
             yield list(queue.take().values())
+            waiting = [image for image in waiting if image.tiles_left]
+
+
+class _Replayed:
+    """A vision tower that has done its work before, so that what comes after it can be measured."""
+
+    def __init__(self, tower: VisionTower, batches: Sequence[torch.Tensor], needs: frozenset[TowerOutput]) -> None:
+        self.device = tower.device
+        self._outputs = iter([tower(pixels, needs) for pixels in batches])
+
+    def __call__(self, tiles: torch.Tensor, wanted: frozenset[TowerOutput]) -> TileFeatures:
+        return next(self._outputs)
+
+
+def _pixels(spans: Sequence[TileSpan]) -> torch.Tensor:
+    return torch.cat([span.encoding.request.image.pixels[span.first : span.stop] for span in spans])
+
+
+def _ignore(result: object) -> None:
+    """Results are not delivered."""
 
 
 def _serialised(result: object) -> int:

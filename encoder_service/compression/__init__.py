@@ -18,6 +18,7 @@ from encoder_service.compression.methods import METHODS, Choice, listed_methods,
 from encoder_service.compression.plan import KeptTokens, Plan
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
+from encoder_service.compression.selections.fused import fused_pick
 from encoder_service.compression.together import NextTiles, Taken, take, take_together
 
 __all__ = [
@@ -38,10 +39,16 @@ __all__ = [
     "compose",
     "listed_methods",
     "listed_scores",
+    "prepare_device",
     "select",
     "take",
     "take_together",
 ]
+
+
+def prepare_device(device: torch.device) -> None:
+    """Compile the kernels that selections use on a device, so that no request waits for that."""
+    fused_pick(device)
 
 
 def select(encoded: TileFeatures, grid: TileGrid, compression: Compression) -> Kept:

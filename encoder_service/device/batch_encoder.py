@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from visionsplit.errors import VisionSplitError
 
-from encoder_service.compression import KeptTokens, NextTiles, Plan, TileFeatures, TowerOutput, take_together
+from encoder_service.compression import (
+    KeptTokens,
+    NextTiles,
+    Plan,
+    TileFeatures,
+    TowerOutput,
+    prepare_device,
+    take_together,
+)
 from encoder_service.device.encoding import EncodedTiles, EncodeRequest, ImageEncoding, SpanResult, TileSpan
 from encoder_service.device.packing import PackedTokens, pack, to_host, to_token_tensor
 from encoder_service.device.text_tower import TextTower
@@ -52,6 +60,7 @@ class BatchEncoder:
         self._tower = tower
         self._text_tower = text_tower
         self._on_batch = on_batch
+        prepare_device(tower.device)
 
     def encode_image(self, request: EncodeRequest) -> EncodedTiles:
         """Encode all tiles of one image in one batch.

@@ -4,12 +4,15 @@ The kernel is worth_i * cosine_ij * worth_j, as in CDPruner (arXiv 2506.10967), 
 prompt; with a worth from the image alone it needs no text.
 """
 
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
 from visionsplit.options.parameters import Parameters
 
+from encoder_service.compression.base import Picks
 from encoder_service.compression.candidates import Candidates
+from encoder_service.compression.selections.fused import fused_pick
 from encoder_service.compression.selections.greedy import GreedySelection, Progress, worth_power
 from encoder_service.compression.selections.similarity import (
     cosines,
@@ -33,9 +36,22 @@ class DeterminantalSelection(GreedySelection):
     description = "Each next token widens most the volume of the kept ones' directions, scaled by score (a DPP)."
     parameters = MappingProxyType({"worth_power": worth_power(1)})
 
+    def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:
+        fused = fused_pick(candidates.worth.device)
+        if fused is None or not any(budgets):
+            return super().pick(candidates, budgets, parameters)
+        padding = candidates.padding
+        units, worth = self._weighed(candidates, padding, parameters)
+        return Picks(fused(cosines(units), worth, padding, budgets, _NOTHING_LEFT), budgets)
+
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
-        units = directions(candidates.features(), padding)
-        return _Volume(units, weights(candidates, parameters["worth_power"]), most)
+        return _Volume(*self._weighed(candidates, padding, parameters), most)
+
+    def _weighed(
+        self, candidates: Candidates, padding: torch.Tensor, parameters: Parameters
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The cells' directions [t, C, Dv], and their worths [t, C], from 0 to 1."""
+        return directions(candidates.features(), padding), weights(candidates, parameters["worth_power"])
 
 
 class CentredDeterminantalSelection(DeterminantalSelection):
@@ -47,10 +63,12 @@ class CentredDeterminantalSelection(DeterminantalSelection):
     name = "centred_determinantal"
     description = "determinantal after subtracting the mean token, preferring tokens unlike the rest (Cen-Prune)."
 
-    def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
+    def _weighed(
+        self, candidates: Candidates, padding: torch.Tensor, parameters: Parameters
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         features = candidates.features()
         weight = weights(candidates, parameters["worth_power"])
-        return _Volume(residuals(features, padding), weight * distinctiveness(features, padding), most)
+        return residuals(features, padding), weight * distinctiveness(features, padding)
 
 
 class _Volume(Progress):
