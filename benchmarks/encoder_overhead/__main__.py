@@ -21,7 +21,7 @@ from transformers.utils import logging
 from benchmarks.batch import inputs
 from benchmarks.encoder_overhead import report
 from benchmarks.encoder_overhead.bare import Bare
-from benchmarks.encoder_overhead.served import CONDITIONS, keep_busy
+from benchmarks.encoder_overhead.served import CONDITIONS, Served, keep_busy, read
 from benchmarks.load.system import Service, free_port
 from benchmarks.selection_cost import machine
 from benchmarks.shapes import CLIP_L
@@ -34,6 +34,9 @@ Rounds in turn: the bare vision tower, then the encoder's process under each con
 different JPEG files through the SDK. Both processes have the same settings and the same batches of up to 16 tiles. The
 second row adds the time in which all cores decode and cut the images: a service on these cores cannot be faster.
 Medians of {rounds} rounds; lowest and highest share in parentheses."""
+STAGES = """\
+CPU milliseconds of an image by stage, measured without the service, and their shares of the encoder's process:
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,10 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = _model(options.model, Path(folder) / "model")
         images = inputs.write_pictures(Path(folder) / "images", range(options.images))
         rounds = list(_rounds(model, images, options))
-    print(
-        f"\n{report.speeds(rounds)}\nCPU milliseconds of one image by stage, and the share of the encoder's process\n"
-    )
-    print(report.stages(rounds), flush=True)
+    print("", report.speeds(rounds), STAGES, report.stages(rounds), sep="\n", flush=True)
     return 0
 
 
@@ -60,17 +60,17 @@ def _rounds(model: Path, images: Path, options: argparse.Namespace) -> Iterator[
     try:
         encoder.wait_until_serving()
         with _bare(model, images, options.callers) as bare:
-            _busy(encoder, images, options, options.callers * 2)  # loads kernels and fills caches
+            files = read(images)
+            _busy(encoder, files, options.callers, options.callers * 2 + 1)  # loads kernels and fills caches
             for _ in range(options.rounds):
-                yield report.Round(_next(bare), _busy(encoder, images, options, options.requests))
+                yield report.Round(_next(bare), _busy(encoder, files, options.callers, options.requests))
     finally:
         encoder.stop()
 
 
-def _busy(encoder: Service, images: Path, options: argparse.Namespace, number: int) -> tuple[report.Served, ...]:
+def _busy(encoder: Service, images: Sequence[bytes], callers: int, number: int) -> tuple[Served, ...]:
     return tuple(
-        asyncio.run(keep_busy(encoder, images, condition, callers=options.callers, number=number))
-        for condition in CONDITIONS
+        asyncio.run(keep_busy(encoder, images, condition, callers=callers, number=number)) for condition in CONDITIONS
     )
 
 

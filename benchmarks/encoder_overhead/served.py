@@ -63,14 +63,20 @@ class _Counts:
         return _Mark(time.monotonic(), self.tiles, self.images, self._encoder.cpu_seconds(), own)
 
 
-async def keep_busy(encoder: Service, images: Path, condition: Condition, *, callers: int, number: int) -> Served:
-    """Encode `number` images, each caller one after the other.
+def read(folder: Path) -> list[bytes]:
+    """The files of a folder."""
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+async def keep_busy(
+    encoder: Service, images: Sequence[bytes], condition: Condition, *, callers: int, number: int
+) -> Served:
+    """Encode `number` images, more than twice as many as there are callers, each caller one after the other.
 
     Only the middle is measured: from when every caller has received an image on average until a caller finds no
     further image to ask for, so that the encoder always has enough to do.
     """
-    files = itertools.cycle([path.read_bytes() for path in sorted(images.iterdir())])
-    waiting = itertools.islice(files, number)
+    waiting = itertools.islice(itertools.cycle(images), number)
     counts, marks = _Counts(encoder), list[_Mark]()
     async with AsyncClient(encoder.address) as client:
 
