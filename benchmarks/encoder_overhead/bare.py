@@ -26,7 +26,7 @@ from visionsplit.options.compression import Compression
 from visionsplit.options.data_types import DataType
 from visionsplit.wire.vision_tokens import split_into_chunks
 
-from benchmarks.encoder_overhead.served import CONDITIONS
+from benchmarks.encoder_overhead.served import CONDITIONS, read
 from encoder_service.compression import TileFeatures, TowerOutput, compose
 from encoder_service.config import BatchLimits, EncoderConfig
 from encoder_service.device.batch_encoder import BatchEncoder
@@ -56,7 +56,7 @@ class Stages:
         checkpoint = Checkpoint(str(model))
         self._tiler = Tiler(checkpoint)
         self._tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
-        self._files = [path.read_bytes() for path in sorted(images.iterdir())]
+        self._files = read(images)
         self._callers = callers
 
     def measure(self) -> Bare:
@@ -119,7 +119,7 @@ class _Replayed:
 
     def __init__(self, tower: VisionTower, batches: Sequence[torch.Tensor], needs: frozenset[TowerOutput]) -> None:
         self.device = tower.device
-        self._outputs = iter([tower(pixels, needs) for pixels in batches])
+        self._outputs: Iterator[TileFeatures] = iter([tower(pixels, needs) for pixels in batches])
 
     def __call__(self, tiles: torch.Tensor, wanted: frozenset[TowerOutput]) -> TileFeatures:
         return next(self._outputs)

@@ -41,17 +41,23 @@ class DeterminantalSelection(GreedySelection):
         if fused is None or not any(budgets):
             return super().pick(candidates, budgets, parameters)
         padding = candidates.padding
-        units, worth = self._weighed(candidates, padding, parameters)
-        return Picks(fused(cosines(units), worth, padding, budgets, _NOTHING_LEFT), budgets)
+        vectors, worth = self._vectors(candidates, padding), self._worth(candidates, padding, parameters)
+        return Picks(fused(vectors, worth, padding, budgets, _NOTHING_LEFT), budgets)
 
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
-        return _Volume(*self._weighed(candidates, padding, parameters), most)
+        return _Volume(self._units(candidates, padding), self._worth(candidates, padding, parameters), most)
 
-    def _weighed(
-        self, candidates: Candidates, padding: torch.Tensor, parameters: Parameters
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The cells' directions [t, C, Dv], and their worths [t, C], from 0 to 1."""
-        return directions(candidates.features(), padding), weights(candidates, parameters["worth_power"])
+    def _vectors(self, candidates: Candidates, padding: torch.Tensor) -> torch.Tensor:
+        """The cells' vectors whose directions are compared, [t, C, Dv]."""
+        return candidates.features()
+
+    def _units(self, candidates: Candidates, padding: torch.Tensor) -> torch.Tensor:
+        """The same of unit length, [t, C, Dv] float32, zero for padding."""
+        return directions(self._vectors(candidates, padding), padding)
+
+    def _worth(self, candidates: Candidates, padding: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """[t, C] float32, from 0 to 1."""
+        return weights(candidates, parameters["worth_power"])
 
 
 class CentredDeterminantalSelection(DeterminantalSelection):
@@ -63,12 +69,14 @@ class CentredDeterminantalSelection(DeterminantalSelection):
     name = "centred_determinantal"
     description = "determinantal after subtracting the mean token, preferring tokens unlike the rest (Cen-Prune)."
 
-    def _weighed(
-        self, candidates: Candidates, padding: torch.Tensor, parameters: Parameters
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        features = candidates.features()
-        weight = weights(candidates, parameters["worth_power"])
-        return residuals(features, padding), weight * distinctiveness(features, padding)
+    def _vectors(self, candidates: Candidates, padding: torch.Tensor) -> torch.Tensor:
+        return residuals(candidates.features(), padding)
+
+    def _units(self, candidates: Candidates, padding: torch.Tensor) -> torch.Tensor:
+        return self._vectors(candidates, padding)
+
+    def _worth(self, candidates: Candidates, padding: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        return super()._worth(candidates, padding, parameters) * distinctiveness(candidates.features(), padding)
 
 
 class _Volume(Progress):

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Protocol
 
 import torch
+from torch.nn import functional
 
 _log = logging.getLogger(__name__)
 _ROWS, _CELLS, _WIDTH, _PICKS = 3, 200, 64, 24  # of the trial
@@ -17,7 +18,7 @@ class FusedPick(Protocol):
 
     def __call__(
         self,
-        cosines: torch.Tensor,
+        features: torch.Tensor,
         worth: torch.Tensor,
         padding: torch.Tensor,
         budgets: Sequence[int],
@@ -37,7 +38,7 @@ def fused_pick(device: torch.device) -> FusedPick | None:
     try:
         from encoder_service.compression.selections.volume_program import pick
 
-        if agrees(pick, device):
+        if agrees(pick, device, torch.bfloat16) and agrees(pick, device, torch.float32):
             return pick
         reason = "it picked other tokens than PyTorch's operations"
     except Exception as error:  # of any library: it is not installed, there is no compiler, the GPU is not supported
@@ -46,18 +47,18 @@ def fused_pick(device: torch.device) -> FusedPick | None:
     return None
 
 
-def agrees(pick: FusedPick, device: torch.device) -> bool:
-    """Whether a kernel picks the right cells of random rows, of which one is padded."""
+def agrees(pick: FusedPick, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a kernel picks the right cells of random rows of some type, of which one is padded."""
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(_ROWS, _CELLS, _WIDTH, generator=generator).double() + 0.5
-    units = torch.nn.functional.normalize(features, dim=2)  # [t, C, Dv]
+    features = (torch.randn(_ROWS, _CELLS, _WIDTH, generator=generator) + 0.5).to(dtype)
     worth = torch.rand(_ROWS, _CELLS, generator=generator)
     padding = torch.zeros(_ROWS, _CELLS, dtype=torch.bool)
     padding[-1, _CELLS // 2 :] = True
     budgets = [_PICKS, 1, _PICKS // 2]
-    cosines = units @ units.mT  # [t, C, C] float64
-    expected = [_picks(*row) for row in zip(cosines, worth.double(), padding, budgets, strict=True)]
-    found = pick(cosines.float().to(device), worth.to(device), padding.to(device), budgets, _NOTHING_LEFT).tolist()
+    units = functional.normalize(features.double(), dim=2)  # [t, C, Dv]
+    expected = [_picks(*row) for row in zip(units @ units.mT, worth.double(), padding, budgets, strict=True)]
+    tensors = [tensor.to(device) for tensor in (features, worth, padding)]
+    found = pick(*tensors, budgets, _NOTHING_LEFT).tolist()
     return all(row[: len(own)] == own for row, own in zip(found, expected, strict=True))
 
 

@@ -35,7 +35,8 @@ for name in ("determinantal", "centred_determinantal"):
     kernel = selection.pick(candidates, budgets, {"worth_power": 0.5}).order.tolist()
     determinantal.fused_pick = lambda device: None
     rows += [[a[:n], b[:n]] for a, b, n in zip(operations, kernel, budgets)]
-print(json.dumps({"rows": rows, "agrees": agrees(pick, torch.device("cpu"))}))
+trusted = [agrees(pick, torch.device("cpu"), dtype) for dtype in (torch.float16, torch.float32)]
+print(json.dumps({"rows": rows, "agrees": trusted}))
 """
 
 
@@ -50,14 +51,14 @@ def test_the_kernel_picks_what_pytorchs_operations_pick():
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["agrees"]
+    assert found["agrees"] == [True, True]  # not bfloat16, whose products the interpreter gets wrong
     for operations, kernel in found["rows"]:
         assert kernel == operations
 
 
 def test_a_kernel_that_picks_other_cells_is_not_trusted():
-    def last(cosines, worth, padding, budgets, nothing_left):
+    def last(features, worth, padding, budgets, nothing_left):
         return worth.argsort(dim=1)[:, : max(budgets)]
 
-    assert not agrees(last, CPU)
+    assert not agrees(last, CPU, torch.float32)
     assert fused_pick(CPU) is None
