@@ -20,7 +20,7 @@ from visionsplit.grid import TileGrid
 from visionsplit.options.compression import Compression
 
 from benchmarks.shapes import CLIP_L, SHIPPED
-from encoder_service.compression import Plan, TowerOutput, compose
+from encoder_service.compression import Plan, TowerOutput, compose, take
 from encoder_service.device.vision_tower import VisionTower
 
 _METHOD = compose(Compression("globalcom2", 0.1))
@@ -58,7 +58,7 @@ def measure(
     state = torch.cat((encoded.features[:, :1], encoded.features), dim=1)  # [T, 1 + P, D], the last layer's input
 
     def choose() -> object:
-        return Plan(_METHOD, grid, device).take(0, tiles, encoded)
+        return take(Plan(_METHOD, grid, device), 0, tiles, encoded)
 
     return (
         _median(lambda: tower(pixels, nothing), repeats, device),

@@ -34,11 +34,13 @@ class Service:
     address: str
     process: subprocess.Popen[bytes] | None = None
     log: Path = field(default_factory=lambda: Path(tempfile.mkstemp(suffix=".log")[1]))
+    threads: int | None = 1  # that compute; None leaves PyTorch its default
 
     def start(self) -> None:
         command = [sys.executable, "-m", self.module, "--listen", self.address, "--device", "cpu", *self.arguments]
+        threads = {} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **threads})
 
     def wait_until_serving(self) -> float:
         """Start the service; return the seconds until it serves."""
