@@ -1,0 +1,102 @@
+"""vLLM's OpenAI-compatible server with the whole model, and its caller: the `openai` library."""
+
+import base64
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from openai import AsyncOpenAI, OpenAIError
+
+from benchmarks.load.system import Service, free_port
+from benchmarks.peers.inputs import Request
+from benchmarks.peers.results import Sample
+
+_NAME = "whole"
+# Its transformers library must not try the real torchvision there, which cannot be imported.
+_STARTUP = Path(__file__).parent / "vllm_startup"
+
+
+@dataclass
+class VllmServer(Service):
+    """`vllm serve`. Images are distinct, so caches could only cost: those of prefixes and of images are off."""
+
+    @classmethod
+    def of(cls, model: Path, python: Path, environment: Mapping[str, str], *, start_seconds: float) -> "VllmServer":
+        arguments = [
+            *("--dtype", "float32", "--seed", "0", "--served-model-name", _NAME),
+            *("--limit-mm-per-prompt", '{"image": 1}', "--mm-processor-cache-gb", "0", "--no-enable-prefix-caching"),
+            *("--disable-uvicorn-access-log", "--disable-log-stats"),
+        ]
+        variables = {**environment, "PYTHONPATH": _python_path(python)}
+        return cls(
+            module="vllm.entrypoints.cli.main",
+            arguments=["serve", str(model), *arguments],
+            address=f"127.0.0.1:{free_port()}",
+            python=str(python),
+            environment=variables,
+            start_seconds=start_seconds,
+        )
+
+    def command(self) -> list[str]:
+        host, _, port = self.address.partition(":")
+        return [self.python, "-m", self.module, *self.arguments, "--host", host, "--port", port]
+
+    def is_serving(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{self.address}/health", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            return False
+
+
+def openai_client(address: str) -> AsyncOpenAI:
+    """A client that does not repeat calls. Use it as an async context manager."""
+    return AsyncOpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0)
+
+
+async def ask_openai(client: AsyncOpenAI, request: Request, *, new_tokens: int, ends: bool) -> Sample:
+    """One streamed chat completion; without `ends` a token that ends an answer does not."""
+    url = f"data:image/jpeg;base64,{base64.b64encode(request.image).decode()}"
+    started = time.monotonic()
+    tokens, text, prompt_tokens = list[float](), "", 0
+    try:
+        stream = await client.chat.completions.create(
+            model=_NAME,
+            messages=[
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": url}},
+                        {"type": "text", "text": request.prompt},
+                    ],
+                }
+            ],
+            max_tokens=new_tokens,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": not ends, "return_token_ids": True},
+        )
+        async for chunk in stream:
+            for choice in chunk.choices:
+                tokens += [time.monotonic() - started] * len((choice.model_extra or {}).get("token_ids") or ())
+                text += choice.delta.content or ""
+            if chunk.usage is not None:
+                prompt_tokens = chunk.usage.prompt_tokens
+    except OpenAIError as error:
+        return Sample(tuple(tokens), time.monotonic() - started, error=type(error).__name__)
+    return Sample(tuple(tokens), time.monotonic() - started, text, prompt_tokens)
+
+
+def _python_path(python: Path) -> str:
+    """What vLLM's interpreter needs on its path: nothing of ours, and a placeholder where torchvision fails to load.
+
+    vLLM imports torchvision's name for models that this benchmark does not use.
+    """
+    found = subprocess.run([python, "-c", "import torchvision"], env={**os.environ, "PYTHONPATH": ""}, check=False)
+    return "" if found.returncode == 0 else str(_STARTUP)
