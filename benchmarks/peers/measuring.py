@@ -95,6 +95,7 @@ async def _measure(
         memory_mib=watch.memory_mib,
         server_cpu_seconds=watch.server_cpu_seconds,
         caller_cpu_seconds=watch.caller_cpu_seconds,
+        other_cpu_seconds=watch.other_cpu_seconds,
         loopback_bytes=watch.loopback_bytes,
         start_seconds=contestant.start_seconds,
     )

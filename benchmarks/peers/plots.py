@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.peers.plan import HEADLINE_CALLERS, PROPORTIONED, SHIPPED
 from benchmarks.peers.results import Result, Saved
-from benchmarks.peers.tables import Row, closed_loads, rows
+from benchmarks.peers.rows import Row, closed_loads, rows
 
 _MARKS = "osD^v*"  # a contestant has a mark and a colour, a share of the tokens a shade
 

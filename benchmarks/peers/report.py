@@ -4,12 +4,16 @@ from pathlib import Path
 from string import Template
 
 from benchmarks.peers import plots, tables
-from benchmarks.peers.plan import HEADLINE_CALLERS, PROPORTIONED, SHIPPED
-from benchmarks.peers.results import Saved
+from benchmarks.peers.plan import HEADLINE_CALLERS, PROPORTIONED, SHIPPED, VLLM
+from benchmarks.peers.results import Saved, Target
+from benchmarks.peers.rows import closed_loads, open_loads, others_share, target_of
 
 _PAGE = Path(__file__).with_name("page.md")
 _TARGET = 5.0  # times vLLM's medians with one caller
 _UNMEASURED = "Not measured in this run.\n"
+_NO_TORCHVISION = """\
+- torchvision does not load beside this machine's PyTorch, so vLLM prepares images with Pillow, as all others do.
+"""
 _QUICK = "**This is a quick try with a tiny model. Its figures mean nothing.**\n"
 
 
@@ -18,54 +22,62 @@ def draw(saved: Saved, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "peers.md"
     page.write_text(text(saved))
-    if any(one.part.model == PROPORTIONED for one in saved.results):
+    if _has(saved, PROPORTIONED):
         plots.draw_latency(saved, folder / "peers-latency.png")
-    if any(one.part.model == SHIPPED for one in saved.results):
+    if _has(saved, SHIPPED):
         plots.draw_accuracy(saved, folder / "peers-accuracy.png")
     return page
 
 
 def text(saved: Saved) -> str:
     """The page."""
-    closed = tables.closed_loads(saved)
-    others = [callers for callers in closed if callers != HEADLINE_CALLERS]
-    target = tables.target_of(saved, _TARGET)
-    goodput = "" if target is None or not tables.open_loads(saved) else tables.overload_table(saved, target)
-    facts = saved.facts
+    facts, closed = saved.facts, closed_loads(saved)
+    measured = HEADLINE_CALLERS in closed
+    target = target_of(saved, _TARGET)
     return Template(_PAGE.read_text()).substitute(
         quick=_QUICK if facts["quick"] else "",
         machine=facts["machine"],
         command=facts["command"],
-        versions=_versions(saved),
+        visionsplit="visionsplit {visionsplit} with torch {torch} and transformers {transformers}".format(**facts),
+        vllm=f"- vLLM: {facts['vllm']}.\n" if "vllm" in facts else "",
         allocator=facts["allocator"],
+        others_share=f"{others_share(saved):.0%}",
         new_tokens=facts["max_new_tokens"],
+        repetitions=facts["repetitions"],
         headline_callers=HEADLINE_CALLERS,
-        headline=tables.throughput_table(saved, HEADLINE_CALLERS) if HEADLINE_CALLERS in closed else _UNMEASURED,
-        others="\n".join(_section(saved, callers) for callers in others) or _UNMEASURED,
-        costs=tables.cost_table(saved) if HEADLINE_CALLERS in closed else _UNMEASURED,
-        fairness=tables.fairness_table(saved) if HEADLINE_CALLERS in closed else _UNMEASURED,
-        target="" if target is None else f"{target.first:.1f} s and {target.whole:.1f} s",
-        overload=goodput or _UNMEASURED,
-        accuracy=tables.accuracy_table(saved) if _has_shipped(saved) else _UNMEASURED,
-        shortfalls=_list(saved),
+        headline=tables.throughput_table(saved, HEADLINE_CALLERS) if measured else _UNMEASURED,
+        others="\n".join(_section(saved, callers) for callers in closed if callers != HEADLINE_CALLERS) or _UNMEASURED,
+        costs=tables.cost_table(saved) if measured else _UNMEASURED,
+        fairness=tables.fairness_table(saved) if measured else _UNMEASURED,
+        overload=_overload(saved, *target) if target is not None and open_loads(saved) else _UNMEASURED,
+        accuracy=tables.accuracy_table(saved) if _has(saved, SHIPPED) else _UNMEASURED,
+        torchvision="" if facts.get("torchvision", True) else _NO_TORCHVISION,
+        behind=_behind(saved),
     )
 
 
 def _section(saved: Saved, callers: int) -> str:
     noun = "caller" if callers == 1 else "callers"
-    return f"### {callers} {noun}\n\n{tables.throughput_table(saved, callers)}"
+    title = f"### {callers} {noun}\n\n{tables.throughput_table(saved, callers)}"
+    loop = tables.of_the_loop(saved, callers) if callers == 1 else ""
+    return f"{title}\nMedian time to first token, uncompressed, of the `generate` loop's:\n\n{loop}" if loop else title
 
 
-def _versions(saved: Saved) -> str:
-    facts = saved.facts
-    own = f"visionsplit {facts['visionsplit']} with torch {facts['torch']} and transformers {facts['transformers']}"
-    return f"{own}; {facts['vllm']}" if "vllm" in facts else own
+def _overload(saved: Saved, target: Target, base: str) -> str:
+    return (
+        f"Goodput counts the answers whose first token came within {target.first:.1f} s and whose end came within "
+        f"{target.whole:.1f} s.\nThese are {_TARGET:g} times the medians of {base}, with one caller.\n\n"
+        f"{tables.overload_table(saved, target)}"
+    )
 
 
-def _has_shipped(saved: Saved) -> bool:
-    return any(one.part.model == SHIPPED for one in saved.results)
+def _behind(saved: Saved) -> str:
+    failed = "".join(f"- {sentence}\n" for sentence in tables.failures(saved))
+    if all(one.part.contestant != VLLM for one in saved.results):
+        return f"vLLM was not measured in this run.\n\n{failed}"
+    table = tables.behind_table(saved) or "In no row of this run is visionsplit behind vLLM.\n"
+    return "\n".join((table, failed or "No request failed.\n"))
 
 
-def _list(saved: Saved) -> str:
-    found = list(tables.shortfalls(saved))
-    return "".join(f"- {sentence}\n" for sentence in found) or "In no figure of this run is visionsplit behind vLLM.\n"
+def _has(saved: Saved, model: str) -> bool:
+    return any(one.part.model == model for one in saved.results)

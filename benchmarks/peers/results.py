@@ -50,6 +50,7 @@ class Result:
     memory_mib: Mapping[str, float]  # PSS by process, when their sum was largest
     server_cpu_seconds: float
     caller_cpu_seconds: float
+    other_cpu_seconds: float  # of all other programs on the machine
     loopback_bytes: int  # all that the loopback interface carried meanwhile
     start_seconds: float  # that the contestant took to start
 

@@ -2,113 +2,29 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from benchmarks.efficiency.tables import markdown
-from benchmarks.peers.plan import GENERATE, HEADLINE_CALLERS, PROPORTIONED, SHIPPED, UNCOMPRESSED, VLLM, Condition
+from benchmarks.peers.plan import GENERATE, HEADLINE_CALLERS, PROPORTIONED, SHIPPED, VLLM, Condition
 from benchmarks.peers.results import Result, Saved, Spread, Target
+from benchmarks.peers.rows import closed_loads, images_per_second, median_first, named, open_loads, rows
 
 _NONE = "–"
 
 
-@dataclass(frozen=True)
-class Row:
-    """A contestant at one share of the tokens under one load, with all repetitions."""
-
-    contestant: str
-    condition: Condition
-    results: tuple[Result, ...]  # by repetition
-    peers: tuple[Result, ...]  # vLLM's results of the same repetitions; empty if it was not measured
-
-    @property
-    def name(self) -> str:
-        return named(self.contestant, self.condition)
-
-    @property
-    def last(self) -> Result:
-        return self.results[-1]
-
-    def spread(self, figure: Callable[[Result], float]) -> Spread:
-        return Spread.of([figure(result) for result in self.results])
-
-    def of_vllm(self, figure: Callable[[Result], float]) -> Spread | None:
-        """A figure as a multiple of vLLM's in the same repetition."""
-        pairs = zip(self.results, self.peers, strict=True) if self.peers else ()
-        values = [figure(own) / figure(peer) for own, peer in pairs if figure(peer)]
-        return Spread.of(values) if values else None
-
-
-def named(contestant: str, condition: Condition) -> str:
-    """How the tables call it."""
-    if contestant == VLLM:
-        return "vLLM, whole model"
-    if contestant == GENERATE:
-        return "`generate` loop"
-    engine = contestant.removeprefix("visionsplit-")
-    engine = "vLLM" if engine == VLLM else engine
-    method = "" if condition.method in (UNCOMPRESSED, "globalcom2") else f", {condition.method}"
-    return f"visionsplit, {engine}, {condition.ratio:.0%}{method}"
-
-
-def rows(saved: Saved, model: str, load: str) -> list[Row]:
-    """One row for each contestant and condition under a load, in the order in which they were measured."""
-    chosen = [one for one in saved.results if one.part.model == model and one.part.load.name == load]
-    groups: dict[tuple[str, Condition], list[Result]] = {}
-    for one in sorted(chosen, key=_order):
-        groups.setdefault((one.part.contestant, one.part.condition), []).append(one)
-    peers = {one.part.repetition: one for one in groups.get((VLLM, Condition()), ())}
-    return [
-        Row(contestant, condition, tuple(own), _of_same_repetitions(own, peers))
-        for (contestant, condition), own in groups.items()
-    ]
-
-
-def _of_same_repetitions(own: Sequence[Result], peers: dict[int, Result]) -> tuple[Result, ...]:
-    found = [peers[one.part.repetition] for one in own if one.part.repetition in peers]
-    return tuple(found) if len(found) == len(own) else ()
-
-
-def _order(one: Result) -> tuple[object, ...]:
-    contestant = one.part.contestant
-    return (contestant != VLLM, contestant, -one.part.condition.ratio, one.part.condition.method, one.part.repetition)
-
-
-def closed_loads(saved: Saved) -> list[int]:
-    """The numbers of callers that were measured."""
-    return sorted({one.part.load.callers for one in _results(saved) if one.part.load.callers is not None})
-
-
-def open_loads(saved: Saved) -> list[float]:
-    """The factors of the rates that were measured."""
-    return sorted({one.part.load.rate_factor for one in _results(saved) if one.part.load.rate_factor is not None})
-
-
-def _results(saved: Saved) -> Iterator[Result]:
-    return (one for one in saved.results if one.part.model == PROPORTIONED)
-
-
 def throughput_table(saved: Saved, callers: int) -> str:
-    """Images/s, what they are of vLLM's, and latencies, with a number of callers."""
-    header = (
-        "",
-        "prompt tokens",
-        "images/s",
-        "of vLLM's",
-        "first token s, p50",
-        "p99",
-        "between tokens ms, p50",
-        "p99",
-    )
+    """Images/s and latencies with a number of callers, and what they are of vLLM's."""
+    header = ("", "prompt tokens", "images/s", "of vLLM's", "first token s, p50", "of vLLM's", "p99")
     return markdown(
-        header,
+        (*header, "next tokens ms, p50", "p99"),
         [
             (
                 row.name,
-                f"{statistics.fmean(sample.prompt_tokens for sample in row.last.answered):.0f}",
-                f"{row.spread(lambda one: one.images_per_second):.2f}",
-                _times(row.of_vllm(lambda one: one.images_per_second)),
-                f"{row.spread(lambda one: one.first(50)):.2f}",
+                f"{_mean([sample.prompt_tokens for sample in row.last.answered]):.0f}",
+                f"{row.spread(images_per_second):.2f}",
+                _times(row.of_vllm(images_per_second)),
+                f"{row.spread(median_first):.2f}",
+                _times(row.of_vllm(median_first)),
                 f"{row.spread(lambda one: one.first(99)):.2f}",
                 f"{row.spread(lambda one: 1e3 * one.between(50)):.0f}",
                 f"{row.spread(lambda one: 1e3 * one.between(99)):.0f}",
@@ -117,6 +33,20 @@ def throughput_table(saved: Saved, callers: int) -> str:
             if row.last.answered
         ],
     )
+
+
+def of_the_loop(saved: Saved, callers: int) -> str:
+    """Sentences: uncompressed times to first token as multiples of the `generate` loop's in the same repetition."""
+    found = [row for row in rows(saved, PROPORTIONED, f"callers{callers}") if row.condition == Condition()]
+    loop = next((row for row in found if row.contestant == GENERATE), None)
+    sentences = []
+    for row in found:
+        if loop is not None and row is not loop:
+            ratio = Spread.of(
+                [median_first(own) / median_first(one) for own, one in zip(row.results, loop.results, strict=True)]
+            )
+            sentences.append(f"{row.name}: {ratio:.2f} times.")
+    return "".join(f"- {sentence}\n" for sentence in sentences)
 
 
 def cost_table(saved: Saved) -> str:
@@ -170,10 +100,10 @@ def accuracy_table(saved: Saved) -> str:
         [
             (
                 row.name,
-                f"{statistics.fmean(sample.prompt_tokens for sample in row.last.answered):.0f}",
+                f"{_mean([sample.prompt_tokens for sample in row.last.answered]):.0f}",
                 f"{row.last.right:.1%}",
                 f"{row.last.images_per_second:.2f}",
-                _times(row.of_vllm(lambda one: one.images_per_second)),
+                _times(row.of_vllm(images_per_second)),
                 f"{row.last.first(50):.2f}",
                 f"{row.last.first(99):.2f}",
             )
@@ -217,35 +147,28 @@ def same_answers(one: Result, other: Result) -> float:
     return statistics.fmean(a == b for a, b in pairs)
 
 
-def shortfalls(saved: Saved) -> Iterator[str]:
-    """A sentence for each figure in which visionsplit is behind vLLM's whole model."""
+def behind_table(saved: Saved) -> str | None:
+    """The rows in which visionsplit is behind vLLM's whole model; None if it is behind in no row."""
+    lines = []
     for callers in closed_loads(saved):
-        load = f"callers{callers}"
-        for row in rows(saved, PROPORTIONED, load):
-            if row.contestant in (VLLM, GENERATE) or not row.last.answered:
+        for row in rows(saved, PROPORTIONED, f"callers{callers}"):
+            speed, first = row.of_vllm(images_per_second), row.of_vllm(median_first)
+            if row.contestant in (VLLM, GENERATE) or speed is None or first is None:
                 continue
-            behind = []
-            speed, first = row.of_vllm(lambda one: one.images_per_second), row.of_vllm(lambda one: one.first(50))
-            if speed is not None and speed.median < 1:
-                behind.append(f"{speed.median:.2f} times the images/s")
-            if first is not None and first.median > 1:
-                behind.append(f"{first.median:.2f} times the median time to first token")
-            if behind:
-                yield f"{row.name}, {callers} callers: {' and '.join(behind)}."
-    for one in saved.results:
-        failed = len(one.samples) - len(one.answered)
-        if failed:
-            yield f"{named(one.part.contestant, one.part.condition)}, {one.part.load.name}: {failed} requests failed."
+            if speed.median < 1 or first.median > 1:
+                lines.append((row.name, str(callers), f"{speed:.2f}", f"{first:.2f}"))
+    header = ("", "callers", "images/s, of vLLM's", "median time to first token, of vLLM's")
+    return markdown(header, lines) if lines else None
 
 
-def target_of(saved: Saved, multiple: float) -> Target | None:
-    """The latency that a caller accepts, a multiple of vLLM's medians with one caller; None if not measured."""
-    base = next((row for row in rows(saved, PROPORTIONED, "callers1") if row.contestant == VLLM), None)
-    base = base or next(iter(rows(saved, PROPORTIONED, "callers1")), None)
-    if base is None or not base.last.answered:
-        return None
-    first, whole = base.spread(lambda one: one.first(50)).median, base.spread(lambda one: one.whole(50)).median
-    return Target(multiple * first, multiple * whole)
+def failures(saved: Saved) -> list[str]:
+    """A sentence for each part in which requests failed."""
+    return [
+        f"{named(one.part.contestant, one.part.condition)}, {one.part.model} model, {one.part.load.name}: "
+        f"{failed} of {len(one.samples)} requests failed."
+        for one in saved.results
+        if (failed := len(one.samples) - len(one.answered))
+    ]
 
 
 def _memory(one: Result) -> float:

