@@ -1,7 +1,6 @@
 """The contestants: how each is started, and how one question is asked. Only one runs at a time."""
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -18,7 +17,6 @@ from benchmarks.peers.plan import ENGINES, GENERATE, UNCOMPRESSED, VLLM, Conditi
 from benchmarks.peers.results import Sample
 from benchmarks.peers.vllm_server import VllmServer, ask_openai, openai_client
 
-_ROOT = Path(__file__).parents[2]
 _START_SECONDS = 600.0  # compiling takes vLLM a minute the first time
 Ask = Callable[[Request, Condition], Awaitable[Sample]]
 
@@ -82,12 +80,7 @@ async def _visionsplit(engine: str, settings: Settings) -> AsyncIterator[Contest
     """Both services in their separate processes, with default settings but for the cache of images that come again."""
     if engine not in ENGINES:
         raise ValueError(f"{engine!r} is not an engine; {', '.join(ENGINES)} are")
-    python, options, environment = sys.executable, list[str](), dict(settings.environment)
-    if engine == "vllm":
-        python, options = str(settings.vllm_python), ["--engine", engine]
-        environment |= vllm_environment(settings.cores)
-    # The repository's own packages, also where another interpreter has none of them.
-    environment["PYTHONPATH"] = os.pathsep.join(str(_ROOT / name) for name in (".", "proto", "client"))
+    python, options = (str(settings.vllm_python), ["--engine", engine]) if engine == "vllm" else (sys.executable, [])
     model, llm, encoder = str(settings.model), f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     services = [
         Service(
@@ -95,14 +88,14 @@ async def _visionsplit(engine: str, settings: Settings) -> AsyncIterator[Contest
             ["--model", model, *options],
             llm,
             python=python,
-            environment=environment,
+            environment=settings.environment,
             start_seconds=_START_SECONDS,
         ),
         Service(
             "encoder_service",
             ["--model", model, "--llm", llm, "--cache-bytes", "0"],
             encoder,
-            environment=environment,
+            environment=settings.environment,
             start_seconds=_START_SECONDS,
         ),
     ]
