@@ -62,8 +62,8 @@ class Loop:
             batch, began = paths[first : first + batch_size], time.perf_counter()
             inputs = self.prepare(list(_read(batch)), [self._prompt] * len(batch))
             prepare_seconds += time.perf_counter() - began
-            for path, caption in zip(batch, self.answers(inputs, self._max_new_tokens), strict=True):
-                captions[path.name] = caption
+            for path, ids in zip(batch, self.answers(inputs, self._max_new_tokens), strict=True):
+                captions[path.name] = Caption(self.text(ids), len(ids))
         seconds = time.perf_counter() - started
         return LoopRun(batch_size, seconds, prepare_seconds, self._tower_seconds, captions)
 
@@ -83,12 +83,17 @@ class Loop:
         )
 
     @torch.inference_mode()
-    def answers(self, inputs: Any, max_new_tokens: int, streamer: object | None = None) -> list[Caption]:  # noqa: ANN401
-        """The answers to prepared inputs; `streamer` gets each step's tokens, the prompts first."""
+    def answers(self, inputs: Any, max_new_tokens: int, streamer: object | None = None) -> list[list[int]]:  # noqa: ANN401
+        """The ids of the answers to prepared inputs, the end of the sequence included.
+
+        `streamer` gets each step's tokens, the prompts first.
+        """
         output = self._model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
         answers = output[:, inputs["input_ids"].shape[1] :]  # [batch, new tokens]
-        texts = self._processor.batch_decode(answers, skip_special_tokens=True)
-        return [Caption(text.strip(), self._length(ids)) for text, ids in zip(texts, answers.tolist(), strict=True)]
+        return [ids[: self._length(ids)] for ids in answers.tolist()]
+
+    def text(self, answer: list[int]) -> str:
+        return str(self._processor.decode(answer, skip_special_tokens=True)).strip()
 
     def _length(self, answer: list[int]) -> int:
         """Tokens up to the first that ends the sequence; those after it are padding."""

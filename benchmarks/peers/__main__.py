@@ -13,6 +13,7 @@ import ctypes.util
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     logging.disable_progress_bar()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that contestants are stopped, as after Ctrl-C
     if options.report is None:
         _check(parser, options)
         with tempfile.TemporaryDirectory(prefix="visionsplit-peers-") as folder:
@@ -52,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except RuntimeError as error:
                 print(f"bench-peers: {error}", file=sys.stderr)
                 return 1
+            except KeyboardInterrupt:
+                print(f"bench-peers: stopped; what was measured is in {options.out}", file=sys.stderr)
+                return 130
     page = report.draw(results.Saved.read(options.out), options.report or options.out)
     print(f"the report is {page}")
     return 0

@@ -52,7 +52,7 @@ async def running(name: str, settings: Settings) -> AsyncIterator[Contestant]:
         RuntimeError: it did not start; the message has the end of its log.
     """
     if name == GENERATE:
-        async with _generate(settings) as contestant:
+        async with generate_contestant(settings) as contestant:
             yield contestant
     elif name == VLLM:
         async with _vllm(settings) as contestant:
@@ -105,12 +105,13 @@ async def _visionsplit(engine: str, settings: Settings) -> AsyncIterator[Contest
     ):
 
         async def ask(request: Request, condition: Condition) -> Sample:
-            return await _ask_visionsplit(client, request, condition, settings.new_tokens)
+            return await ask_visionsplit(client, request, condition, settings.new_tokens)
 
         yield Contestant(roots, seconds, ask)
 
 
-async def _ask_visionsplit(client: AsyncClient, request: Request, condition: Condition, new_tokens: int) -> Sample:
+async def ask_visionsplit(client: AsyncClient, request: Request, condition: Condition, new_tokens: int) -> Sample:
+    """One streamed answer."""
     whole = condition.method == UNCOMPRESSED
     compression = Compression(UNCOMPRESSED) if whole else Compression(condition.method, condition.ratio)
     sampling = Sampling(max_new_tokens=new_tokens, temperature=0.0)
@@ -128,13 +129,15 @@ async def _ask_visionsplit(client: AsyncClient, request: Request, condition: Con
         tokens=tuple(tokens),
         seconds=time.monotonic() - started,
         text=generation.text,
+        ids=generation.token_ids,
         prompt_tokens=generation.usage.prompt_tokens,
         wire_bytes=generation.usage.wire_bytes,
     )
 
 
 @asynccontextmanager
-async def _generate(settings: Settings) -> AsyncIterator[Contestant]:
+async def generate_contestant(settings: Settings) -> AsyncIterator[Contestant]:
+    """The `generate` loop."""
     async with GenerateLoop.started(
         settings.model, settings.environment, new_tokens=settings.new_tokens, batch=settings.batch
     ) as loop:

@@ -91,7 +91,8 @@ class GenerateLoop:
                 if not answer.cancelled():
                     tokens = tuple(moment - started for moment in plain["moments"])
                     seconds = time.monotonic() - started
-                    answer.set_result(Sample(tokens, seconds, plain["text"], plain["prompt_tokens"]))
+                    ids = tuple(plain["ids"])
+                    answer.set_result(Sample(tokens, seconds, plain["text"], ids, plain["prompt_tokens"]))
 
     async def _answers(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
         batch = [(base64.b64encode(one.image).decode(), one.prompt) for one in requests]
@@ -122,10 +123,10 @@ def _answer(loop: Loop, batch: Sequence[tuple[str, str]], new_tokens: int) -> li
     inputs = loop.prepare(images, [prompt for _, prompt in batch])
     prompts = inputs["attention_mask"].sum(dim=1).tolist()  # tokens of each, without the padding
     steps = _Moments()
-    captions = loop.answers(inputs, new_tokens, steps)
+    answers = loop.answers(inputs, new_tokens, steps)
     return [
-        {"text": caption.text, "prompt_tokens": length, "moments": steps.moments[1 : 1 + caption.tokens]}
-        for caption, length in zip(captions, prompts, strict=True)
+        {"text": loop.text(ids), "ids": ids, "prompt_tokens": length, "moments": steps.moments[1 : 1 + len(ids)]}
+        for ids, length in zip(answers, prompts, strict=True)
     ]
 
 

@@ -3,8 +3,8 @@
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from benchmarks.peers.results import Result, Sample
 from benchmarks.peers.watching import Watch
 from training.dialogue.scoring import score
 
-_WARM_UP = 2  # requests before each condition, at the same time; nothing of them is reported
+_WARM_UP = 4  # requests before each condition, at the same time; nothing of them is reported
+Start = Callable[[str, Settings], AbstractAsyncContextManager[Contestant]]
 _SEED = 0  # of the arrivals, so that every contestant gets the same
 
 
@@ -29,6 +30,7 @@ class Measurement:
     settings: dict[str, Settings]  # by model
     requests: dict[str, Requests]  # by model
     folder: Path  # for the results
+    start: Start = running
     base: float | None = field(default=None, init=False)  # images/s, of which rates are multiples
 
     async def run(self) -> None:
@@ -39,9 +41,7 @@ class Measurement:
         """
         for turn in self.plan.turns():
             _say(f"{turn.model}: starting {turn.contestant}")
-            async with AsyncExitStack() as stack:
-                settings = self.settings[turn.model]
-                contestant = await stack.enter_async_context(running(turn.contestant, settings))
+            async with self.start(turn.contestant, self.settings[turn.model]) as contestant:
                 await self._turn(turn, contestant)
 
     async def _turn(self, turn: Turn, contestant: Contestant) -> None:

@@ -23,6 +23,7 @@ class Sample:
     tokens: tuple[float, ...] = ()  # when each token came; tokens that came together have the same time
     seconds: float = 0.0  # until the end of the answer, or until it failed
     text: str = ""
+    ids: tuple[int, ...] = ()  # of the answer's tokens
     prompt_tokens: int = 0
     wire_bytes: int = 0  # of vision tokens between visionsplit's services
     error: str | None = None  # the class of the error
@@ -37,6 +38,10 @@ class Sample:
     def waits(self) -> Iterator[float]:
         """Times between tokens."""
         return (later - earlier for earlier, later in pairwise(self.tokens))
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Sample":
+        return cls(**{**plain, "tokens": tuple(plain["tokens"]), "ids": tuple(plain["ids"])})
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class Result:
     @classmethod
     def read(cls, path: Path) -> "Result":
         plain = json.loads(path.read_text())
-        samples = tuple(Sample(**{**one, "tokens": tuple(one["tokens"])}) for one in plain["samples"])
+        samples = tuple(Sample.from_plain(one) for one in plain["samples"])
         return cls(**{**plain, "part": Part.from_plain(plain["part"]), "samples": samples})
 
 

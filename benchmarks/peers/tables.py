@@ -142,9 +142,8 @@ def fairness_table(saved: Saved) -> str:
 
 
 def same_answers(one: Result, other: Result) -> float:
-    """The share of requests that both answered with the same text."""
-    pairs = [(a.text.strip(), b.text.strip()) for a, b in zip(one.samples, other.samples, strict=True)]
-    return statistics.fmean(a == b for a, b in pairs)
+    """The share of requests that both answered with the same tokens."""
+    return statistics.fmean(a.ids == b.ids for a, b in zip(one.samples, other.samples, strict=True))
 
 
 def behind_table(saved: Saved) -> str | None:

@@ -62,7 +62,7 @@ async def ask_openai(client: AsyncOpenAI, request: Request, *, new_tokens: int, 
     """One streamed chat completion; without `ends` a token that ends an answer does not."""
     url = f"data:image/jpeg;base64,{base64.b64encode(request.image).decode()}"
     started = time.monotonic()
-    tokens, text, prompt_tokens = list[float](), "", 0
+    tokens, ids, text, prompt_tokens = list[float](), list[int](), "", 0
     try:
         stream = await client.chat.completions.create(
             model=_NAME,
@@ -83,13 +83,15 @@ async def ask_openai(client: AsyncOpenAI, request: Request, *, new_tokens: int, 
         )
         async for chunk in stream:
             for choice in chunk.choices:
-                tokens += [time.monotonic() - started] * len((choice.model_extra or {}).get("token_ids") or ())
+                new = (choice.model_extra or {}).get("token_ids") or ()
+                tokens += [time.monotonic() - started] * len(new)
+                ids += new
                 text += choice.delta.content or ""
             if chunk.usage is not None:
                 prompt_tokens = chunk.usage.prompt_tokens
     except OpenAIError as error:
         return Sample(tuple(tokens), time.monotonic() - started, error=type(error).__name__)
-    return Sample(tuple(tokens), time.monotonic() - started, text, prompt_tokens)
+    return Sample(tuple(tokens), time.monotonic() - started, text, tuple(ids), prompt_tokens)
 
 
 def lacks_torchvision(python: Path) -> bool:

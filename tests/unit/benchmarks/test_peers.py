@@ -29,11 +29,11 @@ FACTS = {
 }
 
 
-def sample(first: float, *waits: float, text: str = "a cat", score: float | None = None) -> Sample:
+def sample(first: float, *waits: float, ids: tuple[int, ...] = (5, 6), score: float | None = None) -> Sample:
     tokens = [first]
     for wait in waits:
         tokens.append(tokens[-1] + wait)
-    return Sample(tuple(tokens), tokens[-1], text, 100, 2000, score=score)
+    return Sample(tuple(tokens), tokens[-1], "a cat", ids, 100, 2000, score=score)
 
 
 def result(
@@ -158,8 +158,8 @@ def test_what_is_behind_is_named():
 
 
 def test_answers_are_compared_request_by_request():
-    one = result(VLLM, CALLERS, sample(1.0, text="a cat"), sample(1.0, text="a dog"), seconds=1.0)
-    other = result(OURS, CALLERS, sample(2.0, text=" a cat"), sample(2.0, text="a cat"), seconds=1.0)
+    one = result(VLLM, CALLERS, sample(1.0, ids=(5, 6)), sample(1.0, ids=(5, 7)), seconds=1.0)
+    other = result(OURS, CALLERS, sample(2.0, ids=(5, 6)), sample(2.0, ids=(5, 6)), seconds=1.0)
     assert same_answers(one, other) == 0.5
 
 
