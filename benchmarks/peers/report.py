@@ -14,7 +14,7 @@ _UNMEASURED = "Not measured in this run.\n"
 _NO_TORCHVISION = """\
 - torchvision does not load beside this machine's PyTorch, so vLLM prepares images with Pillow, as all others do.
 """
-_QUICK = "**This is a quick try with a tiny model. Its figures mean nothing.**\n"
+_QUICK = "**This is a quick try with a tiny model. Its figures mean nothing.**\n\n"
 
 
 def draw(saved: Saved, folder: Path) -> Path:
