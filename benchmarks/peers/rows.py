@@ -14,7 +14,7 @@ class Row:
     contestant: str
     condition: Condition
     results: tuple[Result, ...]  # by repetition
-    peers: tuple[Result, ...]  # vLLM's results of the same repetitions; empty if it was not measured
+    peers: tuple[Result, ...]  # vLLM's
 
     @property
     def name(self) -> str:
@@ -28,9 +28,17 @@ class Row:
         return Spread.of([figure(result) for result in self.results])
 
     def of_vllm(self, figure: Callable[[Result], float]) -> Spread | None:
-        """A figure as a multiple of vLLM's in the same repetition."""
-        pairs = zip(self.results, self.peers, strict=True) if self.peers else ()
-        values = [figure(own) / figure(peer) for own, peer in pairs if figure(peer)]
+        """A figure as a multiple of vLLM's in the same repetition; None where vLLM was not measured."""
+        return self.of_peer(self.peers, figure)
+
+    def of_peer(self, peers: Sequence[Result], figure: Callable[[Result], float]) -> Spread | None:
+        """A figure as a multiple of a peer's in the same repetition; None where no repetition has both."""
+        theirs = {one.part.repetition: figure(one) for one in peers if one.answered}
+        values = [
+            figure(own) / theirs[own.part.repetition]
+            for own in self.results
+            if own.answered and own.part.repetition in theirs
+        ]
         return Spread.of(values) if values else None
 
 
@@ -52,16 +60,8 @@ def rows(saved: Saved, model: str, load: str) -> list[Row]:
     groups: dict[tuple[str, Condition], list[Result]] = {}
     for one in sorted(chosen, key=_order):
         groups.setdefault((one.part.contestant, one.part.condition), []).append(one)
-    peers = {one.part.repetition: one for one in groups.get((VLLM, Condition()), ())}
-    return [
-        Row(contestant, condition, tuple(own), _of_same_repetitions(own, peers))
-        for (contestant, condition), own in groups.items()
-    ]
-
-
-def _of_same_repetitions(own: Sequence[Result], peers: dict[int, Result]) -> tuple[Result, ...]:
-    found = [peers[one.part.repetition] for one in own if one.part.repetition in peers]
-    return tuple(found) if len(found) == len(own) else ()
+    peers = tuple(groups.get((VLLM, Condition()), ()))
+    return [Row(contestant, condition, tuple(own), peers) for (contestant, condition), own in groups.items()]
 
 
 def _order(one: Result) -> tuple[object, ...]:
@@ -97,7 +97,7 @@ def target_of(saved: Saved, multiple: float) -> tuple[Target, str] | None:
 
 def others_share(saved: Saved) -> float:
     """The largest share of a core that other programs took while a part was measured."""
-    return max(one.other_cpu_seconds / one.seconds for one in saved.results)
+    return max((one.other_cpu_seconds / one.seconds for one in saved.results), default=0.0)
 
 
 def images_per_second(one: Result) -> float:

@@ -39,14 +39,10 @@ def of_the_loop(saved: Saved, callers: int) -> str:
     """Sentences: uncompressed times to first token as multiples of the `generate` loop's in the same repetition."""
     found = [row for row in rows(saved, PROPORTIONED, f"callers{callers}") if row.condition == Condition()]
     loop = next((row for row in found if row.contestant == GENERATE), None)
-    sentences = []
-    for row in found:
-        if loop is not None and row is not loop:
-            ratio = Spread.of(
-                [median_first(own) / median_first(one) for own, one in zip(row.results, loop.results, strict=True)]
-            )
-            sentences.append(f"{row.name}: {ratio:.2f} times.")
-    return "".join(f"- {sentence}\n" for sentence in sentences)
+    if loop is None:
+        return ""
+    ratios = {row.name: row.of_peer(loop.results, median_first) for row in found if row is not loop}
+    return "".join(f"- {name}: {ratio:.2f} times.\n" for name, ratio in ratios.items() if ratio is not None)
 
 
 def cost_table(saved: Saved) -> str:
