@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(EXPLANATION.format(callers=options.callers, rounds=options.rounds), flush=True)
     with tempfile.TemporaryDirectory(prefix="visionsplit-encoder-") as folder:
         model = _model(options.model, Path(folder) / "model")
-        images = inputs.write_pictures(Path(folder) / "images", range(options.images))
+        images = inputs.write_images(Path(folder) / "images", range(options.images))
         rounds = list(_rounds(model, images, options))
     print("", report.speeds(rounds), STAGES, report.stages(rounds), sep="\n", flush=True)
     return 0
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _rounds(model: Path, images: Path, options: argparse.Namespace) -> Iterator[report.Round]:
     arguments = ["--model", str(model), "--cache-bytes", "0", *options.encoder_args.split()]
-    encoder = Service("encoder_service", arguments, f"127.0.0.1:{free_port()}", threads=None)
+    encoder = Service("encoder_service", arguments, f"127.0.0.1:{free_port()}", environment={})
     encoder.start()
     try:
         encoder.wait_until_serving()
