@@ -17,7 +17,7 @@ PACKAGES := visionsplit encoder_service llm_service visionsplit_ray visionsplit_
 REF ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest test-vllm dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch bench-peers eval load chaos figures clean
+.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest test-vllm dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch bench-encoder bench-peers eval load chaos figures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -93,6 +93,9 @@ bench-accuracy: $(INSTALLED) ## what each method keeps of the shipped model's ac
 
 bench-batch: $(INSTALLED) ## the batch job beside a hand-written loop, on the CPU (ten minutes; ARGS="--modes services")
 	$(BIN)/python -m benchmarks.batch $(ARGS)
+
+bench-encoder: $(INSTALLED) ## the encoder's process beside its bare vision tower, on the CPU (five minutes; ARGS="--rounds 2")
+	$(BIN)/python -m benchmarks.encoder_overhead $(ARGS)
 
 bench-peers: $(INSTALLED) $(VLLM_INSTALLED) ## beside vLLM and a generate loop, speed and accuracy (40 minutes on two cores; ARGS="--quick", ARGS="--report docs")
 	$(BIN)/python -m benchmarks.peers $(ARGS)

@@ -15,10 +15,12 @@ export PYTHONPATH="$PWD:$PWD/proto:$PWD/client${PYTHONPATH:+:$PYTHONPATH}"
 tower=(--device "$device" --dtype bfloat16 --repeats 20)
 efficiency=(--shapes mini 7b 13b --threads 8 --seconds 190)
 evaluation=()
+batch=8 # images
 if [[ -n ${QUICK:-} ]]; then
   tower=(--device "$device" --repeats 1)
   efficiency=(--quick)
   evaluation=(--images 1)
+  batch=2
 fi
 status=0
 run() { # name, time limit in seconds, module and arguments; the limits add up to less than ten minutes
@@ -31,8 +33,9 @@ run() { # name, time limit in seconds, module and arguments; the limits add up t
   }
 }
 run device_check 90 benchmarks.device_check --device "$device"
-run selection_cost 45 benchmarks.selection_cost "${tower[@]}"
-run thumbnail_pass 45 benchmarks.thumbnail_pass "${tower[@]}"
+run selection_cost 30 benchmarks.selection_cost "${tower[@]}"
+run selection_of_a_batch 30 benchmarks.selection_cost "${tower[@]}" --images "$batch"
+run thumbnail_pass 30 benchmarks.thumbnail_pass "${tower[@]}"
 run wire_bytes 20 benchmarks.wire_bytes
 run efficiency 230 benchmarks.efficiency --device "$device" "${efficiency[@]}"
 run evaluation 160 training.evaluation --device "$device" --out "$out/evaluation" "${evaluation[@]}"

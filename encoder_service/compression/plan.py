@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from visionsplit.grid import TileGrid
 
 from encoder_service.compression.base import Composition, Picks
 from encoder_service.compression.candidates import Candidates
-from encoder_service.compression.features import TileFeatures, TowerOutput
+from encoder_service.compression.features import TileFeatures, TowerOutput, all_finite
 from encoder_service.compression.geometry import canonical, geometry_of
 from encoder_service.compression.shares import measure, pooled_tokens, share_out
 
@@ -213,8 +214,8 @@ class Plan:
 
     def _sound(self, encoded: TileFeatures) -> torch.Tensor:
         """Whether the scores are finite, [] bool, on the device: reading it here would wait for the forward pass."""
-        finite = [torch.isfinite(encoded.outputs[output]).all() for output in self.composition.needs]
-        return torch.stack(finite).all() if finite else torch.ones((), dtype=torch.bool, device=encoded.features.device)
+        finite = [all_finite(encoded.outputs[output]) for output in self.composition.needs]
+        return reduce(torch.logical_and, finite) if finite else all_finite(encoded.features[:0])
 
     def _features(self, arrived: Arrived, numbers: torch.Tensor) -> torch.Tensor:
         """Features [K, Dv] of cells of the tiles that have arrived."""

@@ -57,8 +57,7 @@ def agrees(pick: FusedPick, device: torch.device, dtype: torch.dtype) -> bool:
     budgets = [_PICKS, 1, _PICKS // 2]
     units = functional.normalize(features.double(), dim=2)  # [t, C, Dv]
     expected = [_picks(*row) for row in zip(units @ units.mT, worth.double(), padding, budgets, strict=True)]
-    picks = pick(features.to(device), worth.to(device), padding.to(device), budgets, _NOTHING_LEFT)
-    found = picks.tolist()
+    found = pick(features.to(device), worth.to(device), padding.to(device), budgets, _NOTHING_LEFT).tolist()
     return all(row[: len(own)] == own for row, own in zip(found, expected, strict=True))
 
 
