@@ -17,7 +17,7 @@ from benchmarks.peers.plan import ENGINES, GENERATE, UNCOMPRESSED, VLLM, Conditi
 from benchmarks.peers.results import Sample
 from benchmarks.peers.vllm_server import VllmServer, ask_openai, openai_client
 
-_START_SECONDS = 600.0  # compiling takes vLLM a minute the first time
+_START_SECONDS = 900.0  # compiling takes vLLM a minute the first time, and longer on a busy machine
 Ask = Callable[[Request, Condition], Awaitable[Sample]]
 
 

@@ -14,6 +14,9 @@ _UNMEASURED = "Not measured in this run.\n"
 _NO_TORCHVISION = """\
 - torchvision does not load beside this machine's PyTorch, so vLLM prepares images with Pillow, as all others do.
 """
+_NOTHING = "**Nothing has been measured yet. The text says what will be.**\n\n"
+_LATENCY_PLOT = "![Throughput and time to first token](peers-latency.png)\n"
+_ACCURACY_PLOT = "![Right answers and throughput](peers-accuracy.png)\n"
 _QUICK = "**This is a quick try with a tiny model. Its figures mean nothing.**\n\n"
 
 
@@ -35,13 +38,13 @@ def text(saved: Saved) -> str:
     measured = HEADLINE_CALLERS in closed
     target = target_of(saved, _TARGET)
     return Template(_PAGE.read_text()).substitute(
-        quick=_QUICK if facts["quick"] else "",
+        notice=_NOTHING if not saved.results else _QUICK if facts["quick"] else "",
         machine=facts["machine"],
         command=facts["command"],
         visionsplit="visionsplit {visionsplit} with torch {torch} and transformers {transformers}".format(**facts),
         vllm=f"- vLLM: {facts['vllm']}.\n" if "vllm" in facts else "",
         allocator=facts["allocator"],
-        others_share=f"{others_share(saved):.0%}",
+        others_share=_others_share(saved),
         new_tokens=facts["max_new_tokens"],
         repetitions=facts["repetitions"],
         headline_callers=HEADLINE_CALLERS,
@@ -50,9 +53,20 @@ def text(saved: Saved) -> str:
         costs=tables.cost_table(saved) if measured else _UNMEASURED,
         fairness=tables.fairness_table(saved) if measured else _UNMEASURED,
         overload=_overload(saved, *target) if target is not None and open_loads(saved) else _UNMEASURED,
+        latency_plot=_LATENCY_PLOT if _has(saved, PROPORTIONED) else "",
+        accuracy_plot=_ACCURACY_PLOT if _has(saved, SHIPPED) else "",
         accuracy=tables.accuracy_table(saved) if _has(saved, SHIPPED) else _UNMEASURED,
         torchvision="" if facts.get("torchvision", True) else _NO_TORCHVISION,
         behind=_behind(saved),
+    )
+
+
+def _others_share(saved: Saved) -> str:
+    share = others_share(saved)
+    return (
+        ""
+        if share is None
+        else f"- Other programs took at most {share:.0%} of one core while something was measured.\n"
     )
 
 

@@ -95,9 +95,9 @@ def target_of(saved: Saved, multiple: float) -> tuple[Target, str] | None:
     return Target(multiple * base.spread(median_first).median, multiple * whole), base.name
 
 
-def others_share(saved: Saved) -> float:
+def others_share(saved: Saved) -> float | None:
     """The largest share of a core that other programs took while a part was measured."""
-    return max((one.other_cpu_seconds / one.seconds for one in saved.results), default=0.0)
+    return max((one.other_cpu_seconds / one.seconds for one in saved.results), default=None)
 
 
 def images_per_second(one: Result) -> float:

@@ -47,7 +47,7 @@ def result(
 ) -> Result:
     part = Part(model, contestant, condition, load, repetition)
     rate = None if load.callers else 2.0
-    return Result(part, rate, seconds, samples, {"a": 100.0, "b": 50.0}, 3.0, 0.1, 0.05, 5000, 9.0)
+    return Result(part, rate, seconds, samples, {"a": 100.0, "b": 50.0}, 3.0, 0.1, 0.05 * seconds, 5000, 9.0)
 
 
 CALLERS = Load(16, 2)
@@ -184,10 +184,24 @@ def test_a_page_is_drawn_from_what_was_saved(tmp_path: Path):
     assert "| 2.00 | vLLM, whole model | 0.50 | 0.50 | 50% | 1.00 | 1.00 | 1 |" in page
     assert "- vLLM, whole model, proportioned model, rate2: 1 of 2 requests failed." in page
     assert {path.name for path in (tmp_path / "drawn").glob("*.png")} == {"peers-latency.png", "peers-accuracy.png"}
+    assert "- Other programs took at most 5% of one core" in page
+    check_prose(page)
+
+
+def check_prose(page: str) -> None:
     assert "$" not in page
     lines = prose(page).splitlines()
     assert [line for line in lines if len(line.rstrip()) > LONGEST and line[0] != "|"] == []
     assert DIALECT.findall(prose(page)) == []
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_page_of_a_run_that_was_stopped_says_what_is_missing(tmp_path: Path, number: int):
+    page = report.draw(Saved(FACTS, two_repetitions().results[:number]), tmp_path).read_text()
+    assert ("Nothing has been measured yet." in page) == (number == 0)
+    assert page.count("Not measured in this run.") == (6 if number == 0 else 3)
+    assert page.count(".png") == len(list(tmp_path.glob("*.png"))) == number
+    check_prose(page)
 
 
 def test_a_new_run_deletes_an_earlier_one(tmp_path: Path):
