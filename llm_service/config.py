@@ -64,8 +64,7 @@ class EngineConfig:
     kind: EngineKind = _engine(
         EngineKind.TRANSFORMERS,
         member_of(EngineKind),
-        "What decodes: transformers needs nothing more than the service, vllm needs the package's extra of this name "
-        "and is faster on GPUs.",
+        "What decodes: transformers needs nothing more than the service, vllm needs the package's extra of this name.",
         name="engine",
     )
     page_size: int | None = _engine(
