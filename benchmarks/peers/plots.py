@@ -13,7 +13,7 @@ from benchmarks.peers.rows import Row, closed_loads, rows
 _MARKS = "osD^v*"  # a contestant has a mark and a colour, a share of the tokens a shade
 
 
-def draw_latency(saved: Saved, picture: Path) -> None:
+def draw_latency(saved: Saved, plot: Path) -> None:
     """Throughput against time to first token: a line for each contestant and share, a point for each load."""
     lines: dict[str, list[tuple[int, Row]]] = {}
     for callers in closed_loads(saved):
@@ -29,10 +29,10 @@ def draw_latency(saved: Saved, picture: Path) -> None:
     axes[0].set_ylabel("images/s")
     axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.suptitle("Throughput and time to first token; the numbers are callers")
-    _save(picture)
+    _save(plot)
 
 
-def draw_accuracy(saved: Saved, picture: Path) -> None:
+def draw_accuracy(saved: Saved, plot: Path) -> None:
     """Right answers of the shipped model against its throughput under load."""
     found = [row for row in rows(saved, SHIPPED, f"callers{HEADLINE_CALLERS}") if row.last.answered]
     contestants = list(dict.fromkeys(row.contestant for row in found))
@@ -51,7 +51,7 @@ def draw_accuracy(saved: Saved, picture: Path) -> None:
     area.grid(alpha=0.3)
     area.legend(fontsize=8)
     figure.suptitle("Right answers and throughput at the same time, the shipped model")
-    _save(picture)
+    _save(plot)
 
 
 def _draw_line(
@@ -75,6 +75,6 @@ def _contestants(lines: dict[str, list[tuple[int, Row]]]) -> list[str]:
     return list(dict.fromkeys(points[0][1].contestant for points in lines.values()))
 
 
-def _save(picture: Path) -> None:
-    pyplot.savefig(picture, dpi=90)
+def _save(plot: Path) -> None:
+    pyplot.savefig(plot, dpi=90)
     pyplot.close()
