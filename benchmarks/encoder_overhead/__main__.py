@@ -41,7 +41,12 @@ CPU milliseconds of an image by stage, measured without the service, and their s
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the tables go to stdout at the end."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.requests <= 2 * options.callers:
+        parser.error(
+            f"--requests is {options.requests}; more than twice as many as the {options.callers} callers are needed"
+        )
     logging.disable_progress_bar()
     print(f"{machine(torch.device('cpu'))}, {os.cpu_count()} cores; torch {torch.__version__}\n")
     print(EXPLANATION.format(callers=options.callers, rounds=options.rounds), flush=True)
