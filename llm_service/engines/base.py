@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from visionsplit.options.sampling import ResolvedSampling
 
-from llm_service.job import TokenEvent
+from llm_service.job import EngineUse, TokenEvent
 from llm_service.pruning import ComposedPruning
 
 
@@ -48,6 +48,7 @@ class EngineRequest:
     sampling: ResolvedSampling
     pruning: ComposedPruning | None = None
     caller: str = ""  # callers take turns
+    pause_seconds: float = 0.0  # see `Job`
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -93,3 +94,12 @@ class Engine(ABC):
     @abstractmethod
     def healthy(self) -> bool:
         """Whether the engine serves requests, or is being restarted to do so."""
+
+
+class MainEngine(Engine):
+    """The engine of a replica for all requests that do not need the layers one by one; it says what it has in use."""
+
+    @property
+    @abstractmethod
+    def use(self) -> EngineUse:
+        """How much of its memory is in use. Called on the event loop that admits requests."""

@@ -15,13 +15,9 @@ from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.config import ReplicaConfig
 from llm_service.engines.base import Engine, EngineRequest, ImageInput, OriginalPositions
-from llm_service.engines.continuous.engine import ContinuousBatchingEngine
-from llm_service.engines.layerwise.engine import LayerwiseEngine
-from llm_service.engines.layerwise.model import LayerwiseModel
-from llm_service.generation_settings import GenerationSettings
-from llm_service.job import LAYERWISE_MODELS, EngineUse, Job, ReplicaInfo, TokenEvent
+from llm_service.job import EngineUse, Job, ReplicaInfo, TokenEvent
+from llm_service.replica.engines import MakeEngines, make_engines
 from llm_service.replica.projector import Projector
-from llm_service.replica.text_model import load_text_model
 from llm_service.replica.token_order import original_positions, original_span, sequence_order, tiles_of
 from llm_service.replica.trace import ReplicaTrace
 
@@ -29,8 +25,8 @@ from llm_service.replica.trace import ReplicaTrace
 class Replica:
     """The loaded language half of a checkpoint and its decoding engines."""
 
-    def __init__(self, config: ReplicaConfig) -> None:
-        """Load the weights and start the engine. Blocks.
+    def __init__(self, config: ReplicaConfig, make_engines: MakeEngines = make_engines) -> None:
+        """Load the weights and start the engines. Blocks.
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
@@ -39,20 +35,11 @@ class Replica:
         device = resolve_device(config.device)
         dtype = DTYPES[config.dtype] if config.dtype is not None else checkpoint.dtype_on(device)
         self._projector = Projector(checkpoint, device=device, dtype=dtype)
-        model = load_text_model(checkpoint, device=device, dtype=dtype)
-        image_token_id, end_ids = checkpoint.config.image_token_id, GenerationSettings.of(checkpoint).end_ids
-        self._layerwise: LayerwiseEngine | None = None
-        if model.config.model_type in LAYERWISE_MODELS:
-            self._layerwise = LayerwiseEngine(
-                LayerwiseModel(model),
-                image_token_id=image_token_id,
-                end_ids=end_ids,
-                max_waiting=config.engine.max_waiting,
-            )
-        self._engine = ContinuousBatchingEngine(model, config.engine, image_token_id=image_token_id, end_ids=end_ids)
+        engines = make_engines(checkpoint, config.engine, device=device, dtype=dtype)
+        self._engine, self._layerwise = engines.main, engines.layerwise
         self._engine.start()
         if self._layerwise is not None:
-            self._layerwise.start()  # after the continuous engine, which sizes its cache by the free memory it finds
+            self._layerwise.start()  # after the main engine, which sizes its cache by the free memory it finds
         self._tracing = Tracing("visionsplit-llm-replica", config.otlp_endpoint)
         self.info = ReplicaInfo(self._engine.name, str(device), self._engine.context_length)
 
@@ -91,7 +78,9 @@ class Replica:
 
     def _prepare(self, job: Job) -> EngineRequest:
         images = tuple(self._image(tokens, job) for tokens in job.images)
-        return EngineRequest(job.request_id, job.token_ids, images, job.sampling, job.pruning, job.caller)
+        return EngineRequest(
+            *(job.request_id, job.token_ids, images, job.sampling, job.pruning, job.caller, job.pause_seconds)
+        )
 
     def _image(self, tokens: VisionTokens, job: Job) -> ImageInput:
         order = sequence_order(tokens.grid, tokens.positions, job.layout)

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from visionsplit.errors import InternalError, PromptTooLongError, UnavailableError, VisionSplitError
 
 from llm_service.config import EngineConfig
-from llm_service.engines.base import Engine, EngineRequest
-from llm_service.engines.continuous.delivery import Sink, SinkRouter, post
+from llm_service.engines.base import EngineRequest, MainEngine
+from llm_service.engines.continuous.delivery import SinkRouter, post
 from llm_service.engines.continuous.manager import RunningManager, start_manager
 from llm_service.engines.continuous.request_slots import Admission, Place
 from llm_service.engines.continuous.sampler import SAMPLING_KEY, Sampler
@@ -27,7 +27,7 @@ _FIRST_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
 
 
-class ContinuousBatchingEngine(Engine):
+class ContinuousBatchingEngine(MainEngine):
     """Decodes on one device, and restarts the library's manager when a step fails."""
 
     name = "transformers-continuous-batching"
@@ -98,7 +98,6 @@ class ContinuousBatchingEngine(Engine):
 
     @property
     def use(self) -> EngineUse:
-        """How much of the slab and of the KV cache is in use. Called on the event loop that admits requests."""
         running = self._running
         processor = None if running is None else running.manager.batch_processor
         taken = 0.0 if processor is None else 1.0 - processor.cache.compute_free_capacity(relative=True)
@@ -116,7 +115,7 @@ class ContinuousBatchingEngine(Engine):
             running = await self._running_manager()
             sink = self._router.open(request_id, arrived=arrived, on_end=release)
             self._submit(running, request_id, request, place)
-            async for event in _events(sink):
+            async for event in sink.events.events(request.pause_seconds):
                 yield event
         finally:
             # True if no final event has come: the request may be running in the present manager.
@@ -242,12 +241,3 @@ class _Once:
         if not self._done:
             self._done = True
             self._call()
-
-
-async def _events(sink: Sink) -> AsyncGenerator[TokenEvent, None]:
-    """Yield all events of a request until it ends."""
-    finished = False
-    while not finished:
-        event = await sink.events.get()
-        finished = event.finished
-        yield event

@@ -21,7 +21,9 @@ def deployed(monkeypatch, random_checkpoints):
         monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={}))
         monkeypatch.setattr(serve, "run", lambda application, **_: found.append(application))
         replica = ReplicaConfig(str(random_checkpoints["llama"]), device=device)
-        RayApplication("test", replica, RayConfig(**settings), replicas=replicas).bring_up()
+        application = RayApplication("test", replica, RayConfig(**settings), replicas=replicas)
+        assert application.find() is None
+        application.deploy()
         deployment = found[0]._bound_deployment
         return deployment.ray_actor_options["num_gpus"], deployment.init_args[0]
 
