@@ -10,7 +10,7 @@ PACKAGES := visionsplit encoder_service llm_service visionsplit_ray visionsplit_
 REF ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch eval load chaos figures clean
+.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch bench-scale eval load chaos figures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ bench-accuracy: $(INSTALLED) ## what each method keeps of the shipped model's ac
 
 bench-batch: $(INSTALLED) ## the batch job beside a hand-written loop, on the CPU (ten minutes; ARGS="--modes services")
 	$(BIN)/python -m benchmarks.batch $(ARGS)
+
+bench-scale: $(INSTALLED) ## throughput of 1 to 8 simulated devices and of gateways, into docs/scale.md (15 minutes; ARGS=--only-report)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.scale --report docs/scale.md $(ARGS)
 
 eval: $(INSTALLED) ## score the shipped model under every compression (a minute with ARGS="--images 14"; ARGS="--images 100 --out out/eval")
 	$(BIN)/python -m training.evaluation $(ARGS)

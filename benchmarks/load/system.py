@@ -34,9 +34,12 @@ class Service:
     address: str
     process: subprocess.Popen[bytes] | None = None
     log: Path = field(default_factory=lambda: Path(tempfile.mkstemp(suffix=".log")[1]))
+    words: tuple[str, ...] = ()  # what the module is told before its options
+    device: str = "cpu"
 
     def start(self) -> None:
-        command = [sys.executable, "-m", self.module, "--listen", self.address, "--device", "cpu", *self.arguments]
+        options = ["--listen", self.address, "--device", self.device, *self.arguments]
+        command = [sys.executable, "-m", self.module, *self.words, *options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
