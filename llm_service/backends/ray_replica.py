@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from typing import Any
 
+from ray import serve
+
 from llm_service.config import ReplicaConfig
 from llm_service.job import Job, ReplicaInfo, TokenEvent
 from llm_service.replica.engines import MakeEngines
@@ -22,7 +24,9 @@ class LlmReplica:
         self._version = version
         self._calls: set[asyncio.Task[Any]] = set()
 
-    async def generate(self, job: Job) -> AsyncGenerator[TokenEvent, None]:
+    async def generate(self, job: Job) -> AsyncGenerator[str | TokenEvent, None]:
+        """Yield the replica's name at once, and then the tokens."""
+        yield serve.get_replica_context().replica_tag
         call = asyncio.current_task()
         assert call is not None
         self._calls.add(call)

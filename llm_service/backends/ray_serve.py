@@ -23,6 +23,7 @@ from llm_service.engines.token_buffer import TokenBuffer
 from llm_service.job import EngineUse, Job, ReplicaInfo, TokenEvent
 
 _log = logging.getLogger(__name__)
+_LOST = "the replica that served the call was lost"
 
 
 class RayServeBackend(Backend):
@@ -40,6 +41,7 @@ class RayServeBackend(Backend):
         # as the replicas can run.
         self._gate = FairGate(replicas * config.max_ongoing_requests)
         self._rate = ServiceRate()
+        self._reading: dict[str, set[TokenBuffer]] = {}  # of calls, by the name of their replica
         self._uses = ReplicaUses(application.name, DEPLOYMENT)
 
     @property
@@ -95,8 +97,14 @@ class RayServeBackend(Backend):
         # store, which costs six times the processor time here and twice as much in the replica.
         stream = handle.options(stream=True, method_name="generate", _by_reference=False).remote(job)
         try:
-            async for event in stream:
-                buffer.put(event)
+            replica: str = await anext(stream)
+            readers = self._reading.setdefault(replica, set())
+            readers.add(buffer)
+            try:
+                async for event in stream:
+                    buffer.put(event)
+            finally:
+                readers.discard(buffer)
         finally:
             stream.cancel()  # ends the job on its replica; has no effect after the last event
 
@@ -110,7 +118,13 @@ class RayServeBackend(Backend):
         return replicas
 
     async def uses(self) -> Mapping[str, EngineUse]:
-        return await self._uses.get()
+        before = set(self._reading)  # calls may reach a new replica after Ray has listed those that it knows
+        uses = await self._uses.get()
+        # A node that vanishes does not close its connections, and gRPC would notice after minutes. Ray knows sooner.
+        for replica in before - self._uses.replicas:
+            for buffer in self._reading.pop(replica):
+                buffer.put(UnavailableError(_LOST))
+        return uses
 
     def _connect(self) -> None:
         if ray.is_initialized():
@@ -126,7 +140,7 @@ class RayServeBackend(Backend):
         if isinstance(cause, BackPressureError):
             return OverloadedError("every replica is busy and the queue is full", self._rate.retry_after(1))
         if isinstance(cause, RayActorError | DeploymentUnavailableError):
-            return UnavailableError("the replica that served the call was lost")
+            return UnavailableError(_LOST)
         _log.error("a replica failed", exc_info=error)
         return InternalError("a replica failed; the service's log has the details")
 

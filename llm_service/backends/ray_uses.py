@@ -37,6 +37,11 @@ class ReplicaUses:
         self._actors: dict[str, Any] = {}  # by name; Ray has no types
         self._asked: dict[str, asyncio.Future[Any]] = {}
 
+    @property
+    def replicas(self) -> set[str]:
+        """The last parts of the names of all replicas that Ray knew the last time, whether they answered or not."""
+        return {name.removeprefix(self._prefix) for name in self._actors}
+
     async def get(self) -> Mapping[str, EngineUse]:
         """Memory use by the last part of the replica's name. Replicas that do not answer in a second are left out.
 
