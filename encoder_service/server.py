@@ -31,7 +31,7 @@ from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from encoder_service.llm.channel import LlmChannel
 from encoder_service.llm.client import LlmClient
-from encoder_service.llm.endpoints import LlmEndpoint, LlmEndpoints
+from encoder_service.llm.endpoint_selection import LlmEndpoint, LlmEndpoints
 from encoder_service.metrics import EncoderMetrics
 from encoder_service.pipeline.pipeline import EncoderPipeline
 

@@ -2,6 +2,7 @@
 
 import enum
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from visionsplit.command_line.configuration import Program
 from visionsplit.command_line.parser import (
     at_least,
+    json_object,
     member_of,
     not_negative,
     positive,
@@ -38,6 +40,13 @@ class BackendKind(enum.Enum):
     RAY = "ray"  # Ray Serve
 
 
+class EngineKind(enum.Enum):
+    """What decodes in a replica."""
+
+    TRANSFORMERS = "transformers"  # the transformers library's continuous batching, and the layerwise engine
+    VLLM = "vllm"  # vLLM, which is a separate set of dependencies
+
+
 def _caller_share() -> float:
     share_of_caller: float = _limits(
         0.75,
@@ -52,8 +61,18 @@ def _caller_share() -> float:
 class EngineConfig:
     """Sizes of a replica's decoding engine. `None` means: as fits the device, see `for_device`."""
 
+    kind: EngineKind = _engine(
+        EngineKind.TRANSFORMERS,
+        member_of(EngineKind),
+        "What decodes: transformers needs nothing more than the service, vllm needs the package's extra of this name "
+        "and is faster on GPUs.",
+        name="engine",
+    )
     page_size: int | None = _engine(
-        None, _one_or_more, "The number of tokens in a page of the KV cache.", absent="16 on the CPU, 256 on a GPU"
+        None,
+        _one_or_more,
+        "The number of tokens in a page of the KV cache.",
+        absent="16 on the CPU, 256 on a GPU; vLLM's choice with --engine vllm",
     )
     kv_tokens: int | None = _engine(
         None,
@@ -65,7 +84,7 @@ class EngineConfig:
         None,
         _one_or_more,
         "The most tokens in one step; longer prompts are read in several.",
-        absent="512 on the CPU, the transformers library's choice on a GPU",
+        absent="512 on the CPU, the transformers library's choice on a GPU; vLLM's choice with --engine vllm",
     )
     max_running: int = _engine(64, _one_or_more, "The most requests in one step.")
     caller_share: float = _caller_share()  # the limits have the same setting; see `max_running_of_caller`
@@ -79,7 +98,14 @@ class EngineConfig:
     memory_fraction: float = _engine(
         0.8,
         share,
-        "The share of the GPU memory left beside the weights that the KV cache takes, above 0 and at most 1.",
+        "The share of the GPU memory left beside the weights that the KV cache takes, above 0 and at most 1. With "
+        "--engine vllm, the share of all GPU memory that vLLM takes for the weights, the KV cache and its work.",
+    )
+    vllm_options: Mapping[str, object] | None = _engine(
+        None,
+        json_object,
+        'Arguments of vLLM\'s engine by their names there, such as {"tensor_parallel_size": 2}, with --engine vllm. '
+        "They override what follows from other settings.",
     )
     max_virtual_id: int = 2**31 - 1  # ids above the vocabulary stand for vision tokens; the engine's ids are int32
 
@@ -87,6 +113,8 @@ class EngineConfig:
         check(self)
         if not 0 < self.max_virtual_id < 2**31:
             raise ConfigError(f"max_virtual_id is {self.max_virtual_id}; 1 to {2**31 - 1} is possible")
+        if self.vllm_options and self.kind is not EngineKind.VLLM:
+            raise ConfigError("--vllm-options need --engine vllm")
 
     def for_device(self, device: "torch.device") -> "EngineConfig":
         """The sizes to use on a device: small on a CPU, so that start-up is quick; on a GPU the library's own."""

@@ -53,6 +53,7 @@ class ReplicaInfo:
     engine: str
     device: str
     context_length: int  # most tokens of prompt and answer together
+    takes_layers_apart: bool  # whether it can prune between layers, and keep tokens at their original positions
 
 
 @dataclass(frozen=True)
@@ -61,4 +62,4 @@ class EngineUse:
 
     slab_tokens_used: int  # rows held by images of running requests
     slab_tokens: int
-    kv_used_ratio: float  # in [0, 1], including blocks kept for reuse
+    kv_used_ratio: float  # in [0, 1]; with continuous batching including blocks kept for reuse

@@ -58,7 +58,7 @@ class LlmServer(ServiceServer):
             Accepted.by_checkpoint,
             checkpoint,
             config.limits,
-            context_length=replica.context_length,
+            replica,
             repetition_penalty=settings.repetition_penalty,
         )
         size = PromptSize(

@@ -13,8 +13,8 @@ cp proto/visionsplit/__init__.py "$folder/proto/visionsplit"
 cp scripts/locked.sh "$folder/scripts"
 
 "$uv" lock --quiet --resolution lowest-direct --directory "$folder"
-"$folder/scripts/locked.sh" --all-extras --all-groups >"$folder/locked.txt"
-torch=$("$uv" export --frozen --quiet --no-hashes --all-extras --directory "$folder" | sed -n 's/^\(torch==[^ ]*\).*/\1/p')
+"$folder/scripts/locked.sh" --all-extras --no-extra vllm --all-groups >"$folder/locked.txt"
+torch=$("$uv" export --frozen --quiet --no-hashes --all-extras --no-extra vllm --directory "$folder" | sed -n 's/^\(torch==[^ ]*\).*/\1/p')
 pip="$python -m pip --quiet --disable-pip-version-check"
 $pip install --no-deps --require-hashes --requirement "$folder/locked.txt"
 $pip install "$torch"

@@ -24,7 +24,7 @@ from visionsplit.serving.health import HealthService
 
 from encoder_service.llm.channel import LlmChannel
 from encoder_service.llm.client import LlmClient
-from encoder_service.llm.endpoints import LlmEndpoint, LlmEndpoints
+from encoder_service.llm.endpoint_selection import LlmEndpoint, LlmEndpoints
 from tests.relays import Relay
 from tests.unit.encoder.helpers import LLM_SERVICE_NAME, FakeLlm, running_llm
 

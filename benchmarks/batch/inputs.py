@@ -1,16 +1,18 @@
 """The images that are captioned, and the models."""
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
 from tests.checkpoints import tiny_checkpoint
 from training.dialogue.held_out import held_out
 from training.scenes.render import render
+from training.scenes.scene import Scene
 
 PROPORTIONED = "proportioned"
 TINY = "tiny"
 _TILE = 168  # pixels, of both models
-_IMAGE_TILE = 336  # pixels of the tiles for which images are drawn: like photographs, they are larger than necessary
+IMAGE_TILE = 336  # pixels of the tiles for which images are drawn: like photographs, they are larger than necessary
 _JPEG_QUALITY = 90
 # Width of the vision tower and depth of the language model are chosen so that, as in LLaVA-NeXT-7B, the prefill of an
 # image of 2 x 2 tiles has some 23 times the operations of the vision tower, a ninth of them in attention. 144 tokens
@@ -39,8 +41,15 @@ def write_images(folder: Path, numbers: Iterable[int]) -> Path:
     """Draw different scenes as JPEG files: wide, tall and square, 200 to 1,800 pixels. Returns the folder."""
     folder.mkdir(parents=True)
     for number in numbers:
-        render(held_out(number, _IMAGE_TILE).scene).save(folder / f"{number:05d}.jpg", quality=_JPEG_QUALITY)
+        (folder / f"{number:05d}.jpg").write_bytes(jpeg(held_out(number, IMAGE_TILE).scene))
     return folder
+
+
+def jpeg(scene: Scene) -> bytes:
+    """The scene as a JPEG file."""
+    buffer = io.BytesIO()
+    render(scene).save(buffer, format="JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()
 
 
 def checkpoint(name: str, folder: Path) -> Path:

@@ -53,7 +53,6 @@ class Loop:
         tower.register_forward_pre_hook(self._enter_tower)
         tower.register_forward_hook(self._leave_tower)
 
-    @torch.inference_mode()
     def run(self, paths: Sequence[Path], batch_size: int) -> LoopRun:
         """Caption all images in their order."""
         captions: dict[str, Caption] = {}
@@ -61,20 +60,18 @@ class Loop:
         started = time.perf_counter()
         for first in range(0, len(paths), batch_size):
             batch, began = paths[first : first + batch_size], time.perf_counter()
-            inputs = self._prepare(batch)
+            inputs = self.prepare(list(_read(batch)), [self._prompt] * len(batch))
             prepare_seconds += time.perf_counter() - began
-            output = self._model.generate(**inputs, max_new_tokens=self._max_new_tokens, do_sample=False)
-            answers = output[:, inputs["input_ids"].shape[1] :]  # [batch, new tokens]
-            texts = self._processor.batch_decode(answers, skip_special_tokens=True)
-            for path, text, answer in zip(batch, texts, answers.tolist(), strict=True):
-                captions[path.name] = Caption(text.strip(), self._length(answer))
+            for path, ids in zip(batch, self.answers(inputs, self._max_new_tokens), strict=True):
+                captions[path.name] = Caption(self.text(ids), len(ids))
         seconds = time.perf_counter() - started
         return LoopRun(batch_size, seconds, prepare_seconds, self._tower_seconds, captions)
 
-    def _prepare(self, paths: Sequence[Path]) -> Any:  # noqa: ANN401 - the library's BatchFeature, which has no types
+    def prepare(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:  # noqa: ANN401 - the library's BatchFeature, which has no types
+        """The model's inputs for one question about each image, padded on the left."""
         conversations = [
-            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": self._prompt}]}]
-            for image in _read(paths)
+            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
+            for image, prompt in zip(images, prompts, strict=True)
         ]
         return self._processor.apply_chat_template(
             conversations,
@@ -84,6 +81,19 @@ class Loop:
             return_tensors="pt",
             processor_kwargs={"padding": True},
         )
+
+    @torch.inference_mode()
+    def answers(self, inputs: Any, max_new_tokens: int, streamer: object | None = None) -> list[list[int]]:  # noqa: ANN401
+        """The ids of the answers to prepared inputs, the end of the sequence included.
+
+        `streamer` gets each step's tokens, the prompts first.
+        """
+        output = self._model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
+        answers = output[:, inputs["input_ids"].shape[1] :]  # [batch, new tokens]
+        return [ids[: self._length(ids)] for ids in answers.tolist()]
+
+    def text(self, answer: list[int]) -> str:
+        return str(self._processor.decode(answer, skip_special_tokens=True)).strip()
 
     def _length(self, answer: list[int]) -> int:
         """Tokens up to the first that ends the sequence; those after it are padding."""

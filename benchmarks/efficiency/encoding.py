@@ -31,7 +31,9 @@ class EncoderHalf:
         side, edge = vision.image_size // vision.patch_size, 2 * vision.image_size
         self.grid = TileGrid.for_image(edge, edge, rows=2, columns=2, side=side)
         shape = (self.grid.num_tiles, 3, vision.image_size, vision.image_size)
-        self._pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))  # [T, 3, H, W]
+        self._pixels = torch.randint(
+            0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )  # [T, 3, H, W]
 
     def encode(self, spec: Compression) -> EncodedTiles:
         """The image's kept tokens.

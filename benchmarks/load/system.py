@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,23 +37,33 @@ class Service:
     log: Path = field(default_factory=lambda: Path(tempfile.mkstemp(suffix=".log")[1]))
     words: tuple[str, ...] = ()  # what the module is told before its options
     device: str = "cpu"
+    python: str = sys.executable
+    environment: Mapping[str, str] = field(default_factory=lambda: {"OMP_NUM_THREADS": "1"})  # beside this process's
+    start_seconds: float = START_SECONDS  # until it must serve
 
     def start(self) -> None:
-        options = ["--listen", self.address, "--device", self.device, *self.arguments]
-        command = [sys.executable, "-m", self.module, *self.words, *options]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            self.process = subprocess.Popen(
+                self.command(), stdout=log, stderr=log, env={**os.environ, **self.environment}
+            )
+
+    def command(self) -> list[str]:
+        options = ["--listen", self.address, "--device", self.device, *self.arguments]
+        return [self.python, "-m", self.module, *self.words, *options]
+
+    def is_serving(self) -> bool:
+        with Client(self.address) as client:
+            return client.health(timeout=1)[self.address] is HealthStatus.SERVING
 
     def wait_until_serving(self) -> float:
-        """Start the service; return the seconds until it serves."""
+        """Wait for a service that was started; return the seconds until it serves."""
         started = time.monotonic()
-        with Client(self.address) as client:
-            while client.health(timeout=1)[self.address] is not HealthStatus.SERVING:
-                if self.process is None or self.process.poll() is not None:
-                    raise RuntimeError(f"{self.module} ended: {self.log.read_text()[-2000:]}")
-                if time.monotonic() - started > START_SECONDS:
-                    raise RuntimeError(f"{self.module} does not serve: {self.log.read_text()[-2000:]}")
-                time.sleep(0.05)
+        while not self.is_serving():
+            if self.process is None or self.process.poll() is not None:
+                raise RuntimeError(f"{self.module} ended: {self.log.read_text()[-2000:]}")
+            if time.monotonic() - started > self.start_seconds:
+                raise RuntimeError(f"{self.module} does not serve: {self.log.read_text()[-2000:]}")
+            time.sleep(0.05)
         return time.monotonic() - started
 
     def stop(self, number: int = signal.SIGTERM) -> int:

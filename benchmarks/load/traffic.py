@@ -6,8 +6,9 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,7 @@ from visionsplit_client import AsyncClient, Compression, Retries, Sampling, Text
 
 SIZES = [(300, 200), (640, 480), (200, 600), (800, 800), (336, 336)]
 PROMPT = "What is in the picture?"
+Ask = Coroutine[Any, Any, None]  # one request from its start to its only outcome
 
 
 @dataclass
@@ -92,12 +94,8 @@ class Traffic:
     async def open_loop(self, rate: float, seconds: float, outcomes: Outcomes | None = None) -> Outcomes:
         """Poisson arrivals: requests do not wait for earlier answers. `outcomes` may be observed meanwhile."""
         outcomes, started = outcomes or Outcomes(), time.monotonic()
-        tasks: set[asyncio.Task[None]] = set()
-        due = started
-        while (due := due + self._rng.expovariate(rate)) < started + seconds:
-            await asyncio.sleep(max(due - time.monotonic(), 0))
-            tasks.add(asyncio.create_task(self.ask(outcomes)))
-        await asyncio.gather(*tasks)
+        asks = (self.ask(outcomes) for _ in itertools.count())
+        await on_arrival(asks, arrivals(self._rng, rate, seconds))
         outcomes.seconds = time.monotonic() - started
         return outcomes
 
@@ -105,13 +103,39 @@ class Traffic:
         """Run a number of callers, each of which asks again when it has its answer."""
         outcomes, started = Outcomes(), time.monotonic()
 
-        async def call() -> None:
+        def asks() -> Iterator[Ask]:
             while time.monotonic() < started + seconds:
-                await self.ask(outcomes)
+                yield self.ask(outcomes)
 
-        await asyncio.gather(*(call() for _ in range(callers)))
+        await in_turns(asks(), callers)
         outcomes.seconds = time.monotonic() - started
         return outcomes
+
+
+def arrivals(rng: random.Random, rate: float, seconds: float) -> Iterator[float]:
+    """The moments of Poisson arrivals, `rate` a second, in seconds from the start."""
+    due = 0.0
+    while (due := due + rng.expovariate(rate)) < seconds:
+        yield due
+
+
+async def on_arrival(asks: Iterator[Ask], moments: Iterable[float]) -> None:
+    """An open loop: begin the next request at each moment, in seconds from now, and wait for all of them."""
+    started = time.monotonic()
+    async with asyncio.TaskGroup() as tasks:
+        for due in moments:
+            await asyncio.sleep(max(started + due - time.monotonic(), 0))
+            tasks.create_task(next(asks))
+
+
+async def in_turns(asks: Iterator[Ask], callers: int) -> None:
+    """A closed loop: each caller begins the next request when its last one has ended, until there are no more."""
+
+    async def call() -> None:
+        for ask in asks:
+            await ask
+
+    await asyncio.gather(*(call() for _ in range(callers)))
 
 
 def _jpeg(image: Image.Image) -> bytes:

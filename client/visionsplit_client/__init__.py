@@ -33,7 +33,7 @@ from visionsplit.options.layout import Layout
 from visionsplit.options.prefill import PositionIds, Pruning
 from visionsplit.options.sampling import Sampling
 from visionsplit.security.client import ClientSecurity
-from visionsplit.security.files import CredentialsError
+from visionsplit.security.reloaded_files import CredentialsError
 from visionsplit.security.tls import ClientTls
 from visionsplit.security.tokens import BearerToken
 from visionsplit.wire.tensors import TokenTensor

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import grpc
 from visionsplit.errors import DeadlineError, OverloadedError, UnavailableError, VisionSplitError
-from visionsplit.network.endpoints import Backoff, Rotation, growing_pause
+from visionsplit.network.endpoint_selection import Backoff, Rotation, growing_pause
 
 from visionsplit_client._errors import UnreachableError, call_error
 from visionsplit_client._settings import Retries

@@ -7,7 +7,7 @@ from visionsplit.serving.background_loop import BackgroundLoop
 
 from encoder_service.config import EncoderConfig
 from encoder_service.llm.client import LlmClient
-from encoder_service.llm.endpoints import LlmEndpoint, LlmEndpoints
+from encoder_service.llm.endpoint_selection import LlmEndpoint, LlmEndpoints
 from encoder_service.server import EncoderServer
 from llm_service.config import LlmConfig
 from llm_service.server import LlmServer

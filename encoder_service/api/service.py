@@ -32,7 +32,7 @@ from encoder_service.api.parts import to_parts
 from encoder_service.api.request import CheckedRequest, RequestChecker
 from encoder_service.config import EncoderConfig
 from encoder_service.llm.client import LlmCall, LlmClient
-from encoder_service.llm.endpoints import LlmEndpoints
+from encoder_service.llm.endpoint_selection import LlmEndpoints
 from encoder_service.llm.outbox import Outbox
 from encoder_service.llm.relay import relay
 from encoder_service.llm.replay import Part

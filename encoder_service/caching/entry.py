@@ -14,7 +14,7 @@ from visionsplit.wire.vision_tokens import Positions
 from encoder_service.caching.key import serves_smaller
 from encoder_service.compression import Composition
 from encoder_service.compression.geometry import canonical, geometry_of
-from encoder_service.compression.shares import pooled_tokens, share_out
+from encoder_service.compression.shares import measure, pooled_tokens, share_out
 from encoder_service.device.encoding import EncodedTiles
 
 _OVERHEAD = 2048  # bytes of an entry besides its arrays, roughly
@@ -78,8 +78,10 @@ class CachedTokens:
             return self._tiles(None, list(self.budgets), None if self.quotas is None else list(self.quotas))
         reference = composition.layout == "reference"
         geometry = geometry_of(canonical(self.grid), reference_layout=reference, device=device)
-        source = None if self.evidence is None else torch.from_numpy(self.evidence).to(device)
-        shares = share_out(composition, geometry, source)
+        measured: list[float] = []
+        if self.evidence is not None:
+            measured = measure(composition, geometry, torch.from_numpy(self.evidence).to(device)).tolist()
+        shares = share_out(composition, geometry, measured)
         if composition.quotas_only:
             return self._tiles(None, list(self.budgets), shares.tokens)
         if composition.budget.pooled:

@@ -1,6 +1,7 @@
 """Decides which vision tokens to keep: features and scores in, kept tokens out.
 
-`select` handles one image whose tiles are all encoded; `Plan` does the same tile by tile while the vision tower runs.
+`select` handles one image whose tiles are all encoded; `take_together` does the same batch by batch while the vision
+tower runs, for several images at once.
 """
 
 import torch
@@ -17,6 +18,8 @@ from encoder_service.compression.methods import METHODS, Choice, listed_methods,
 from encoder_service.compression.plan import KeptTokens, Plan
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
+from encoder_service.compression.selections.fused import fused_pick
+from encoder_service.compression.together import NextTiles, Taken, take, take_together
 
 __all__ = [
     "BUDGETS",
@@ -28,14 +31,24 @@ __all__ = [
     "Composition",
     "Kept",
     "KeptTokens",
+    "NextTiles",
     "Plan",
+    "Taken",
     "TileFeatures",
     "TowerOutput",
     "compose",
     "listed_methods",
     "listed_scores",
+    "prepare_device",
     "select",
+    "take",
+    "take_together",
 ]
+
+
+def prepare_device(device: torch.device) -> None:
+    """Compile the kernels that selections use on a device, so that no request waits for that."""
+    fused_pick(device)
 
 
 def select(encoded: TileFeatures, grid: TileGrid, compression: Compression) -> Kept:
@@ -55,7 +68,7 @@ def select(encoded: TileFeatures, grid: TileGrid, compression: Compression) -> K
     composition = compose(compression)
     _check_shapes(encoded, grid, composition)
     plan = Plan(composition, grid, encoded.features.device)
-    kept = plan.take(0, grid.num_tiles, encoded)
+    kept = take(plan, 0, grid.num_tiles, encoded)
     assert kept is not None, "an image was given whole"
     if not kept.sound:
         raise InternalError("the vision tower's scores are not finite")

@@ -6,7 +6,7 @@
     merging    how dropped tokens are merged into kept ones      mergings/
     method     a named combination of the four                   methods.py
 
-`Plan` (plan.py) runs a composition on one image, tile by tile; `select` (`__init__`) on all its tiles at once.
+`take_together` (together.py) runs compositions on the tiles of a batch; `select` (`__init__`) on one image.
 """
 
 from abc import ABC, abstractmethod
@@ -62,15 +62,24 @@ class Budget(Part):
     pooled: bool = False  # the tokens of all tiles compete for one budget, instead of one budget per tile
     adaptive: bool = False  # computes the ratio itself; requests give none
 
+    def measure(
+        self, source: torch.Tensor, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
+    ) -> torch.Tensor:
+        """The few numbers that decide the ratios, [n] float64 on the source's device; only called with a `source`.
+
+        Computed apart from the ratios, so that the numbers of all images of a batch are copied to the host together.
+
+        Args:
+            source: the thumbnail's [P], or with `whole_image` all tiles' [T, P], in raster order.
+            retention_ratio: None only for an adaptive budget.
+        """
+        raise NotImplementedError(f"budget {self.name!r} reads no output of the vision tower")
+
     @abstractmethod
     def ratios(
-        self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
+        self, measured: Sequence[float], geometry: Geometry, retention_ratio: float | None, parameters: Parameters
     ) -> list[float]:
-        """The share of its valid tokens that each tile keeps, thumbnail first.
-
-        `source` is the thumbnail's [P], or with `whole_image` all tiles' [T, P], in raster order, on any device. The
-        ratio is None only for an adaptive budget.
-        """
+        """The share of its valid tokens that each tile keeps, thumbnail first; `measured` is empty without a source."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,11 @@ class Picks:
     counts: Sequence[int]  # how many of each row's picks are kept, at most m
     extras: Sequence[int] | None = None  # how many of the kept ones, the last, are replaced by a merging's extra
     # tokens; None: the number in the candidates
+
+    def rows(self, first: int, stop: int) -> "Picks":
+        """The picks of rows [first, stop)."""
+        extras = None if self.extras is None else self.extras[first:stop]
+        return Picks(self.order[first:stop], self.counts[first:stop], extras)
 
 
 class Selection(Part):

@@ -1,6 +1,6 @@
 """The tokens from which a selection chooses."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,3 +44,28 @@ class Candidates:
             return values
         index = self.cells.reshape(*self.cells.shape, *[1] * (values.ndim - 2))  # [t, C, 1...]
         return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
+
+
+def stacked(parts: Sequence[Candidates], outputs: Collection[TowerOutput]) -> Candidates:
+    """The rows of several candidates of equal width, with some of the tower's outputs; one part stays as it is."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    return Candidates(
+        torch.cat([part.worth for part in parts]),
+        tuple(count for part in parts for count in part.counts),
+        _stacked_cells(parts),
+        torch.cat([part.tower_features for part in parts]),
+        {output: torch.cat([part.tower_outputs[output] for part in parts]) for output in outputs},
+        shares=tuple(share for part in parts for share in part.shares),
+        extras=tuple(extra for part in parts for extra in part.extras),
+        worth_is_weight=first.worth_is_weight,
+        adaptive=first.adaptive,
+    )
+
+
+def _stacked_cells(parts: Sequence[Candidates]) -> torch.Tensor | None:
+    if all(part.cells is None for part in parts):
+        return None
+    columns = torch.arange(parts[0].worth.shape[1], device=parts[0].worth.device)  # [C]
+    return torch.cat([columns.expand_as(part.worth) if part.cells is None else part.cells for part in parts])

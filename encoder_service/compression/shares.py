@@ -19,20 +19,25 @@ class Shares:
     tokens: list[int]  # the same in whole tokens, without those that a merging adds; not valid for a pooled budget
 
 
-def share_out(composition: Composition, geometry: Geometry, source: torch.Tensor | None) -> Shares:
+def measure(composition: Composition, geometry: Geometry, source: torch.Tensor) -> torch.Tensor:
+    """What `share_out` needs of the budget's source, [n] float64: [P] or, with `whole_image`, [T, P]."""
+    return composition.budget.measure(source, geometry, composition.retention_ratio, composition.parameters)
+
+
+def share_out(composition: Composition, geometry: Geometry, measured: Sequence[float]) -> Shares:
     """Compute each tile's share with the composition's budget. The composition's ratio must not be 1.
 
     Args:
         composition: the requested composition.
         geometry: how the image was cut.
-        source: the input of the budget, [P] or, with `whole_image`, [T, P]; None if it needs none.
+        measured: the result of `measure`; empty if the budget needs no source.
 
     Raises:
         InvalidCompressionError: no token would be kept.
         InternalError: the source is not finite.
     """
     budget, counts = composition.budget, geometry.counts
-    ratios = budget.ratios(source, geometry, composition.retention_ratio, composition.parameters)
+    ratios = budget.ratios(measured, geometry, composition.retention_ratio, composition.parameters)
     if not all(map(math.isfinite, ratios)):
         raise InternalError("the vision tower's scores are not finite")
     tokens = [int(count * share) for count, share in zip(counts, ratios, strict=True)]

@@ -1,6 +1,6 @@
 """Runs one batch of tiles on the device: vision tower, scores, selection, packing, and one copy to the host.
 
-Tiles of different images share the forward pass; from the scores on, each image goes its own way.
+Tiles of different images share the forward pass, and equal methods' choices of tokens.
 """
 
 import time
@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from visionsplit.errors import VisionSplitError
 
-from encoder_service.compression import Plan, TileFeatures, TowerOutput
+from encoder_service.compression import (
+    KeptTokens,
+    NextTiles,
+    Plan,
+    TileFeatures,
+    TowerOutput,
+    prepare_device,
+    take_together,
+)
 from encoder_service.device.encoding import EncodedTiles, EncodeRequest, ImageEncoding, SpanResult, TileSpan
 from encoder_service.device.packing import PackedTokens, pack, to_host, to_token_tensor
 from encoder_service.device.text_tower import TextTower
@@ -52,6 +60,7 @@ class BatchEncoder:
         self._tower = tower
         self._text_tower = text_tower
         self._on_batch = on_batch
+        prepare_device(tower.device)
 
     def encode_image(self, request: EncodeRequest) -> EncodedTiles:
         """Encode all tiles of one image in one batch.
@@ -80,16 +89,14 @@ class BatchEncoder:
         started = time.monotonic()
         needs = (span.encoding.request.composition.needs for span in spans)
         encoded = self._tower(self._upload(spans), frozenset[TowerOutput]().union(*needs) - _FROM_TEXT)
-        choices: list[_Chosen | VisionSplitError | None] = []
-        slot = 0
         choosing = time.monotonic()
+        tiles, slot = [], 0
         for span in spans:
             stop = slot + span.stop - span.first
-            try:
-                choices.append(self._choose(span, encoded.tiles(slot, stop)))
-            except VisionSplitError as error:
-                choices.append(error)
+            tiles.append(self._tiles(span, encoded.tiles(slot, stop)))
             slot = stop
+        taken = zip(spans, take_together(tiles), strict=True)
+        choices = [self._packed(span, one) if isinstance(one, KeptTokens) else one for span, one in taken]
         choosing = time.monotonic() - choosing
         collected = iter(self._collect([choice for choice in choices if isinstance(choice, _Chosen)], started))
         results = [next(collected) if isinstance(choice, _Chosen) else choice for choice in choices]
@@ -102,15 +109,16 @@ class BatchEncoder:
         return results
 
     def _upload(self, spans: Sequence[TileSpan]) -> torch.Tensor:
-        """The batch's pixels on the device, [B, 3, H, W]."""
+        """The batch's pixels on the device, [B, 3, H, W] uint8."""
         parts = [span.encoding.request.image.pixels[span.first : span.stop] for span in spans]
-        pixels = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self._tower.device.type != "cuda":
-            return pixels
-        return pixels.pin_memory().to(self._tower.device, non_blocking=True)
+            return torch.cat(parts)
+        shape = (sum(map(len, parts)), *parts[0].shape[1:])
+        pinned = torch.cat(parts, out=torch.empty(shape, dtype=parts[0].dtype, pin_memory=True))
+        return pinned.to(self._tower.device, non_blocking=True)
 
-    def _choose(self, span: TileSpan, encoded: TileFeatures) -> _Chosen | None:
-        """Score, select and pack one span; None while the image's tokens wait for the rest of the image."""
+    def _tiles(self, span: TileSpan, encoded: TileFeatures) -> NextTiles:
+        """A span's tiles with everything that its image's composition reads."""
         encoding, request = span.encoding, span.encoding.request
         if encoding.plan is None:
             encoding.plan = Plan(request.composition, request.image.grid, self._tower.device)
@@ -118,12 +126,14 @@ class BatchEncoder:
             assert self._text_tower is not None, "who embedded the text?"
             relevance = self._text_tower.relevance(encoded.features, request.text)  # [t, P]
             encoded = TileFeatures(encoded.features, {**encoded.outputs, TowerOutput.TEXT_RELEVANCE: relevance})
-        kept = encoding.plan.take(span.first, span.stop, encoded)
-        if kept is None:
-            return None
-        evidence = encoding.plan.evidence if span.first == 0 else None
-        packed = pack(kept.features, request.data_type, kept.sound)
-        return _Chosen(span, encoding.plan, kept.numbers, packed, evidence, kept.ranks)
+        return NextTiles(encoding.plan, span.first, span.stop, encoded)
+
+    def _packed(self, span: TileSpan, kept: KeptTokens) -> _Chosen:
+        """The span's kept tokens in wire format, still on the device."""
+        plan = span.encoding.plan
+        assert plan is not None, "the tokens are the plan's"
+        packed = pack(kept.features, span.encoding.request.data_type, kept.sound)
+        return _Chosen(span, plan, kept.numbers, packed, plan.evidence if span.first == 0 else None, kept.ranks)
 
     def _collect(self, chosen: list[_Chosen], started: float) -> list[SpanResult]:
         """Copy the tokens of all spans to the host together; the results are in the order of the spans."""

@@ -22,7 +22,7 @@ from encoder_service.compression import Composition, Plan
 class PreparedImage:
     """An image cut into tiles. Compared by identity."""
 
-    pixels: torch.Tensor  # [T, 3, H, W] float32, CPU; [0] once they have been released
+    pixels: torch.Tensor  # [T, 3, H, W] uint8, CPU; [0] once they have been released
     grid: TileGrid
     preprocess_seconds: float = 0.0  # time for decoding and cutting
 

@@ -9,6 +9,8 @@ from visionsplit.model.dtypes import TORCH_TYPES
 from visionsplit.options.data_types import DataType
 from visionsplit.wire.tensors import TokenTensor
 
+from encoder_service.compression.features import all_finite
+
 # The format to suggest to a caller whose features overflow another one.
 _WIDER = {DataType.FLOAT16: "bfloat16 or float32", DataType.BFLOAT16: "float32"}
 
@@ -36,7 +38,7 @@ def pack(features: torch.Tensor, data_type: DataType, sound: torch.Tensor | None
 
     INT8 is symmetric per token: scale = max |x| / 127, element = round(x / scale), to even on a tie.
     """
-    finite = torch.isfinite(features).all()
+    finite = all_finite(features)
     finite = finite if sound is None else finite & sound
     if data_type is not DataType.INT8:
         return PackedTokens(data_type, features.to(TORCH_TYPES[data_type]), finite)
@@ -67,7 +69,7 @@ def to_token_tensor(packed: PackedTokens) -> TokenTensor:
     """
     if not packed.finite:
         raise InternalError("the vision tower's features or scores are not finite")
-    if packed.scales is None and not torch.isfinite(packed.elements).all():
+    if packed.scales is None and not all_finite(packed.elements):
         data_type = packed.data_type
         raise InvalidRequestError(f"the image's features do not fit {data_type.value}; ask for {_WIDER[data_type]}")
     rows, columns = packed.elements.shape

@@ -12,6 +12,7 @@ from visionsplit.model.checkpoint import Checkpoint, feature_layers
 
 from encoder_service.compression.features import TileFeatures, TowerOutput
 from encoder_service.device.cls_attention import ClsScoreHead, cls_attention, patch_keys
+from encoder_service.device.sample_levels import SampleLevels
 
 
 class VisionTower(nn.Module):
@@ -30,6 +31,7 @@ class VisionTower(nn.Module):
         self._feature_layer = max(*self.feature_layers, 1)
         self._score_layer = vision.num_hidden_layers - 1  # the scores read the hidden state of this index
         with torch.device("meta"):
+            self.levels = SampleLevels()
             self.embeddings = CLIPVisionEmbeddings(vision)
             self.pre_layrnorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
             depth = max(*self.feature_layers, self._score_layer)
@@ -51,12 +53,19 @@ class VisionTower(nn.Module):
         tower = cls(checkpoint.config, dtype=dtype, device=device)
         last_layer = f"vision_tower.encoder.layers.{tower._score_layer}."
         checkpoint.load_into(tower, lambda name: _tensor_name(name, last_layer))
+        tower.levels.fill(checkpoint.image_processor())
         return tower.eval().requires_grad_(False)
 
     @torch.inference_mode()
     def forward(self, tiles: torch.Tensor, wanted: frozenset[TowerOutput]) -> TileFeatures:
-        """Encode tiles [B, 3, H, W]; `wanted` names the outputs that compressions need besides the features."""
-        states = {0: self.pre_layrnorm(self.embeddings(tiles.to(self.dtype)))}  # [B, 1 + P, D]
+        """Encode tiles.
+
+        Args:
+            tiles: [B, 3, H, W], 8-bit samples as the tiler cuts them, or floats that are normalised already.
+            wanted: the outputs that compressions need besides the features.
+        """
+        pixels = self.levels(tiles) if tiles.dtype is torch.uint8 else tiles.to(self.dtype)
+        states = {0: self.pre_layrnorm(self.embeddings(pixels))}  # [B, 1 + P, D]
         depth = max(*self.feature_layers, self._score_layer if wanted else 0)
         state = states[0]
         for index, layer in enumerate(self.layers[:depth], start=1):

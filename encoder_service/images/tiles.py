@@ -1,14 +1,16 @@
-"""Cuts an RGB image into a thumbnail and crops, normalised by Hugging Face's image processor.
+"""Cuts an RGB image into a thumbnail and crops of 8-bit samples, as Hugging Face's image processor does.
 
-The processor converts the whole image to arrays before it resizes, which takes several times the image's memory. So
-Pillow resizes here, with the processor's own algorithm, and the processor receives images of their final sizes, which
-it does not resize. The tiles are bit-identical to the processor's own.
+The processor converts the whole image to arrays of floats before it resizes, which takes several times the image's
+memory, and resizes and normalises a second thumbnail. So Pillow resizes here, with the processor's own algorithm, and
+the vision tower normalises on its device (`encoder_service/device/sample_levels.py`). The pixels are bit-identical to
+the processor's.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from transformers import LlavaNextImageProcessorPil
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
@@ -22,7 +24,7 @@ from visionsplit.model.checkpoint import Checkpoint
 class Tiles:
     """One image's tiles, thumbnail first."""
 
-    pixels: torch.Tensor  # [T, 3, H, W] float32, CPU
+    pixels: torch.Tensor  # [T, 3, H, W] uint8, CPU
     grid: TileGrid
 
 
@@ -74,28 +76,22 @@ class Tiler:
             rule=rule,
         )
         try:
-            pixels = self._pixels(image, (grid_height, grid_width))  # [T, 3, H, W]
+            pixels = self._pixels(image, (grid_height, grid_width))
         except (ValueError, MemoryError) as error:
             raise InvalidImageError(f"an image of {width} x {height} pixels cannot be cut into tiles") from error
-        expected = (grid.num_tiles, 3, self.tile_pixels, self.tile_pixels)
-        if tuple(pixels.shape) != expected:
-            raise InvalidImageError(
-                f"an image of {width} x {height} pixels was cut into tiles of shape {list(pixels.shape)}, "
-                f"not {list(expected)}"
-            )
-        return Tiles(pixels.to(torch.float32), grid)
+        return Tiles(torch.from_numpy(pixels), grid)
 
-    def _pixels(self, image: Image.Image, canvas: tuple[int, int]) -> torch.Tensor:
-        """Resize and normalise, [T, 3, H, W], thumbnail first; `canvas` is (height, width) of all crops together."""
-        resample = Image.Resampling(self._processor.resample)
-        size = self._processor.size
-        edge = size.shortest_edge
-        thumbnail = image.resize((edge, edge) if edge else (size.width, size.height), resample)
+    def _pixels(self, image: Image.Image, canvas: tuple[int, int]) -> NDArray[np.uint8]:
+        """Resize and cut, [T, 3, H, W], thumbnail first; `canvas` is (height, width) of all crops together."""
+        tile, resample = self.tile_pixels, Image.Resampling(self._processor.resample)
+        rows, columns = canvas[0] // tile, canvas[1] // tile
+        tiles = np.empty((1 + rows * columns, 3, tile, tile), np.uint8)
+        tiles[0] = np.asarray(image.resize((tile, tile), resample)).transpose(2, 0, 1)
         shape = np.broadcast_to(np.uint8(0), (3, image.height, image.width))  # of the image, without its pixels
         height, width = get_patch_output_size(shape, canvas, ChannelDimension.FIRST)
-        fitted = image.resize((width, height), resample)
-        parts = [
-            self._processor(part, image_grid_pinpoints=[list(pinpoint)], return_tensors="pt")["pixel_values"][0]
-            for part, pinpoint in ((thumbnail, (self.tile_pixels, self.tile_pixels)), (fitted, canvas))
-        ]
-        return torch.cat([parts[0][:1], parts[1][1:]])
+        top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
+        padded = np.zeros((*canvas, 3), np.uint8)
+        padded[top : top + height, left : left + width] = np.asarray(image.resize((width, height), resample))
+        crops = padded.reshape(rows, tile, columns, tile, 3).transpose(0, 2, 4, 1, 3)  # [rows, columns, 3, H, W]
+        tiles[1:].reshape(rows, columns, 3, tile, tile)[:] = crops
+        return tiles

@@ -10,7 +10,7 @@ from visionsplit.network.addresses import host_of
 from visionsplit.network.proxies import grpc_proxy
 from visionsplit.network.transport import channel_options
 from visionsplit.security.client import ClientSecurity
-from visionsplit.security.files import ReloadingFiles
+from visionsplit.security.reloaded_files import ReloadingFiles
 from visionsplit.v1 import llm_service_pb2_grpc
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from visionsplit.telemetry.tracing import stage
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, llm_service_pb2, vision_tokens_pb2
 
 from encoder_service.llm.client import LlmCall, LlmClient
-from encoder_service.llm.endpoints import LlmEndpoint, LlmEndpoints
+from encoder_service.llm.endpoint_selection import LlmEndpoint, LlmEndpoints
 from encoder_service.llm.outbox import Outbox
 from encoder_service.llm.replay import Part, Upload
 

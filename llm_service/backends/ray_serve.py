@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import ray
@@ -19,7 +21,7 @@ from llm_service.backends.ray_logging import quiet_ray
 from llm_service.backends.ray_replica import DEPLOYMENT
 from llm_service.backends.ray_uses import ReplicaUses
 from llm_service.config import RayConfig
-from llm_service.engines.token_buffer import TokenBuffer
+from llm_service.engines.token_buffer import TokenBuffer, read_ahead
 from llm_service.job import EngineUse, Job, ReplicaInfo, TokenEvent
 
 _log = logging.getLogger(__name__)
@@ -72,15 +74,10 @@ class RayServeBackend(Backend):
     async def generate(self, job: Job) -> AsyncGenerator[TokenEvent, None]:
         if self._handle is None:
             raise UnavailableError("the service is not running")
-        buffer = TokenBuffer()
-        reading = asyncio.create_task(self._read(self._handle, job, buffer))
-        try:
-            async for event in buffer.events():
+        # At its end the stream has been cancelled and the place in the gate been returned.
+        async with aclosing(read_ahead(partial(self._read, self._handle, job))) as events:
+            async for event in events:
                 yield event
-        finally:
-            # Wait for the end: only then has the stream been cancelled and the place in the gate been returned.
-            reading.cancel()
-            await asyncio.wait({reading})
 
     async def _read(self, handle: Any, job: Job, buffer: TokenBuffer) -> None:  # noqa: ANN401 - Ray has no types
         """Read one job's events from Ray Serve at their own pace, so that a slow caller keeps no replica's place."""

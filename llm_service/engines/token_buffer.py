@@ -1,13 +1,17 @@
 """A buffer between an engine and one call's reader."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from visionsplit.errors import VisionSplitError
 
 from llm_service.job import TokenEvent
+
+_log = logging.getLogger(__name__)
 
 
 class TokenBuffer:
@@ -27,7 +31,7 @@ class TokenBuffer:
 
     def put(self, event: TokenEvent | VisionSplitError) -> None:
         if isinstance(event, VisionSplitError):
-            self._error = event
+            self._error = self._error or event  # the first one says why
         else:
             self._first = self._first or event
             self._token_ids += event.token_ids
@@ -68,3 +72,32 @@ class TokenBuffer:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause_seconds):
                         await self._ended.wait()
+
+
+async def read_ahead(
+    fill: Callable[[TokenBuffer], Coroutine[Any, Any, None]], pause_seconds: float = 0.0
+) -> AsyncGenerator[TokenEvent, None]:
+    """Yield a buffer's events while a task fills it at the engine's pace, so that a slow reader holds no place.
+
+    Closing the generator cancels the task and waits for its end: only then has what it held been returned.
+
+    Args:
+        fill: puts events into the buffer, up to a finished one or an error.
+        pause_seconds: see `TokenBuffer.events`.
+    """
+    buffer = TokenBuffer()
+    filling = asyncio.create_task(fill(buffer))
+    try:
+        async for event in buffer.events(pause_seconds):
+            yield event
+    finally:
+        filling.cancel()
+        await asyncio.wait({filling})
+
+
+def post(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    """Run a callback on an event loop, from any thread. If the loop has closed, its requests have no reader left."""
+    try:
+        loop.call_soon_threadsafe(callback)
+    except RuntimeError:
+        _log.debug("an event loop closed before its requests ended")

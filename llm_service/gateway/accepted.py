@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from visionsplit.model.checkpoint import Checkpoint, feature_layers
 
 from llm_service.config import Limits
-from llm_service.job import LAYERWISE_MODELS
+from llm_service.job import ReplicaInfo
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,12 @@ class Accepted:
     num_layers: int  # of the language model
     limits: Limits
     default_repetition_penalty: float
-
-    @property
-    def takes_layers_apart(self) -> bool:
-        """Whether replicas can prune between layers, and keep tokens at their original positions."""
-        return self.model_type in LAYERWISE_MODELS
+    engine: str  # the replicas' engine
+    takes_layers_apart: bool  # whether replicas can prune between layers, and keep tokens at their original positions
 
     @classmethod
     def by_checkpoint(
-        cls, checkpoint: Checkpoint, limits: Limits, *, context_length: int, repetition_penalty: float
+        cls, checkpoint: Checkpoint, limits: Limits, replica: ReplicaInfo, *, repetition_penalty: float
     ) -> "Accepted":
         """Read the checkpoint; hashes the vision tower's weights."""
         config = checkpoint.config
@@ -40,10 +37,12 @@ class Accepted:
             encoder_fingerprint=checkpoint.encoder_fingerprint(),
             side=tile // config.vision_config.patch_size,
             crop_grids=frozenset((height // tile, width // tile) for height, width in config.image_grid_pinpoints),
-            context_length=context_length,
+            context_length=replica.context_length,
             max_places=config.text_config.max_position_embeddings,
             model_type=config.text_config.model_type,
             num_layers=config.text_config.num_hidden_layers,
             limits=limits,
             default_repetition_penalty=repetition_penalty,
+            engine=replica.engine,
+            takes_layers_apart=replica.takes_layers_apart,
         )

@@ -41,10 +41,7 @@ class CheckedPrefill:
             )
         checked = cls(asked.pruning, pruning, asked.position_ids)
         if checked.layer_by_layer and not accepted.takes_layers_apart:
-            raise InvalidRequestError(
-                f"pruning and original position ids need a language model of type {', '.join(LAYERWISE_MODELS)}; "
-                f"this one is {accepted.model_type}"
-            )
+            raise InvalidRequestError(_why_not(accepted))
         return checked
 
     @property
@@ -75,3 +72,16 @@ class CheckedPrefill:
         if len(images) > 1:
             return self
         return replace(self, pruning=compose(self.asked, self.pruning.num_layers, quotas=quotas is not None))
+
+
+def _why_not(accepted: Accepted) -> str:
+    """Why the service can neither prune between layers nor keep original position ids."""
+    if accepted.model_type not in LAYERWISE_MODELS:
+        return (
+            f"pruning and original position ids need a language model of type {', '.join(LAYERWISE_MODELS)}; "
+            f"this one is {accepted.model_type}"
+        )
+    return (
+        f"pruning and original position ids need a service that was started with --engine transformers; this one "
+        f"decodes with {accepted.engine}, which runs all layers as one"
+    )

@@ -30,6 +30,7 @@ class Replica:
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
+            ConfigError: the engine is not installed, or refuses a setting.
         """
         checkpoint = Checkpoint(config.model, revision=config.revision)
         device = resolve_device(config.device)
@@ -41,7 +42,12 @@ class Replica:
         if self._layerwise is not None:
             self._layerwise.start()  # after the main engine, which sizes its cache by the free memory it finds
         self._tracing = Tracing("visionsplit-llm-replica", config.otlp_endpoint)
-        self.info = ReplicaInfo(self._engine.name, str(device), self._engine.context_length)
+        self.info = ReplicaInfo(
+            self._engine.name,
+            str(device),
+            self._engine.context_length,
+            takes_layers_apart=self._layerwise is not None,
+        )
 
     def stop(self) -> None:
         """End running jobs with UnavailableError and release all memory. Blocks."""
@@ -73,7 +79,7 @@ class Replica:
     def _engine_for(self, job: Job) -> Engine:
         if not job.layer_by_layer:
             return self._engine
-        assert self._layerwise is not None, "the gateway refuses such requests for other models"
+        assert self._layerwise is not None, "the gateway refuses such requests where there is no such engine"
         return self._layerwise
 
     def _prepare(self, job: Job) -> EngineRequest:

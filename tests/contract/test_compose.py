@@ -11,11 +11,13 @@ import yaml
 
 from encoder_service.config import PROGRAM as ENCODER
 from llm_service.config import PROGRAM as LLM
+from llm_service.config import EngineKind
 from tests.conftest import ROOT
 from tests.contract.test_lock import locked
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
+VLLM = yaml.safe_load((ROOT / "docker-compose.vllm.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if "build" in service]
 DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
@@ -103,7 +105,7 @@ def test_the_proxy_listens_and_answers_where_compose_expects():
     assert "server encoder:50051 " in configuration
 
 
-@pytest.mark.parametrize("target", ["encoder", "llm", "models"])
+@pytest.mark.parametrize("target", ["encoder", "llm", "models", "llm-vllm"])
 def test_images_run_as_a_user_without_privileges(target):
     stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
     user = re.findall(r"^USER (\S+)$", stage, re.MULTILINE)[-1]
@@ -184,6 +186,17 @@ def test_the_gpu_file_only_adds_to_services_that_are_there():
         assert device["capabilities"] == ["gpu"]
 
 
+def test_the_vllm_file_changes_all_of_ray_alike():
+    """Ray's processes need the same versions of everything, so the gateway has the replicas' image."""
+    assert set(VLLM["services"]) == {"ray-head", "llm-worker", "llm-gateway"}
+    for service in VLLM["services"].values():
+        assert service["build"] == {"target": "llm-vllm"}
+        assert resolved(service["image"]) == "visionsplit-llm:vllm"
+    stage = DOCKERFILE.split(" AS llm-vllm\n")[1].split("\nFROM ")[0]
+    assert "VISIONSPLIT_LLM_ENGINE=vllm" in stage
+    assert LLM.read(["--model", "m"], {"VISIONSPLIT_LLM_ENGINE": "vllm"}).engine.kind is EngineKind.VLLM
+
+
 @pytest.mark.parametrize(("service", "job"), [("encoder", 0), ("llm-gateway", 1)])
 def test_prometheus_asks_where_services_serve_metrics(service, job):
     scrape = yaml.safe_load((ROOT / "deploy" / "observability" / "prometheus.yml").read_text())["scrape_configs"][job]
@@ -193,15 +206,17 @@ def test_prometheus_asks_where_services_serve_metrics(service, job):
     assert set(SERVICES[service]["networks"]) & set(SERVICES["prometheus"]["networks"])
 
 
-@pytest.mark.parametrize("extras", [["encoder"], ["encoder", "llm"]])
+@pytest.mark.parametrize("extras", [["encoder"], ["encoder", "llm"], ["vllm"]])
 def test_the_dependency_lists_hold_what_the_project_requires(extras):
     lines = locked(*(f"--extra={extra}" for extra in extras)).splitlines()
     listed = [line.split("==")[0] for line in lines if "==" in line]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {re.split("[<>=[]", requirement)[0] for requirement in project["dependencies"]} <= set(listed)
     assert "transformers" in listed
-    assert ("ray" in listed) is ("llm" in extras)
+    assert ("ray" in listed) is (extras != ["encoder"])
+    assert ("vllm" in listed) is ("vllm" in extras)
     assert not {"visionsplit", "pytest", "mypy", "matplotlib"} & set(listed)
     # Its build is chosen by TORCH_INDEX_URL, so it is a step of its own, and brings the GPU libraries that it needs.
-    assert not [name for name in listed if name.startswith(("torch", "nvidia", "triton"))]
+    others = () if "vllm" in extras else ("torch", "nvidia", "triton")  # vLLM requires some by itself
+    assert not [name for name in listed if name == "torch" or name.startswith(others)]
     assert re.search(r"--constraint constraints.txt \\\n.* torch$", DOCKERFILE, re.MULTILINE)

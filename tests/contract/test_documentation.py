@@ -11,12 +11,12 @@ from tests.contract.test_help import PARSERS
 _PATTERNS = ("*.md", "docs/**/*.md", "deploy/*/README.md", "models/*/README.md")
 PAGES = sorted(path for pattern in _PATTERNS for path in ROOT.glob(pattern))
 # docs/glossary.md has the words to write instead. "is no longer" and "is no more than" are plain English.
-_DIALECT = re.compile(
+DIALECT = re.compile(
     r"\b(nobody|anew|whoever|of its own|of their own|of theirs|so many|told of|counted through|by lot|pictures?"
     r"|is no(?! longer\b| more\b| less\b))\b",
     re.IGNORECASE,
 )
-_LONGEST = 125  # characters of a line of prose; tables and links may be longer
+LONGEST = 125  # characters of a line of prose; tables and links may be longer
 
 
 def prose(text: str) -> str:
@@ -68,14 +68,14 @@ def test_the_words_are_plain(page: Path) -> None:
     found = [
         f"line {number}: {word[0]!r}"
         for number, line in enumerate(text.splitlines(), start=1)
-        for word in _DIALECT.finditer(line)
+        for word in DIALECT.finditer(line)
     ]
     assert found == []
 
 
 @pytest.mark.parametrize("program", PARSERS)
 def test_the_words_of_a_help_text_are_plain(program: str) -> None:
-    assert [word[0] for word in _DIALECT.finditer(PARSERS[program].format_help())] == []
+    assert [word[0] for word in DIALECT.finditer(PARSERS[program].format_help())] == []
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_words_of_a_help_text_are_plain(program: str) -> None:
 )
 def test_a_line_of_prose_can_be_read_in_a_terminal(page: Path) -> None:
     lines = prose(page.read_text()).splitlines()
-    long = [f"line {n}" for n, line in enumerate(lines, start=1) if len(line.rstrip()) > _LONGEST and line[0] != "|"]
+    long = [f"line {n}" for n, line in enumerate(lines, start=1) if len(line.rstrip()) > LONGEST and line[0] != "|"]
     assert long == []
 
 

@@ -46,7 +46,18 @@ def test_a_workflow_has_few_rights_and_an_end(path):
 def test_ci_runs_what_the_project_promises():
     (path,) = (path for path in WORKFLOWS if path.stem == "ci")
     run = " ".join(step.get("run", "") for step in steps(path))
-    for target in ("types", "lint", "protocol", "tests", "test-proxy", "test-wheel", "test-lowest", "breaking", "docs"):
+    for target in (
+        "types",
+        "lint",
+        "protocol",
+        "tests",
+        "test-proxy",
+        "test-wheel",
+        "test-lowest",
+        "test-vllm",
+        "breaking",
+        "docs",
+    ):
         assert re.search(rf"\bmake (?:[a-z-]+ )*{target}\b", run), target
     versions = read(path)["jobs"]["tests"]["strategy"]["matrix"]["python"]
     classifiers = PYPROJECT["project"]["classifiers"]

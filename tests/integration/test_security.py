@@ -18,7 +18,7 @@ from visionsplit.errors import (
     VisionSplitError,
 )
 from visionsplit.network.transport import channel_options
-from visionsplit.security.files import CredentialsError
+from visionsplit.security.reloaded_files import CredentialsError
 from visionsplit.security.server import ServerSecurity
 from visionsplit.security.tls import ServerTls
 from visionsplit.v1 import encoder_service_pb2, llm_service_pb2

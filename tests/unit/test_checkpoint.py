@@ -135,6 +135,7 @@ def edit_processor(folder: Path, **changes: object) -> None:
         (edit_config, {"vision_config": {"model_type": "siglip_vision_model"}}, "the vision tower is 'siglip"),
         (edit_config, {"image_grid_pinpoints": [[112, 112]]}, "image_grid_pinpoints differ from the model's"),
         (edit_processor, {"crop_size": {"height": 70, "width": 70}}, "makes tiles of 70 x 70 pixels; .* takes 56 x 56"),
+        (edit_processor, {"size": {"shortest_edge": 70}}, "resizes tiles to 70 x 70 pixels; .* takes 56 x 56"),
     ],
 )
 async def test_neither_service_starts_with_a_vision_half_that_the_encoder_cannot_serve(

@@ -24,7 +24,7 @@ class TiledImage:
     """One image, cut into T tiles."""
 
     number: int  # in the held-out set
-    pixels: NDArray[np.float32]  # [T, 3, H, W]
+    pixels: NDArray[np.uint8]  # [T, 3, H, W]
     grid: TileGrid  # by Hugging Face's padding rule
 
     def grid_by(self, rule: UnpadRule) -> TileGrid:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, Generic
 
 from visionsplit_batch.job.parts import Part
-from visionsplit_batch.job.run_folder import RunFolder
+from visionsplit_batch.job.saved_progress import RunFolder
 from visionsplit_batch.rows.part_state import FailedRow, PartState
 from visionsplit_batch.rows.rows import Failure, Outcome
 from visionsplit_batch.sinks import Item, Sink

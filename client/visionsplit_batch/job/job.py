@@ -10,7 +10,7 @@ from typing import Generic
 from visionsplit_batch.errors import RefusedRunError, TooManyFailuresError
 from visionsplit_batch.job.assembly import Assembly
 from visionsplit_batch.job.parts import ROWS_PER_PART, Part, cut
-from visionsplit_batch.job.run_folder import RunFolder
+from visionsplit_batch.job.saved_progress import RunFolder
 from visionsplit_batch.rows.part_state import PartState, RunTotals
 from visionsplit_batch.rows.rows import Failure, Outcome, Slice, Source
 from visionsplit_batch.runners import Runner

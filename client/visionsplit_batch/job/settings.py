@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from visionsplit_batch.job.run_folder import fingerprint
+from visionsplit_batch.job.saved_progress import fingerprint
 from visionsplit_batch.rows.records import RunLabels, method_text
 from visionsplit_batch.rows.rows import Source
 from visionsplit_batch.runners import RunnerIdentity, Work

@@ -9,8 +9,8 @@ from typing import Any
 
 from visionsplit.visible import visible
 from visionsplit_batch.job.job import Job, JobOptions, JobSummary
-from visionsplit_batch.job.progress import Bar, Events, Lines, Progress, StageShares
-from visionsplit_batch.job.run_folder import RunFolder
+from visionsplit_batch.job.progress_report import Bar, Events, Lines, Progress, StageShares
+from visionsplit_batch.job.saved_progress import RunFolder
 from visionsplit_batch.job.settings import labels_of, run_settings
 from visionsplit_batch.job.summary import input_json, input_text, left_out_text, summary_json, summary_text
 from visionsplit_batch.rows.left_out import LeftOut, needs_attention

@@ -4,6 +4,7 @@ Source: HiRED (arXiv 2408.10945), in the form of its published code for LLaVA-Ne
 """
 
 import math
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
@@ -35,17 +36,20 @@ class AttentionShareBudget(Budget):
     parameters = MappingProxyType({"thumbnail_share": Parameter(0.5, minimum=0, maximum=1)})
     source = TowerOutput.CLS_ATTENTION_FIRST
 
-    def ratios(
-        self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
-    ) -> list[float]:
-        assert source is not None, "compose sees to it"
-        assert retention_ratio is not None, "compose sees to it"
-        share = parameters["thumbnail_share"]
-        number = int(len(source) * (1 - share))
+    def measure(
+        self, source: torch.Tensor, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
+    ) -> torch.Tensor:
+        number = int(len(source) * (1 - parameters["thumbnail_share"]))
         marked = torch.sort(source, descending=True, stable=True).indices[:number]
-        weights = geometry.regions[:, marked].sum(dim=1).tolist()  # [crops]
+        return geometry.regions[:, marked].sum(dim=1).double()  # [crops]
+
+    def ratios(
+        self, measured: Sequence[float], geometry: Geometry, retention_ratio: float | None, parameters: Parameters
+    ) -> list[float]:
+        assert retention_ratio is not None, "compose sees to it"
         total = int(sum(geometry.counts) * retention_ratio)
-        budgets = divide(total, list(geometry.counts), weights, share)
+        weights = [int(number) for number in measured]  # of marked cells
+        budgets = divide(total, list(geometry.counts), weights, parameters["thumbnail_share"])
         return [_exact_ratio(number, count) for number, count in zip(budgets, geometry.counts, strict=True)]
 
 

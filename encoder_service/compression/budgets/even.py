@@ -1,6 +1,7 @@
 """Budgets that ignore the content: the same share of every tile, or of the image as a whole."""
 
-import torch
+from collections.abc import Sequence
+
 from visionsplit.options.parameters import Parameters
 
 from encoder_service.compression.base import Budget
@@ -14,7 +15,7 @@ class UniformBudget(Budget):
     description = "Every tile keeps retention_ratio of its tokens (GlobalCom2's ablation, uniform)."
 
     def ratios(
-        self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
+        self, measured: Sequence[float], geometry: Geometry, retention_ratio: float | None, parameters: Parameters
     ) -> list[float]:
         assert retention_ratio is not None, "compose sees to it"
         return [retention_ratio] * len(geometry.counts)

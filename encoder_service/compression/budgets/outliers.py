@@ -4,6 +4,7 @@ Source: PruMerge (arXiv 2403.15388) and its published code.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from visionsplit.options.parameters import Parameters
@@ -28,17 +29,23 @@ class OutlierBudget(Budget):
     whole_image = True
     adaptive = True
 
-    def ratios(
-        self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
-    ) -> list[float]:
-        assert source is not None, "compose sees to it"
+    def measure(
+        self, source: torch.Tensor, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
+    ) -> torch.Tensor:
         ordered = source.float().gather(1, geometry.cells)  # [T, P]
         rows = zip(ordered.unbind(), geometry.counts, strict=True)
-        return [outlier_share(torch.cat([row[:count] for row, count in rows]))] * len(geometry.counts)
+        return outliers(torch.cat([row[:count] for row, count in rows]))
+
+    def ratios(
+        self, measured: Sequence[float], geometry: Geometry, retention_ratio: float | None, parameters: Parameters
+    ) -> list[float]:
+        found, limit = measured
+        share = math.nan if math.isnan(limit) else found / sum(geometry.counts)
+        return [share] * len(geometry.counts)
 
 
-def outlier_share(values: torch.Tensor) -> float:
-    """The share of some values [n] float32 above Q3 + 1.5 * (Q3 - Q1); NaN if one of them is.
+def outliers(values: torch.Tensor) -> torch.Tensor:
+    """How many of some values [n] float32 exceed Q3 + 1.5 * (Q3 - Q1), and this limit, [2] float64.
 
     Percentiles interpolate linearly. `torch.quantile` equals `numpy.percentile`, which the published code uses, to the
     last bit of float32 (tested on 20 000 random samples of 1 to 3000 values, NumPy 2.4).
@@ -46,5 +53,4 @@ def outlier_share(values: torch.Tensor) -> float:
     quarters = torch.tensor([0.25, 0.75], dtype=values.dtype, device=values.device)
     first, third = torch.quantile(values, quarters).unbind()
     limit = third + 1.5 * (third - first)
-    found, limit_found = torch.stack(((values > limit).sum().double(), limit.double())).tolist()
-    return math.nan if math.isnan(limit_found) else found / len(values)
+    return torch.stack(((values > limit).sum().double(), limit.double()))

@@ -6,6 +6,7 @@ the truncation and the clip (without redistribution) of the published code.
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
@@ -25,13 +26,17 @@ class _SoftmaxBudget(Budget):
     parameters = MappingProxyType({"tau": _TAU})
     source = TowerOutput.CLS_LOGITS
 
-    def ratios(
-        self, source: torch.Tensor | None, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
-    ) -> list[float]:
-        assert source is not None, "compose sees to it"
+    def measure(
+        self, source: torch.Tensor, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
+    ) -> torch.Tensor:
         assert retention_ratio is not None, "compose sees to it"
-        weights = self._weights(source, geometry, retention_ratio).tolist()
-        return [retention_ratio, *softmax_ratios(weights, retention_ratio, parameters["tau"])]
+        return self._weights(source, geometry, retention_ratio)
+
+    def ratios(
+        self, measured: Sequence[float], geometry: Geometry, retention_ratio: float | None, parameters: Parameters
+    ) -> list[float]:
+        assert retention_ratio is not None, "compose sees to it"
+        return [retention_ratio, *softmax_ratios(measured, retention_ratio, parameters["tau"])]
 
     @abstractmethod
     def _weights(self, thumbnail: torch.Tensor, geometry: Geometry, retention_ratio: float) -> torch.Tensor:
@@ -72,7 +77,7 @@ class TopKCountBudget(_SoftmaxBudget):
         return geometry.regions[:, kept].sum(dim=1).double()  # [crops]
 
 
-def softmax_ratios(weights: list[float], retention_ratio: float, tau: float) -> list[float]:
+def softmax_ratios(weights: Sequence[float], retention_ratio: float, tau: float) -> list[float]:
     """r_j = min(1, R * (1 + sigma_j - mean sigma)), sigma a softmax at temperature tau, in double precision.
 
     The order of operations follows the published code: it decides the last bit, and truncation makes that visible.

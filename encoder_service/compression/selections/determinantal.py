@@ -4,12 +4,15 @@ The kernel is worth_i * cosine_ij * worth_j, as in CDPruner (arXiv 2506.10967), 
 prompt; with a worth from the image alone it needs no text.
 """
 
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
 from visionsplit.options.parameters import Parameters
 
+from encoder_service.compression.base import Picks
 from encoder_service.compression.candidates import Candidates
+from encoder_service.compression.selections.fused import fused_pick
 from encoder_service.compression.selections.greedy import GreedySelection, Progress, worth_power
 from encoder_service.compression.selections.similarity import (
     cosines,
@@ -33,9 +36,28 @@ class DeterminantalSelection(GreedySelection):
     description = "Each next token widens most the volume of the kept ones' directions, scaled by score (a DPP)."
     parameters = MappingProxyType({"worth_power": worth_power(1)})
 
+    def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:
+        fused = fused_pick(candidates.worth.device)
+        if fused is None or not any(budgets):
+            return super().pick(candidates, budgets, parameters)
+        padding = candidates.padding
+        vectors, worth = self._vectors(candidates, padding), self._worth(candidates, padding, parameters)
+        return Picks(fused(vectors, worth, padding, budgets, _NOTHING_LEFT), budgets)
+
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
-        units = directions(candidates.features(), padding)
-        return _Volume(units, weights(candidates, parameters["worth_power"]), most)
+        return _Volume(self._units(candidates, padding), self._worth(candidates, padding, parameters), most)
+
+    def _vectors(self, candidates: Candidates, padding: torch.Tensor) -> torch.Tensor:
+        """The cells' vectors whose directions are compared, [t, C, Dv]."""
+        return candidates.features()
+
+    def _units(self, candidates: Candidates, padding: torch.Tensor) -> torch.Tensor:
+        """The same of unit length, [t, C, Dv] float32, zero for padding."""
+        return directions(self._vectors(candidates, padding), padding)
+
+    def _worth(self, candidates: Candidates, padding: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """[t, C] float32, from 0 to 1."""
+        return weights(candidates, parameters["worth_power"])
 
 
 class CentredDeterminantalSelection(DeterminantalSelection):
@@ -47,10 +69,14 @@ class CentredDeterminantalSelection(DeterminantalSelection):
     name = "centred_determinantal"
     description = "determinantal after subtracting the mean token, preferring tokens unlike the rest (Cen-Prune)."
 
-    def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:
-        features = candidates.features()
-        weight = weights(candidates, parameters["worth_power"])
-        return _Volume(residuals(features, padding), weight * distinctiveness(features, padding), most)
+    def _vectors(self, candidates: Candidates, padding: torch.Tensor) -> torch.Tensor:
+        return residuals(candidates.features(), padding)
+
+    def _units(self, candidates: Candidates, padding: torch.Tensor) -> torch.Tensor:
+        return self._vectors(candidates, padding)
+
+    def _worth(self, candidates: Candidates, padding: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        return super()._worth(candidates, padding, parameters) * distinctiveness(candidates.features(), padding)
 
 
 class _Volume(Progress):
@@ -64,22 +90,25 @@ class _Volume(Progress):
         tiles, cells, _ = units.shape
         self._cosines = cosines(units)  # [t, C, C]
         self._worth = worth  # [t, C], in [0, 1]
+        self._last = worth - 2.0  # [t, C], the values of tokens in the span of the picks: below all others
         self._left = units.square().sum(dim=2).round()  # [t, C]: squared length; exactly 1, so that equals stay equal
         self._columns = units.new_empty(tiles, most, cells)
         self._count = 0
         self._rows = torch.arange(tiles, device=units.device)  # [t]
 
     def values(self) -> torch.Tensor:
-        lengths = self._left.clamp(min=0.0).sqrt()  # [t, C]
-        return torch.where(self._left > _NOTHING_LEFT, lengths * self._worth, self._worth - 2.0)
+        gains = self._left.sqrt().mul_(self._worth)  # [t, C]; NaN where rounding has left less than nothing
+        return torch.where(self._left > _NOTHING_LEFT, gains, self._last)
 
     def add(self, picked: torch.Tensor) -> None:
         rows = self._rows
         left = self._left[rows, picked][:, None]  # [t, 1]
         earlier = self._columns[:, : self._count]  # [t, k, C]
-        parts = zip(self._cosines[rows, picked], earlier.transpose(1, 2), earlier[rows, :, picked], strict=True)
-        # Row by row, for the reason given in `cosines`.
-        beyond = torch.stack([torch.addmv(toward, before, own, alpha=-1.0) for toward, before, own in parts])  # [t, C]
+        beyond = self._cosines[rows, picked]  # [t, C], a copy
+        if self._count:
+            # Row by row, for the reason given in `cosines`.
+            for toward, before, own in zip(beyond, earlier.transpose(1, 2), earlier[rows, :, picked], strict=True):
+                toward.addmv_(before, own, alpha=-1.0)
         column = torch.where(left > _NOTHING_LEFT, beyond / left.clamp(min=_NOTHING_LEFT).sqrt(), 0.0)
         self._columns[:, self._count] = column
         self._count += 1

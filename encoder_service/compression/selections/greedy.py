@@ -20,7 +20,8 @@ class Progress(ABC):
 
     @abstractmethod
     def values(self) -> torch.Tensor:
-        """The gain of adding each cell now, [t, C]; values for picked cells and padding are ignored."""
+        """The gain of adding each cell now, [t, C], which the caller may change; values for picked cells and padding
+        are ignored."""
 
     @abstractmethod
     def add(self, picked: torch.Tensor) -> None:
@@ -36,20 +37,23 @@ class GreedySelection(Selection):
     nested = True
 
     def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:
-        tiles = candidates.worth.shape[0]
         most = max(budgets, default=0)
-        order = torch.zeros(tiles, most, dtype=torch.int64, device=candidates.worth.device)
         if not most:
-            return Picks(order, budgets)
+            return Picks(candidates.worth.new_zeros(len(budgets), 0, dtype=torch.int64), budgets)
         padding = candidates.padding
         progress = self._start(candidates, padding, most, parameters)
         taken = padding.clone()  # [t, C]
-        for number in range(most):
-            picked = progress.values().masked_fill(taken, -torch.inf).argmax(dim=1)  # [t]
-            order[:, number] = picked
-            taken.scatter_(1, picked[:, None], True)
-            progress.add(picked)
-        return Picks(order, budgets)
+        order = [self._next(progress, taken)]
+        for _ in range(most - 1):
+            progress.add(order[-1])
+            order.append(self._next(progress, taken))
+        return Picks(torch.stack(order, dim=1), budgets)
+
+    def _next(self, progress: Progress, taken: torch.Tensor) -> torch.Tensor:
+        """The next pick of each row, [t]; marks it as taken."""
+        picked = progress.values().masked_fill_(taken, -torch.inf).argmax(dim=1)
+        taken.scatter_(1, picked[:, None], True)
+        return picked
 
     @abstractmethod
     def _start(self, candidates: Candidates, padding: torch.Tensor, most: int, parameters: Parameters) -> Progress:

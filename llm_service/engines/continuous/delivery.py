@@ -1,7 +1,6 @@
 """Delivers tokens from the engine's thread to the event loops that wait for them."""
 
 import asyncio
-import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -11,10 +10,8 @@ from functools import partial
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestState, RequestStatus
 from visionsplit.errors import InternalError, VisionSplitError
 
-from llm_service.engines.token_buffer import TokenBuffer
+from llm_service.engines.token_buffer import TokenBuffer, post
 from llm_service.job import TokenEvent
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -118,14 +115,6 @@ class CancelQueue(queue.Queue[str]):
             self._waiting = [(round_, callback) for round_, callback in self._waiting if not due(round_)]
         for callback in ready:
             callback()
-
-
-def post(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    """Run a callback on an event loop, from any thread. If the loop has closed, its requests have no reader left."""
-    try:
-        loop.call_soon_threadsafe(callback)
-    except RuntimeError:
-        _log.debug("an event loop closed before its requests ended")
 
 
 def _post(sink: Sink, event: TokenEvent | VisionSplitError) -> None:

@@ -28,6 +28,15 @@ class RunningManager:
     cancellations: CancelQueue
     capacity: int  # the most tokens, prompt and answer, of one request that the cache can hold
 
+    @property
+    def alive(self) -> bool:
+        return self.thread.is_alive()
+
+    def wait(self) -> object:
+        """Block until the thread has ended; return the error that ended it."""
+        self.thread.join()
+        return self.manager.background_thread_status.fatal_error
+
     def stop(self) -> None:
         """End all requests. Blocks until the thread has ended."""
         self.manager.stop(block=True, hard_stop=True)

@@ -7,11 +7,10 @@ from functools import partial
 from visionsplit.errors import VisionSplitError
 
 from llm_service.engines.base import EngineRequest
-from llm_service.engines.continuous.delivery import post
 from llm_service.engines.layerwise.model import LayerwiseModel, LayerwiseState
 from llm_service.engines.layerwise.prompt import read_prompt
 from llm_service.engines.layerwise.token_chooser import TokenChooser
-from llm_service.engines.token_buffer import TokenBuffer
+from llm_service.engines.token_buffer import TokenBuffer, post
 from llm_service.job import TokenEvent
 
 

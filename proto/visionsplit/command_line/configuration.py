@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from visionsplit.command_line.parser import OneLineParser, flag, path
+from visionsplit.command_line.parser import OneLineParser, flag, json_object, path
 from visionsplit.command_line.settings import ConfigError, Declared, Setting, build, declared
 from visionsplit.errors import VisionSplitError
 
@@ -173,13 +173,16 @@ def _written(setting: Setting, value: Any) -> str:  # noqa: ANN401 - of the sett
 
 
 def _read(setting: Setting, given: object) -> Any:  # noqa: ANN401 - of the setting's kind
-    """A setting's value from the environment or from a file, where it may be a number, a truth value or a list."""
+    """A setting's value from the environment or from a file, where it may be a number, a truth value, a list or, for a
+    setting that takes a JSON object, a mapping."""
     if given is None:
         return None
     if isinstance(given, list) and setting.many:
         return tuple(value for one in given for value in _read(setting, one))
     if isinstance(given, bool):
         given = "true" if given else "false"
+    if isinstance(given, dict) and setting.kind is json_object:
+        given = json.dumps(given)
     if not isinstance(given, str | int | float):
         raise ConfigError(f"{given!r} is not {setting.kind.accepted}")
     try:

@@ -2,6 +2,7 @@
 
 import argparse
 import enum
+import json
 import math
 import re
 from collections.abc import Callable
@@ -108,6 +109,16 @@ def _not_empty(text: str) -> str:
     return text
 
 
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{text!r} is not a JSON object, {{...}}")
+    return value
+
+
 def _flag(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError(f"{text!r} is not true or false")
@@ -129,6 +140,7 @@ address = Kind(_address, "an address HOST:PORT", "HOST:PORT")  # to connect to
 device = Kind(_device, "one of cpu, cuda and cuda:N", "DEVICE")  # whether this machine has it is not checked
 word = Kind(_not_empty, "a text", "TEXT")
 path = Kind(lambda text: Path(_not_empty(text)), "a path", "FILE")
+json_object = Kind(_json_object, "a JSON object", "JSON", json.dumps)
 flag = Kind(_flag, "true or false", "BOOL", lambda value: "true" if value else "false")
 
 

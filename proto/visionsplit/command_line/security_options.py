@@ -10,7 +10,7 @@ from visionsplit.command_line.configuration import add_option
 from visionsplit.command_line.parser import flag, path, word
 from visionsplit.command_line.settings import build, declared, setting
 from visionsplit.security.client import ClientSecurity
-from visionsplit.security.files import CredentialsError
+from visionsplit.security.reloaded_files import CredentialsError
 from visionsplit.security.server import ServerSecurity
 from visionsplit.security.tls import ClientTls, ServerTls
 from visionsplit.security.tokens import TOKEN_VARIABLE, BearerToken

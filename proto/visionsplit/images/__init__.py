@@ -5,10 +5,11 @@ only on Pillow and NumPy.
 """
 
 from visionsplit.images.formats import HEAD_BYTES, SUFFIXES, available_formats, begins_as_image
-from visionsplit.images.header import UNLIMITED, ImageHeader, ImageLimits, read_header
+from visionsplit.images.header import ImageHeader, read_header
 from visionsplit.images.pillow_images import file_of, pillow_to_rgb
 from visionsplit.images.process_decoder import ProcessDecoder
 from visionsplit.images.reading import decode_image
+from visionsplit.images.size_limits import UNLIMITED, ImageLimits
 
 __all__ = [
     "HEAD_BYTES",

@@ -10,9 +10,9 @@ import sys
 from typing import BinaryIO
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images.header import ImageLimits
 from visionsplit.images.process_decoder import MOST_CPU_SECONDS, OUT_OF_MEMORY
 from visionsplit.images.reading import decode_image
+from visionsplit.images.size_limits import ImageLimits
 
 _OWN_BYTES = 1 << 31  # address space for Python and its libraries
 _NICENESS = 10  # lowers the priority, so that other callers' work comes first

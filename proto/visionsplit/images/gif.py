@@ -5,7 +5,7 @@ import re
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
-from visionsplit.images.bounds import PartCount, find
+from visionsplit.images.part_counts import PartCount, find
 from visionsplit.images.pixels import to_rgb
 
 _HEADER = 13

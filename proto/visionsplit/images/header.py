@@ -12,6 +12,7 @@ from visionsplit.errors import InvalidImageError
 from visionsplit.images import bmp, gif, isobmff, jpeg, jpeg2000, png, ppm, tiff, webp
 from visionsplit.images.formats import Format, recognise
 from visionsplit.images.orientation import read_orientation
+from visionsplit.images.size_limits import ImageLimits, checked_size
 
 # Memory for decoding in bytes per pixel, measured with the most expensive kind of samples and rounded up. It includes 4
 # for the image that Pillow decodes, and 4 for the image as RGB or rotated.
@@ -22,17 +23,6 @@ _PNG_BYTES, _WIDE_PNG_BYTES = 8, 16
 _PROCESS_BYTES = 7  # for pixels that are received from another process
 _BLOCK_PIXELS, _BLOCK_PIXEL_BYTES = 1 << 20, 64  # for the block that is being converted
 _COPIES = 3  # of the file
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """Limits on the size of images that are decoded."""
-
-    max_pixels: int = 64_000_000
-    max_side: int = 65_535  # resizing takes memory per row and per column, however few pixels they have
-
-
-UNLIMITED = ImageLimits(max_pixels=2**62, max_side=2**31)  # for images that the caller already holds in memory
 
 
 @dataclass(frozen=True)
@@ -65,26 +55,6 @@ def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
         pixel_bytes += _PROCESS_BYTES * needs_process
         decoding = pixels * pixel_bytes + min(pixels, _BLOCK_PIXELS) * _BLOCK_PIXEL_BYTES
         return ImageHeader(width, height, decoding + _COPIES * len(data), needs_process)
-
-
-def checked_size(size: tuple[int, int], limits: ImageLimits) -> tuple[int, int]:
-    """Return the size if it is within the limits.
-
-    Raises:
-        InvalidImageError: there are no pixels, or more than `limits` allow.
-    """
-    width, height = size
-    if width < 1 or height < 1:
-        raise InvalidImageError(f"the image has {width} x {height} pixels")
-    if width * height > limits.max_pixels:
-        raise InvalidImageError(
-            f"the image has {width} x {height} pixels, more than the {limits.max_pixels} accepted here"
-        )
-    if max(size) > limits.max_side:
-        raise InvalidImageError(
-            f"the image has {width} x {height} pixels; a side of more than {limits.max_side} is not supported"
-        )
-    return size
 
 
 @contextmanager

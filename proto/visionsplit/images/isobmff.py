@@ -6,7 +6,7 @@ The decoders iterate over the boxes while holding the interpreter lock, and Pill
 from collections.abc import Iterator
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images.bounds import PartCount, boxes
+from visionsplit.images.part_counts import PartCount, boxes
 
 _MOST_BOXES = 10_000
 _MOST_EXIF_BYTES = 1 << 17

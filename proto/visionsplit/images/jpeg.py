@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from PIL.JpegImagePlugin import JpegImageFile
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images.bounds import PartCount, find
+from visionsplit.images.part_counts import PartCount, find
 
 _EOI = b"\xff\xd9"
 _SCAN = b"\xff\xda"

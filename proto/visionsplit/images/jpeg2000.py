@@ -3,7 +3,7 @@
 from PIL import Image
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images.bounds import PartCount, boxes
+from visionsplit.images.part_counts import PartCount, boxes
 
 _CODESTREAM = b"\xff\x4f\xff\x51"  # the markers SOC and SIZ
 _COMPONENTS = 40  # offset from there to the number of components (2 bytes), which is followed by 3 bytes for each

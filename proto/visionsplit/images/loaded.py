@@ -18,11 +18,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from visionsplit.errors import InvalidImageError
 from visionsplit.images import gif, tiff
-from visionsplit.images.header import UNLIMITED
 from visionsplit.images.orientation import read_orientation, upright
 from visionsplit.images.pixels import BMP_FORMATS, has_any_alpha, has_negative, to_rgb, wide_grey, wide_scale
 from visionsplit.images.reading import decode_image
 from visionsplit.images.scaling import Scale, of_bits
+from visionsplit.images.size_limits import UNLIMITED
 
 
 def loaded_to_rgb(image: Image.Image) -> Image.Image:

@@ -9,9 +9,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from visionsplit.errors import InvalidImageError
 from visionsplit.images.formats import recognise
-from visionsplit.images.header import UNLIMITED, checked_size
 from visionsplit.images.loaded import loaded_to_rgb
 from visionsplit.images.reading import decode_image
+from visionsplit.images.size_limits import UNLIMITED, checked_size
 
 
 def file_of(image: Image.Image) -> bytes:

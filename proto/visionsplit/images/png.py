@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images.bounds import PartCount
+from visionsplit.images.part_counts import PartCount
 from visionsplit.images.pixels import Box, boxes, to_rgb
 from visionsplit.images.scaling import Samples, of_bits
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from visionsplit.errors import CancelledError, InternalError, InvalidImageError, OverloadedError
-from visionsplit.images.header import ImageLimits
+from visionsplit.images.size_limits import ImageLimits
 
 MOST_CPU_SECONDS = 20  # twice the time for a JPEG 2000 image of 50 million pixels
 OUT_OF_MEMORY = 3  # exit status of the process

@@ -8,9 +8,10 @@ from PIL.ImageFile import ImageFile
 from visionsplit.errors import InvalidImageError
 from visionsplit.images import bmp, gif, isobmff, jpeg, jpeg2000, png, ppm, tiff, webp
 from visionsplit.images.formats import Format
-from visionsplit.images.header import ImageLimits, checked_size, refusing
+from visionsplit.images.header import refusing
 from visionsplit.images.orientation import read_orientation, upright
 from visionsplit.images.pixels import to_rgb
+from visionsplit.images.size_limits import ImageLimits, checked_size
 
 
 def decode_image(data: bytes, limits: ImageLimits, *, page: int = 0) -> Image.Image:

@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 
 from visionsplit.errors import InvalidImageError
-from visionsplit.images.bounds import PartCount
+from visionsplit.images.part_counts import PartCount
 
 _FIRST = 12  # offset of the first chunk, after "RIFF", the length and "WEBP"
 _IMAGES = frozenset({b"VP8 ", b"VP8L"})

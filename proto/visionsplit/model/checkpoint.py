@@ -130,6 +130,12 @@ def _check_tiles(processor: LlavaNextImageProcessorPil, config: LlavaNextConfig)
             f"the image processor makes tiles of {crop['height']} x {crop['width']} pixels; "
             f"the vision tower takes {tile} x {tile}"
         )
+    size = processor.size
+    height, width = size.height or size.shortest_edge, size.width or size.shortest_edge
+    if (height, width) != (tile, tile):
+        raise CheckpointError(
+            f"the image processor resizes tiles to {height} x {width} pixels; the vision tower takes {tile} x {tile}"
+        )
     pinpoints = [list(point) for point in processor.image_grid_pinpoints]
     if pinpoints != [list(point) for point in config.image_grid_pinpoints]:
         raise CheckpointError("the image processor's image_grid_pinpoints differ from the model's")

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from visionsplit.security.files import CredentialsError, read_file
+from visionsplit.security.reloaded_files import CredentialsError, read_file
 
 _log = logging.getLogger(__name__)
 _SOON = timedelta(days=14)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from visionsplit.network.addresses import host_of
-from visionsplit.security.files import CredentialsError
+from visionsplit.security.reloaded_files import CredentialsError
 from visionsplit.security.tls import ClientTls
 from visionsplit.security.tokens import BearerToken
 

@@ -7,7 +7,7 @@ import grpc
 
 from visionsplit.network.transport import ChannelOptions
 from visionsplit.security.certificates import KeyPair, load_authorities, load_pair
-from visionsplit.security.files import CredentialsError, ReloadingFiles
+from visionsplit.security.reloaded_files import CredentialsError, ReloadingFiles
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from visionsplit.security.files import CredentialsError, ReloadingFiles, read_file
+from visionsplit.security.reloaded_files import CredentialsError, ReloadingFiles, read_file
 
 AUTHORIZATION_KEY = "authorization"  # metadata key
 TOKEN_VARIABLE = "VISIONSPLIT_TOKEN"

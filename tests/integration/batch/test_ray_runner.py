@@ -40,6 +40,7 @@ from tests.conftest import ROOT
 from tests.integration.batch.rows import KEEP_HALF, SHORT, Files, by_id, plain_loop, slices, write_images
 from tests.integration.system import System, noise_image, running_system
 
+pytestmark = pytest.mark.timeout(900)  # a dozen processes import PyTorch and Ray here, on two cores
 DEADLY = b"deadly image"
 PROMPT = "What is {title}?"
 CAPTION = Work("caption", (PROMPT,), compression=KEEP_HALF, sampling=SHORT)

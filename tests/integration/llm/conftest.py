@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import torch
 
 from tests.checkpoints import tiny_checkpoint
-from tests.integration.llm.support import Caller, Whole, running
+from tests.integration.llm.support import HEADS, Caller, Services, Whole, running
 
 SHIPPED = Path(__file__).parents[3] / "models" / "visionsplit-mini"
 
@@ -21,20 +22,37 @@ def _one_thread():
 def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Whole]:
     """The whole models, by name."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    tiny = {name: Whole(tiny_checkpoint(folder / name, name)) for name in ("llama", "mistral", "qwen2")}
+    # With this seed, answers are as long as the tests ask.
+    tiny = {
+        name: Whole(tiny_checkpoint(folder / name, name, seed=4, language=HEADS))
+        for name in ("llama", "mistral", "qwen2")
+    }
     return {**tiny, "shipped": Whole(SHIPPED)}
 
 
-@pytest.fixture(params=["llama", "mistral", "qwen2", "shipped"])
+# The session's scope makes pytest run all tests of one model before those of the next.
+@pytest.fixture(params=["llama", "mistral", "qwen2", "shipped"], scope="session")
 def whole(request: pytest.FixtureRequest, wholes: dict[str, Whole]) -> Whole:
     return wholes[request.param]
 
 
-@pytest.fixture
-async def caller(whole: Whole) -> AsyncIterator[Caller]:
-    """A caller of a service of each checkpoint."""
-    async with running(whole) as (_, caller):
-        yield caller
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def services() -> AsyncIterator[Services]:
+    """Services for the tests of modules whose event loop is the session's."""
+    async with Services() as services:
+        yield services
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def caller(whole: Whole, services: Services) -> Caller:
+    """A caller of a service of each checkpoint, for the same modules."""
+    return (await services.get(whole))[1]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def shared_caller(llama: Whole, services: Services) -> Caller:
+    """A caller of a service of one checkpoint, for the same modules."""
+    return (await services.get(llama))[1]
 
 
 @pytest.fixture

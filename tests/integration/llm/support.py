@@ -1,11 +1,13 @@
 """The whole model as Hugging Face runs it, and a caller of the service."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import grpc.aio
 import numpy as np
@@ -21,10 +23,17 @@ from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc
 from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import VisionTokens, grid_to_proto, split_into_chunks
 
-from llm_service.config import LlmConfig
+from llm_service.config import EngineConfig, EngineKind, LlmConfig
 from llm_service.server import LlmServer
 
 Request = llm_service_pb2.LlmServiceGenerateRequest
+
+# The engine that these tests are run with: `make test-vllm` names the other one.
+ENGINE = EngineKind(os.environ.get("VISIONSPLIT_TEST_ENGINE", EngineKind.TRANSFORMERS.value))
+# Sizes of heads that vLLM's CPU kernels have.
+HEADS = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+# vLLM's compiler takes a minute for each service.
+_ENGINE_OPTIONS = {"enforce_eager": True} if ENGINE is EngineKind.VLLM else None
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -200,9 +209,13 @@ async def collect(call) -> Answer:
 
 
 @asynccontextmanager
-async def running(whole: Whole, **options) -> AsyncIterator[tuple[LlmServer, Caller]]:
-    """A service of a checkpoint on a free port, and a caller connected to it."""
-    server = LlmServer(LlmConfig(**{"model": str(whole.path), "listen": "127.0.0.1:0", "device": "cpu", **options}))
+async def running(
+    whole: Whole, *, engine: EngineConfig | None = None, **options
+) -> AsyncIterator[tuple[LlmServer, Caller]]:
+    """A service of a checkpoint on a free port with the tests' engine, and a caller connected to it."""
+    engine = replace(engine or EngineConfig(), kind=ENGINE, vllm_options=_ENGINE_OPTIONS)
+    config = {"model": str(whole.path), "listen": "127.0.0.1:0", "device": "cpu", "engine": engine, **options}
+    server = LlmServer(LlmConfig(**config))
     port = await server.start()
     try:
         address = f"127.0.0.1:{port}"
@@ -210,6 +223,33 @@ async def running(whole: Whole, **options) -> AsyncIterator[tuple[LlmServer, Cal
             yield server, Caller(channel, whole)
     finally:
         await server.stop(None)
+
+
+class Services:
+    """Keeps a service for the next test that asks for the same one, because a start of vLLM takes long.
+
+    There is one at a time. All tests that use it must run on the event loop on which it was made.
+    """
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self._asked: tuple[Whole, EngineConfig | None] | None = None
+        self._service: tuple[LlmServer, Caller] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def get(self, whole: Whole, engine: EngineConfig | None = None) -> tuple[LlmServer, Caller]:
+        """A service of a checkpoint with its default limits, and a caller connected to it."""
+        if self._service is None or self._asked != (whole, engine):
+            self._service = None
+            await self._stack.aclose()
+            self._service = await self._stack.enter_async_context(running(whole, engine=engine))
+            self._asked = whole, engine
+        return self._service
 
 
 async def together(*awaitables):

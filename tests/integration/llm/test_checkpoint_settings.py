@@ -8,14 +8,14 @@ import pytest
 from visionsplit.model.checkpoint import CheckpointError
 
 from tests.checkpoints import tiny_checkpoint
-from tests.integration.llm.support import Whole, picture, running
+from tests.integration.llm.support import HEADS, Whole, picture, running
 
 ASK = "USER: <image>\nWhat is this? ASSISTANT:"
 
 
 def checkpoint(folder: Path, settings: dict[str, Any] | None, **language: Any) -> Whole:
     """A checkpoint with these settings beside its own; without any, it has no generation_config.json."""
-    file = tiny_checkpoint(folder, language=language) / "generation_config.json"
+    file = tiny_checkpoint(folder, language={**HEADS, **language}) / "generation_config.json"
     if settings is None:
         file.unlink()
     else:

@@ -8,6 +8,7 @@ from visionsplit.v1 import generation_pb2
 from llm_service.prompts.prompt import ChatPrompt, PromptEncoder, Turn
 from tests.integration.llm.support import Caller, picture, together
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 ASK = "USER: <image>\nWhat is this? ASSISTANT:"
 # (width, height): every grid of both sets of pinpoints, odd sizes, strips, tiny images.
 SIZES = [(112, 112), (224, 224), (300, 90), (90, 300), (301, 97), (37, 61), (640, 480), (400, 60), (61, 400), (9, 8)]

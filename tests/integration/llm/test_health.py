@@ -6,7 +6,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from llm_service.engines.continuous import engine
+from tests.integration.llm.engines import RESTART_SECONDS, engine_of, fail_next_step
 from tests.integration.llm.support import Whole, running
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -16,29 +16,24 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 async def test_an_engine_that_cannot_start_again_at_once(llama: Whole, monkeypatch: pytest.MonkeyPatch):
     """Its memory is not there for two attempts; meanwhile the service says so, and then it serves again."""
     attempts = 0
-    start = engine.start_manager  # type: ignore[attr-defined]
-
-    def scarce(*arguments, **options):
-        nonlocal attempts
-        attempts += 1
-        if attempts < 3:
-            raise MemoryError("no memory")
-        return start(*arguments, **options)
-
     async with running(llama) as (server, caller):
-        monkeypatch.setattr(engine, "start_manager", scarce)
+        supervisor = engine_of(server)._supervisor
+        start = supervisor._start_core
+
+        def scarce():
+            nonlocal attempts
+            attempts += 1
+            if attempts < 3:
+                raise MemoryError("no memory")
+            return start()
+
+        monkeypatch.setattr(supervisor, "_start_core", scarce)
         health = health_pb2_grpc.HealthStub(caller.channel)
         watch = health.Watch(health_pb2.HealthCheckRequest(service="visionsplit.v1.LlmService"))
         assert (await watch.read()).status == SERVING
-        layer = server._backend._replica._engine._model.model.layers[0]
-
-        def explode(*_):
-            handle.remove()
-            raise RuntimeError("device lost")
-
-        handle = layer.register_forward_pre_hook(explode)
-        assert (await caller.status_of(caller.upload("Hi", max_new_tokens=4)))[0] is grpc.StatusCode.INTERNAL
-        async with asyncio.timeout(30):
+        fail_next_step(engine_of(server))
+        assert (await caller.status_of(caller.upload("Hi", max_new_tokens=900)))[0] is grpc.StatusCode.INTERNAL
+        async with asyncio.timeout(RESTART_SECONDS):
             assert (await watch.read()).status == NOT_SERVING
             assert (await health.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
             assert (await watch.read()).status == SERVING
@@ -48,14 +43,14 @@ async def test_an_engine_that_cannot_start_again_at_once(llama: Whole, monkeypat
 
 
 async def test_stopping_does_not_wait_for_an_engine_that_cannot_start(llama: Whole, monkeypatch: pytest.MonkeyPatch):
-    def never(*_, **__):
+    def never():
         raise MemoryError("no memory")
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(RESTART_SECONDS):
         async with running(llama) as (server, caller):
-            monkeypatch.setattr(engine, "start_manager", never)
-            server._backend._replica._engine._model.model.layers[0].register_forward_pre_hook(never)
-            assert (await caller.status_of(caller.upload("Hi", max_new_tokens=4)))[0] is grpc.StatusCode.INTERNAL
+            monkeypatch.setattr(engine_of(server)._supervisor, "_start_core", never)
+            fail_next_step(engine_of(server))
+            assert (await caller.status_of(caller.upload("Hi", max_new_tokens=900)))[0] is grpc.StatusCode.INTERNAL
 
 
 async def test_replicas_that_cannot_be_counted_are_not_serving(llama: Whole, monkeypatch: pytest.MonkeyPatch):

@@ -1,8 +1,6 @@
 """More requests than an engine runs at once: callers take turns, and cancelled requests take nothing."""
 
 import asyncio
-import threading
-from contextlib import contextmanager
 
 import grpc
 import psutil
@@ -12,12 +10,14 @@ from visionsplit.serving.caller import CALLER_KEY
 from visionsplit.wire.grpc_status import error_from_rpc
 
 from llm_service.config import EngineConfig, Limits
+from llm_service.engines.base import EngineRequest
 from llm_service.engines.token_buffer import TokenBuffer
 from llm_service.gateway import service
 from llm_service.job import TokenEvent
-from tests.integration.llm.support import Answer, Caller, Whole, collect, picture, running
-from tests.integration.llm.test_engine import engine_of, settles
+from tests.integration.llm.engines import engine_of, held_steps, holds_nothing, settles
+from tests.integration.llm.support import Answer, Caller, Services, Whole, collect, picture, running
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 ASK = "USER: <image>\nWhat? ASSISTANT:"
 LONG = 300
 
@@ -31,90 +31,76 @@ async def noted(call, name, order):
     order.append(name)
 
 
-async def test_a_caller_with_one_request_is_not_behind_one_with_many(llama: Whole):
-    async with running(llama, engine=EngineConfig(max_running=1)) as (server, caller):
-        order: list[str] = []
-        crowd = [
-            asyncio.create_task(noted(asked(caller, "heavy", max_new_tokens=40), "heavy", order)) for _ in range(12)
-        ]
-        await settles(lambda: server._admission.waiting + engine_of(server)._admission._waiting >= 8)
-        await noted(asked(caller, "light", max_new_tokens=4), "light", order)
-        await asyncio.gather(*crowd)
+async def test_a_caller_with_one_request_is_not_behind_one_with_many(services: Services, llama: Whole):
+    server, caller = await services.get(llama, EngineConfig(max_running=1))
+    order: list[str] = []
+    crowd = [asyncio.create_task(noted(asked(caller, "heavy", max_new_tokens=40), "heavy", order)) for _ in range(12)]
+    await settles(lambda: server._admission.waiting + engine_of(server)._admission._waiting >= 8)
+    await noted(asked(caller, "light", max_new_tokens=4), "light", order)
+    await asyncio.gather(*crowd)
     assert order.index("light") <= 5  # two run, two are about to, and the light one's turn is next
 
 
-async def test_long_answers_of_one_caller_leave_room_in_the_engine(llama: Whole):
+async def test_long_answers_of_one_caller_leave_room_in_the_engine(services: Services, llama: Whole):
     """However many it asks for, and however long they take, another caller's request joins the next step."""
-    async with running(llama, engine=EngineConfig(max_running=8)) as (server, caller):
-        order: list[str] = []
-        crowd = [
-            asyncio.create_task(noted(asked(caller, "heavy", max_new_tokens=LONG), "heavy", order)) for _ in range(24)
-        ]
-        await settles(lambda: server._admission.waiting == 24 - 7 - 8)  # seven run, eight are next
-        for _ in range(2):
-            await noted(asked(caller, "light", max_new_tokens=2), "light", order)
-        assert order == ["light"] * 2
-        for task in crowd:
-            task.cancel()
-        await asyncio.gather(*crowd, return_exceptions=True)
+    server, caller = await services.get(llama, EngineConfig(max_running=8))
+    order: list[str] = []
+    crowd = [asyncio.create_task(noted(asked(caller, "heavy", max_new_tokens=LONG), "heavy", order)) for _ in range(24)]
+    await settles(lambda: server._admission.waiting == 24 - 7 - 8)  # seven run, eight are next
+    for _ in range(2):
+        await noted(asked(caller, "light", max_new_tokens=2), "light", order)
+    assert order == ["light"] * 2
+    for task in crowd:
+        task.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
 
 
-async def test_text_passes_an_image_that_waits_for_rows(llama: Whole):
+async def test_text_passes_an_image_that_waits_for_rows(services: Services, llama: Whole):
     tokens = [llama.tokens(picture(112, 90, seed)) for seed in range(3)]
-    async with running(llama, engine=EngineConfig(slab_tokens=120)) as (server, caller):
-        order: list[str] = []
-        tasks = [
-            asyncio.create_task(noted(asked(caller, "a", ASK, [one], max_new_tokens=LONG), "image", order))
-            for one in tokens
-        ]
-        await settles(lambda: engine_of(server)._admission._waiting == 2)
-        await noted(asked(caller, "a", max_new_tokens=2), "text", order)
-        assert order == ["text"]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextmanager
-def held_steps(engine):
-    """No step of the engine ends inside."""
-    go = threading.Event()
-    handle = engine._model.model.layers[0].register_forward_pre_hook(lambda *_: go.wait(60) and None)
-    try:
-        yield
-    finally:
-        handle.remove()
-        go.set()
+    server, caller = await services.get(llama, EngineConfig(slab_tokens=120))
+    order: list[str] = []
+    tasks = [
+        asyncio.create_task(noted(asked(caller, "a", ASK, [one], max_new_tokens=LONG), "image", order))
+        for one in tokens
+    ]
+    await settles(lambda: engine_of(server)._admission._waiting == 2)
+    await noted(asked(caller, "a", max_new_tokens=2), "text", order)
+    assert order == ["text"]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @pytest.mark.parametrize("how", ["deadline", "cancel"])
-async def test_a_request_that_ends_while_it_waits_is_never_prefilled(llama: Whole, how: str):
-    async with running(llama, engine=EngineConfig(max_running=1)) as (server, caller):
-        engine = engine_of(server)
-        submitted: list[str] = []
-        submit = engine._submit
+async def test_a_request_that_ends_while_it_waits_is_never_prefilled(
+    services: Services, llama: Whole, how: str, monkeypatch: pytest.MonkeyPatch
+):
+    server, caller = await services.get(llama, EngineConfig(max_running=1))
+    engine = engine_of(server)
+    submitted: list[str] = []
+    submit = engine._submit
 
-        def watched(running_, request_id, request, place):
-            submitted.append(request.request_id)
-            submit(running_, request_id, request, place)
+    def watched(*arguments):
+        submitted.extend(one.request_id for one in arguments if isinstance(one, EngineRequest))
+        return submit(*arguments)
 
-        engine._submit = watched
-        with held_steps(engine):
-            runners = [asyncio.create_task(collect(asked(caller, "a", max_new_tokens=2))) for _ in range(2)]
-            await settles(lambda: len(submitted) == 2)
-            options = {"timeout": 0.5} if how == "deadline" else {}
-            upload = caller.upload("Hello", max_new_tokens=5)
-            waiting = [caller.call(upload, metadata=(("x-request-id", "late"),), **options) for _ in range(4)]
-            ends = [asyncio.create_task(collect(call)) for call in waiting]
-            if how == "cancel":
-                await settles(lambda: server._admission.waiting + engine._admission._waiting == 4)
-                for call in waiting:
-                    call.cancel()
-            outcomes = await asyncio.gather(*ends, return_exceptions=True)
-            assert not any(isinstance(outcome, Answer) for outcome in outcomes)
-            await settles(lambda: engine._admission._waiting == 0)
-        assert all(answer.token_ids for answer in await asyncio.gather(*runners))
-        assert len(submitted) == 2
+    monkeypatch.setattr(engine, "_submit", watched)
+    with held_steps(engine):
+        runners = [asyncio.create_task(collect(asked(caller, "a", max_new_tokens=2))) for _ in range(2)]
+        await settles(lambda: len(submitted) == 2)
+        options = {"timeout": 0.5} if how == "deadline" else {}
+        upload = caller.upload("Hello", max_new_tokens=5)
+        waiting = [caller.call(upload, metadata=(("x-request-id", "late"),), **options) for _ in range(4)]
+        ends = [asyncio.create_task(collect(call)) for call in waiting]
+        if how == "cancel":
+            await settles(lambda: server._admission.waiting + engine._admission._waiting == 4)
+            for call in waiting:
+                call.cancel()
+        outcomes = await asyncio.gather(*ends, return_exceptions=True)
+        assert not any(isinstance(outcome, Answer) for outcome in outcomes)
+        await settles(lambda: engine._admission._waiting == 0)
+    assert all(answer.token_ids for answer in await asyncio.gather(*runners))
+    assert len(submitted) == 2
 
 
 async def test_a_full_service_says_when_to_come_back_and_reads_no_upload(llama: Whole):
@@ -192,7 +178,7 @@ async def test_callers_that_do_not_read_hold_nobody_back_and_little_memory(llama
         unread = [asked(caller, "slow", max_new_tokens=150) for _ in range(30)]
         await settles(lambda: server._admission.places.active == 30)
         assert (await collect(asked(caller, "light", max_new_tokens=20))).token_ids
-        await settles(lambda: not engine_of(server)._router._sinks, 100)  # decoded, though no caller reads
+        await settles(lambda: holds_nothing(server), 100)  # decoded, though no caller reads
         grown = psutil.Process().memory_info().rss - before
         print(f"{grown / 30 / 2**10:.0f} KiB for each unread answer of 150 tokens, both ends together")
         assert grown < 30 * 2**20

@@ -45,6 +45,10 @@ def test_an_address_in_use(llama: Whole, refused: Callable[..., str]) -> None:
         assert f"cannot serve: cannot listen on {address}" in refused("--model", str(llama.path), "--listen", address)
 
 
+def test_an_engine_that_is_not_installed(llama: Whole, refused: Callable[..., str]) -> None:
+    assert "visionsplit[vllm]" in refused("--model", str(llama.path), "--engine", "vllm")
+
+
 def test_no_checkpoint(tmp_path: Path, refused: Callable[..., str]) -> None:
     assert tmp_path.name in refused("--model", str(tmp_path))
 

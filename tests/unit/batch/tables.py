@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from visionsplit_batch.job.assembly import Assembly
 from visionsplit_batch.job.parts import cut
-from visionsplit_batch.job.run_folder import RunFolder
+from visionsplit_batch.job.saved_progress import RunFolder
 from visionsplit_batch.rows.rows import Answers, Failure, Outcome, Tokens
 from visionsplit_batch.sinks import TokensSink, sink_for
 from visionsplit_batch.sources.tokens import TokenShards

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from visionsplit_batch.errors import OutputError, RefusedRunError, TooManyFailuresError
 from visionsplit_batch.job.job import Counts, Job, JobOptions, JobSummary
-from visionsplit_batch.job.run_folder import RunFolder
+from visionsplit_batch.job.saved_progress import RunFolder
 from visionsplit_batch.rows.rows import Content, Entry, Failure, Outcome, Slice
 from visionsplit_batch.runners import StageUse
 from visionsplit_batch.sinks import sink_for

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from visionsplit.grid import TileGrid
 
-from encoder_service.compression import Plan, TileFeatures, TowerOutput, compose
+from encoder_service.compression import Plan, TileFeatures, TowerOutput, compose, take
 
 FEATURE_SIZE, KEY_SIZE = 6, 5
 RATIOS = (0.03, 0.05, 0.1, 0.25, 0.4, 0.5, 0.75, 0.9, 0.97)
@@ -87,7 +87,7 @@ def in_pieces(encoded, grid, spec, choice):
     pieces, first = [], 0
     while first < grid.num_tiles:
         stop = choice.randint(first + 1, grid.num_tiles)
-        piece = plan.take(first, stop, encoded.tiles(first, stop))
+        piece = take(plan, first, stop, encoded.tiles(first, stop))
         if piece is not None:
             pieces.append(piece)
         first = stop

@@ -41,7 +41,7 @@ WANTED = TokensWanted(GLOBALCOM2, DataType.FLOAT32)
 
 def job(rows=2, columns=2):
     grid = TileGrid.for_image(56 * rows, 56 * columns, rows=rows, columns=columns, side=4)
-    image = PreparedImage(torch.zeros(grid.num_tiles, 3, 56, 56), grid)
+    image = PreparedImage(torch.zeros(grid.num_tiles, 3, 56, 56, dtype=torch.uint8), grid)
     return QueuedImage(EncodeRequest(image, GLOBALCOM2, DataType.FLOAT32), lambda result: None)
 
 

@@ -12,7 +12,7 @@ from visionsplit.options.compression import Compression
 from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
-from encoder_service.compression import Plan, TileFeatures, TowerOutput, compose, select
+from encoder_service.compression import Plan, TileFeatures, TowerOutput, compose, select, take
 from encoder_service.config import BatchLimits
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
@@ -111,7 +111,7 @@ def test_what_a_tile_keeps_does_not_depend_on_how_many_are_treated_at_once(name)
         plan = Plan(compose(spec), grid, features.device)
         first, numbers = 0, []
         for stop in cuts:
-            numbers.append(plan.take(first, stop, encoded.tiles(first, stop)).numbers)
+            numbers.append(take(plan, first, stop, encoded.tiles(first, stop)).numbers)
             first = stop
         assert torch.equal(plan.positions(torch.cat(numbers)), torch.cat(whole.positions))
 

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 import pytest
 from visionsplit.errors import InternalError
 from visionsplit.security.client import ClientSecurity
-from visionsplit.security.files import CredentialsError
+from visionsplit.security.reloaded_files import CredentialsError
 
 from encoder_service.llm.channel import LlmChannel
 from encoder_service.llm.client import LlmClient
-from encoder_service.llm.endpoints import LlmEndpoint, LlmEndpoints
+from encoder_service.llm.endpoint_selection import LlmEndpoint, LlmEndpoints
 from tests.unit.encoder.helpers import FakeLlm, running_llm
 
 

@@ -11,7 +11,7 @@ from visionsplit.grid import TileGrid, UnpadRule
 from visionsplit.options.compression import Compression
 from visionsplit.options.layout import LAYOUTS
 
-from encoder_service.compression import Plan, compose, select
+from encoder_service.compression import Plan, compose, select, take
 from tests.unit.encoder.helpers import scored
 from tests.unit.encoder.reference_globalcom2 import globalcom2
 
@@ -131,7 +131,7 @@ def test_tile_by_tile_equals_all_at_once():
         plan = Plan(compose(spec), grid, scores.device)
         first, parts = 0, []
         for stop in cuts:
-            parts.append(plan.take(first, stop, encoded.tiles(first, stop)))
+            parts.append(take(plan, first, stop, encoded.tiles(first, stop)))
             first = stop
         assert torch.equal(plan.positions(torch.cat([part.numbers for part in parts])), torch.cat(whole.positions))
         assert torch.equal(torch.cat([part.features for part in parts]), whole.features)

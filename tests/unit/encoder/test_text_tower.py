@@ -77,8 +77,10 @@ def test_the_old_way_to_find_a_texts_end_is_the_librarys(checkpoints, tmp_path):
 @pytest.mark.parametrize("text", TEXTS)
 def test_relevance_is_the_negated_mean_cosine_in_clips_space(checkpoints, tower, text):
     llava, clip = checkpoints
-    tiles = Tiler(Checkpoint(str(llava))).cut(drawn_image(200, 120), UnpadRule.HUGGING_FACE).pixels
-    features = VisionTower.load(Checkpoint(str(llava)), dtype=torch.float32, device=CPU)(tiles, frozenset()).features
+    vision_tower = VisionTower.load(Checkpoint(str(llava)), dtype=torch.float32, device=CPU)
+    samples = Tiler(Checkpoint(str(llava))).cut(drawn_image(200, 120), UnpadRule.HUGGING_FACE).pixels
+    tiles = vision_tower.levels(samples)
+    features = vision_tower(samples, frozenset()).features
     relevance = tower.relevance(features, tower.embed(text)).numpy()
 
     model = CLIPModel.from_pretrained(clip).eval()

@@ -84,11 +84,11 @@ def test_nothing_unused_is_held(random_checkpoints):
 @pytest.mark.parametrize(("width", "height"), SIZES + STRIPS)
 def test_tiles_equal_the_processors(random_checkpoints, width, height):
     folder = random_checkpoints["llama"]
-    checkpoint = Checkpoint(str(folder))
+    checkpoint, tower = load(folder)
     image = drawn_image(width, height)
     tiles = Tiler(checkpoint).cut(image, UnpadRule.HUGGING_FACE)
     processed = LlavaNextProcessor.from_pretrained(folder)(images=image, text="<image>", return_tensors="pt")
-    assert torch.equal(tiles.pixels, processed["pixel_values"][0])
+    assert torch.equal(tower.levels(tiles.pixels), processed["pixel_values"][0])
     rows, columns = get_anyres_image_grid_shape((height, width), checkpoint.config.image_grid_pinpoints, 56)
     assert (tiles.grid.rows, tiles.grid.columns) == (rows, columns)
     assert processed["image_sizes"].tolist() == [[tiles.grid.image_height, tiles.grid.image_width]]
@@ -118,7 +118,7 @@ def test_globalcom2_on_a_random_tower(random_checkpoints):
             grid = tiles.grid
             kept = select(tower(tiles.pixels, CLS), grid, Compression("globalcom2", 0.4))
             with torch.no_grad():
-                scores = scores_by_head(whole, tiles.pixels)
+                scores = scores_by_head(whole, tower.levels(tiles.pixels))
             ratios, budgets, tokens = globalcom2(
                 scores,
                 side=grid.side,

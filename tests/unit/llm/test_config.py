@@ -1,11 +1,12 @@
 """Invalid settings are refused in the configuration, with their name and value."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
-from llm_service.config import PROGRAM, BackendKind, EngineConfig, Limits, LlmConfig, RayConfig
+from llm_service.config import PROGRAM, BackendKind, EngineConfig, EngineKind, Limits, LlmConfig, RayConfig
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,7 @@ from llm_service.config import PROGRAM, BackendKind, EngineConfig, Limits, LlmCo
         lambda: EngineConfig(memory_fraction=80.0),
         lambda: EngineConfig(memory_fraction=float("nan")),
         lambda: EngineConfig(max_virtual_id=2**31),
+        lambda: EngineConfig(vllm_options={"enforce_eager": True}),
         lambda: Limits(max_images=0),
         lambda: Limits(max_uploads=0),
         lambda: Limits(default_max_new_tokens=0),
@@ -125,3 +127,30 @@ def test_reading_a_command_line_imports_no_pytorch():
         "print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+OPTIONS = {"tensor_parallel_size": 2, "speculative_config": {"method": "ngram"}}
+
+
+@pytest.mark.parametrize("source", ["option", "environment", "file"])
+def test_the_options_of_vllm_are_an_object_wherever_they_come_from(tmp_path, source: str):
+    arguments, environment = ["--model", "m", "--engine", "vllm"], {}
+    if source == "option":
+        arguments += ["--vllm-options", json.dumps(OPTIONS)]
+    elif source == "environment":
+        environment["VISIONSPLIT_LLM_VLLM_OPTIONS"] = json.dumps(OPTIONS)
+    else:
+        file = tmp_path / "llm.toml"
+        file.write_text(
+            "[vllm_options]\ntensor_parallel_size = 2\n[vllm_options.speculative_config]\nmethod = 'ngram'\n"
+        )
+        arguments += ["--config", str(file)]
+    engine = PROGRAM.read(arguments, environment).engine
+    assert (engine.kind, engine.vllm_options) == (EngineKind.VLLM, OPTIONS)
+
+
+@pytest.mark.parametrize("options", ["[1]", "{", "tensor_parallel_size=2"])
+def test_options_of_vllm_that_are_no_object_are_refused(options: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        PROGRAM.read(["--model", "m", "--engine", "vllm", "--vllm-options", options], {})
+    assert "JSON" in capsys.readouterr().err

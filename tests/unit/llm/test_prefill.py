@@ -28,8 +28,11 @@ ACCEPTED = Accepted(
     num_layers=LAYERS,
     limits=Limits(),
     default_repetition_penalty=1.0,
+    engine="transformers-continuous-batching",
+    takes_layers_apart=True,
 )
-ANOTHER = replace(ACCEPTED, model_type="mamba")
+ANOTHER = replace(ACCEPTED, model_type="mamba", takes_layers_apart=False)
+VLLM = replace(ACCEPTED, engine="vllm", takes_layers_apart=False)
 
 
 def read(message: pb.Prefill, *, layout: Layout = "spatial", num_images: int = 1, accepted: Accepted = ACCEPTED):
@@ -75,6 +78,9 @@ def test_a_language_model_whose_layers_are_not_known_reads_as_ever(wish: pb.Pref
     with pytest.raises(InvalidRequestError, match=r"need a language model of type llama, .*; this one is mamba"):
         read(wish, accepted=ANOTHER)
     assert read(pb.Prefill(), accepted=ANOTHER) == CheckedPrefill(None, None, "renumbered")
+    with pytest.raises(InvalidRequestError, match=r"started with --engine transformers; this one decodes with vllm"):
+        read(wish, accepted=VLLM)
+    assert read(pb.Prefill(), accepted=VLLM) == CheckedPrefill(None, None, "renumbered")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from visionsplit.security.certificates import load_pair
 from visionsplit.security.client import ClientSecurity, is_local
-from visionsplit.security.files import CredentialsError, ReloadingFiles
+from visionsplit.security.reloaded_files import CredentialsError, ReloadingFiles
 from visionsplit.security.server import ServerSecurity
 from visionsplit.security.tls import ClientTls, ServerTls
 from visionsplit.security.tokens import AUTHORIZATION_KEY, AcceptedTokens, BearerToken, TokenHolder, read_tokens

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from visionsplit.errors import IncompatibleServicesError, VisionSplitError
-from visionsplit.network.endpoints import Backoff, Rotation
+from visionsplit.network.endpoint_selection import Backoff, Rotation
 
 from encoder_service.llm.client import Checkpoint, LlmCall, LlmClient
 
