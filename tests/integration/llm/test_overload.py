@@ -159,15 +159,10 @@ async def test_tokens_of_a_pause_go_out_together_and_the_last_ones_at_once():
         await anext(events)
 
 
-@pytest.mark.parametrize("pruned", [False, True])
-async def test_many_calls_get_their_tokens_in_groups(llama_caller: Caller, monkeypatch, pruned: bool):
+async def test_many_calls_get_their_tokens_in_groups(llama: Whole, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(service, "_EVENTS_PER_SECOND", 0.001)  # as if there were a million calls
-    upload = llama_caller.upload(ASK, [llama_caller.whole.tokens(picture(100, 100))], max_new_tokens=20)
-    if pruned:
-        upload[0].header.prefill.pruning.method = "fastv"
-        upload[0].header.prefill.pruning.retention_ratio = 0.5
-        upload[0].header.prefill.pruning.parameters["layer"] = 1
-    answer = await collect(llama_caller.call(upload))
+    async with running(llama) as (_, caller):
+        answer = await caller.generate(ASK, [llama.tokens(picture(100, 100))], max_new_tokens=20)
     assert [len(delta.token_ids) for delta in answer.deltas] == [1, len(answer.token_ids) - 1]
 
 
