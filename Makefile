@@ -17,7 +17,7 @@ PACKAGES := visionsplit encoder_service llm_service visionsplit_ray visionsplit_
 REF ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest test-vllm dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch bench-encoder bench-peers eval load chaos figures clean
+.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest test-vllm dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch bench-encoder bench-peers bench-scale eval load chaos figures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -99,6 +99,9 @@ bench-encoder: $(INSTALLED) ## the encoder's process beside its bare vision towe
 
 bench-peers: $(INSTALLED) $(VLLM_INSTALLED) ## beside vLLM and a generate loop, speed and accuracy (40 minutes on two cores; ARGS="--quick", ARGS="--report docs")
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-scale: $(INSTALLED) ## throughput of 1 to 8 simulated devices and of gateways, into docs/scale.md (15 minutes; ARGS=--only-report)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.scale --report docs/scale.md $(ARGS)
 
 eval: $(INSTALLED) ## score the shipped model under every compression (a minute with ARGS="--images 14"; ARGS="--images 100 --out out/eval")
 	$(BIN)/python -m training.evaluation $(ARGS)

@@ -3,7 +3,9 @@
 import asyncio
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
+import torch
 from visionsplit.command_line.settings import ConfigError
 from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.model.device import resolve_device
@@ -36,6 +38,12 @@ from encoder_service.pipeline.pipeline import EncoderPipeline
 SERVICE_NAME: str = encoder_service_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
 
 
+class LoadTower(Protocol):
+    """The interface of `VisionTower.load`."""
+
+    def __call__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> VisionTower: ...
+
+
 @dataclass(frozen=True)
 class _Loaded:
     """What is read at the start."""
@@ -51,11 +59,14 @@ class _Loaded:
 class EncoderServer(ServiceServer):
     """One encoder service in this process. Started and stopped once, from one event loop."""
 
-    def __init__(self, config: EncoderConfig, llm: LlmEndpoints | None = None) -> None:
+    def __init__(
+        self, config: EncoderConfig, llm: LlmEndpoints | None = None, load_tower: LoadTower = VisionTower.load
+    ) -> None:
         """
         Args:
             config: its settings.
             llm: the LLM services to use in place of those at the settings' addresses.
+            load_tower: loads the vision tower.
 
         Raises:
             ConfigError: the default compression reads the prompt, and there is no text tower.
@@ -71,6 +82,7 @@ class EncoderServer(ServiceServer):
         self._batcher: TileBatcher | None = None
         self._pipeline: EncoderPipeline | None = None
         self._llm = llm
+        self._load_tower = load_tower
 
     @property
     def cache_counts(self) -> CacheCounts | None:
@@ -139,7 +151,7 @@ class EncoderServer(ServiceServer):
         tiler = Tiler(checkpoint)
         _check_room_for_image(config, tiler.max_tiles)
         dtype = DTYPES[config.dtype] if config.dtype is not None else checkpoint.dtype_on(device)
-        tower = VisionTower.load(checkpoint, dtype=dtype, device=device)
+        tower = self._load_tower(checkpoint, dtype=dtype, device=device)
         text_tower, placeholder = None, None
         if config.text_tower is not None:
             text_tower = TextTower.load(

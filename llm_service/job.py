@@ -27,6 +27,7 @@ class Job:
     pruning: ComposedPruning | None = None  # None drops nothing
     position_ids: PositionIds = "renumbered"
     caller: str = ""  # callers take turns
+    pause_seconds: float = 0.0  # between two events; tokens that come meanwhile go out together
     trace_context: Mapping[str, str] = field(default_factory=dict)  # W3C: what the replica's spans are children of
 
     @property

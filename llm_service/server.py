@@ -23,6 +23,7 @@ from llm_service.prompts.length_limit import PromptSize
 from llm_service.prompts.prompt import PromptEncoder
 from llm_service.prompts.token_lower_bound import FewestTokens
 from llm_service.prompts.turns import PromptTurns
+from llm_service.replica.engines import MakeEngines, make_engines
 
 SERVICE_NAME = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
 
@@ -30,10 +31,16 @@ SERVICE_NAME = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"].full_na
 class LlmServer(ServiceServer):
     """The LLM service of one checkpoint on one address. Started and stopped once, from one event loop."""
 
-    def __init__(self, config: LlmConfig) -> None:
+    def __init__(self, config: LlmConfig, make_engines: MakeEngines = make_engines) -> None:
+        """
+        Args:
+            config: its settings.
+            make_engines: what decodes in each replica.
+        """
         receiving = ReceiveLimits(max_bytes=MAX_TOKEN_MESSAGE_BYTES, caller_share=config.limits.caller_share)
         super().__init__(Service("llm", SERVICE_NAME, relayed=True), config, receiving)
         self._config = config
+        self._make_engines = make_engines
         self._backend: Backend | None = None
         self._watch: ReplicaWatch | None = None
         self._metrics = LlmMetrics(self.telemetry.registry)
@@ -41,7 +48,7 @@ class LlmServer(ServiceServer):
 
     async def open(self, receiver: Receiver) -> Opened:
         config = self._config
-        backend = self._backend = make_backend(config)
+        backend = self._backend = make_backend(config, self._make_engines)
         checkpoint = await asyncio.to_thread(Checkpoint, config.model, revision=config.revision)
         prompts = await asyncio.to_thread(PromptEncoder, checkpoint)
         fewest = await asyncio.to_thread(FewestTokens, prompts.tokenizer)

@@ -41,11 +41,13 @@ def tiny_checkpoint(
     vision: dict[str, Any] | None = None,
     language: dict[str, Any] | None = None,
     model: dict[str, Any] | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write a float32 checkpoint with tokenizer, processor and chat template into `folder` and return it.
+    """Write a checkpoint with tokenizer, processor and chat template into `folder` and return it.
 
     `text` names the language backbone: "llama", "mistral" or "qwen2". `vision`, `language` and `model` override
-    fields of the three configurations.
+    fields of the three configurations. `device` is where the weights are drawn.
     """
     tokenizer = _byte_level_tokenizer() if text == "qwen2" else _byte_fallback_tokenizer()
     grid_pinpoints = pinpoints or PINPOINTS
@@ -84,7 +86,8 @@ def tiny_checkpoint(
         **{"image_token_index": 4, "tie_word_embeddings": False, **(model or {})},
     )
     torch.manual_seed(seed)
-    network = LlavaNextForConditionalGeneration(config).float().eval()
+    with torch.device(device):
+        network = LlavaNextForConditionalGeneration(config).to(dtype).eval()
     _spread_weights(network)
     network.generation_config = GenerationConfig(bos_token_id=2, eos_token_id=3, pad_token_id=0, do_sample=False)
     network.save_pretrained(folder)

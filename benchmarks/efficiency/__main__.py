@@ -8,10 +8,13 @@ small shapes (CPU, float32), and with `--device cuda` on the 7B and 13B shapes w
 """
 
 import argparse
+import dataclasses
 import gc
+import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import transformers
@@ -23,7 +26,7 @@ from benchmarks.efficiency.measure import Row, measure
 from benchmarks.efficiency.operations import EXPLANATION, prefill_table, stages_table
 from benchmarks.efficiency.pipeline import TEXT_AFTER, TEXT_BEFORE, Pipeline
 from benchmarks.efficiency.shapes import LARGE, SMALL, TIME_SHARES, checkpoint
-from benchmarks.efficiency.tables import time_table, work_table
+from benchmarks.efficiency.tables import poster_table, time_table, work_table
 from benchmarks.selection_cost import machine
 
 _QUICK_RATIOS = (0.1,)
@@ -80,6 +83,11 @@ def _print_shape(name: str, options: argparse.Namespace, *, deadline: float) -> 
     reasons = [*chosen.left_out, *([f"no time left for {', '.join(late)}"] if late else [])]
     print(f"## {source.name}\n\n{_facts(pipeline, rows, options.new_tokens)}\n")
     print(work_table(rows), time_table(rows, relative=options.relative), sep="\n", flush=True)
+    if options.json is not None:
+        file = options.json / f"efficiency-{name}.json"
+        file.write_text(json.dumps([dataclasses.asdict(row) for row in rows], default=str, indent=1) + "\n")
+    if name == "7b" and (poster := poster_table(rows)):
+        print("Beside GlobalCom2's poster:\n", poster, sep="\n", flush=True)
     if reasons:
         print("Not measured:\n", *(f"- {reason}" for reason in reasons), "", sep="\n", flush=True)
     del pipeline
@@ -122,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=200, help="for all shapes; rows that come later are left out")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--relative", action="store_true", help="times as a percentage of the uncompressed image's")
+    parser.add_argument("--json", type=Path, metavar="FOLDER", help="an existing folder for each shape's rows as JSON")
     parser.add_argument("--quick", action="store_true", help="the smallest shape at one ratio: does it work?")
     return parser
 

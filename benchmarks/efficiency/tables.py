@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from benchmarks.efficiency.measure import STAGES, Row
 
 _NOT_MEASURED = "not measured"
+# Of GlobalCom2's poster for LLaVA-NeXT-7B: peak memory in GB at 100% and 10% of the tokens, and the throughput at 10%.
+_POSTER_GB, _POSTER_SPEED = (23.0, 13.9), 1.8
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -66,6 +68,24 @@ def time_table(rows: Sequence[Row], *, relative: bool) -> str:
         cells.append(f"{base.image_seconds / row.image_seconds:.2f} x")
         table.append(cells)
     return markdown(header, table)
+
+
+def poster_table(rows: Sequence[Row]) -> str:
+    """The 7B model beside GlobalCom2's poster; empty without rows of GlobalCom2 at 10% and of the whole image."""
+    whole = next((row for row in rows if row.condition.name == "none"), None)
+    tenth = next((row for row in rows if (row.condition.name, row.condition.ratio) == ("globalcom2", 0.1)), None)
+    if whole is None or tenth is None:
+        return ""
+    peaks = [_NOT_MEASURED if row.peak_bytes is None else f"{row.peak_bytes / 1e9:.1f}" for row in (whole, tenth)]
+    speed = whole.image_seconds / tenth.image_seconds
+    return markdown(
+        ("", "poster", "here"),
+        [
+            ("prefill TFLOPs, 100% and 10%", "", f"{_tera(whole.work.prefill)}, {_tera(tenth.work.prefill)}"),
+            ("peak GB, 100% and 10%", ", ".join(map(str, _POSTER_GB)), ", ".join(peaks)),
+            ("throughput at 10%", f"{_POSTER_SPEED} x", f"{speed:.2f} x"),
+        ],
+    )
 
 
 def _names(row: Row) -> tuple[str, str]:

@@ -35,6 +35,8 @@ class Service:
     address: str
     process: subprocess.Popen[bytes] | None = None
     log: Path = field(default_factory=lambda: Path(tempfile.mkstemp(suffix=".log")[1]))
+    words: tuple[str, ...] = ()  # what the module is told before its options
+    device: str = "cpu"
     python: str = sys.executable
     environment: Mapping[str, str] = field(default_factory=lambda: {"OMP_NUM_THREADS": "1"})  # beside this process's
     start_seconds: float = START_SECONDS  # until it must serve
@@ -46,7 +48,8 @@ class Service:
             )
 
     def command(self) -> list[str]:
-        return [self.python, "-m", self.module, "--listen", self.address, "--device", "cpu", *self.arguments]
+        options = ["--listen", self.address, "--device", self.device, *self.arguments]
+        return [self.python, "-m", self.module, *self.words, *options]
 
     def is_serving(self) -> bool:
         with Client(self.address) as client:

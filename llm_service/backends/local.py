@@ -9,6 +9,7 @@ from visionsplit.errors import UnavailableError
 from llm_service.backends.base import Backend
 from llm_service.config import ReplicaConfig
 from llm_service.job import EngineUse, Job, ReplicaInfo, TokenEvent
+from llm_service.replica.engines import MakeEngines
 from llm_service.replica.replica import Replica
 
 
@@ -17,12 +18,13 @@ class LocalBackend(Backend):
 
     name = "local"
 
-    def __init__(self, config: ReplicaConfig) -> None:
+    def __init__(self, config: ReplicaConfig, make_engines: MakeEngines) -> None:
         self._config = config
+        self._make_engines = make_engines
         self._replica: Replica | None = None
 
     async def start(self) -> ReplicaInfo:
-        self._replica = await asyncio.to_thread(Replica, self._config)
+        self._replica = await asyncio.to_thread(Replica, self._config, self._make_engines)
         return self._replica.info
 
     async def stop(self) -> None:

@@ -1,7 +1,10 @@
 """The replicas as a Ray Serve application: deploying, taking over, counting and deleting it."""
 
+import asyncio
 import hashlib
 import logging
+import pickle
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -16,41 +19,81 @@ from visionsplit.errors import UnavailableError
 from visionsplit.model.checkpoint import Checkpoint
 
 from llm_service.backends.ray_replica import DEPLOYMENT, LlmReplica
+from llm_service.backends.ray_uses import replica_names, replica_prefix
 from llm_service.config import RayConfig, ReplicaConfig
+from llm_service.replica.engines import MakeEngines, make_engines
 
 _log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 5.0  # time for running replicas to answer with their version
+_COUNT_SECONDS = 10.0  # for which a number of replicas may be believed
+_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+# A job comes as one message. gRPC's own limit of 4 MiB is less than one uncompressed image; the gateway limits uploads.
+_ENVIRONMENT = {"env_vars": {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1)}}
 
 
 class RayApplication:
-    """One deployment, without Ray Serve's own HTTP and gRPC proxies. All methods block.
+    """One deployment, without Ray Serve's own HTTP and gRPC proxies. Methods block unless they are coroutines.
 
     The replicas outlive a gateway that was killed, and the next gateway of the same application takes them over, since
     `serve.run` would replace every replica and load the weights again. A gateway takes over only replicas that were
     deployed from the same release, settings and checkpoint files.
     """
 
-    def __init__(self, name: str, replica: ReplicaConfig, config: RayConfig, *, replicas: int) -> None:
-        self._name = name
+    def __init__(
+        self,
+        name: str,
+        replica: ReplicaConfig,
+        config: RayConfig,
+        *,
+        replicas: int,
+        make_engines: MakeEngines = make_engines,
+    ) -> None:
+        """`name` must be unique on the cluster."""
+        self.name = name
+        self._make_engines = make_engines
         self._replica = replica
         self._config = config
         self._num_replicas = replicas
+        self._version = ""
         self._up = False
+        self._all_running: set[str] | None = None  # the actors at the last count, if all of them ran
+        self._count_again = 0.0  # of time.monotonic
 
-    def bring_up(self) -> Any:  # noqa: ANN401 - Ray has no types
-        """Take over the running replicas or deploy new ones; return the handle for calling them.
+    def find(self) -> Any | None:  # noqa: ANN401 - Ray has no types
+        """Start Ray Serve where it does not run; the handle of the application if it runs already, for `take_over`.
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
+        """
+        serve.start(proxy_location="Disabled", logging_config=_QUIET)
+        self._version = self._hash()
+        application = serve.status().applications.get(self.name)
+        if application is None or application.status is not ApplicationStatus.RUNNING:
+            return None
+        return serve.get_app_handle(self.name)
+
+    async def take_over(self, handle: Any) -> bool:  # noqa: ANN401
+        """Whether the running replicas are of this version; if so, the calls that they still run are ended."""
+        answers = handle.broadcast("take_over")
+        try:
+            told = await asyncio.to_thread(answers.results, timeout_s=_ANSWER_SECONDS)
+        except (RayError, RayServeException, TimeoutError) as error:
+            _log.warning("Ray application %s runs but does not answer; deploying it again: %s", self.name, error)
+            return False
+        if set(told) != {self._version}:
+            _log.info("Ray application %s runs with other settings; deploying it again", self.name)
+            return False
+        self._up = True
+        _log.info("took over the replicas of Ray application %s", self.name)
+        return True
+
+    def deploy(self) -> Any:  # noqa: ANN401
+        """Deploy new replicas, in place of running ones; return the handle for calling them. After `find`.
+
+        Raises:
             UnavailableError: the replicas did not start.
         """
-        quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
-        serve.start(proxy_location="Disabled", logging_config=quiet)
-        version = self._version()
         self._up = True
-        if (handle := self._find(version)) is not None:
-            _log.info("took over the replicas of Ray application %s", self._name)
-            return handle
         gpus = self._config.gpus_per_replica(
             self._replica.device, self._num_replicas, ray.cluster_resources().get("GPU", 0)
         )
@@ -60,12 +103,13 @@ class RayApplication:
             max_queued_requests=self._config.max_queued_requests,
             health_check_period_s=self._config.health_check_period_s,
             graceful_shutdown_timeout_s=self._config.graceful_shutdown_timeout_s,
-            ray_actor_options={"num_cpus": self._config.num_cpus, "num_gpus": gpus},
-            logging_config=quiet,
+            ray_actor_options={"num_cpus": self._config.num_cpus, "num_gpus": gpus, "runtime_env": _ENVIRONMENT},
+            logging_config=_QUIET,
             **self._scale(),
         )
+        application = deployment.bind(self._sharing(gpus), self._version, self._make_engines)
         try:
-            return serve.run(deployment.bind(self._sharing(gpus), version), name=self._name, route_prefix=None)
+            return serve.run(application, name=self.name, route_prefix=None)
         except RuntimeError as error:
             _log.debug("the deployment failed", exc_info=True)
             raise UnavailableError(f"Ray Serve could not bring the replicas up: {_last_line(error)}") from error
@@ -80,39 +124,36 @@ class RayApplication:
     def num_running(self) -> int:
         """The number of running replicas.
 
+        `serve.status` takes tens of milliseconds of a processor, because it builds the whole configuration of every
+        application. So it is asked only when the actors have changed, when some of them do not run, and from time to
+        time, since an actor that stops keeps its name.
+
         Raises:
             RayError, RayServeException, ConnectionError: Serve does not answer.
         """
-        application = serve.status().applications.get(self._name)
+        names = set(replica_names(replica_prefix(self.name, DEPLOYMENT)))
+        if names == self._all_running and time.monotonic() < self._count_again:
+            return len(names)
+        application = serve.status().applications.get(self.name)
         deployment = application.deployments.get(DEPLOYMENT) if application is not None else None
-        return int(deployment.replica_states.get("RUNNING", 0)) if deployment is not None else 0
+        running = int(deployment.replica_states.get("RUNNING", 0)) if deployment is not None else 0
+        self._all_running = names if running == len(names) else None
+        self._count_again = time.monotonic() + _COUNT_SECONDS
+        return running
 
     def take_away(self) -> None:
         """Delete the application, which ends the replicas; does nothing if they were never started."""
         if self._up:
-            serve.delete(self._name)
+            serve.delete(self.name)
 
-    def _version(self) -> str:
+    def _hash(self) -> str:
         """Hash of everything that decides what the replicas are and how Ray Serve runs them."""
         stamp = Checkpoint(self._replica.model, revision=self._replica.revision).stamp()
-        facts = (visionsplit.__version__, self._replica, self._config, self._num_replicas, stamp)
+        facts = (
+            *(visionsplit.__version__, self._replica, self._config, self._num_replicas, stamp),
+            pickle.dumps(self._make_engines),  # a function's repr has its address in memory
+        )
         return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
-
-    def _find(self, version: str) -> Any | None:  # noqa: ANN401
-        """The handle of a running application of this version; None if there is none."""
-        application = serve.status().applications.get(self._name)
-        if application is None or application.status is not ApplicationStatus.RUNNING:
-            return None
-        handle = serve.get_app_handle(self._name)
-        try:
-            told = handle.broadcast("take_over").results(timeout_s=_ANSWER_SECONDS)
-        except (RayError, RayServeException, TimeoutError) as error:
-            _log.warning("Ray application %s runs but does not answer; deploying it again: %s", self._name, error)
-            return None
-        if set(told) != {version}:
-            _log.info("Ray application %s runs with other settings; deploying it again", self._name)
-            return None
-        return handle
 
     def _scale(self) -> dict[str, Any]:
         config = self._config

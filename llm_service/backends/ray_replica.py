@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
-from numpy.typing import NDArray
+from ray import serve
 
-from llm_service.backends.packing import ImageMeta, unpack
 from llm_service.config import ReplicaConfig
 from llm_service.job import Job, ReplicaInfo, TokenEvent
+from llm_service.replica.engines import MakeEngines
 from llm_service.replica.replica import Replica
 
 DEPLOYMENT = "LlmReplica"  # its name within the application
@@ -18,19 +18,19 @@ DEPLOYMENT = "LlmReplica"  # its name within the application
 class LlmReplica:
     """The class that Ray Serve deploys."""
 
-    def __init__(self, config: ReplicaConfig, version: str) -> None:
+    def __init__(self, config: ReplicaConfig, version: str, make_engines: MakeEngines) -> None:
         """`version` is a hash of everything it was deployed with; see `RayApplication`."""
-        self._replica = Replica(config)
+        self._replica = Replica(config, make_engines)
         self._version = version
         self._calls: set[asyncio.Task[Any]] = set()
 
-    async def generate(
-        self, job: Job, metas: tuple[ImageMeta, ...], *arrays: NDArray[Any]
-    ) -> AsyncGenerator[TokenEvent, None]:
+    async def generate(self, job: Job) -> AsyncGenerator[str | TokenEvent, None]:
+        """Yield the replica's name at once, and then the tokens."""
+        yield serve.get_replica_context().replica_tag
         call = asyncio.current_task()
         assert call is not None
         self._calls.add(call)
-        events = self._replica.generate(replace(job, images=unpack(metas, arrays)))
+        events = self._replica.generate(job)
         try:
             async for event in events:
                 yield event

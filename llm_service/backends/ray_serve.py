@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,17 +15,17 @@ from visionsplit.serving.fairness import FairGate
 from visionsplit.serving.overload import ServiceRate
 
 from llm_service.backends.base import Backend
-from llm_service.backends.packing import pack
 from llm_service.backends.ray_application import RayApplication
 from llm_service.backends.ray_cluster import connect
 from llm_service.backends.ray_logging import quiet_ray
 from llm_service.backends.ray_replica import DEPLOYMENT
 from llm_service.backends.ray_uses import ReplicaUses
-from llm_service.config import RayConfig, ReplicaConfig
+from llm_service.config import RayConfig
 from llm_service.engines.token_buffer import TokenBuffer, read_ahead
 from llm_service.job import EngineUse, Job, ReplicaInfo, TokenEvent
 
 _log = logging.getLogger(__name__)
+_LOST = "the replica that served the call was lost"
 
 
 class RayServeBackend(Backend):
@@ -34,18 +33,18 @@ class RayServeBackend(Backend):
 
     name = "ray"
 
-    def __init__(self, replica: ReplicaConfig, config: RayConfig, *, replicas: int, application: str) -> None:
-        """`application` names this service on the cluster and must be unique there."""
+    def __init__(self, application: RayApplication, config: RayConfig, *, replicas: int) -> None:
         self._config = config
         self._num_replicas = replicas
-        self._application = RayApplication(application, replica, config, replicas=replicas)
+        self._application = application
         self._handle: Any = None
         self._owns_cluster = False
         # Ray Serve's own queue is first-in first-out. This gate lets callers take turns, and admits only as many jobs
         # as the replicas can run.
         self._gate = FairGate(replicas * config.max_ongoing_requests)
         self._rate = ServiceRate()
-        self._uses = ReplicaUses(application, DEPLOYMENT)
+        self._reading: dict[str, set[TokenBuffer]] = {}  # of calls, by the name of their replica
+        self._uses = ReplicaUses(application.name, DEPLOYMENT)
 
     @property
     def max_calls(self) -> int:
@@ -56,9 +55,17 @@ class RayServeBackend(Backend):
         quiet_ray()
         # On this thread: on any other, Ray logs that it cannot install its signal handler.
         self._connect()
-        self._handle = await asyncio.to_thread(self._application.bring_up)
+        self._handle = await self._bring_up()
         info: ReplicaInfo = await self._handle.describe.remote()
         return info
+
+    async def _bring_up(self) -> Any:  # noqa: ANN401 - Ray has no types
+        """The handle of replicas that were left running, or else of new ones."""
+        handle = await asyncio.to_thread(self._application.find)
+        # Called on this event loop, where Ray Serve then chooses replicas for all calls of the handle.
+        if handle is not None and await self._application.take_over(handle):
+            return handle
+        return await asyncio.to_thread(self._application.deploy)
 
     async def stop(self) -> None:
         self._handle = None
@@ -83,12 +90,18 @@ class RayServeBackend(Backend):
             buffer.put(self._translate(error))
 
     async def _pass(self, handle: Any, job: Job, buffer: TokenBuffer) -> None:  # noqa: ANN401
-        metas, arrays = pack(job.images)
-        stored = [ray.put(array) for array in arrays]
-        stream = handle.options(stream=True, method_name="generate").remote(replace(job, images=()), metas, *stored)
+        # By value, Ray Serve sends requests and tokens over gRPC. By reference, each token would be an object of Ray's
+        # store, which costs six times the processor time here and twice as much in the replica.
+        stream = handle.options(stream=True, method_name="generate", _by_reference=False).remote(job)
         try:
-            async for event in stream:
-                buffer.put(event)
+            replica: str = await anext(stream)
+            readers = self._reading.setdefault(replica, set())
+            readers.add(buffer)
+            try:
+                async for event in stream:
+                    buffer.put(event)
+            finally:
+                readers.discard(buffer)
         finally:
             stream.cancel()  # ends the job on its replica; has no effect after the last event
 
@@ -102,7 +115,13 @@ class RayServeBackend(Backend):
         return replicas
 
     async def uses(self) -> Mapping[str, EngineUse]:
-        return await self._uses.get()
+        before = set(self._reading)  # calls may reach a new replica after Ray has listed those that it knows
+        uses = await self._uses.get()
+        # A node that vanishes does not close its connections, and gRPC would notice after minutes. Ray knows sooner.
+        for replica in before - self._uses.replicas:
+            for buffer in self._reading.pop(replica):
+                buffer.put(UnavailableError(_LOST))
+        return uses
 
     def _connect(self) -> None:
         if ray.is_initialized():
@@ -118,7 +137,7 @@ class RayServeBackend(Backend):
         if isinstance(cause, BackPressureError):
             return OverloadedError("every replica is busy and the queue is full", self._rate.retry_after(1))
         if isinstance(cause, RayActorError | DeploymentUnavailableError):
-            return UnavailableError("the replica that served the call was lost")
+            return UnavailableError(_LOST)
         _log.error("a replica failed", exc_info=error)
         return InternalError("a replica failed; the service's log has the details")
 

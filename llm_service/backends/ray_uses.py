@@ -18,13 +18,29 @@ _NAMESPACE = "serve"
 _PATIENCE_SECONDS = 1.0
 
 
+def replica_prefix(application: str, deployment: str) -> str:
+    """The beginning of the names of a deployment's actors."""
+    return f"SERVE_REPLICA::{application}#{deployment}#"
+
+
+def replica_names(prefix: str) -> list[str]:
+    """The actors whose names begin so: running, starting and stopping replicas. Blocks."""
+    actors = list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in actors if actor["namespace"] == _NAMESPACE and actor["name"].startswith(prefix)]
+
+
 class ReplicaUses:
     """The memory use of one deployment's replicas. Used from one event loop."""
 
     def __init__(self, application: str, deployment: str) -> None:
-        self._prefix = f"SERVE_REPLICA::{application}#{deployment}#"
+        self._prefix = replica_prefix(application, deployment)
         self._actors: dict[str, Any] = {}  # by name; Ray has no types
         self._asked: dict[str, asyncio.Future[Any]] = {}
+
+    @property
+    def replicas(self) -> set[str]:
+        """The last parts of the names of all replicas that Ray knew the last time, whether they answered or not."""
+        return {name.removeprefix(self._prefix) for name in self._actors}
 
     async def get(self) -> Mapping[str, EngineUse]:
         """Memory use by the last part of the replica's name. Replicas that do not answer in a second are left out.
@@ -46,13 +62,11 @@ class ReplicaUses:
     def _find(self) -> dict[str, Any]:
         """The deployment's actors by name. Blocks."""
         found: dict[str, Any] = {}
-        for actor in list_named_actors(all_namespaces=True):
-            name = actor["name"]
-            if actor["namespace"] == _NAMESPACE and name.startswith(self._prefix):
-                try:
-                    found[name] = self._actors.get(name) or ray.get_actor(name, _NAMESPACE)
-                except ValueError:
-                    continue  # the actor has ended since the listing
+        for name in replica_names(self._prefix):
+            try:
+                found[name] = self._actors.get(name) or ray.get_actor(name, _NAMESPACE)
+            except ValueError:
+                continue  # the actor has ended since the listing
         return found
 
 

@@ -48,6 +48,7 @@ class EngineRequest:
     sampling: ResolvedSampling
     pruning: ComposedPruning | None = None
     caller: str = ""  # callers take turns
+    pause_seconds: float = 0.0  # see `Job`
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 
 _DISCARD_SECONDS = 1.0
 _OVERLOADED_IDLE_SECONDS = 0.05
+# Of all calls together. Each event is a message to send and, from a replica on Ray, one to receive. With more calls,
+# each gets its tokens in larger groups, so that the gateway has time for requests however many tokens are decoded.
+_EVENTS_PER_SECOND = 1000
 
 Request = llm_service_pb2.LlmServiceGenerateRequest
 Response = llm_service_pb2.LlmServiceGenerateResponse
@@ -82,6 +85,7 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
                 pruning=upload.prefill.pruning,
                 position_ids=upload.prefill.position_ids,
                 caller=str(caller),
+                pause_seconds=self.admission.places.active / _EVENTS_PER_SECOND,
                 trace_context=carrier_of(),
             )
             generated = await self._answer(job, upload, clock, context)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from visionsplit.command_line.settings import ConfigError
@@ -27,6 +27,14 @@ class Engines:
 
     main: MainEngine
     layerwise: "LayerwiseEngine | None"  # None where no request can need the layers one by one
+
+
+class MakeEngines(Protocol):
+    """The interface of `make_engines`. Ray pickles it for the replicas."""
+
+    def __call__(
+        self, checkpoint: Checkpoint, config: EngineConfig, *, device: torch.device, dtype: torch.dtype
+    ) -> Engines: ...
 
 
 def make_engines(checkpoint: Checkpoint, config: EngineConfig, *, device: torch.device, dtype: torch.dtype) -> Engines:

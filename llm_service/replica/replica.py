@@ -16,7 +16,7 @@ from visionsplit.wire.vision_tokens import VisionTokens
 from llm_service.config import ReplicaConfig
 from llm_service.engines.base import Engine, EngineRequest, ImageInput, OriginalPositions
 from llm_service.job import EngineUse, Job, ReplicaInfo, TokenEvent
-from llm_service.replica.engines import make_engines
+from llm_service.replica.engines import MakeEngines, make_engines
 from llm_service.replica.projector import Projector
 from llm_service.replica.token_order import original_positions, original_span, sequence_order, tiles_of
 from llm_service.replica.trace import ReplicaTrace
@@ -25,8 +25,8 @@ from llm_service.replica.trace import ReplicaTrace
 class Replica:
     """The loaded language half of a checkpoint and its decoding engines."""
 
-    def __init__(self, config: ReplicaConfig) -> None:
-        """Load the weights and start the engine. Blocks.
+    def __init__(self, config: ReplicaConfig, make_engines: MakeEngines = make_engines) -> None:
+        """Load the weights and start the engines. Blocks.
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
@@ -84,7 +84,9 @@ class Replica:
 
     def _prepare(self, job: Job) -> EngineRequest:
         images = tuple(self._image(tokens, job) for tokens in job.images)
-        return EngineRequest(job.request_id, job.token_ids, images, job.sampling, job.pruning, job.caller)
+        return EngineRequest(
+            *(job.request_id, job.token_ids, images, job.sampling, job.pruning, job.caller, job.pause_seconds)
+        )
 
     def _image(self, tokens: VisionTokens, job: Job) -> ImageInput:
         order = sequence_order(tokens.grid, tokens.positions, job.layout)

@@ -13,7 +13,7 @@ from visionsplit.errors import PromptTooLongError, UnavailableError, VisionSplit
 
 from llm_service.config import EngineConfig
 from llm_service.engines.base import EngineRequest, MainEngine
-from llm_service.engines.continuous.delivery import Sink, SinkRouter
+from llm_service.engines.continuous.delivery import SinkRouter
 from llm_service.engines.continuous.manager import RunningManager, start_manager
 from llm_service.engines.continuous.request_slots import SlotAdmission, SlotPlace
 from llm_service.engines.continuous.sampler import SAMPLING_KEY, Sampler
@@ -79,7 +79,6 @@ class ContinuousBatchingEngine(MainEngine):
 
     @property
     def use(self) -> EngineUse:
-        """How much of the slab and of the KV cache is in use. Called on the event loop that admits requests."""
         running = self._supervisor.running
         processor = None if running is None else running.manager.batch_processor
         taken = 0.0 if processor is None else 1.0 - processor.cache.compute_free_capacity(relative=True)
@@ -97,7 +96,7 @@ class ContinuousBatchingEngine(MainEngine):
             running = await self._supervisor.get()
             sink = self._router.open(request_id, arrived=arrived, on_end=release)
             self._submit(running, request_id, request, place)
-            async for event in _events(sink):
+            async for event in sink.events.events(request.pause_seconds):
                 yield event
         finally:
             # True if no final event has come: the request may be running in the present manager.
@@ -182,12 +181,3 @@ class _Once:
         if not self._done:
             self._done = True
             self._call()
-
-
-async def _events(sink: Sink) -> AsyncGenerator[TokenEvent, None]:
-    """Yield all events of a request until it ends."""
-    finished = False
-    while not finished:
-        event = await sink.events.get()
-        finished = event.finished
-        yield event

@@ -77,10 +77,7 @@ class LayerwiseEngine(Engine):
         run = Run(request)
         self._enter(run)
         try:
-            finished = False
-            while not finished:
-                event = await run.events.get()
-                finished = event.finished
+            async for event in run.events.events(request.pause_seconds):
                 yield event
         finally:
             self._leave(run)

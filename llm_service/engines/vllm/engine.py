@@ -131,7 +131,8 @@ class VllmEngine(MainEngine):
         params = sampling_params(request.sampling, end_ids=self._end_ids)
         place = await self._admission.admit(request)
         try:
-            async with aclosing(read_ahead(partial(self._decode, request, params, place, arrived))) as events:
+            decode = partial(self._decode, request, params, place, arrived)
+            async with aclosing(read_ahead(decode, request.pause_seconds)) as events:
                 async for event in events:
                     yield event
         finally:

@@ -86,9 +86,10 @@ class TokenTensor:
                 f"tensor has shape {list(message.shape)}; two positive entries, [tokens, feature_size], are needed"
             )
         rows, columns = message.shape
-        _check_length("data", len(message.data), rows * columns * data_type.itemsize, data_type, rows, columns)
-        _check_length("scales", len(message.scales), rows * data_type.row_overhead, data_type, rows, columns)
-        tensor = cls(data_type, rows, columns, message.data, message.scales)
+        data, scales = message.data, message.scales  # read once: protobuf copies a field of bytes whenever it is read
+        _check_length("data", len(data), rows * columns * data_type.itemsize, data_type, rows, columns)
+        _check_length("scales", len(scales), rows * data_type.row_overhead, data_type, rows, columns)
+        tensor = cls(data_type, rows, columns, data, scales)
         _check_values(tensor)
         return tensor
 

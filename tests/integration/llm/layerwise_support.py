@@ -64,7 +64,7 @@ async def answer(replica: Replica, asked: Job) -> list[int]:
 
 
 def layerwise(replica: Replica) -> LayerwiseEngine:
-    assert replica._layerwise is not None
+    assert isinstance(replica._layerwise, LayerwiseEngine)
     return replica._layerwise
 
 

@@ -12,6 +12,7 @@ from visionsplit.wire.grpc_status import error_from_rpc
 from llm_service.config import EngineConfig, Limits
 from llm_service.engines.base import EngineRequest
 from llm_service.engines.token_buffer import TokenBuffer
+from llm_service.gateway import service
 from llm_service.job import TokenEvent
 from tests.integration.llm.engines import engine_of, held_steps, holds_nothing, settles
 from tests.integration.llm.support import Answer, Caller, Services, Whole, collect, picture, running
@@ -135,14 +136,34 @@ async def test_unread_events_become_few_and_lose_no_token():
     buffer = TokenBuffer()
     for number in range(5000):
         buffer.put(TokenEvent((number,), number == 4999, 0.5))
-    events = [await buffer.get()]
-    while not events[-1].finished:
-        events.append(await buffer.get())
-    assert len(events) < 100
-    assert [token for event in events for token in event.token_ids] == list(range(5000))
+    events = [event async for event in buffer.events()]
+    assert events == [TokenEvent(tuple(range(5000)), True, 0.5)]
     buffer.put(OverloadedError("full"))
     with pytest.raises(OverloadedError):
         await buffer.get()
+
+
+async def test_tokens_of_a_pause_go_out_together_and_the_last_ones_at_once():
+    buffer = TokenBuffer()
+    events = buffer.events(pause_seconds=3600)
+    buffer.put(TokenEvent((0,), False, 0.5))
+    assert (await anext(events)).token_ids == (0,)
+    following = asyncio.ensure_future(anext(events))
+    for number in (1, 2):
+        buffer.put(TokenEvent((number,), False, 0.5))
+        await asyncio.sleep(0)
+    assert not following.done()
+    buffer.put(TokenEvent((3,), True, 0.5))
+    assert (await following).token_ids == (1, 2, 3)
+    with pytest.raises(StopAsyncIteration):
+        await anext(events)
+
+
+async def test_many_calls_get_their_tokens_in_groups(llama: Whole, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(service, "_EVENTS_PER_SECOND", 0.001)  # as if there were a million calls
+    async with running(llama) as (_, caller):
+        answer = await caller.generate(ASK, [llama.tokens(picture(100, 100))], max_new_tokens=20)
+    assert [len(delta.token_ids) for delta in answer.deltas] == [1, len(answer.token_ids) - 1]
 
 
 async def test_callers_that_do_not_read_hold_nobody_back_and_little_memory(llama: Whole):

@@ -28,10 +28,7 @@ def cluster():
         configure_logging=False,
     )
     yield
-    from ray import serve
-
-    serve.shutdown()
-    ray.shutdown()
+    ray.shutdown()  # Ray Serve ends with it; its own shutdown would need the event loops of the tests
 
 
 @pytest.fixture

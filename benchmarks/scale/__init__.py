@@ -1,0 +1,1 @@
+"""How the system scales: real services, sockets and Ray, with devices whose time is simulated."""
