@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextImageProcessorPil
 from visionsplit.model.checkpoint import Checkpoint
 
 from benchmarks.efficiency.flops import LLAMA_2_7B, LLAMA_2_13B
@@ -35,6 +35,14 @@ class RandomCheckpoint(Checkpoint):
 
     def __init__(self, name: str, config: LlavaNextConfig) -> None:
         self.source, self.revision, self.name, self.config = name, None, name, config
+
+    def image_processor(self) -> LlavaNextImageProcessorPil:
+        tile = self.config.vision_config.image_size
+        return LlavaNextImageProcessorPil(
+            size={"shortest_edge": tile},
+            crop_size={"height": tile, "width": tile},
+            image_grid_pinpoints=self.config.image_grid_pinpoints,
+        )
 
     def load_into(
         self, module: torch.nn.Module, tensor_name: Callable[[str], str], *, unused: Callable[[str], bool] | None = None

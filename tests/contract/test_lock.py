@@ -52,7 +52,7 @@ def test_a_list_for_pip_has_a_hash_for_every_package_and_leaves_the_build_of_pyt
     lines = locked("--all-extras", "--no-extra", "vllm", "--all-groups").splitlines()
     names = [line.split("==")[0] for line in lines if line and line[0] not in " #"]
     assert {"grpcio", "ray", "transformers", "pytest", "mypy", "lmms-eval"} <= set(names)
-    assert not [name for name in names if name.startswith(("torch", "nvidia", "cuda", "triton", "visionsplit"))]
+    assert not [name for name in names if name.startswith(("torch", "nvidia", "cuda", "visionsplit"))]
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if line and line[0] not in " #":
             assert following.startswith("    --hash=sha256:"), line

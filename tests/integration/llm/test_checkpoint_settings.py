@@ -37,20 +37,22 @@ def checkpoint(folder: Path, settings: dict[str, Any] | None, **language: Any) -
 async def test_answers_are_the_whole_models(tmp_path: Path, settings: dict[str, Any] | None):
     whole = checkpoint(tmp_path, settings, eos_token_id=list(range(260, 340)))
     async with running(whole) as (_, caller):
+        lengths = []
         for seed in range(3):
             image = picture(100, 90, seed)
             expected = whole.generate(ASK, [image], max_new_tokens=24)
             assert (await caller.generate(ASK, [whole.tokens(image)], max_new_tokens=24)).token_ids == expected
+            lengths.append(len(expected))
         if settings is None:
-            assert len(expected) < 24
+            assert min(lengths) < 24
 
 
 async def test_a_request_may_name_another_penalty(tmp_path: Path):
     whole = checkpoint(tmp_path, {"repetition_penalty": 1.7})
     async with running(whole) as (_, caller):
-        answer = await caller.generate("Hi there", max_new_tokens=16, repetition_penalty=1.0)
-        assert answer.token_ids == whole.generate("Hi there", [], max_new_tokens=16, repetition_penalty=1.0)
-        assert answer.token_ids != whole.generate("Hi there", [], max_new_tokens=16)
+        answer = await caller.generate("Hi there", max_new_tokens=60, repetition_penalty=1.0)
+        assert answer.token_ids == whole.generate("Hi there", [], max_new_tokens=60, repetition_penalty=1.0)
+        assert answer.token_ids != whole.generate("Hi there", [], max_new_tokens=60)
 
 
 async def test_settings_that_cannot_be_followed_keep_the_service_from_starting(tmp_path: Path):

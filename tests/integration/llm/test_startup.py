@@ -68,7 +68,7 @@ async def test_a_signal_while_loading_ends_the_process_at_once(llama: Whole):
         "import llm_service.server as server\n"
         "from llm_service.__main__ import main\n"
         "make = server.make_backend\n"
-        f"server.make_backend = lambda config: (os.kill(os.getpid(), {int(signal.SIGINT)}), make(config))[1]\n"
+        f"server.make_backend = lambda *how: (os.kill(os.getpid(), {int(signal.SIGINT)}), make(*how))[1]\n"
         f"sys.argv = ['llm_service', '--model', {str(llama.path)!r}, '--listen', '127.0.0.1:0', '--device', 'cpu']\n"
         "sys.exit(main())\n"
     )

@@ -200,7 +200,7 @@ GOLDEN: dict[int, tuple[int, int, list[tuple[str, str]]]] = {
             ("How many signs are there?", "1"),
             ("What does the white sign read?", "MILK"),
             (
-                "Describe this image.",
+                "Describe this picture.",
                 "A hat for $3.84 at the top left, a hat at the top right, a white sign that reads MILK in "
                 "the centre and a hat on the right.",
             ),
@@ -233,7 +233,7 @@ GOLDEN: dict[int, tuple[int, int, list[tuple[str, str]]]] = {
             ("Count the houses.", "1"),
             ("How much is the elephant?", "$92"),
             (
-                "Describe this image.",
+                "Describe this picture.",
                 "A black square at the top left, a house for $56 at the top left, a butterfly labelled "
                 "PGDN at the top, a lemon at the top, a black sign that reads PUSH at the top right and "
                 "an elephant for $92 on the left.",
