@@ -13,6 +13,8 @@ VLLM_PIP := $(VLLM_BIN)/python -m pip --quiet --disable-pip-version-check
 # What both engines must do, and what only vLLM does.
 VLLM_TESTS := tests/vllm $(addprefix tests/integration/llm/test_,$(addsuffix .py,engine equals_whole checkpoint_settings health overload))
 PACKAGES := visionsplit encoder_service llm_service visionsplit_ray visionsplit_client visionsplit_batch visionsplit_cli visionsplit_local training benchmarks tests
+# One more than there are cores, because some tests wait for processes to start and to end.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 # What `make breaking` compares with: the last release, where there is one.
 REF ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 
@@ -25,7 +27,7 @@ help: ## show this list
 demo: $(INSTALLED) ## start both services, caption the sample images, stop
 	@scripts/demo.sh
 
-test: types lint protocol tests ## all checks and all tests (about 15 minutes on two cores)
+test: types lint protocol tests ## all checks and all tests (about 20 minutes on two cores)
 
 types: $(INSTALLED) ## check the types (mypy, strict)
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
@@ -46,7 +48,7 @@ docs: $(INSTALLED) ## build the documentation site into out/docs/site; a warning
 	$(BIN)/zensical build --strict --config-file out/docs/zensical.toml
 
 tests: $(INSTALLED) ## run the tests alone, without the checks of types, style and schema
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kill a worker and the gateway, caption (COMPOSE="podman-compose")
 	@VISIONSPLIT=$(BIN)/visionsplit scripts/test-compose.sh
