@@ -55,7 +55,7 @@ async def test_stopping_does_not_wait_for_an_engine_that_cannot_start(llama: Who
 
 async def test_replicas_that_cannot_be_counted_are_not_serving(llama: Whole, monkeypatch: pytest.MonkeyPatch):
     """Whatever goes wrong in the counting, health says so, comes back, and the service still stops."""
-    async with asyncio.timeout(30), running(llama) as (server, caller):
+    async with running(llama) as (server, caller), asyncio.timeout(30):
         watch = health_pb2_grpc.HealthStub(caller.channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == SERVING
 
