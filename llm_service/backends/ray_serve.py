@@ -91,7 +91,7 @@ class RayServeBackend(Backend):
 
     async def _pass(self, handle: Any, job: Job, buffer: TokenBuffer) -> None:  # noqa: ANN401
         # By value, Ray Serve sends requests and tokens over gRPC. By reference, each token would be an object of Ray's
-        # store, which costs six times the processor time here and twice as much in the replica.
+        # store, which costs five times the processor time here and more than twice in the replica.
         stream = handle.options(stream=True, method_name="generate", _by_reference=False).remote(job)
         try:
             replica: str = await anext(stream)
