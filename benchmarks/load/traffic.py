@@ -129,7 +129,7 @@ async def on_arrival(asks: Iterator[Ask], moments: Iterable[float]) -> None:
 
 
 async def in_turns(asks: Iterator[Ask], callers: int) -> None:
-    """A closed loop: each caller begins the next request when its last one has ended, until there are no more."""
+    """A closed loop: each caller starts a request as soon as its previous one has ended, until all are done."""
 
     async def call() -> None:
         for ask in asks:

@@ -110,7 +110,7 @@ def _calls(
             sample = replace(sample, score=score(request.example.scene, request.question, sample.text))
         samples[place] = sample
 
-    samples[:] = [Sample(error="unfinished")] * len(requests)  # in the order of the requests, whoever ends first
+    samples[:] = [Sample(error="unfinished")] * len(requests)  # in the order of the requests, not in that of their ends
     return (call(place, request) for place, request in enumerate(requests))
 
 

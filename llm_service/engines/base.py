@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from visionsplit.errors import PromptTooLongError
 from visionsplit.options.sampling import ResolvedSampling
 
 from llm_service.job import EngineUse, TokenEvent
@@ -103,3 +104,25 @@ class MainEngine(Engine):
     @abstractmethod
     def use(self) -> EngineUse:
         """How much of its memory is in use. Called on the event loop that admits requests."""
+
+
+def check_fits(request: EngineRequest, *, context: int, image_rows: int, max_image_rows: int) -> None:
+    """Refuse a request that can never run.
+
+    Args:
+        context: the most tokens of prompt and answer together.
+        image_rows: embeddings that the request's images take in the engine.
+        max_image_rows: the most that the engine holds.
+
+    Raises:
+        PromptTooLongError: names what is needed and what there is.
+    """
+    prompt, new = request.num_prompt_tokens, request.sampling.max_new_tokens
+    if prompt + new > context:
+        raise PromptTooLongError(
+            f"prompt of {prompt} tokens and {new} new tokens need {prompt + new}; this replica holds {context}"
+        )
+    if image_rows > max_image_rows:
+        raise PromptTooLongError(
+            f"the images take {image_rows} vision tokens and newlines; this replica holds {max_image_rows}"
+        )

@@ -64,7 +64,7 @@ async def test_contestants_do_the_same_work(tmp_path: Path):
     assert work[0] == work[1]
     assert sum(one.prompt_tokens for one in tenth.samples) < sum(one.prompt_tokens for one in ours.samples)
     assert loop.samples[2].first > loop.samples[1].seconds, "what waits for a batch's end waits for its first token"
-    assert len({sample.ids for sample in ours.samples}) == 3, "every request has an image of its own"
+    assert len({sample.ids for sample in ours.samples}) == 3, "each request has a different image"
     open_loop = found[OURS, Condition("globalcom2", 0.1), "rate1"]
     assert open_loop.rate == found[GENERATE, Condition(), "callers16"].images_per_second
 

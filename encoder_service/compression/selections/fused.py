@@ -41,7 +41,7 @@ def fused_pick(device: torch.device) -> FusedPick | None:
         if agrees(pick, device, torch.bfloat16) and agrees(pick, device, torch.float32):
             return pick
         reason = "it picked other tokens than PyTorch's operations"
-    except Exception as error:  # of any library: it is not installed, there is no compiler, the GPU is not supported
+    except Exception as error:  # of any class: Triton or a compiler may be missing, or the GPU not supported
         reason = f"{type(error).__name__}: {error}"
     _log.warning("greedy selections run as PyTorch operations, which take longer; the Triton kernel fails: %s", reason)
     return None

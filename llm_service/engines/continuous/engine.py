@@ -9,10 +9,10 @@ from functools import partial
 
 import torch
 from transformers import PreTrainedModel
-from visionsplit.errors import PromptTooLongError, UnavailableError, VisionSplitError
+from visionsplit.errors import UnavailableError, VisionSplitError
 
 from llm_service.config import EngineConfig
-from llm_service.engines.base import EngineRequest, MainEngine
+from llm_service.engines.base import EngineRequest, MainEngine, check_fits
 from llm_service.engines.continuous.delivery import SinkRouter
 from llm_service.engines.continuous.manager import RunningManager, start_manager
 from llm_service.engines.continuous.request_slots import SlotAdmission, SlotPlace
@@ -118,17 +118,8 @@ class ContinuousBatchingEngine(MainEngine):
 
     def _check_size(self, request: EngineRequest) -> None:
         """Refuse a request that can never run: one too large for the cache would end the manager's thread."""
-        prompt, new = request.num_prompt_tokens, request.sampling.max_new_tokens
-        if prompt + new > self.context_length:
-            raise PromptTooLongError(
-                f"prompt of {prompt} tokens and {new} new tokens need {prompt + new}; "
-                f"this replica holds {self.context_length}"
-            )
-        vision = sum({image.key: image.num_tokens for image in request.images}.values())
-        if vision > self._slab.rows:
-            raise PromptTooLongError(
-                f"the images take {vision} vision tokens and newlines; this replica holds {self._slab.rows}"
-            )
+        rows = sum({image.key: image.num_tokens for image in request.images}.values())  # equal images share rows
+        check_fits(request, context=self.context_length, image_rows=rows, max_image_rows=self._slab.rows)
 
     def _release_after_steps(self, place: SlotPlace) -> None:
         """Release the place when no step can read its rows any more."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from visionsplit.errors import InternalError, PromptTooLongError, VisionSplitError
+from visionsplit.errors import InternalError, VisionSplitError
 from visionsplit.model.checkpoint import Checkpoint, CheckpointError
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.outputs import RequestOutput
@@ -19,7 +19,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from llm_service.config import EngineConfig
 from llm_service.engines.admission import Admission, Place
-from llm_service.engines.base import EngineRequest, MainEngine
+from llm_service.engines.base import EngineRequest, MainEngine, check_fits
 from llm_service.engines.supervisor import STEP_FAILED, Supervisor
 from llm_service.engines.token_buffer import TokenBuffer, post, read_ahead
 from llm_service.engines.vllm.arguments import engine_arguments
@@ -127,7 +127,8 @@ class VllmEngine(MainEngine):
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
         arrived = time.perf_counter()
-        self._check_size(request)
+        rows = num_image_rows(request)
+        check_fits(request, context=self._context, image_rows=rows, max_image_rows=self._slab_tokens)
         params = sampling_params(request.sampling, end_ids=self._end_ids)
         place = await self._admission.admit(request)
         try:
@@ -137,18 +138,6 @@ class VllmEngine(MainEngine):
                     yield event
         finally:
             self._admission.release(place)  # again: a task that is cancelled before its first step returns nothing
-
-    def _check_size(self, request: EngineRequest) -> None:
-        prompt, new = request.num_prompt_tokens, request.sampling.max_new_tokens
-        if prompt + new > self._context:
-            raise PromptTooLongError(
-                f"prompt of {prompt} tokens and {new} new tokens need {prompt + new}; "
-                f"this replica holds {self._context}"
-            )
-        if (rows := num_image_rows(request)) > self._slab_tokens:
-            raise PromptTooLongError(
-                f"the images take {rows} vision tokens and newlines; this replica holds {self._slab_tokens}"
-            )
 
     async def _decode(
         self, request: EngineRequest, params: SamplingParams, place: PromptPlace, arrived: float, buffer: TokenBuffer

@@ -12,7 +12,7 @@ from llm_service.config import EngineKind
 from llm_service.server import LlmServer
 from tests.integration.llm.support import ENGINE
 
-# vLLM starts processes anew, which import it.
+# After a failure vLLM starts new processes, and each of them imports vLLM again.
 RESTART_SECONDS = 30.0 if ENGINE is EngineKind.TRANSFORMERS else 500.0
 
 
