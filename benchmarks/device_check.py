@@ -16,7 +16,8 @@ from visionsplit_local import VisionSplit
 
 from benchmarks.shapes import SHIPPED
 from tests.checkpoints import tiny_checkpoint
-from tests.integration.system import WholeModel, noise_image
+from tests.integration.system import WholeModel
+from tests.noise import noise_image
 
 SIZES = [(112, 112), (112, 56), (56, 168), (640, 480), (333, 77), (1, 1)]
 PROMPT = "USER: <image>\nWhat is in the image? ASSISTANT:"

@@ -22,7 +22,8 @@ from visionsplit_client import Compression, EncodedImage, Generation, ImageSourc
 from encoder_service.compression import METHODS
 from encoder_service.config import BatchLimits, CacheLimits
 from tests.checkpoints import tiny_checkpoint
-from tests.integration.system import System, noise_image, running_system
+from tests.integration.system import System, running_system
+from tests.noise import noise_image
 
 _SIZES = [(112, 112), (56, 168), (300, 90), (97, 113), (40, 40), (112, 50), (64, 130)]
 _RATIOS = [1.0, 0.5, 0.25, 0.1]

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.system import noise_image, running_system
+from tests.integration.system import running_system
+from tests.noise import noise_image
 
 VISIONSPLIT = Path(sys.executable).parent / "visionsplit"
 BRIEF = ("--seconds", "0.3", "--in-flight", "2", "--max-new-tokens", "4")

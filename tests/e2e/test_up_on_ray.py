@@ -10,7 +10,7 @@ import psutil
 import pytest
 from visionsplit_client import Client, HealthStatus, Sampling
 
-from tests.integration.system import noise_image
+from tests.noise import noise_image
 
 VISIONSPLIT = Path(sys.executable).parent / "visionsplit"
 

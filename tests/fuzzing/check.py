@@ -13,7 +13,8 @@ from visionsplit_client import Compression, HealthStatus, Sampling
 from llm_service.config import Limits
 from tests.fuzzing.campaign import Sound, campaign
 from tests.fuzzing.images import MAX_PIXELS
-from tests.integration.system import System, noise_image, running_system
+from tests.integration.system import System, running_system
+from tests.noise import noise_image
 
 MAX_GROWTH_BYTES = 256 * 2**20  # from the first third of the requests to the end; both services and their caller
 _WARM_SHARE = 3  # caches and pools fill while the first third of the requests is sent

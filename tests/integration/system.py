@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
@@ -92,10 +91,3 @@ class WholeModel:
     def _continue(self, inputs: Any, max_new_tokens: int) -> tuple[int, ...]:
         output = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         return tuple(output[0, inputs["input_ids"].shape[1] :].tolist())
-
-
-def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
-    """An image in which every part differs, so that a misplaced token changes the answer."""
-    generator = np.random.default_rng([seed, width, height])
-    coarse = generator.integers(0, 255, (min(height, 40), min(width, 40), 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)

@@ -32,7 +32,8 @@ from visionsplit.wire.grpc_status import error_from_rpc
 from visionsplit_client import Compression, Prompt, Sampling
 
 from encoder_service.config import BatchLimits
-from tests.integration.system import System, noise_image, running_system
+from tests.integration.system import System, running_system
+from tests.noise import noise_image
 
 PROMPT = Prompt.raw("<image> what?")
 FEW = Sampling(max_new_tokens=3)

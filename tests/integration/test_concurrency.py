@@ -7,7 +7,8 @@ import pytest
 from visionsplit_client import Compression, EncodedImage, Generation, Prompt, Sampling
 
 from llm_service.config import EngineConfig
-from tests.integration.system import System, noise_image, running_system
+from tests.integration.system import System, running_system
+from tests.noise import noise_image
 
 RATIOS = [1.0, 0.5, 0.25, 0.1]
 SIZES = [(112, 112), (112, 56), (56, 168), (300, 90), (97, 113), (640, 480), (40, 40), (56, 112)]

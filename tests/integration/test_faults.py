@@ -15,7 +15,7 @@ import pytest
 from visionsplit_client import AsyncClient, DeadlineError, Prompt, Retries, Sampling, UnavailableError, VisionSplitError
 
 from benchmarks.load.system import Service, System
-from tests.integration.system import noise_image
+from tests.noise import noise_image
 
 PROMPT = Prompt.raw("USER: <image>\nWhat? ASSISTANT:")
 PATIENT = Retries(attempts=100)

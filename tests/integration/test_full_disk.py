@@ -15,7 +15,7 @@ from visionsplit_cli.top.samples import Samples, read_samples
 from visionsplit_client import AsyncClient
 
 from benchmarks.load.system import Service, free_port
-from tests.integration.system import noise_image
+from tests.noise import noise_image
 
 MOUNT = 'mount -t tmpfs -o size=64k visionsplit "$1" && shift && exec "$@"'
 IMAGES = [noise_image(112, 112, seed) for seed in range(4)]

@@ -16,7 +16,7 @@ from encoder_service.server import EncoderServer
 from llm_service.config import LlmConfig
 from llm_service.server import LlmServer
 from tests.checkpoints import tiny_checkpoint
-from tests.integration.system import noise_image
+from tests.noise import noise_image
 from tests.unit.encoder.helpers import FakeLlm, running_llm
 
 PROMPT = Prompt.raw("USER: <image>\nWhat? ASSISTANT:")

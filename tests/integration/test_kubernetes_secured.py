@@ -15,7 +15,8 @@ from visionsplit_client import AsyncClient, BearerToken, ClientSecurity, ClientT
 from encoder_service.config import PROGRAM as ENCODER
 from llm_service.config import PROGRAM as LLM
 from tests.conftest import ROOT
-from tests.integration.system import noise_image, running_system
+from tests.integration.system import running_system
+from tests.noise import noise_image
 
 COMPONENT = ROOT / "deploy" / "kubernetes" / "components" / "secured"
 MOUNTED = "/etc/visionsplit/"

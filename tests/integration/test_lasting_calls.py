@@ -14,7 +14,8 @@ from visionsplit.v1 import (
 )
 from visionsplit_client import Prompt, Sampling
 
-from tests.integration.system import noise_image, running_system
+from tests.integration.system import running_system
+from tests.noise import noise_image
 from tests.unit.encoder.helpers import png
 
 PROMPT = Prompt.raw("USER: <image>\nWhat? ASSISTANT:")

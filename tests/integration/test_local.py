@@ -33,7 +33,8 @@ from visionsplit_client import ImagePart as Image
 from visionsplit_local import Request, VisionSplit
 
 from tests.conftest import ROOT
-from tests.integration.system import System, noise_image, running_system
+from tests.integration.system import System, running_system
+from tests.noise import noise_image
 
 IMAGES = [noise_image(*size, seed=index) for index, size in enumerate([(112, 112), (300, 90), (60, 200)])]
 ONE, TWO = "USER: <image>\nwhat? ASSISTANT:", "USER: <image> and <image>\ndiffer how? ASSISTANT:"

@@ -17,7 +17,8 @@ from visionsplit_client import Compression, Generation, Pruning, Sampling
 
 from encoder_service.config import CacheLimits
 from tests.conftest import ROOT
-from tests.integration.system import System, noise_image, running_system
+from tests.integration.system import System, running_system
+from tests.noise import noise_image
 
 METRICS = {"telemetry": TelemetryConfig(metrics="127.0.0.1:0")}
 PROMPT = "What is this?"

@@ -18,7 +18,8 @@ from visionsplit.errors import (
 from visionsplit_client import Compression, EncodedImage, Generation, Prompt, Pruning, Sampling
 
 from tests.checkpoints import tiny_checkpoint
-from tests.integration.system import System, WholeModel, noise_image, running_system
+from tests.integration.system import System, WholeModel, running_system
+from tests.noise import noise_image
 
 LAYERS = 8
 ASK = Prompt.raw("USER: <image>\nWhat is this? ASSISTANT:")

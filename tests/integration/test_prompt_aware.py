@@ -10,7 +10,8 @@ from visionsplit.errors import InvalidCompressionError
 from visionsplit_client import Compression, EncodedImage, Prompt, Pruning, Sampling
 
 from tests.clip_checkpoints import llava_and_clip
-from tests.integration.system import System, noise_image, running_system
+from tests.integration.system import System, running_system
+from tests.noise import noise_image
 
 SIX = Sampling(max_new_tokens=6)
 QUESTIONS = ["Is it red?", "How many small green cubes are behind the ball, and which of them is nearest?"]

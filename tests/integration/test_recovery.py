@@ -12,7 +12,7 @@ from encoder_service.config import EncoderConfig
 from encoder_service.server import EncoderServer
 from llm_service.config import LlmConfig
 from llm_service.server import LlmServer
-from tests.integration.system import noise_image
+from tests.noise import noise_image
 
 PROMPT = Prompt.raw("USER: <image>\nWhat? ASSISTANT:")
 IMAGE = noise_image(112, 112)

@@ -40,7 +40,8 @@ from visionsplit_client import (
 from encoder_service.config import EncoderConfig
 from encoder_service.server import EncoderServer
 from tests.certificates import Authority, Pair
-from tests.integration.system import System, noise_image, running_system
+from tests.integration.system import System, running_system
+from tests.noise import noise_image
 
 PROMPT = Prompt.raw("<image> what?")
 FEW = Sampling(max_new_tokens=3)

@@ -8,7 +8,8 @@ from PIL import Image
 from visionsplit_client import Compression, Prompt, Sampling
 
 from tests import shared_images
-from tests.integration.system import WholeModel, noise_image, running_system
+from tests.integration.system import WholeModel, running_system
+from tests.noise import noise_image
 
 PROMPT = "USER: <image>\n<image>\nand <image> differ how? ASSISTANT:"
 SAMPLING = Sampling(max_new_tokens=8)

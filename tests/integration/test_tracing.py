@@ -22,7 +22,8 @@ from visionsplit.telemetry.logs import JsonFormatter
 from visionsplit_client import Client, Compression, Sampling
 
 from encoder_service.config import PROGRAM
-from tests.integration.system import noise_image, running_system
+from tests.integration.system import running_system
+from tests.noise import noise_image
 
 KEEP_HALF = Compression("globalcom2", 0.5)
 STAGES = {

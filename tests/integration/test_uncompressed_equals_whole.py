@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 from visionsplit_client import Compression, Prompt, Sampling
 
-from tests.integration.system import WholeModel, noise_image, running_system
+from tests.integration.system import WholeModel, running_system
+from tests.noise import noise_image
 
 NONE = Compression("none")
 PINPOINTS = [(112, 112), (112, 56), (56, 112), (168, 56), (56, 168)]  # width, height

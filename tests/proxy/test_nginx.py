@@ -17,7 +17,7 @@ from visionsplit.errors import DeadlineError, InvalidCompressionError, InvalidIm
 from visionsplit.images import file_of
 from visionsplit_client import Client, Compression, EncodedImage, HealthStatus, Sampling
 
-from tests.integration.system import noise_image
+from tests.noise import noise_image
 from tests.proxy.conftest import CONFIGURATION, Proxy, adapted
 from tests.proxy.http2 import (
     DATA,

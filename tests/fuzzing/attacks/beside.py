@@ -24,7 +24,7 @@ from visionsplit_client import (
     Sampling,
 )
 
-from tests.integration.system import noise_image
+from tests.noise import noise_image
 
 QUESTIONS = ("GetEncoderInfo", "GetLlmInfo", "Encode", "Generate", "health")
 TIMEOUT_SECONDS = 30.0

@@ -10,7 +10,7 @@ from typing import Any
 from visionsplit_batch.rows.rows import Content, Entry, Failure, Outcome, Question, Slice
 from visionsplit_client import AsyncClient, Compression, EncodedImage, Sampling
 
-from tests.integration.system import noise_image
+from tests.noise import noise_image
 
 KEEP_HALF = Compression("globalcom2", 0.5)
 SHORT = Sampling(max_new_tokens=6)
@@ -26,7 +26,7 @@ class Deadly(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Files:
-    """Each file is a image, or vision tokens; its name without the ending is the column "title"."""
+    """Each file is an image, or vision tokens; its name without the ending is the column "title"."""
 
     folder: Path
     questions: tuple[Question, ...] = ()

@@ -194,9 +194,10 @@ def token_parts(images: Sequence[VisionTokens], chunk_bytes: int = 4096) -> list
     return parts
 
 
-async def collect(call) -> Answer:
-    answer = Answer()
-    while (response := await call.read()) is not grpc.aio.EOF:
+async def collect(call, *read) -> Answer:
+    """The answer of a call. `read` are its responses that were read before; one response can have several tokens."""
+    answer, before = Answer(), iter(read)
+    while (response := next(before, None) or await call.read()) is not grpc.aio.EOF:
         if response.WhichOneof("event") == "delta":
             assert answer.summary is None
             answer.deltas.append(response.delta)

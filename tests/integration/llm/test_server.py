@@ -98,24 +98,24 @@ async def test_draining_lets_running_requests_end_and_refuses_new_ones(llama: Wh
         watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
         assert (await watch.read()).status == SERVING
         call = caller.call(caller.upload("Hi", max_new_tokens=300))
-        await call.read()
+        first = await call.read()
         stopping = asyncio.create_task(server.stop(30))
         assert (await watch.read()).status == NOT_SERVING
         status, _, name = await caller.status_of(caller.upload("Hi", max_new_tokens=3))
         assert (status, name) == (grpc.StatusCode.UNAVAILABLE, "UnavailableError")
         assert (await caller.stub.GetLlmInfo(llm_service_pb2.GetLlmInfoRequest())).backend == "local"
         expected = llama.generate("Hi", [], max_new_tokens=300)
-        assert (await collect(call)).token_ids == expected[1:]
+        assert (await collect(call, first)).token_ids == expected
         watch.cancel()
         await stopping
 
 
 async def test_a_slow_reader_holds_back_only_itself(llama_caller: Caller):
     slow = llama_caller.call(llama_caller.upload("Slow", max_new_tokens=900))
-    await slow.read()
+    first = await slow.read()
     quick = await llama_caller.generate("Quick", max_new_tokens=20)
     assert len(quick.token_ids) == 20
-    assert (await collect(slow)).token_ids == llama_caller.whole.generate("Slow", [], max_new_tokens=900)[1:]
+    assert (await collect(slow, first)).token_ids == llama_caller.whole.generate("Slow", [], max_new_tokens=900)
 
 
 async def test_the_command_line_serves_and_sigterm_ends_it(llama: Whole):

@@ -16,7 +16,8 @@ from visionsplit_cli.plan.measuring import Effort, EncoderMeter, LlmMeter
 from visionsplit_client import Compression, InvalidCompressionError, Sampling
 
 from encoder_service.config import CacheLimits
-from tests.integration.system import noise_image, running_system
+from tests.integration.system import running_system
+from tests.noise import noise_image
 
 BRIEF = Effort(seconds=0.3, in_flight=3)
 

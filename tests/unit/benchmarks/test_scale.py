@@ -18,7 +18,8 @@ from encoder_service.server import EncoderServer
 from llm_service.config import LlmConfig
 from llm_service.server import LlmServer
 from tests.checkpoints import tiny_checkpoint
-from tests.integration.system import noise_image, running_system
+from tests.integration.system import running_system
+from tests.noise import noise_image
 
 POINT = Point(
     experiment="replicas",

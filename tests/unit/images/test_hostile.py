@@ -16,7 +16,8 @@ from tests.unit.images.file_matrix import DATA, saved
 from tests.unit.images.png_matrix import chunked
 
 MILLION = 1_000_000
-MOST_SECONDS = 0.5  # of processor time for a header, on a machine far slower than the tests need
+# Of processor time for a header: a busy machine needs up to 1 second, and a loop over all segments much more.
+MOST_SECONDS = 3.0
 
 PLAIN = Image.new("RGB", (64, 64), "red")
 JPEG, PNG, GIF, WEBP, JPEG2000, AVIF = (
@@ -133,7 +134,7 @@ def test_every_maximum_of_a_pgm_is_scaled_without_a_loop(largest, samples):
     data = b"P%d 1200 1000 %d\n" % (5 if samples == 1 else 6, largest) + stored
     started = time.thread_time()
     pixels = np.asarray(decode_image(data, ImageLimits())).astype(int)
-    assert time.thread_time() - started < 4 * MOST_SECONDS
+    assert time.thread_time() - started < MOST_SECONDS
     assert np.abs(pixels - np.round(values * 255 / largest)).max() <= 1
 
 

@@ -116,7 +116,7 @@ def test_long_stop_strings_cost_little_for_each_token():
     stop = StopStrings(("a" * 255 + "b", *(f"{number:x}" * 256 for number in range(10))))
     started = time.process_time()
     assert "".join(stop.add("a") for _ in range(20_000)) + stop.finish() == "a" * 20_000
-    assert time.process_time() - started < 1.0  # a comparison of every end with every beginning takes ten seconds
+    assert time.process_time() - started < 3.0  # a comparison of every end with every beginning takes ten seconds
 
 
 def test_text_that_cannot_be_a_stop_string_is_not_held_back():

@@ -12,7 +12,7 @@ from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from visionsplit.grid import TileGrid
 
-from tests.integration.system import noise_image
+from tests.noise import noise_image
 from training.data.batches import Batch, BatchConfig, Batches
 from training.data.prompts import (
     IGNORED,

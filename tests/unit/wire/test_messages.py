@@ -131,7 +131,7 @@ def test_any_number_of_entries_is_refused_at_once_and_without_memory(kind: type[
         parse(kind, data, max_prompt_bytes=len(data))
     seconds, memory = time.process_time() - started, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert seconds < 0.5  # tracing included
+    assert seconds < 2  # tracing included
     assert memory < 4_000_000
 
 
