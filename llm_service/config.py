@@ -83,7 +83,7 @@ class EngineConfig:
         None,
         _one_or_more,
         "The most tokens in one step; longer prompts are read in several.",
-        absent="512 on the CPU, the transformers library's choice on a GPU; vLLM's choice with --engine vllm",
+        absent="1024 on the CPU, the transformers library's choice on a GPU; vLLM's choice with --engine vllm",
     )
     max_running: int = _engine(64, _one_or_more, "The most requests in one step.")
     caller_share: float = _caller_share()  # the limits have the same setting; see `max_running_of_caller`
@@ -122,7 +122,7 @@ class EngineConfig:
             self,
             page_size=self.page_size or (16 if small else 256),
             kv_tokens=self.kv_tokens or (16384 if small else None),
-            max_batch_tokens=self.max_batch_tokens or (512 if small else None),
+            max_batch_tokens=self.max_batch_tokens or (1024 if small else None),
         )
 
     @property

@@ -65,6 +65,9 @@ async def running(name: str, settings: Settings) -> AsyncIterator[Contestant]:
 @asynccontextmanager
 async def _vllm(settings: Settings) -> AsyncIterator[Contestant]:
     environment = {**settings.environment, **vllm_environment(settings.cores)}
+    openmp = settings.vllm_python.parents[1] / "lib" / "libiomp5.so"
+    if openmp.exists():  # vLLM recommends it; visionsplit's service with vLLM loads it without being asked
+        environment["LD_PRELOAD"] = ":".join(filter(None, (environment.get("LD_PRELOAD"), str(openmp))))
     server = VllmServer.of(settings.model, settings.vllm_python, environment, start_seconds=_START_SECONDS)
     async with _started([server]) as (roots, seconds), openai_client(server.address) as client:
 

@@ -76,7 +76,7 @@ def _vllm(
 ) -> Engines:
     from llm_service.engines.vllm.environment import prepare_environment
 
-    prepare_environment()
+    prepare_environment(device)
     try:
         import vllm  # noqa: F401
     except ImportError as error:

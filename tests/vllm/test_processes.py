@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 
 import grpc
 import psutil
@@ -30,6 +31,12 @@ async def test_ctrl_c_ends_no_answer(services: Services, llama: Whole):
         os.kill(pid, signal.SIGINT)
     assert len((await collect(call)).token_ids) == 199
     assert core_pid(engine_of(server)) == core
+
+
+async def test_what_computes_on_a_cpu_has_intels_openmp(services: Services, llama: Whole):
+    server, _ = await services.get(llama)
+    loaded = [Path(file.path).name for file in worker_of(core_pid(engine_of(server))).memory_maps()]
+    assert "libiomp5.so" in loaded
 
 
 async def test_a_lost_worker_is_a_failed_step_and_vllm_starts_again(services: Services, llama: Whole):
