@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from visionsplit.errors import InternalError, UnavailableError, VisionSplitError
 
@@ -19,6 +19,7 @@ from visionsplit_ray.scaling import Load, ScaleRule
 _log = logging.getLogger(__name__)
 
 _LOOK_EVERY_SECONDS = 1.0
+_START_PAUSE_SECONDS = 0.1  # between looks at encoders that start, where one that is not there yet fails at once
 _ANSWER_SECONDS = 1.0
 # A busy encoder may answer late. One that is silent for longer is left out of the addresses until it answers.
 _SILENCE_SECONDS = 10.0
@@ -57,6 +58,7 @@ class _Member:
     address: str | None = None
     tiles: int = 0
     answered: float = 0.0  # time.monotonic of the last report
+    died: bool = False  # whether Ray answered the last question by saying that the actor died
     leaving: Any = None  # the end of its last calls, once it is told to stop
 
 
@@ -97,7 +99,7 @@ class EncoderPool:
         deadline = time.monotonic() + timeout
         with self._lock:
             self._members = [self._new(number) for number in range(self._pool.least)]
-        while len(self.addresses) < self._pool.least and not self._ending.is_set():
+        while len(self.addresses) < self._pool.least and not self._ending.wait(_START_PAUSE_SECONDS):
             if time.monotonic() > deadline:
                 raise UnavailableError(
                     f"{len(self.addresses)} of {self._pool.least} encoders serve on the Ray cluster after "
@@ -157,9 +159,22 @@ class EncoderPool:
 
     def _report(self, member: _Member, answer: Any, *, starting: bool) -> Report | None:  # noqa: ANN401
         """None where the process ended; Ray starts it again."""
+        died, member.died = member.died, False
         try:
             report: Report = ray.get(answer)
             return report
+        except ActorDiedError as error:
+            lines = str(error).strip().splitlines()
+            reason = lines[-1].strip() if lines else type(error).__name__
+            if starting:
+                raise InternalError(f"an encoder cannot start: {reason}") from error
+            _log.warning("encoder %d is lost: %s", member.number, reason)
+            # A process that ends is started again by Ray, and its running calls end with this error too. Ray gives an
+            # actor up whose configuration cannot be read, as on a machine without this package. Each call then ends so.
+            member.died = True
+            if died:
+                ray.kill(member.actor)
+                member.actor = self._new_actor(member.number)
         except RayActorError as error:
             if member.address is not None:
                 _log.warning("encoder %d is lost, and Ray starts it again: %s", member.number, error)
@@ -199,6 +214,9 @@ class EncoderPool:
                 ray.kill(member.actor)
 
     def _new(self, number: int) -> _Member:
+        return _Member(number, self._new_actor(number))
+
+    def _new_actor(self, number: int) -> Any:  # noqa: ANN401 - Ray has no types
         pool = self._pool
         strategy: Any = "SPREAD"
         if pool.listen:
@@ -206,4 +224,4 @@ class EncoderPool:
         actor = ray.remote(EncoderActor).options(
             num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, max_restarts=-1, scheduling_strategy=strategy
         )
-        return _Member(number, actor.remote(self._config, pool.listen[number] if pool.listen else None))
+        return actor.remote(self._config, pool.listen[number] if pool.listen else None)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from visionsplit_client import (
     Compression,
     HealthStatus,
     IncompatibleServicesError,
+    InternalError,
     InvalidCompressionError,
     InvalidImageError,
 )
@@ -233,6 +234,55 @@ async def test_images_of_every_form_are_captioned_and_a_row_that_fails_says_why(
         await asyncio.to_thread(work, system)
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+class UnreadableEncoder(EncoderConfig):
+    """An encoder's settings that its machine cannot read, as where another version of this package is installed."""
+
+    file: Path  # whose presence makes them readable
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not self.file.exists():
+            raise ImportError("no module named encoder_service.elsewhere")
+
+
+def test_an_encoder_whose_settings_cannot_be_read_is_reported_at_once(cluster, checkpoint: Path, tmp_path: Path):
+    """When that happens later, the pool goes on trying."""
+    from visionsplit_ray.encoder_pool import EncoderPool, PoolConfig
+
+    config = UnreadableEncoder(str(checkpoint), device="cpu")
+    object.__setattr__(config, "file", tmp_path / "readable")
+    pool = EncoderPool(config, PoolConfig(num_cpus=0.5))
+    try:
+        with pytest.raises(
+            InternalError, match=r"an encoder cannot start: .*no module named encoder_service\.elsewhere"
+        ):
+            pool.start(600)
+    finally:
+        pool.stop(0.0)
+
+    config.file.touch()
+    pool = EncoderPool(config, PoolConfig(num_cpus=0.5))
+    pool.start(240)
+    try:
+        config.file.unlink()
+        children = psutil.Process().children(recursive=True)
+        (encoder,) = [child for child in children if "EncoderActor" in " ".join(child.cmdline())]
+        encoder.kill()
+        wait_until(lambda: not pool.addresses)
+        time.sleep(10)  # in which Ray gives the actor up
+        config.file.touch()
+        wait_until(lambda: bool(pool.addresses))
+    finally:
+        pool.stop(0.0)
+
+
 def test_a_pool_of_encoders_grows_and_shrinks_with_its_load(cluster, checkpoint: Path):
     from visionsplit_ray.encoder_pool import EncoderPool, PoolConfig
     from visionsplit_ray.scaling import ScaleRule
@@ -247,10 +297,7 @@ def test_a_pool_of_encoders_grows_and_shrinks_with_its_load(cluster, checkpoint:
             client.encode(image)
 
     def wait_for(number: int) -> tuple[str, ...]:
-        deadline = time.monotonic() + 240  # an encoder that is added imports PyTorch, beside encoders that are busy
-        while len(pool.addresses) != number:
-            assert time.monotonic() < deadline, pool.addresses
-            time.sleep(0.1)
+        wait_until(lambda: len(pool.addresses) == number)
         return pool.addresses
 
     pool.start(120)
