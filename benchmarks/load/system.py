@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,10 +21,19 @@ START_SECONDS = 120.0
 CACHE = ["--cache-bytes", str(16 * 2**20)]
 
 
+# Below the ports that systems give to outgoing connections, 32768 to 60999 on Linux. One of those could be taken by any
+# connection before the service that it is meant for listens there.
+_PORTS = range(10_000, 32_000)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback address on which nothing listens."""
+    while True:
+        # Not from the module's generator, whose seed a test may have set: parallel tests would get the same port.
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass
