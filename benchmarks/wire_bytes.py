@@ -18,7 +18,7 @@ from visionsplit.v1 import llm_service_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import grid_to_proto, split_into_chunks
 
 from encoder_service.compression import TileFeatures, TowerOutput, select
-from encoder_service.device.packing import pack, to_token_tensor
+from encoder_service.device.wire_tensors import pack, to_token_tensor
 
 _GRID = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
 _VISION_WIDTH, _LANGUAGE_WIDTH = 1024, 4096

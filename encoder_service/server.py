@@ -25,8 +25,8 @@ from encoder_service.caching.tokens import CacheCounts, TokenCache
 from encoder_service.compression import compose
 from encoder_service.config import EncoderConfig
 from encoder_service.device.batch_encoder import BatchEncoder
-from encoder_service.device.queue import TileBatcher
 from encoder_service.device.text_tower import TextTower, image_placeholder
+from encoder_service.device.tile_queue import TileBatcher
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from encoder_service.llm.channel import LlmChannel

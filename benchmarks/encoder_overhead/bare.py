@@ -31,7 +31,7 @@ from encoder_service.compression import TileFeatures, TowerOutput, compose
 from encoder_service.config import BatchLimits, EncoderConfig
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.encoding import EncodedTiles, EncodeRequest, PreparedImage, TileSpan
-from encoder_service.device.queue import QueuedImage, TileQueue
+from encoder_service.device.tile_queue import QueuedImage, TileQueue
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 

@@ -21,9 +21,9 @@ from encoder_service.compression import (
     take_together,
 )
 from encoder_service.device.encoding import EncodedTiles, EncodeRequest, ImageEncoding, SpanResult, TileSpan
-from encoder_service.device.packing import PackedTokens, pack, to_host, to_token_tensor
 from encoder_service.device.text_tower import TextTower
 from encoder_service.device.vision_tower import VisionTower
+from encoder_service.device.wire_tensors import PackedTokens, pack, to_host, to_token_tensor
 
 _FROM_TEXT = frozenset({TowerOutput.TEXT_RELEVANCE})  # not the vision tower's: each image has its own text
 

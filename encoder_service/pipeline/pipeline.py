@@ -17,8 +17,8 @@ from encoder_service.caching.key import TokensKey
 from encoder_service.caching.tokens import CacheCounts, CacheUse, Hit, TokenCache
 from encoder_service.config import EncoderConfig
 from encoder_service.device.encoding import SpanResult
-from encoder_service.device.queue import TileBatcher
 from encoder_service.device.text_tower import TextTower
+from encoder_service.device.tile_queue import TileBatcher
 from encoder_service.images.tiles import Tiler
 from encoder_service.pipeline.events import Event, ImageDone
 from encoder_service.pipeline.preparation import Header, Preparation, in_thread, prefix_errors_with_image_index

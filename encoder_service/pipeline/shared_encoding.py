@@ -26,7 +26,7 @@ from encoder_service.caching.entry import CachedTokens
 from encoder_service.caching.tokens import CacheUse, Hit
 from encoder_service.compression import Composition
 from encoder_service.device.encoding import EncodedTiles, EncodeRequest, PreparedImage, SpanResult
-from encoder_service.device.queue import QueuedImage, TileBatcher
+from encoder_service.device.tile_queue import QueuedImage, TileBatcher
 from encoder_service.pipeline.tile_capacity import TilePlace
 
 Listener = Callable[[SpanResult], None]

@@ -26,7 +26,7 @@ from encoder_service.compression import compose
 from encoder_service.config import BatchLimits, CacheLimits
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.encoding import EncodeRequest, PreparedImage
-from encoder_service.device.queue import QueuedImage, TileBatcher, TileQueue
+from encoder_service.device.tile_queue import QueuedImage, TileBatcher, TileQueue
 from encoder_service.device.vision_tower import VisionTower
 from encoder_service.images.tiles import Tiler
 from encoder_service.pipeline.events import BudgetsKnown, ImageDone, TokensReady
