@@ -19,7 +19,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 REF ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest test-vllm dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch bench-encoder bench-peers bench-scale eval load chaos figures clean
+.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest test-vllm dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch bench-encoder bench-engine bench-peers bench-scale eval load chaos figures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -98,6 +98,9 @@ bench-batch: $(INSTALLED) ## the batch job beside a hand-written loop, on the CP
 
 bench-encoder: $(INSTALLED) ## the encoder's process beside its bare vision tower, on the CPU (five minutes; ARGS="--rounds 2")
 	$(BIN)/python -m benchmarks.encoder_overhead $(ARGS)
+
+bench-engine: $(INSTALLED) $(VLLM_INSTALLED) ## the LLM service alone, with each engine, and the parts of a step, on the CPU (ten minutes; ARGS="--engines transformers")
+	$(BIN)/python -m benchmarks.engine_profile $(ARGS)
 
 bench-peers: $(INSTALLED) $(VLLM_INSTALLED) ## beside vLLM and a generate loop, speed and accuracy (40 minutes on two cores; ARGS="--quick", ARGS="--report docs")
 	$(BIN)/python -m benchmarks.peers $(ARGS)
