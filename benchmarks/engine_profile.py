@@ -7,7 +7,6 @@ process with default settings. The default engine answers once more in this proc
 """
 
 import argparse
-import ctypes.util
 import os
 import sys
 import tempfile
@@ -26,15 +25,14 @@ from visionsplit_local import VisionSplit
 
 from benchmarks.batch import inputs
 from benchmarks.efficiency.tables import markdown
-from benchmarks.load.system import Service, free_port
 from benchmarks.peers import inputs as peers_inputs
+from benchmarks.peers.contestants import llm_service, service_environment
 from benchmarks.peers.plan import ENGINES
+from benchmarks.peers.vllm_server import add_vllm_python
 from benchmarks.selection_cost import machine
 
-_ROOT = Path(__file__).parents[1]
 _PROMPT = "Describe the image."
 _NEW_TOKENS = 16
-_START_SECONDS = 900.0
 # Operators of PyTorch by the beginning of their names. The first that fits counts.
 _PARTS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
@@ -97,16 +95,7 @@ def _parts(whole: VisionSplit, tokens: dict[float, list[EncodedImage]], callers:
 def _rates(
     engine: str, model: Path, tokens: dict[float, list[EncodedImage]], options: argparse.Namespace
 ) -> Iterator[tuple[str, ...]]:
-    vllm = engine == "vllm"
-    allocator = ctypes.util.find_library("tcmalloc_minimal")
-    service = Service(
-        "llm_service",
-        ["--model", str(model), *(["--engine", engine] if vllm else [])],
-        f"127.0.0.1:{free_port()}",
-        python=str(options.vllm_python) if vllm else sys.executable,
-        environment={"HF_HUB_OFFLINE": "1", **({} if allocator is None else {"LD_PRELOAD": allocator})},
-        start_seconds=_START_SECONDS,
-    )
+    service = llm_service(engine, model, options.vllm_python, service_environment())
     service.start()
     try:
         service.wait_until_serving()
@@ -138,13 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--callers", type=int, default=16, metavar="N", help="requests at a time (%(default)s)")
     add("--requests", type=int, default=48, metavar="N", help="for each ratio (%(default)s)")
     add("--engines", nargs="*", choices=ENGINES, default=list(ENGINES), help="as services (%(default)s)")
-    add(
-        "--vllm-python",
-        type=Path,
-        default=_ROOT / ".venv-vllm" / "bin" / "python",
-        metavar="PYTHON",
-        help="the Python of an environment with vLLM (%(default)s)",
-    )
+    add_vllm_python(parser)
     return parser
 
 

@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from visionsplit.errors import InternalError, UnavailableError, VisionSplitError
 
 from encoder_service.config import EncoderConfig
+from llm_service.backends.ray_cluster import last_line
 from visionsplit_ray.encoder_actor import EncoderActor, Report
 from visionsplit_ray.scaling import Load, ScaleRule
 
@@ -164,8 +165,7 @@ class EncoderPool:
             report: Report = ray.get(answer)
             return report
         except ActorDiedError as error:
-            lines = str(error).strip().splitlines()
-            reason = lines[-1].strip() if lines else type(error).__name__
+            reason = last_line(error)
             if starting:
                 raise InternalError(f"an encoder cannot start: {reason}") from error
             _log.warning("encoder %d is lost: %s", member.number, reason)

@@ -9,7 +9,6 @@ second one draws the report of saved results elsewhere and measures nothing.
 
 import argparse
 import asyncio
-import ctypes.util
 import os
 import platform
 import shlex
@@ -27,15 +26,14 @@ from transformers import LlavaNextConfig
 from transformers.utils import logging
 
 from benchmarks.peers import inputs, report, results
-from benchmarks.peers.contestants import Settings
+from benchmarks.peers.contestants import Settings, find_allocator, service_environment
 from benchmarks.peers.measuring import Measurement
-from benchmarks.peers.plan import CONTESTANTS, HEADLINE_CALLERS, PROPORTIONED, SHIPPED, VLLM, Load, Plan
-from benchmarks.peers.vllm_server import lacks_torchvision
+from benchmarks.peers.plan import CONTESTANTS, HEADLINE_CALLERS, PROPORTIONED, SHIPPED, Load, Plan
+from benchmarks.peers.vllm_server import add_vllm_python, lacks_torchvision
 from benchmarks.selection_cost import machine
 from benchmarks.shapes import SHIPPED as SHIPPED_FOLDER
 
 _ROOT = Path(__file__).parents[2]
-_ALLOCATORS = ("tcmalloc_minimal", "tcmalloc")
 _ANSWER_TOKENS = 48  # the most of a right answer of the shipped model
 _LIGHT_CALLERS = HEADLINE_CALLERS  # more of them take long
 
@@ -64,7 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(options: argparse.Namespace, work: Path, arguments: Sequence[str]) -> None:
     os.sched_setaffinity(0, options.cores)  # of this process, which asks, and of all that it starts
-    allocator = next(filter(None, map(ctypes.util.find_library, _ALLOCATORS)), None)
     models = {
         PROPORTIONED: inputs.proportioned(work / PROPORTIONED, tiny=options.quick),
         SHIPPED: inputs.shipped(work / SHIPPED),
@@ -78,13 +75,13 @@ def _measure(options: argparse.Namespace, work: Path, arguments: Sequence[str]) 
             batch=options.batch,
             cores=options.cores,
             vllm_python=options.vllm_python,
-            environment={"HF_HUB_OFFLINE": "1", **({} if allocator is None else {"LD_PRELOAD": allocator})},
+            environment=service_environment(),
         )
         for name, folder in models.items()
     }
     tile = LlavaNextConfig.from_pretrained(SHIPPED_FOLDER).vision_config.image_size
     requests = {name: inputs.Requests(name, tile) for name in models}
-    results.begin(options.out, _facts(options, arguments, allocator))
+    results.begin(options.out, _facts(options, arguments, find_allocator()))
     asyncio.run(Measurement(_plan(options), settings, requests, options.out).run())
 
 
@@ -163,13 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), help="default: all")
-    add(
-        "--vllm-python",
-        type=Path,
-        default=_ROOT / ".venv-vllm" / "bin" / "python",
-        metavar="PYTHON",
-        help=f"the Python of an environment with vLLM, for {VLLM} and visionsplit's engine of this name (%(default)s)",
-    )
+    add_vllm_python(parser)
     add("--ratios", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.1], metavar="R", help="(%(default)s)")
     add("--methods", nargs="+", default=["globalcom2"], metavar="NAME", help="(%(default)s)")
     add("--callers", type=int, nargs="+", default=[1, 4, 16, 64], metavar="N", help="of closed loops (%(default)s)")

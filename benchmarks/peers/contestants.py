@@ -1,6 +1,7 @@
 """The contestants: how each is started, and how one question is asked. Only one runs at a time."""
 
 import asyncio
+import ctypes.util
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -16,8 +17,10 @@ from benchmarks.peers.inputs import Request
 from benchmarks.peers.plan import ENGINES, GENERATE, UNCOMPRESSED, VLLM, Condition
 from benchmarks.peers.results import Sample
 from benchmarks.peers.vllm_server import VllmServer, ask_openai, openai_client
+from llm_service.engines.vllm.environment import with_openmp
 
 _START_SECONDS = 900.0  # compiling takes vLLM a minute the first time, and longer on a busy machine
+_ALLOCATORS = ("tcmalloc_minimal", "tcmalloc")
 Ask = Callable[[Request, Condition], Awaitable[Sample]]
 
 
@@ -64,10 +67,9 @@ async def running(name: str, settings: Settings) -> AsyncIterator[Contestant]:
 
 @asynccontextmanager
 async def _vllm(settings: Settings) -> AsyncIterator[Contestant]:
-    environment = {**settings.environment, **vllm_environment(settings.cores)}
-    openmp = settings.vllm_python.parents[1] / "lib" / "libiomp5.so"
-    if openmp.exists():  # vLLM recommends it; visionsplit's service with vLLM loads it without being asked
-        environment["LD_PRELOAD"] = ":".join(filter(None, (environment.get("LD_PRELOAD"), str(openmp))))
+    # visionsplit's service with vLLM does the same without being asked.
+    prefix = settings.vllm_python.parent.parent
+    environment = with_openmp({**settings.environment, **vllm_environment(settings.cores)}, prefix)
     server = VllmServer.of(settings.model, settings.vllm_python, environment, start_seconds=_START_SECONDS)
     async with _started([server]) as (roots, seconds), openai_client(server.address) as client:
 
@@ -83,20 +85,13 @@ async def _visionsplit(engine: str, settings: Settings) -> AsyncIterator[Contest
     """Both services in their separate processes, with default settings but for the cache of images that come again."""
     if engine not in ENGINES:
         raise ValueError(f"{engine!r} is not an engine; {', '.join(ENGINES)} are")
-    python, options = (str(settings.vllm_python), ["--engine", engine]) if engine == "vllm" else (sys.executable, [])
-    model, llm, encoder = str(settings.model), f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    encoder = f"127.0.0.1:{free_port()}"
+    llm = llm_service(engine, settings.model, settings.vllm_python, settings.environment)
     services = [
-        Service(
-            "llm_service",
-            ["--model", model, *options],
-            llm,
-            python=python,
-            environment=settings.environment,
-            start_seconds=_START_SECONDS,
-        ),
+        llm,
         Service(
             "encoder_service",
-            ["--model", model, "--llm", llm, "--cache-bytes", "0"],
+            ["--model", str(settings.model), "--llm", llm.address, "--cache-bytes", "0"],
             encoder,
             environment=settings.environment,
             start_seconds=_START_SECONDS,
@@ -111,6 +106,29 @@ async def _visionsplit(engine: str, settings: Settings) -> AsyncIterator[Contest
             return await ask_visionsplit(client, request, condition, settings.new_tokens)
 
         yield Contestant(roots, seconds, ask)
+
+
+def llm_service(engine: str, model: Path, vllm_python: Path, environment: Mapping[str, str]) -> Service:
+    """An LLM service with an engine and default settings, not yet started."""
+    python, options = (str(vllm_python), ["--engine", engine]) if engine == VLLM else (sys.executable, [])
+    return Service(
+        "llm_service",
+        ["--model", str(model), *options],
+        f"127.0.0.1:{free_port()}",
+        python=python,
+        environment=environment,
+        start_seconds=_START_SECONDS,
+    )
+
+
+def service_environment() -> dict[str, str]:
+    """Variables of every contestant: no network, and a fast memory allocator where the machine has one."""
+    allocator = find_allocator()
+    return {"HF_HUB_OFFLINE": "1", **({} if allocator is None else {"LD_PRELOAD": allocator})}
+
+
+def find_allocator() -> str | None:
+    return next(filter(None, map(ctypes.util.find_library, _ALLOCATORS)), None)
 
 
 async def ask_visionsplit(client: AsyncClient, request: Request, condition: Condition, new_tokens: int) -> Sample:

@@ -1,5 +1,6 @@
 """vLLM's OpenAI-compatible server with the whole model, and its caller: the `openai` library."""
 
+import argparse
 import base64
 import os
 import subprocess
@@ -16,6 +17,7 @@ from benchmarks.load.system import Service, free_port
 from benchmarks.peers.inputs import Request
 from benchmarks.peers.results import Sample
 
+_ROOT = Path(__file__).parents[2]
 _NAME = "whole"
 _STARTUP = Path(__file__).parent / "vllm_startup"
 
@@ -51,6 +53,17 @@ class VllmServer(Service):
                 return bool(answer.status == 200)
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             return False
+
+
+def add_vllm_python(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names an environment with vLLM."""
+    parser.add_argument(
+        "--vllm-python",
+        type=Path,
+        default=_ROOT / ".venv-vllm" / "bin" / "python",
+        metavar="PYTHON",
+        help="the Python of an environment with vLLM (%(default)s)",
+    )
 
 
 def openai_client(address: str) -> AsyncOpenAI:

@@ -18,6 +18,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 from visionsplit.errors import UnavailableError
 from visionsplit.model.checkpoint import Checkpoint
 
+from llm_service.backends.ray_cluster import last_line
 from llm_service.backends.ray_replica import DEPLOYMENT, LlmReplica
 from llm_service.backends.ray_uses import replica_names, replica_prefix
 from llm_service.config import RayConfig, ReplicaConfig
@@ -112,7 +113,7 @@ class RayApplication:
             return serve.run(application, name=self.name, route_prefix=None)
         except RuntimeError as error:
             _log.debug("the deployment failed", exc_info=True)
-            raise UnavailableError(f"Ray Serve could not bring the replicas up: {_last_line(error)}") from error
+            raise UnavailableError(f"Ray Serve could not bring the replicas up: {last_line(error)}") from error
 
     def _sharing(self, gpus: float) -> ReplicaConfig:
         """The replicas' configuration; replicas that share a GPU divide the memory of the KV cache among them."""
@@ -168,8 +169,3 @@ class RayApplication:
                 downscale_delay_s=config.downscale_delay_s,
             )
         }
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Connects this process to Ray."""
+"""Connects this process to Ray, and reads Ray's errors."""
 
 from typing import Any
 
@@ -20,3 +20,9 @@ def connect(address: str, **options: Any) -> None:  # noqa: ANN401 - the types o
     except Exception as error:  # Ray raises no specific class if a cluster cannot be started or joined
         where = "start a cluster here" if address == "local" else f"join {address}"
         raise UnavailableError(f"Ray could not {where}: {error}") from error
+
+
+def last_line(error: Exception) -> str:
+    """The reason in one of Ray's errors, which end with it after lines about processes and tracebacks."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayError
 from visionsplit_client import UnavailableError, VisionSplitError
 
 from encoder_service.config import EncoderConfig
-from llm_service.backends.ray_cluster import connect
+from llm_service.backends.ray_cluster import connect, last_line
 from llm_service.backends.ray_logging import quiet_ray
 from llm_service.config import LlmConfig
 from visionsplit_batch.rows.rows import Failure, Outcome, Slice, Source
@@ -260,7 +260,4 @@ def _translated(error: Exception) -> VisionSplitError:
         if isinstance(cause, VisionSplitError):
             return cause
         cause = getattr(cause, "cause", None) or cause.__cause__
-    lines = str(error).strip().splitlines()
-    return UnavailableError(
-        f"the work on the Ray cluster failed: {lines[-1].strip() if lines else type(error).__name__}"
-    )
+    return UnavailableError(f"the work on the Ray cluster failed: {last_line(error)}")
