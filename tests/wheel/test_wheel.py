@@ -30,13 +30,19 @@ METADATA = """
 import importlib.metadata, json
 print(json.dumps(importlib.metadata.metadata("visionsplit").json))
 """
+# Some modules need a package that only some installations have: Triton comes with PyTorch's builds for GPUs,
+# vLLM with an extra that excludes "llm".
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 for name in sys.argv[1:]:
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(package.__path__, name + "."):
         if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except ModuleNotFoundError as error:
+                if error.name not in ("triton", "vllm"):
+                    raise
     print(name, package.__file__)
 """
 
