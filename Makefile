@@ -19,7 +19,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 REF ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test types lint protocol docs tests test-compose test-proxy test-wheel test-lowest test-vllm dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch bench-encoder bench-engine bench-peers bench-scale eval load chaos figures clean
+.PHONY: help demo test types lint protocol docs tests test-compose test-ray test-proxy test-wheel test-lowest test-vllm dist lock fuzz attack breaking check-python stubs bench-selection bench-efficiency bench-wire bench-accuracy bench-batch bench-encoder bench-engine bench-peers bench-scale eval load chaos figures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ tests: $(INSTALLED) ## run the tests alone, without the checks of types, style a
 
 test-compose: $(INSTALLED) ## run docker-compose.yml: build, caption, scale, kill a worker and the gateway, caption (COMPOSE="podman-compose")
 	@VISIONSPLIT=$(BIN)/visionsplit scripts/test-compose.sh
+
+test-ray: $(INSTALLED) ## run the tests that start, kill and scale processes on Ray clusters (ten minutes on two cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/ray
 
 test-proxy: $(INSTALLED) ## run deploy/proxy/nginx.conf in front of an encoder (a minute; needs nginx with its stream module)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/proxy

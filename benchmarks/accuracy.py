@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from visionsplit.families.llava_next.vision_tower import VisionTower
 from visionsplit.options.compression import KEEP_ALL
 
 from benchmarks.shapes import SHIPPED
@@ -39,7 +40,7 @@ def _at(ratio: str, *methods: str) -> tuple[str, ...]:
 
 
 # PruMerge+ keeps more than twice its ratio, so that the tables list it at a smaller one.
-_ENCODER_METHODS = tuple(name for name in listed_methods(text_tower=False) if name not in (KEEP_ALL, "prumerge+"))
+_ENCODER_METHODS = tuple(name for name in listed_methods(VisionTower.outputs) if name not in (KEEP_ALL, "prumerge+"))
 _PRUNING = ("none+pyramiddrop", "none+sparsevlm")
 
 

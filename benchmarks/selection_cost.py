@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 from transformers import CLIPVisionConfig, LlavaNextConfig
+from visionsplit.families.llava_next.vision_tower import VisionTower
 from visionsplit.grid import TileGrid
 from visionsplit.options.compression import Compression
 
 from benchmarks.shapes import CLIP_L, SHIPPED
 from encoder_service.compression import Composition, NextTiles, Plan, TowerOutput, compose, take_together
-from encoder_service.device.vision_tower import VisionTower
 
 _METHODS = ("globalcom2", "globalcom2-diverse")
 
@@ -57,7 +57,7 @@ def measure(
     side = config.image_size // config.patch_size
     grid = _grid(tiles, side)
     pixels = torch.randn(images * tiles, 3, config.image_size, config.image_size, device=device)
-    nothing, logits = frozenset[TowerOutput](), frozenset({TowerOutput.CLS_LOGITS})
+    nothing, logits = frozenset[TowerOutput](), frozenset({TowerOutput.SALIENCE})
     encoded = tower(pixels, logits)
     state = torch.cat((encoded.features[:, :1], encoded.features), dim=1)  # [T, 1 + P, D], the last layer's input
 
@@ -100,7 +100,7 @@ def random_tower(config: CLIPVisionConfig, device: torch.device, dtype: torch.dt
 
 def _grid(tiles: int, side: int) -> TileGrid:
     rows, columns = {5: (2, 2), 4: (1, 3), 3: (1, 2)}[tiles]
-    return TileGrid.for_image(rows * 300, columns * 336, rows=rows, columns=columns, side=side)
+    return TileGrid.padded(rows * 300, columns * 336, rows=rows, columns=columns, side=side)
 
 
 def machine(device: torch.device) -> str:

@@ -11,13 +11,13 @@ import statistics
 import time
 
 import torch
+from visionsplit.families.llava_next.vision_tower import VisionTower
 
 from benchmarks.selection_cost import machine, random_tower, wait_for
 from benchmarks.shapes import CLIP_L
 from encoder_service.compression import TowerOutput
-from encoder_service.device.vision_tower import VisionTower
 
-LOGITS = frozenset({TowerOutput.CLS_LOGITS})
+LOGITS = frozenset({TowerOutput.SALIENCE})
 
 
 def main() -> None:

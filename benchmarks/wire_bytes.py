@@ -20,7 +20,7 @@ from visionsplit.wire.vision_tokens import grid_to_proto, split_into_chunks
 from encoder_service.compression import TileFeatures, TowerOutput, select
 from encoder_service.device.wire_tensors import pack, to_token_tensor
 
-_GRID = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
+_GRID = TileGrid.padded(672, 672, rows=2, columns=2, side=24)
 _VISION_WIDTH, _LANGUAGE_WIDTH = 1024, 4096
 
 
@@ -46,7 +46,7 @@ def measure(spec: Compression, width: int, data_type: DataType) -> tuple[int, in
     """Tokens, messages and serialised bytes of one image's upload."""
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(_GRID.num_tiles, _GRID.cells_per_tile, generator=generator)
-    encoded = TileFeatures(scores[..., None], {TowerOutput.CLS_LOGITS: scores})
+    encoded = TileFeatures(scores[..., None], {TowerOutput.SALIENCE: scores})
     kept = select(encoded, _GRID, spec)
     positions = torch.cat(kept.positions).to(torch.int32).numpy()  # [K, 3]
     features = to_token_tensor(pack(torch.randn(len(positions), width, generator=generator), data_type))

@@ -7,7 +7,9 @@ from typing import Protocol
 
 import torch
 from visionsplit.command_line.settings import ConfigError
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.encoder_half import EncoderHalf
+from visionsplit.families.tiler import Tiler
 from visionsplit.model.device import resolve_device
 from visionsplit.model.dtypes import DTYPES
 from visionsplit.options.compression import Compression
@@ -17,18 +19,16 @@ from visionsplit.server.server import Opened, Service, ServiceServer
 from visionsplit.v1 import encoder_service_pb2, encoder_service_pb2_grpc
 
 from encoder_service.api.call_admission import Admission
-from encoder_service.api.info import encoder_info
+from encoder_service.api.info import abilities_of, encoder_info
 from encoder_service.api.request import RequestChecker
 from encoder_service.api.service import EncoderService
 from encoder_service.caching.key import encoder_identity
 from encoder_service.caching.tokens import CacheCounts, TokenCache
-from encoder_service.compression import compose
+from encoder_service.compression import FROM_TEXT, Abilities, compose, listed_methods
 from encoder_service.config import EncoderConfig
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.text_tower import TextTower, image_placeholder
 from encoder_service.device.tile_queue import TileBatcher
-from encoder_service.device.vision_tower import VisionTower
-from encoder_service.images.tiles import Tiler
 from encoder_service.llm.channel import LlmChannel
 from encoder_service.llm.client import LlmClient
 from encoder_service.llm.endpoint_selection import LlmEndpoint, LlmEndpoints
@@ -38,10 +38,15 @@ from encoder_service.pipeline.pipeline import EncoderPipeline
 SERVICE_NAME: str = encoder_service_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
 
 
-class LoadTower(Protocol):
-    """The interface of `VisionTower.load`."""
+class LoadHalf(Protocol):
+    """The interface of `load_half`."""
 
-    def __call__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> VisionTower: ...
+    def __call__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> EncoderHalf: ...
+
+
+def load_half(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> EncoderHalf:
+    """Load the checkpoint's vision half by its family."""
+    return checkpoint.family.encoder_half(checkpoint, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -49,24 +54,23 @@ class _Loaded:
     """What is read at the start."""
 
     tiler: Tiler
-    tower: VisionTower
+    half: EncoderHalf
     text_tower: TextTower | None
     placeholder: str | None  # of an image in a prompt, where there is a text tower
     info: encoder_service_pb2.GetEncoderInfoResponse
     cache: TokenCache | None
+    abilities: Abilities
 
 
 class EncoderServer(ServiceServer):
     """One encoder service in this process. Started and stopped once, from one event loop."""
 
-    def __init__(
-        self, config: EncoderConfig, llm: LlmEndpoints | None = None, load_tower: LoadTower = VisionTower.load
-    ) -> None:
+    def __init__(self, config: EncoderConfig, llm: LlmEndpoints | None = None, load_half: LoadHalf = load_half) -> None:
         """
         Args:
             config: its settings.
             llm: the LLM services to use in place of those at the settings' addresses.
-            load_tower: loads the vision tower.
+            load_half: loads the vision half.
 
         Raises:
             ConfigError: the default compression reads the prompt, and there is no text tower.
@@ -82,7 +86,7 @@ class EncoderServer(ServiceServer):
         self._batcher: TileBatcher | None = None
         self._pipeline: EncoderPipeline | None = None
         self._llm = llm
-        self._load_tower = load_tower
+        self._load_half = load_half
 
     @property
     def cache_counts(self) -> CacheCounts | None:
@@ -101,7 +105,7 @@ class EncoderServer(ServiceServer):
             self._llm = LlmEndpoints([LlmEndpoint(address, LlmClient(channel)) for address, channel in channels])
         loaded = await asyncio.to_thread(self._load)
         metrics = EncoderMetrics(self.telemetry.registry)
-        encoder = BatchEncoder(loaded.tower, loaded.text_tower, metrics.batch_done)
+        encoder = BatchEncoder(loaded.half, loaded.text_tower, metrics.batch_done)
         self._batcher = TileBatcher(encoder, config.batch)
         self._pipeline = EncoderPipeline(
             loaded.tiler,
@@ -130,6 +134,7 @@ class EncoderServer(ServiceServer):
                 default_compression=self._default_compression,
                 default_data_type=data_type_from_proto(loaded.info.default_data_type),
                 placeholder=loaded.placeholder,
+                abilities=loaded.abilities,
             ),
         )
         self._batcher.start()
@@ -148,25 +153,35 @@ class EncoderServer(ServiceServer):
         config = self._config
         device = resolve_device(config.device)
         checkpoint = Checkpoint(config.model, revision=config.revision)
-        tiler = Tiler(checkpoint)
-        _check_room_for_image(config, tiler.max_tiles)
+        tiler = checkpoint.family.tiler(checkpoint)
+        _check_room_for_image(config, tiler.cutting.max_tiles)
         dtype = DTYPES[config.dtype] if config.dtype is not None else checkpoint.dtype_on(device)
-        tower = self._load_tower(checkpoint, dtype=dtype, device=device)
+        half = self._load_half(checkpoint, dtype=dtype, device=device)
+        self._check_default(checkpoint, half)
         text_tower, placeholder = None, None
         if config.text_tower is not None:
             text_tower = TextTower.load(
                 config.text_tower, checkpoint, revision=config.text_tower_revision, device=device
             )
             placeholder = image_placeholder(checkpoint)
-        info = encoder_info(config, self._default_compression, checkpoint, tiler, tower)
-        cache = self._cache_of(checkpoint, tower, info.format.encoder_fingerprint)
-        return _Loaded(tiler, tower, text_tower, placeholder, info, cache)
+        info = encoder_info(config, self._default_compression, checkpoint, tiler.cutting, half)
+        cache = self._cache_of(half, info.format.encoder_fingerprint)
+        abilities = abilities_of(checkpoint, half, text_tower=text_tower is not None)
+        return _Loaded(tiler, half, text_tower, placeholder, info, cache, abilities)
 
-    def _cache_of(self, checkpoint: Checkpoint, tower: VisionTower, fingerprint: str) -> TokenCache | None:
+    def _check_default(self, checkpoint: Checkpoint, half: EncoderHalf) -> None:
+        """Refuse a default compression that the checkpoint's vision tower cannot serve."""
+        asked = self._default_compression
+        if asked.layout not in checkpoint.family.layouts or compose(asked).needs - half.outputs - FROM_TEXT:
+            raise ConfigError(
+                f"method {asked.method!r} cannot serve checkpoint {checkpoint.name!r}: its vision tower has no [CLS]; "
+                f"there are: {', '.join(listed_methods(half.outputs))}"
+            )
+
+    def _cache_of(self, half: EncoderHalf, fingerprint: str) -> TokenCache | None:
         if self._config.cache.off:
             return None
-        identity = encoder_identity(fingerprint, checkpoint.config.vision_config.to_dict(), tower)
-        return TokenCache(self._config.cache, encoder=identity, device=tower.device)
+        return TokenCache(self._config.cache, encoder=encoder_identity(fingerprint, half), device=half.device)
 
 
 def _default_compression(config: EncoderConfig) -> Compression:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from visionsplit.model.checkpoint import Checkpoint, CheckpointError
+from visionsplit.families.checkpoint import Checkpoint, CheckpointError
 from visionsplit.options.sampling import PENALTY_RANGE
 
 # Settings that change a greedy answer and that the engine cannot follow, with the values at which they change nothing;

@@ -20,7 +20,7 @@ class Job:
     """One request for a replica. The gateway has checked all of it; a replica checks nothing again."""
 
     request_id: str
-    token_ids: tuple[int, ...]  # the image token once for each image
+    token_ids: tuple[int, ...]  # the image token once for each run of an image's tokens
     images: tuple[VisionTokens, ...]
     layout: Layout
     sampling: ResolvedSampling

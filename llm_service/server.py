@@ -3,7 +3,7 @@
 import asyncio
 from functools import partial
 
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.network.transport import MAX_TOKEN_MESSAGE_BYTES
 from visionsplit.receiving.receiver import ReceiveLimits, Receiver
 from visionsplit.server.server import Opened, Service, ServiceServer

@@ -22,6 +22,7 @@ _FOLDERS = (
     "unit",
     "proxy",
     "wheel",
+    "ray",
     "vllm",
 )
 

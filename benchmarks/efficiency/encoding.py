@@ -2,8 +2,9 @@
 
 import torch
 from torch.utils.hooks import RemovableHandle
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.llava_next.vision_tower import VisionTower
 from visionsplit.grid import TileGrid
-from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.model.dtypes import DATA_TYPES_OF
 from visionsplit.options.compression import Compression
 
@@ -12,7 +13,6 @@ from benchmarks.efficiency.flops import flop_counter
 from encoder_service.compression import compose
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.encoding import EncodedTiles, EncodeRequest, PreparedImage
-from encoder_service.device.vision_tower import VisionTower
 
 
 class EncoderHalf:
@@ -29,7 +29,7 @@ class EncoderHalf:
         self._data_type = DATA_TYPES_OF[dtype]
         vision = checkpoint.config.vision_config
         side, edge = vision.image_size // vision.patch_size, 2 * vision.image_size
-        self.grid = TileGrid.for_image(edge, edge, rows=2, columns=2, side=side)
+        self.grid = TileGrid.padded(edge, edge, rows=2, columns=2, side=side)
         shape = (self.grid.num_tiles, 3, vision.image_size, vision.image_size)
         self._pixels = torch.randint(
             0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)

@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlavaNextConfig
 from transformers.initialization import no_init_weights
 from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
+from visionsplit.families.llava_next.vision_tower import VisionTower
 
 from encoder_service.compression import TowerOutput
-from encoder_service.device.vision_tower import VisionTower
 
 _META = torch.device("meta")
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.llava_next.language import Projector
+from visionsplit.families.token_order import NEWLINE, canvas_order
 
 from benchmarks.efficiency.clock import Clock
 from benchmarks.efficiency.conditions import Condition
@@ -19,9 +21,7 @@ from benchmarks.efficiency.flops import flop_counter
 from benchmarks.efficiency.language import ImageRows, LanguageModel, decode
 from encoder_service.device.encoding import EncodedTiles
 from llm_service.pruning.base import NO_TILE
-from llm_service.replica.projector import Projector
 from llm_service.replica.text_model import load_text_model
-from llm_service.replica.token_order import NEWLINE, sequence_order
 
 # About as much text as LLaVA-NeXT's prompt with a short question has, before and behind the image.
 TEXT_BEFORE, TEXT_AFTER = 36, 24
@@ -97,8 +97,8 @@ class Pipeline:
 
     def _embed(self, encoded: EncodedTiles, condition: Condition) -> tuple[torch.Tensor, ImageRows]:
         """The prompt's embeddings [n, D], and the positions of vision tokens and newlines."""
-        order = sequence_order(self._encoder.grid, encoded.positions, condition.compression.layout)
-        rows = self._projector(encoded.features, order)  # [vision, D]
+        order = canvas_order(self._encoder.grid, encoded.positions, condition.compression.layout)
+        rows = self._projector(encoded.features, self._encoder.grid, order)  # [vision, D]
         text = self._language.embed(self._text)  # [text, D]
         embeddings = torch.cat((text[:TEXT_BEFORE], rows, text[TEXT_BEFORE:]))
         tiles = np.where(order == NEWLINE, NO_TILE, encoded.positions[order, 0])  # [vision]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextImageProcessorPil
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 
 from benchmarks.efficiency.flops import LLAMA_2_7B, LLAMA_2_13B
 from benchmarks.shapes import CLIP_L, SHIPPED, llava_next

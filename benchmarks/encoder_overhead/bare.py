@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.llava_next.tiler import LlavaNextTiler
+from visionsplit.families.llava_next.vision_tower import VisionTower
 from visionsplit.grid import UnpadRule
 from visionsplit.images import ImageLimits, decode_image
-from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.options.compression import Compression
 from visionsplit.options.data_types import DataType
 from visionsplit.wire.vision_tokens import split_into_chunks
@@ -32,8 +34,6 @@ from encoder_service.config import BatchLimits, EncoderConfig
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.encoding import EncodedTiles, EncodeRequest, PreparedImage, TileSpan
 from encoder_service.device.tile_queue import QueuedImage, TileQueue
-from encoder_service.device.vision_tower import VisionTower
-from encoder_service.images.tiles import Tiler
 
 _T = TypeVar("_T")
 
@@ -54,7 +54,7 @@ class Stages:
 
     def __init__(self, model: Path, images: Path, callers: int) -> None:
         checkpoint = Checkpoint(str(model))
-        self._tiler = Tiler(checkpoint)
+        self._tiler = LlavaNextTiler(checkpoint)
         self._tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
         self._files = read(images)
         self._callers = callers

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import save_file
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 
 from benchmarks.batch import inputs as batch_inputs
 from benchmarks.peers.plan import SHIPPED as SHIPPED_MODEL
@@ -66,7 +66,7 @@ def with_hub_names(source: Path, folder: Path) -> Path:
 
 
 def _hub_name(name: str) -> str:
-    """The hub's spelling of a canonical name, see `visionsplit.model.checkpoint`."""
+    """The hub's spelling of a canonical name, see `visionsplit.families.checkpoint`."""
     tower = "vision_tower."
     return f"{tower}vision_model.{name.removeprefix(tower)}" if name.startswith(tower) else name
 

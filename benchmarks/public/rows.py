@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from visionsplit.families.llava_next.vision_tower import VisionTower
 from visionsplit.options.compression import KEEP_ALL
 
 from benchmarks.public.settings import Settings
@@ -102,7 +103,7 @@ POSTER_ROWS: Mapping[str, Row] = {
 _FURTHER = (
     _encoder(method, percent, method)
     for percent in (50, 25, 10)
-    for method in listed_methods(text_tower=False)  # a method that reads the question needs another encoder
+    for method in listed_methods(VisionTower.outputs)  # a method that reads the question needs another encoder
     if method != KEEP_ALL
 )
 ROWS: Mapping[str, Row] = {**POSTER_ROWS, **{row.name: row for row in _FURTHER if row.name not in POSTER_ROWS}}

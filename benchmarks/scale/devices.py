@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from transformers import LlavaNextConfig
 from visionsplit.errors import OverloadedError, UnavailableError
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.llava_next.vision_tower import VisionTower
+from visionsplit.families.tower_outputs import TileFeatures, TowerOutput
 
-from encoder_service.compression.features import TileFeatures, TowerOutput
-from encoder_service.device.vision_tower import VisionTower
 from llm_service.config import EngineConfig
 from llm_service.engines.base import EngineRequest, MainEngine
 from llm_service.engines.token_buffer import TokenBuffer
@@ -47,7 +47,7 @@ class DeviceTime:
 
 @dataclass(frozen=True)
 class SimulatedTowers:
-    """Loads simulated towers. In place of `VisionTower.load`."""
+    """Loads simulated towers. In place of `load_half` of the encoder's server."""
 
     tile: DeviceTime  # of a tile
 
@@ -67,8 +67,8 @@ class SimulatedTower(VisionTower):
         self._logits = torch.randn(1, cells, generator=generator, device=device)
 
     def forward(self, tiles: torch.Tensor, wanted: frozenset[TowerOutput]) -> TileFeatures:
-        """As `VisionTower.forward`, for methods that read nothing but the [CLS] logits."""
-        if unknown := wanted - {TowerOutput.CLS_LOGITS}:
+        """As `VisionTower.forward`, for methods that read nothing but the salience."""
+        if unknown := wanted - {TowerOutput.SALIENCE}:
             raise ValueError(f"a simulated tower has no {', '.join(output.name for output in unknown)}")
         batch = len(tiles)
         self._tile.sleep(batch)

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     seconds = DeviceTime(Path(file))
     if kind == "encoder":
         encoder = ENCODER.read(rest)
-        return run("encoder", encoder, lambda: EncoderServer(encoder, load_tower=SimulatedTowers(seconds)))
+        return run("encoder", encoder, lambda: EncoderServer(encoder, load_half=SimulatedTowers(seconds)))
     llm = LLM.read(rest)
     return run("llm", llm, lambda: LlmServer(llm, SimulatedEngines(seconds)))
 

@@ -78,10 +78,10 @@ def _or_none(ask: Callable[[], InfoT], services: list[_Service], name: str) -> I
 
 
 def _print_encoder(info: EncoderInfo, *, parts: bool) -> None:
-    grids = ", ".join(f"{rows}x{columns}" for rows, columns in info.grids)
+    grids = ", ".join(f"{rows}x{columns}" if rows else "none" for rows, columns in info.grids)
     default = info.default_compression
     ratio = "" if default.retention_ratio is None else f" at {default.retention_ratio:g}"
-    print(f"\nencoder: {info.model} on {info.device}, version {info.version}")
+    print(f"\nencoder: {info.model} ({info.format.family}) on {info.device}, version {info.version}")
     print(f"  tiles of {info.tile_pixels} px, patches of {info.patch_pixels} px, grids (rows x columns) {grids}")
     print(f"  features {info.format.feature_size} wide, fingerprint {info.format.encoder_fingerprint}")
     print(f"  default: {default.method}{ratio}, {default.layout} layout, {info.default_data_type}")

@@ -10,11 +10,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import visionsplit
 from visionsplit.errors import InvalidTokensError
-from visionsplit.grid import Region, TileGrid
+from visionsplit.families import family_named
+from visionsplit.grid import TileGrid
 from visionsplit.options.compression import Compression
 from visionsplit.options.data_types import DataType, DataTypeName, data_type_of
 from visionsplit.options.layout import Layout, check_layout
 from visionsplit.options.messages import data_type_to_proto
+from visionsplit.options.parameters import quoted
 from visionsplit.v1 import tensor_pb2, vision_tokens_pb2
 from visionsplit.wire.stored_tensors import StoredTensor, read_tensors, write_tensors
 from visionsplit.wire.tensors import TokenTensor
@@ -43,6 +45,12 @@ class EncodedImage:
     def data_type(self) -> DataTypeName:
         """How the features are stored."""
         return self.tokens.features.data_type.value
+
+    @property
+    def own_feature_size(self) -> int:
+        """The width of the image's tokens where it differs from the format's; otherwise 0."""
+        columns = self.tokens.features.columns
+        return 0 if columns == self.format.feature_size else columns
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file: the tensors of `to_tensors`, and the rest as metadata."""
@@ -96,6 +104,7 @@ class EncodedImage:
             "budgets": self.tokens.budgets,
             "quotas": self.tokens.quotas,
             "format": asdict(self.format),
+            "feature_size": self.own_feature_size,
             "layout": self.layout,
             "data_type": self.data_type,
             "compression": None if self.compression is None else asdict(self.compression),
@@ -134,7 +143,7 @@ class EncodedImage:
 
 def _decode(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> EncodedImage:
     grid = _checked_grid(metadata["grid"])
-    format_ = VisionFormat(int(metadata["format"]["feature_size"]), str(metadata["format"]["encoder_fingerprint"]))
+    format_ = _format(metadata["format"])
     tokens = _checked_tokens(metadata, grid, format_, tensors)
     compression = metadata["compression"]
     layout = metadata["layout"]
@@ -153,9 +162,17 @@ def _decode(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) ->
     return EncodedImage(tokens, format_, layout, summary, None if compression is None else Compression(**compression))
 
 
+def _format(stored: Mapping[str, Any]) -> VisionFormat:
+    # Files of versions before families name none: they are of the only family that there was.
+    family = family_named(str(stored.get("family", "")))
+    if family is None:
+        raise ValueError(f"the tokens are of family {quoted(str(stored['family']))}, which this version does not know")
+    return VisionFormat(int(stored["feature_size"]), str(stored["encoder_fingerprint"]), family.name)
+
+
 def _checked_grid(stored: Mapping[str, Any]) -> TileGrid:
     """Take the stored grid through the checks that one from the wire gets."""
-    return grid_from_proto(grid_to_proto(TileGrid(**{**stored, "valid": Region(**stored["valid"])})))
+    return grid_from_proto(grid_to_proto(TileGrid.of_values(stored)))
 
 
 def _checked_tokens(
@@ -176,8 +193,10 @@ def _checked_tokens(
         ),
         positions=positions.data,
     )
-    # Files of versions before quotas have none.
-    header = vision_tokens_pb2.ImageTokensHeader(budgets=metadata["budgets"], quotas=metadata.get("quotas"))
+    # Files of versions before quotas, and before images with tokens of another width, have none.
+    header = vision_tokens_pb2.ImageTokensHeader(
+        budgets=metadata["budgets"], quotas=metadata.get("quotas"), feature_size=metadata.get("feature_size", 0)
+    )
     assembler = TokenAssembler(grid, header, feature_size=format_.feature_size)
     assembler.add(chunk)
     return assembler.finish()

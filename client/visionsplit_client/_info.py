@@ -4,6 +4,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from visionsplit.families import UNNAMED
 from visionsplit.options.compression import Compression
 from visionsplit.options.data_types import DataTypeName
 from visionsplit.options.messages import compression_from_proto, data_type_from_proto
@@ -32,15 +33,16 @@ class VisionFormat:
     """Identifies what vision tokens are; both services must agree on it."""
 
     feature_size: int  # width of a token
-    encoder_fingerprint: str  # hash of the vision tower's weights and the image processor's settings
+    encoder_fingerprint: str  # hash of the weights and the image processor's settings that decide the tokens
+    family: str = UNNAMED  # the family of models, which decides the tokens' order in the prompt
 
     @classmethod
     def from_proto(cls, message: vision_tokens_pb2.VisionFormat) -> "VisionFormat":
-        return from_message(cls, message)
+        return cls(message.feature_size, message.encoder_fingerprint, message.family or UNNAMED)
 
     def to_proto(self) -> vision_tokens_pb2.VisionFormat:
         return vision_tokens_pb2.VisionFormat(
-            feature_size=self.feature_size, encoder_fingerprint=self.encoder_fingerprint
+            feature_size=self.feature_size, encoder_fingerprint=self.encoder_fingerprint, family=self.family
         )
 
 
@@ -61,7 +63,7 @@ class EncoderInfo:
     format: VisionFormat
     tile_pixels: int  # side of a tile
     patch_pixels: int  # side of a patch
-    grids: tuple[tuple[int, int], ...]  # rows and columns of crops
+    grids: tuple[tuple[int, int], ...]  # rows and columns of crops; (0, 0) is a thumbnail without crops
     methods: tuple[NamedChoice, ...]
     scores: tuple[NamedChoice, ...]
     budgets: tuple[NamedChoice, ...]

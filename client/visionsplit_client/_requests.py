@@ -72,7 +72,10 @@ def token_upload(
     yield llm_service_pb2.LlmServiceGenerateRequest(header=header)
     for index, image in enumerate(images):
         tokens = vision_tokens_pb2.ImageTokensHeader(
-            image_index=index, budgets=image.tokens.budgets, quotas=image.tokens.quotas
+            image_index=index,
+            budgets=image.tokens.budgets,
+            quotas=image.tokens.quotas,
+            feature_size=image.own_feature_size,
         )
         yield llm_service_pb2.LlmServiceGenerateRequest(image=tokens)
         for chunk in split_into_chunks(

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import torch
 from visionsplit import __version__
+from visionsplit.families.base import Cutting
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.encoder_half import EncoderHalf
 from visionsplit.images import available_formats
-from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.model.dtypes import DATA_TYPES_OF
 from visionsplit.options.compression import Compression
 from visionsplit.options.messages import compression_to_proto, data_type_to_proto
@@ -14,53 +16,63 @@ from visionsplit.v1 import choice_pb2, encoder_service_pb2, vision_tokens_pb2
 
 from encoder_service.compression import (
     BUDGETS,
+    FROM_TEXT,
     MERGINGS,
+    SCORES,
     SELECTIONS,
+    Abilities,
     Choice,
     compose,
+    listed,
     listed_methods,
-    listed_scores,
 )
 from encoder_service.config import EncoderConfig
-from encoder_service.device.vision_tower import VisionTower
-from encoder_service.images.tiles import Tiler
 
 
 def encoder_info(
     config: EncoderConfig,
     default_compression: Compression,
     checkpoint: Checkpoint,
-    tiler: Tiler,
-    tower: VisionTower,
+    cutting: Cutting,
+    half: EncoderHalf,
 ) -> encoder_service_pb2.GetEncoderInfoResponse:
-    """Everything a caller may want to know. Reads the whole vision tower once, for its fingerprint.
+    """Everything a caller may want to know. Reads the whole vision half once, for its fingerprint.
 
-    What needs a text tower is listed where there is one: a request may name what is listed.
+    What needs a text tower, or [CLS], is listed where there is one: a request may name what is listed.
     """
-    text_tower = config.text_tower is not None
+    outputs = abilities_of(checkpoint, half, text_tower=config.text_tower is not None).outputs
     vision_format = vision_tokens_pb2.VisionFormat(
-        feature_size=tower.feature_size, encoder_fingerprint=checkpoint.encoder_fingerprint()
+        feature_size=half.feature_size,
+        encoder_fingerprint=checkpoint.encoder_fingerprint(),
+        family=checkpoint.family.name,
     )
     return encoder_service_pb2.GetEncoderInfoResponse(
         model=checkpoint.name,
         format=vision_format,
-        tile_pixels=tiler.tile_pixels,
-        patch_pixels=tiler.patch_pixels,
-        grids=[encoder_service_pb2.GridShape(rows=rows, columns=columns) for rows, columns in tiler.grids],
-        methods=_choices(listed_methods(text_tower=text_tower).values()),
-        scores=_choices(listed_scores(text_tower=text_tower).values()),
-        budgets=_choices(BUDGETS.values()),
-        selections=_choices(SELECTIONS.values()),
-        mergings=_choices(MERGINGS.values()),
+        tile_pixels=cutting.tile_pixels,
+        patch_pixels=cutting.patch_pixels,
+        grids=[encoder_service_pb2.GridShape(rows=rows, columns=columns) for rows, columns in cutting.grids],
+        methods=_choices(listed_methods(outputs).values()),
+        scores=_choices(listed(SCORES, outputs).values()),
+        budgets=_choices(listed(BUDGETS, outputs).values()),
+        selections=_choices(listed(SELECTIONS, outputs).values()),
+        mergings=_choices(listed(MERGINGS, outputs).values()),
         default_compression=compression_to_proto(_resolved(default_compression)),
-        default_data_type=data_type_to_proto(config.data_type or DATA_TYPES_OF[tower.dtype]),
+        default_data_type=data_type_to_proto(config.data_type or DATA_TYPES_OF[half.dtype]),
         image_formats=available_formats(),
         max_image_pixels=config.image.max_pixels,
         max_request_bytes=config.max_request_bytes,
         max_images=config.max_images,
-        device=_device_name(tower.device),
+        device=_device_name(half.device),
         version=__version__,
     )
+
+
+def abilities_of(checkpoint: Checkpoint, half: EncoderHalf, *, text_tower: bool) -> Abilities:
+    """What the encoder can do for compression methods, with or without a text tower."""
+    family = checkpoint.family
+    outputs = half.outputs | FROM_TEXT if text_tower else half.outputs
+    return Abilities(outputs, family.layouts, whole_cell_regions=family.whole_cell_regions)
 
 
 def _resolved(spec: Compression) -> Compression:

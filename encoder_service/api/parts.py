@@ -10,14 +10,20 @@ from encoder_service.llm.replay import Part
 from encoder_service.pipeline.events import BudgetsKnown, Event, TokensReady
 
 
-async def to_parts(events: AsyncIterator[Event], chunk_bytes: int) -> AsyncGenerator[Part, None]:
-    """Each image's header, its tokens in chunks that are numbered per image, and its summary."""
+async def to_parts(events: AsyncIterator[Event], *, chunk_bytes: int, feature_size: int) -> AsyncGenerator[Part, None]:
+    """Each image's header, its tokens in chunks that are numbered per image, and its summary.
+
+    `feature_size` is the format's: a header says where its image's tokens have another.
+    """
     next_chunk: dict[int, int] = {}
     async for event in events:
         if isinstance(event, BudgetsKnown):
             next_chunk[event.image_index] = 0
             yield vision_tokens_pb2.ImageTokensHeader(
-                image_index=event.image_index, budgets=event.budgets, quotas=event.quotas
+                image_index=event.image_index,
+                budgets=event.budgets,
+                quotas=event.quotas,
+                feature_size=0 if event.feature_size == feature_size else event.feature_size,
             )
         elif isinstance(event, TokensReady):
             chunks = split_into_chunks(

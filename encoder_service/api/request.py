@@ -15,7 +15,7 @@ from visionsplit.receiving.prompts import check_prompt_message
 from visionsplit.v1 import encoder_service_pb2, generation_pb2
 
 from encoder_service.api.messages import asked_text
-from encoder_service.compression import Composition, compose
+from encoder_service.compression import Abilities, Composition, compose
 from encoder_service.device.text_tower import MAX_TEXT_BYTES
 
 _MAX_SETTINGS_BYTES = 64 * KIB  # the largest part is guidance, which has `MAX_TEXT_BYTES`
@@ -43,6 +43,7 @@ class RequestChecker:
     default_compression: Compression
     default_data_type: DataType
     placeholder: str | None  # of an image in a finished prompt; None if no text tower reads prompts
+    abilities: Abilities
 
     def check(self, request: Request, caller: str) -> CheckedRequest:
         """Refuse what is wrong before any work.
@@ -65,7 +66,7 @@ class RequestChecker:
         if asked.quotas_only and isinstance(request, encoder_service_pb2.EncoderServiceGenerateRequest):
             _check_someone_prunes(request.prefill)
         data_type = data_type_from_proto(request.data_type, self.default_data_type)
-        composition = compose(asked, text_tower=self.placeholder is not None)
+        composition = compose(asked, self.abilities)
         text = self._text(request, asked, composition) if composition.reads_text and images else None
         return CheckedRequest(composition, data_type, text, started, caller, asked.method)
 

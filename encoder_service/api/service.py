@@ -138,7 +138,8 @@ class EncoderService(encoder_service_pb2_grpc.EncoderServiceServicer):
             return _nothing()
         events = self.pipeline.encode(images, call_start=wanted.started, on_image_done=observer.image_done)
         await stack.enter_async_context(aclosing(events))
-        return await stack.enter_async_context(aclosing(to_parts(events, self.config.chunk_bytes)))
+        parts = to_parts(events, chunk_bytes=self.config.chunk_bytes, feature_size=self.info.format.feature_size)
+        return await stack.enter_async_context(aclosing(parts))
 
     def _encode_response(self, part: Part, image: ImageSource, wanted: CheckedRequest) -> _EncodeResponse:
         if isinstance(part, vision_tokens_pb2.ImageTokensHeader):

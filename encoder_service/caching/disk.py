@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from visionsplit.grid import Region, TileGrid
+from visionsplit.grid import TileGrid
 from visionsplit.options.data_types import DataType
 from visionsplit.wire.tensors import TokenTensor
 
@@ -204,7 +204,7 @@ def _from_bytes(key: str, content: bytes) -> CachedTokens:
         data_type, rows, columns = facts["tensor"]
         scales = tensors["scales"].tobytes() if "scales" in tensors else b""
         entry = CachedTokens(
-            TileGrid(**{**facts["grid"], "valid": Region(**facts["grid"]["valid"])}),
+            TileGrid.of_values(facts["grid"]),
             tuple(facts["budgets"]),
             None if facts["quotas"] is None else tuple(facts["quotas"]),
             TokenTensor(DataType[data_type], rows, columns, tensors["data"].tobytes(), scales),

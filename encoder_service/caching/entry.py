@@ -76,8 +76,7 @@ class CachedTokens:
             return self._tiles(None, list(self.budgets), list(self.budgets) if composition.quotas_only else None)
         if not serves_smaller(composition):
             return self._tiles(None, list(self.budgets), None if self.quotas is None else list(self.quotas))
-        reference = composition.layout == "reference"
-        geometry = geometry_of(canonical(self.grid), reference_layout=reference, device=device)
+        geometry = geometry_of(canonical(self.grid), composition.geometry_rules, device)
         measured: list[float] = []
         if self.evidence is not None:
             measured = measure(composition, geometry, torch.from_numpy(self.evidence).to(device)).tolist()

@@ -12,12 +12,12 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from visionsplit.families.encoder_half import EncoderHalf
 from visionsplit.options.data_types import DataType
 
 from encoder_service.compression import Composition
-from encoder_service.device.vision_tower import VisionTower
 
-_FORMAT = 2  # of entries, keys and image decoding; after a change of this number, older entries are not found
+_FORMAT = 3  # of entries, keys and image decoding; after a change of this number, older entries are not found
 _LIBRARIES = ("torch", "transformers", "pillow", "numpy")  # another version may compute other last bits
 
 
@@ -39,9 +39,14 @@ def serves_smaller(composition: Composition) -> bool:
     return composition.quotas_only or (composition.nested and not composition.selection.own_counts)
 
 
-def tokens_key(image_digest: str, encoder: str, composition: Composition, data_type: DataType) -> TokensKey:
-    """The keys for an image, given the SHA-256 of its bytes and the vision tower's `encoder_identity`."""
-    facts = [_FORMAT, image_digest, encoder, composition.layout, data_type.value, _choice(composition)]
+def tokens_key(
+    image_digest: str, encoder: str, composition: Composition, data_type: DataType, *, alone: bool = True
+) -> TokensKey:
+    """The keys for an image, given the SHA-256 of its bytes and the vision half's `encoder_identity`.
+
+    `alone` is whether it is the request's only image, where that decides how the image is cut.
+    """
+    facts = [_FORMAT, image_digest, encoder, composition.layout, data_type.value, _choice(composition), alone]
     ratio = composition.retention_ratio
     kept = facts if serves_smaller(composition) else [*facts, ratio]
     return TokensKey(_digest(kept), _digest([*facts, ratio, composition.quotas_only]))
@@ -52,11 +57,11 @@ def image_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def encoder_identity(fingerprint: str, vision_config: dict[str, Any], tower: VisionTower) -> str:
+def encoder_identity(fingerprint: str, half: EncoderHalf) -> str:
     """A digest of what decides the tokens' bits besides the request: weights, settings, types, device, software."""
-    device = torch.cuda.get_device_name(tower.device) if tower.device.type == "cuda" else tower.device.type
+    device = torch.cuda.get_device_name(half.device) if half.device.type == "cuda" else half.device.type
     software = {name: version(name) for name in ("visionsplit", *_LIBRARIES)}
-    return _digest([fingerprint, vision_config, tower.feature_layers, str(tower.dtype), device, software])
+    return _digest([fingerprint, dict(half.identity), str(half.dtype), device, software])
 
 
 def _choice(composition: Composition) -> dict[str, Any]:

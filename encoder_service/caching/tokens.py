@@ -67,8 +67,8 @@ class TokenCache:
         """
         Args:
             limits: the sizes of both tiers.
-            encoder: `encoder_identity` of the vision tower.
-            device: the vision tower's device.
+            encoder: `encoder_identity` of the vision half.
+            device: the vision half's device.
         """
         self._encoder, self._device = encoder, device
         self._memory = MemoryTier(limits.memory_bytes)
@@ -84,8 +84,8 @@ class TokenCache:
         """Wait until the writes under way have finished."""
         self._writer.shutdown(wait=True)
 
-    def key(self, image_digest: str, composition: Composition, data_type: DataType) -> TokensKey:
-        return tokens_key(image_digest, self._encoder, composition, data_type)
+    def key(self, image_digest: str, composition: Composition, data_type: DataType, *, alone: bool = True) -> TokensKey:
+        return tokens_key(image_digest, self._encoder, composition, data_type, alone=alone)
 
     def stamp(self, key: TokensKey) -> object:
         """Identify the latest put under a key.

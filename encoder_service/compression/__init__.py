@@ -6,15 +6,15 @@ tower runs, for several images at once.
 
 import torch
 from visionsplit.errors import InternalError, InvalidCompressionError
+from visionsplit.families.tower_outputs import FROM_TEXT, TileFeatures, TowerOutput
 from visionsplit.grid import TileGrid
 from visionsplit.options.compression import Compression
 
 from encoder_service.compression.base import Composition, Kept
 from encoder_service.compression.budgets import BUDGETS
-from encoder_service.compression.compose import compose
-from encoder_service.compression.features import TileFeatures, TowerOutput
+from encoder_service.compression.compose import Abilities, compose
 from encoder_service.compression.mergings import MERGINGS
-from encoder_service.compression.methods import METHODS, Choice, listed_methods, listed_scores
+from encoder_service.compression.methods import METHODS, Choice, listed, listed_methods
 from encoder_service.compression.plan import KeptTokens, Plan
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
@@ -23,10 +23,12 @@ from encoder_service.compression.together import NextTiles, Taken, take, take_to
 
 __all__ = [
     "BUDGETS",
+    "FROM_TEXT",
     "MERGINGS",
     "METHODS",
     "SCORES",
     "SELECTIONS",
+    "Abilities",
     "Choice",
     "Composition",
     "Kept",
@@ -37,8 +39,8 @@ __all__ = [
     "TileFeatures",
     "TowerOutput",
     "compose",
+    "listed",
     "listed_methods",
-    "listed_scores",
     "prepare_device",
     "select",
     "take",

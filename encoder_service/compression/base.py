@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
+from visionsplit.families.tower_outputs import TowerOutput
 from visionsplit.options.layout import Layout
 from visionsplit.options.parameters import Declared, Parameters
 
 from encoder_service.compression.candidates import Candidates
-from encoder_service.compression.features import TowerOutput
-from encoder_service.compression.geometry import Geometry
+from encoder_service.compression.geometry import Geometry, GeometryRules
 
 
 class Part(ABC):
@@ -30,6 +30,11 @@ class Part(ABC):
     description: str
     parameters: Declared = MappingProxyType({})
 
+    @property
+    @abstractmethod
+    def reads(self) -> frozenset[TowerOutput]:
+        """The outputs of the towers that it needs besides the features."""
+
 
 class Score(Part):
     """Rates the tokens, by default with the tile's scores."""
@@ -37,6 +42,10 @@ class Score(Part):
     source: TowerOutput | None = None  # the tile's scores [t, P]; None if all tokens are rated equal
     whole_image: bool = False  # rates all tiles together, so no token is sent before the last tile
     is_weight: bool = False  # the ratings are weights from 0 to about 1, which selections multiply by without rescaling
+
+    @property
+    def reads(self) -> frozenset[TowerOutput]:
+        return frozenset() if self.source is None else frozenset({self.source})
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         """The thumbnail's rating [P] mapped to every crop's cells, [crops, P] in the geometry's order, or None."""
@@ -61,6 +70,10 @@ class Budget(Part):
     whole_image: bool = False  # needs `source` of all tiles, so no token is sent before the last tile
     pooled: bool = False  # the tokens of all tiles compete for one budget, instead of one budget per tile
     adaptive: bool = False  # computes the ratio itself; requests give none
+
+    @property
+    def reads(self) -> frozenset[TowerOutput]:
+        return frozenset() if self.source is None else frozenset({self.source})
 
     def measure(
         self, source: torch.Tensor, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
@@ -104,6 +117,10 @@ class Selection(Part):
     nested: bool = False  # the choice for a smaller budget is a prefix of the one for a larger
     own_counts: bool = False  # may keep more or fewer than the budget, so no token is sent before the last tile
 
+    @property
+    def reads(self) -> frozenset[TowerOutput]:
+        return self.needs
+
     @abstractmethod
     def pick(self, candidates: Candidates, budgets: Sequence[int], parameters: Parameters) -> Picks:
         """Select tokens of each row; a row's budget is at most its number of valid cells.
@@ -117,6 +134,10 @@ class Merging(Part):
 
     needs: frozenset[TowerOutput] = frozenset()
     extra: int = 0  # tokens beyond the budget that each row keeps to represent the dropped ones
+
+    @property
+    def reads(self) -> frozenset[TowerOutput]:
+        return self.needs
 
     @abstractmethod
     def merge(self, candidates: Candidates, picks: Picks, parameters: Parameters) -> torch.Tensor:
@@ -135,6 +156,12 @@ class Composition:
     merging: Merging | None  # None leaves kept tokens unchanged
     parameters: Parameters
     quotas_only: bool = False
+    whole_cell_regions: bool = True  # see `GeometryRules`
+
+    @property
+    def geometry_rules(self) -> GeometryRules:
+        """How the grid's index maps are made."""
+        return GeometryRules(self.layout == "reference", self.whole_cell_regions)
 
     @property
     def prunes(self) -> bool:
@@ -163,11 +190,10 @@ class Composition:
         """The outputs of the towers that this composition reads."""
         if self.retention_ratio == 1:
             return frozenset()
-        sources = {self.budget.source}
+        parts: list[Part] = [self.budget]
         if self.prunes:
-            sources |= {self.score.source, *self.selection.needs}
-            sources |= self.merging.needs if self.merging is not None else frozenset()
-        return frozenset(source for source in sources if source is not None)
+            parts += [self.score, self.selection, *([] if self.merging is None else [self.merging])]
+        return frozenset[TowerOutput]().union(*(part.reads for part in parts))
 
 
 @dataclass(frozen=True)

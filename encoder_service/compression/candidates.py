@@ -4,8 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-
-from encoder_service.compression.features import TowerOutput
+from visionsplit.families.tower_outputs import TowerOutput
 
 
 @dataclass(frozen=True)

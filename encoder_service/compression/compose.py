@@ -1,43 +1,62 @@
 """Resolves the names of a request to a validated composition."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from visionsplit.errors import InvalidCompressionError
+from visionsplit.families.tower_outputs import FROM_TEXT, TowerOutput
 from visionsplit.options.compression import DEFAULT_RATIO, KEEP_ALL, Compression
+from visionsplit.options.layout import LAYOUTS, Layout
 from visionsplit.options.parameters import listed, quoted, with_defaults
 
-from encoder_service.compression.base import Budget, Composition, Score
+from encoder_service.compression.base import Budget, Composition, Part, Score
 from encoder_service.compression.budgets import BUDGETS
-from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.mergings import MERGINGS
-from encoder_service.compression.methods import METHODS, NO_MERGING, Method, listed_methods, listed_scores
+from encoder_service.compression.methods import METHODS, NO_MERGING, Method, listed_methods
+from encoder_service.compression.methods import listed as listed_parts
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
 
-_T = TypeVar("_T")
+_P = TypeVar("_P", bound=Part)
 
 
-def compose(asked: Compression, *, text_tower: bool = True) -> Composition:
+@dataclass(frozen=True)
+class Abilities:
+    """What an encoder can do; by default everything that exists, for LLaVA-NeXT."""
+
+    outputs: frozenset[TowerOutput] = frozenset(TowerOutput)  # what the checkpoint's towers can compute
+    layouts: tuple[Layout, ...] = LAYOUTS
+    whole_cell_regions: bool = True  # see `GeometryRules`
+
+
+_EVERYTHING = Abilities()
+
+
+def compose(asked: Compression, abilities: Abilities = _EVERYTHING) -> Composition:
     """Resolve a request's names and check its numbers.
 
     Args:
         asked: the requested options.
-        text_tower: whether error messages list methods that read a text.
+        abilities: of the encoder.
 
     Raises:
-        InvalidCompressionError: an unknown name or parameter, a parameter out of range, a ratio outside (0, 1], or
-            parts that cannot be combined; the message lists the alternatives.
+        InvalidCompressionError: an unknown name or parameter, a parameter out of range, a ratio outside (0, 1], parts
+            that cannot be combined, or that need what the vision tower cannot compute; the message lists the
+            alternatives.
     """
-    chosen = _chosen(asked, text_tower=text_tower)
-    _check_name("score", chosen.score, SCORES, listed_scores(text_tower=text_tower))
-    score = SCORES[chosen.score]
-    budget = _look_up("budget", chosen.budget, BUDGETS)
-    selection = _look_up("selection", chosen.selection, SELECTIONS)
+    outputs = abilities.outputs
+    if asked.layout not in abilities.layouts:
+        raise InvalidCompressionError(
+            f"layout {asked.layout!r} is not defined for this checkpoint; there is: {', '.join(abilities.layouts)}"
+        )
+    chosen = _chosen(asked, outputs)
+    score = _look_up("score", chosen.score, SCORES, outputs)
+    budget = _look_up("budget", chosen.budget, BUDGETS, outputs)
+    selection = _look_up("selection", chosen.selection, SELECTIONS, outputs)
     merging = None
     if chosen.merging != NO_MERGING:
-        _check_name("merging", chosen.merging, MERGINGS, [NO_MERGING, *MERGINGS])
+        _check_name("merging", chosen.merging, MERGINGS, [NO_MERGING, *listed_parts(MERGINGS, outputs)])
         merging = MERGINGS[chosen.merging]
     ratio = _ratio(asked, chosen, budget)
     _check_guidance(asked, score)
@@ -48,7 +67,7 @@ def compose(asked: Compression, *, text_tower: bool = True) -> Composition:
         )
     if budget.pooled and selection.own_counts:
         raise InvalidCompressionError(f"selection {selection.name!r} needs a budget for each tile, not {budget.name!r}")
-    return Composition(
+    composition = Composition(
         retention_ratio=ratio,
         layout=asked.layout,
         score=score,
@@ -59,12 +78,20 @@ def compose(asked: Compression, *, text_tower: bool = True) -> Composition:
             asked.parameters, chosen.parameters, owner="this composition", error=InvalidCompressionError
         ),
         quotas_only=asked.quotas_only,
+        whole_cell_regions=abilities.whole_cell_regions,
     )
+    # Without a text tower, the service says itself what a text would need.
+    if composition.needs - outputs - FROM_TEXT:
+        raise InvalidCompressionError(
+            f"method {asked.method!r} reads [CLS], which the vision tower of this checkpoint does not have; "
+            f"there are: {listed(listed_methods(outputs))}"
+        )
+    return composition
 
 
-def _chosen(asked: Compression, *, text_tower: bool) -> Method:
+def _chosen(asked: Compression, outputs: frozenset[TowerOutput]) -> Method:
     """The method with the parts that the request replaces; their names have not been checked."""
-    _check_name("method", asked.method, METHODS, listed_methods(text_tower=text_tower))
+    _check_name("method", asked.method, METHODS, listed_methods(outputs))
     method = METHODS[asked.method]
     budget = method.budget if asked.budget is None else asked.budget
     if asked.budget is None and asked.retention_ratio is None and method.budget_without_ratio is not None:
@@ -78,8 +105,8 @@ def _chosen(asked: Compression, *, text_tower: bool) -> Method:
     )
 
 
-def _look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:
-    _check_name(kind, name, table, table)
+def _look_up(kind: str, name: str, table: Mapping[str, _P], outputs: frozenset[TowerOutput]) -> _P:
+    _check_name(kind, name, table, listed_parts(table, outputs))
     return table[name]
 
 

@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from visionsplit.families.tower_outputs import TowerOutput
 from visionsplit.options.compression import KEEP_ALL
 from visionsplit.options.parameters import Declared
 
-from encoder_service.compression.base import Part, Score
+from encoder_service.compression.base import Part
 from encoder_service.compression.budgets import BUDGETS
-from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.mergings import MERGINGS
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
+
+_P = TypeVar("_P", bound=Part)
 
 NO_MERGING = "none"  # kept tokens stay as they are
 
@@ -42,12 +44,15 @@ class Method:
     presets: Mapping[str, float] = field(default_factory=dict)  # the method's defaults for its parts' parameters
 
     @property
+    def parts(self) -> list[Part]:
+        """The parts that it names."""
+        parts: list[Part] = [SCORES[self.score], BUDGETS[self.budget], SELECTIONS[self.selection]]
+        return parts if self.merging == NO_MERGING else [*parts, MERGINGS[self.merging]]
+
+    @property
     def parameters(self) -> Declared:
         """Every parameter of the method's parts."""
-        parts: list[Part] = [SCORES[self.score], BUDGETS[self.budget], SELECTIONS[self.selection]]
-        if self.merging != NO_MERGING:
-            parts.append(MERGINGS[self.merging])
-        declared = {name: parameter for part in parts for name, parameter in part.parameters.items()}
+        declared = {name: parameter for part in self.parts for name, parameter in part.parameters.items()}
         own = {name: replace(declared[name], default=self.presets[name]) for name in declared.keys() & self.presets}
         return declared | own
 
@@ -150,14 +155,15 @@ _ALL = (
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
 
 
-def listed_scores(*, text_tower: bool) -> Mapping[str, Score]:
-    """The scores that an encoder with or without a text tower offers."""
+def listed(parts: Mapping[str, _P], outputs: frozenset[TowerOutput]) -> Mapping[str, _P]:
+    """The parts of a table that an encoder offers whose towers compute `outputs`."""
+    return {name: part for name, part in parts.items() if part.reads <= outputs}
+
+
+def listed_methods(outputs: frozenset[TowerOutput]) -> Mapping[str, Method]:
+    """The methods that an encoder offers whose towers compute `outputs`."""
     return {
-        name: score for name, score in SCORES.items() if text_tower or score.source is not TowerOutput.TEXT_RELEVANCE
+        name: method
+        for name, method in METHODS.items()
+        if name == KEEP_ALL or all(part.reads <= outputs for part in method.parts)
     }
-
-
-def listed_methods(*, text_tower: bool) -> Mapping[str, Method]:
-    """The methods that an encoder with or without a text tower offers."""
-    scores = listed_scores(text_tower=text_tower)
-    return {name: method for name, method in METHODS.items() if method.score in scores}

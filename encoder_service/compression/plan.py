@@ -1,16 +1,16 @@
 """Compresses one image while its tiles come out of the vision tower."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
+from visionsplit.families.tower_outputs import TileFeatures, TowerOutput, all_finite
 from visionsplit.grid import TileGrid
 
 from encoder_service.compression.base import Composition, Picks
 from encoder_service.compression.candidates import Candidates
-from encoder_service.compression.features import TileFeatures, TowerOutput, all_finite
 from encoder_service.compression.geometry import canonical, geometry_of
 from encoder_service.compression.shares import measure, pooled_tokens, share_out
 
@@ -53,11 +53,18 @@ class Plan:
     (together.py) calls the steps, for all images of a batch at once.
     """
 
-    def __init__(self, composition: Composition, grid: TileGrid, device: torch.device) -> None:
+    def __init__(
+        self,
+        composition: Composition,
+        grid: TileGrid,
+        device: torch.device,
+        whole: Callable[[TileGrid, TileFeatures], TileFeatures] | None = None,
+    ) -> None:
+        """`whole` makes the final features of all tiles, where these depend on each other."""
         self.composition = composition
         self._grid = grid
-        reference = composition.layout == "reference"
-        self._geometry = geometry_of(canonical(grid), reference_layout=reference, device=device)
+        self._whole = whole
+        self._geometry = geometry_of(canonical(grid), composition.geometry_rules, device)
         self._guidance: torch.Tensor | None = None  # [T - 1, P]
         self._padding = self._geometry.padding if self._geometry.padded else None  # [T, P]
         self._held: list[TileFeatures] = []  # kept while a composition waits for the whole image
@@ -67,13 +74,18 @@ class Plan:
         self.quotas: list[int] | None = None  # tokens per tile, if only these were requested
         self.evidence: torch.Tensor | None = None  # [P], the thumbnail's scores, if the ratios are computed from them
 
+    @property
+    def waits_for_image(self) -> bool:
+        """Whether all tokens of the image are chosen at once, when its last tile has been encoded."""
+        return self.composition.waits_for_image or self._whole is not None
+
     def arrive(self, first_tile: int, stop_tile: int, encoded: TileFeatures) -> Arrived | None:
         """Take the next tiles, [first_tile, stop_tile).
 
-        Returns None while the composition waits for the rest of the image; with the last tiles all of them have
-        arrived. `together.take_together` then calls `measure`, `decide`, `choice` and `kept`, in this order.
+        Returns None while the image's tokens wait for its other tiles; with the last tiles all of them have arrived.
+        `together.take_together` then calls `measure`, `decide`, `choice` and `kept`, in this order.
         """
-        if not self.composition.waits_for_image:
+        if not self.waits_for_image:
             return Arrived(first_tile, stop_tile, encoded)
         # The batch may have contained images that need more tower outputs than this one; other batches may not.
         needed = {output: encoded.outputs[output] for output in self.composition.needs}
@@ -81,7 +93,8 @@ class Plan:
         if stop_tile < self._grid.num_tiles:
             return None
         held, self._held = self._held, []
-        return Arrived(0, stop_tile, _joined(held))
+        joined = _joined(held)
+        return Arrived(0, stop_tile, joined if self._whole is None else self._whole(self._grid, joined))
 
     def measure(self, arrived: Arrived) -> torch.Tensor | None:
         """The numbers that decide the budgets, [n] float64 on the device; None if nothing has to be read."""
@@ -115,7 +128,7 @@ class Plan:
             return
         self._extras = [self._extra(number, count) for number, count in zip(kept, counts, strict=True)]
         self.budgets = [number + extra for number, extra in zip(kept, self._extras, strict=True)]
-        if composition.score.source is not None:
+        if composition.score.source is not None and self._grid.num_crops:
             thumbnail = arrived.encoded.outputs[composition.score.source][0]
             self._guidance = composition.score.guidance(thumbnail, self._geometry)
 

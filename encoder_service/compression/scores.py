@@ -10,10 +10,10 @@ from types import MappingProxyType
 
 import torch
 from torch.nn import functional
+from visionsplit.families.tower_outputs import TowerOutput
 from visionsplit.options.parameters import Parameter, Parameters
 
 from encoder_service.compression.base import Score
-from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 _LEAST_RELEVANCE = 1e-6  # from CDPruner's code: the weight of the least relevant token, before the division
@@ -31,7 +31,7 @@ class LocalScore(Score):
 
     name = "local"
     description = "[CLS] logits of the crop itself (GlobalCom2's ablation, local only)."
-    source = TowerOutput.CLS_LOGITS
+    source = TowerOutput.SALIENCE
 
 
 class ClsAttentionScore(Score):
@@ -55,7 +55,7 @@ class GlobalScore(Score):
 
     name = "global"
     description = "[CLS] logits of the thumbnail, resized to the crops (GlobalCom2's ablation, global only)."
-    source = TowerOutput.CLS_LOGITS
+    source = TowerOutput.SALIENCE
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         return resize_to_crops(thumbnail, geometry)
@@ -72,7 +72,7 @@ class GlobalLocalScore(Score):
     name = "global_local"
     description = "alpha * local + (1 - alpha) * global, each of unit length per crop (GlobalCom2)."
     parameters = MappingProxyType({"alpha": Parameter(0.5, minimum=0, maximum=1)})
-    source = TowerOutput.CLS_LOGITS
+    source = TowerOutput.SALIENCE
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:
         resized = resize_to_crops(thumbnail, geometry)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from visionsplit.errors import VisionSplitError
+from visionsplit.families.tower_outputs import TileFeatures
 
 from encoder_service.compression.base import Composition, Picks
 from encoder_service.compression.candidates import stacked
-from encoder_service.compression.features import TileFeatures
 from encoder_service.compression.plan import Arrived, Choice, KeptTokens, Plan
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from visionsplit.errors import VisionSplitError
+from visionsplit.families.encoder_half import EncoderHalf
 
 from encoder_service.compression import (
+    FROM_TEXT,
     KeptTokens,
     NextTiles,
     Plan,
@@ -22,10 +24,7 @@ from encoder_service.compression import (
 )
 from encoder_service.device.encoding import EncodedTiles, EncodeRequest, ImageEncoding, SpanResult, TileSpan
 from encoder_service.device.text_tower import TextTower
-from encoder_service.device.vision_tower import VisionTower
 from encoder_service.device.wire_tensors import PackedTokens, pack, to_host, to_token_tensor
-
-_FROM_TEXT = frozenset({TowerOutput.TEXT_RELEVANCE})  # not the vision tower's: each image has its own text
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,11 @@ def _ignore(tiles: int, seconds: float, choosing_seconds: float) -> None:
 class BatchEncoder:
     """Runs batches of tiles. Used by one thread only."""
 
-    def __init__(self, tower: VisionTower, text_tower: TextTower | None = None, on_batch: OnBatch = _ignore) -> None:
-        self._tower = tower
+    def __init__(self, half: EncoderHalf, text_tower: TextTower | None = None, on_batch: OnBatch = _ignore) -> None:
+        self._half = half
         self._text_tower = text_tower
         self._on_batch = on_batch
-        prepare_device(tower.device)
+        prepare_device(half.device)
 
     def encode_image(self, request: EncodeRequest) -> EncodedTiles:
         """Encode all tiles of one image in one batch.
@@ -88,7 +87,7 @@ class BatchEncoder:
         """
         started = time.monotonic()
         needs = (span.encoding.request.composition.needs for span in spans)
-        encoded = self._tower(self._upload(spans), frozenset[TowerOutput]().union(*needs) - _FROM_TEXT)
+        encoded = self._half(self._upload(spans), frozenset[TowerOutput]().union(*needs) - FROM_TEXT)
         choosing = time.monotonic()
         tiles, slot = [], 0
         for span in spans:
@@ -111,17 +110,22 @@ class BatchEncoder:
     def _upload(self, spans: Sequence[TileSpan]) -> torch.Tensor:
         """The batch's pixels on the device, [B, 3, H, W] uint8."""
         parts = [span.encoding.request.image.pixels[span.first : span.stop] for span in spans]
-        if self._tower.device.type != "cuda":
+        if self._half.device.type != "cuda":
             return torch.cat(parts)
         shape = (sum(map(len, parts)), *parts[0].shape[1:])
         pinned = torch.cat(parts, out=torch.empty(shape, dtype=parts[0].dtype, pin_memory=True))
-        return pinned.to(self._tower.device, non_blocking=True)
+        return pinned.to(self._half.device, non_blocking=True)
 
     def _tiles(self, span: TileSpan, encoded: TileFeatures) -> NextTiles:
         """A span's tiles with everything that its image's composition reads."""
         encoding, request = span.encoding, span.encoding.request
         if encoding.plan is None:
-            encoding.plan = Plan(request.composition, request.image.grid, self._tower.device)
+            encoding.plan = Plan(
+                request.composition,
+                request.image.grid,
+                self._half.device,
+                whole=self._half.whole if self._half.needs_whole_image(request.image.grid) else None,
+            )
         if request.text is not None:
             assert self._text_tower is not None, "who embedded the text?"
             relevance = self._text_tower.relevance(encoded.features, request.text)  # [t, P]
@@ -132,8 +136,10 @@ class BatchEncoder:
         """The span's kept tokens in wire format, still on the device."""
         plan = span.encoding.plan
         assert plan is not None, "the tokens are the plan's"
-        packed = pack(kept.features, span.encoding.request.data_type, kept.sound)
-        return _Chosen(span, plan, kept.numbers, packed, plan.evidence if span.first == 0 else None, kept.ranks)
+        features = self._half.connect(span.encoding.request.image.grid, kept.features)
+        packed = pack(features, span.encoding.request.data_type, kept.sound)
+        is_first = span.first == 0 or plan.waits_for_image
+        return _Chosen(span, plan, kept.numbers, packed, plan.evidence if is_first else None, kept.ranks)
 
     def _collect(self, chosen: list[_Chosen], started: float) -> list[SpanResult]:
         """Copy the tokens of all spans to the host together; the results are in the order of the spans."""

@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, CLIPConfig, CLIPTextModel
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.model.stored_model import CheckpointError, StoredModel, one_line
 
 if TYPE_CHECKING:
@@ -61,7 +61,12 @@ class TextTower(nn.Module):
             CheckpointError: it is not a CLIP checkpoint or cannot be read, or the vision tower was not trained from its
                 vision part: width, patches or image size differ, or the weights have nothing in common.
         """
-        model = StoredModel(name_or_path, "clip", revision=revision)
+        if not checkpoint.family.clip_tower:
+            raise CheckpointError(
+                f"a text tower needs the vision tower of a CLIP model; checkpoint {checkpoint.name!r} is "
+                f"{checkpoint.model_type!r}"
+            )
+        model = StoredModel(name_or_path, {"clip": str}, revision=revision)
         try:
             clip = CLIPConfig.from_dict(model.fields)
         except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from visionsplit.errors import InternalError, InvalidRequestError
+from visionsplit.families.tower_outputs import all_finite
 from visionsplit.model.dtypes import TORCH_TYPES
 from visionsplit.options.data_types import DataType
 from visionsplit.wire.tensors import TokenTensor
-
-from encoder_service.compression.features import all_finite
 
 # The format to suggest to a caller whose features overflow another one.
 _WIDER = {DataType.FLOAT16: "bfloat16 or float32", DataType.BFLOAT16: "float32"}

@@ -16,6 +16,7 @@ class BudgetsKnown:
     image_index: int
     grid: TileGrid
     budgets: list[int]
+    feature_size: int  # width of the image's tokens
     quotas: list[int] | None = None  # how many tokens of each tile pruning in the language model keeps
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from visionsplit.errors import VisionSplitError
+from visionsplit.families.tiler import Tiler
 from visionsplit.images import ImageLimits
 from visionsplit.serving.async_helpers import gather_or_cancel
 from visionsplit.serving.fairness import FairGate
@@ -19,7 +20,6 @@ from encoder_service.config import EncoderConfig
 from encoder_service.device.encoding import SpanResult
 from encoder_service.device.text_tower import TextTower
 from encoder_service.device.tile_queue import TileBatcher
-from encoder_service.images.tiles import Tiler
 from encoder_service.pipeline.events import Event, ImageDone
 from encoder_service.pipeline.preparation import Header, Preparation, in_thread, prefix_errors_with_image_index
 from encoder_service.pipeline.progress import ImageProgress
@@ -60,6 +60,7 @@ class EncoderPipeline:
         """
         self._batcher = batcher
         self._cache = cache
+        self._counts_images = tiler.cutting.counts_images
         self._encodings: dict[str, SharedEncoding] = {}  # those that other calls may join, by `TokensKey.request`
         self._capacity = TileCapacity(max_tiles, caller_share=caller_share, batch_tiles=batch_tiles)
         self._lookups = ThreadPoolExecutor(threads, thread_name_prefix="encoder-cache")
@@ -110,8 +111,9 @@ class EncoderPipeline:
         if wanted.text is not None:
             embedded = await self._preparation.embed(wanted.text, wanted.caller)  # once for all images of the request
             wanted = replace(wanted, embedded=embedded)
-        keys, hits = await self._look_up(headers, wanted)
-        sources = self._sources(images, headers, keys, hits, wanted)
+        alone = len(images) == 1 or not self._counts_images
+        keys, hits = await self._look_up(headers, wanted, alone=alone)
+        sources = self._sources(images, headers, keys, hits, wanted, alone=alone)
         try:
             await gather_or_cancel([_prepared(index, source) for index, source in enumerate(sources)])
             yield sources
@@ -165,14 +167,15 @@ class EncoderPipeline:
                     yield event
 
     async def _look_up(
-        self, headers: list[Header], wanted: TokensWanted
+        self, headers: list[Header], wanted: TokensWanted, *, alone: bool
     ) -> tuple[list[TokensKey | None], list[Hit | None]]:
         """The names of the images' tokens, and those that are in the cache."""
         cache = self._cache
         # Tokens that depend on a text are not cached, since they answer one question.
         if cache is None or wanted.text is not None:
             return [None] * len(headers), [None] * len(headers)
-        keys = [cache.key(header.digest, wanted.composition, wanted.data_type) for header in headers if header.digest]
+        name = partial(cache.key, composition=wanted.composition, data_type=wanted.data_type, alone=alone)
+        keys = [name(header.digest) for header in headers if header.digest]
         while True:
             stamps = [cache.stamp(key) for key in keys]
             finds = [self._find(cache, index, key, wanted) for index, key in enumerate(keys)]
@@ -194,6 +197,8 @@ class EncoderPipeline:
         keys: list[TokensKey | None],
         hits: list[Hit | None],
         wanted: TokensWanted,
+        *,
+        alone: bool,
     ) -> list[ImageSource]:
         """Where each image's tokens come from: the cache, an encoding that is under way, or a new one.
 
@@ -209,7 +214,7 @@ class EncoderPipeline:
         tiles = [headers[index].most_tiles for index in new.values()]
         places = self._capacity.reserve(tiles, wanted.caller, wanted.deadline) if tiles else []
         begun = {
-            name: self._begin(images[index], headers[index], place, keys[index], wanted)
+            name: self._begin(images[index], headers[index], place, keys[index], wanted, alone=alone)
             for (name, index), place in zip(new.items(), places, strict=True)
         }
         sources: list[ImageSource] = []
@@ -224,9 +229,16 @@ class EncoderPipeline:
         return sources
 
     def _begin(
-        self, data: bytes, header: Header, place: TilePlace, key: TokensKey | None, wanted: TokensWanted
+        self,
+        data: bytes,
+        header: Header,
+        place: TilePlace,
+        key: TokensKey | None,
+        wanted: TokensWanted,
+        *,
+        alone: bool,
     ) -> SharedEncoding:
-        prepare = partial(self._preparation.prepare, data, header, wanted.composition.layout)
+        prepare = partial(self._preparation.prepare, data, header, wanted.composition.layout, alone=alone)
         if key is None:
             return SharedEncoding(prepare, place, self._batcher, wanted)
         encoding = SharedEncoding(prepare, place, self._batcher, wanted, partial(self._ended, key))

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from PIL import Image
 from visionsplit.errors import InvalidCompressionError, InvalidImageError
+from visionsplit.families.tiler import Tiler
 from visionsplit.grid import UnpadRule
 from visionsplit.images import ImageHeader, ImageLimits, ProcessDecoder, decode_image, read_header
 from visionsplit.options.layout import UNPAD_RULES, Layout
@@ -24,7 +25,6 @@ from visionsplit.serving.fairness import Claim, FairGate
 from encoder_service.caching.key import image_digest
 from encoder_service.device.encoding import PreparedImage
 from encoder_service.device.text_tower import TextTower
-from encoder_service.images.tiles import Tiler
 from encoder_service.pipeline.decoding_turns import DecodingTurns
 
 _T = TypeVar("_T")
@@ -114,24 +114,28 @@ class Preparation:
         """
         return await gather_or_cancel([self._header(*image, caller) for image in enumerate(images)])
 
-    async def prepare(self, data: bytes, header: Header, layout: Layout, claim: Claim) -> PreparedImage:
+    async def prepare(
+        self, data: bytes, header: Header, layout: Layout, claim: Claim, *, alone: bool = True
+    ) -> PreparedImage:
         """Decode and cut an image once its turn has come.
 
         A task that is cancelled meanwhile ends only with the work of its thread, and keeps the turn until then.
 
         Args:
             header: of this image.
+            layout: for which the image is encoded.
             claim: of the callers that want it.
+            alone: see `Cutting.grid_of`.
 
         Raises:
             InvalidImageError: it cannot be decoded.
             OverloadedError: of `ProcessDecoder.decode`.
         """
         async with self._turns.turn(header.image, claim):
+            cut = partial(self._cut, rule=UNPAD_RULES[layout], alone=alone)
             if header.image.needs_process:
-                return await self._prepare_apart(data, header.image.decoding_bytes, UNPAD_RULES[layout])
-            decode = partial(decode_image, data, self._limits)
-            return await in_thread(self._pool, self._cut, decode, UNPAD_RULES[layout])
+                return await self._prepare_apart(data, header.image.decoding_bytes, cut)
+            return await in_thread(self._pool, cut, partial(decode_image, data, self._limits))
 
     async def embed(self, text: str, caller: str) -> torch.Tensor:
         """Embed a text with the text tower, [E] float32."""
@@ -139,12 +143,14 @@ class Preparation:
         async with self._text_turns.place(caller):
             return await in_thread(self._texts, self._text_tower.embed, text)
 
-    async def _prepare_apart(self, data: bytes, decoding_bytes: int, rule: UnpadRule) -> PreparedImage:
+    async def _prepare_apart(
+        self, data: bytes, decoding_bytes: int, cut: Callable[[Callable[[], Image.Image]], PreparedImage]
+    ) -> PreparedImage:
         decoder = ProcessDecoder()
         decode = partial(decoder.decode, data, self._limits, decoding_bytes)
         self._decoders.add(decoder)
         try:
-            return await in_thread(self._apart, self._cut, decode, rule, on_cancel=decoder.stop)
+            return await in_thread(self._apart, cut, decode, on_cancel=decoder.stop)
         finally:
             self._decoders.remove(decoder)
 
@@ -156,10 +162,10 @@ class Preparation:
     def _read(self, data: bytes) -> Header:
         image = read_header(data, self._limits)
         self._turns.check(image)
-        tiles = self._tiler.most_tiles(image.width, image.height)
+        tiles = self._tiler.cutting.most_tiles(image.width, image.height)
         return Header(image, tiles, image_digest(data) if self._digests else None)
 
-    def _cut(self, decode: Callable[[], Image.Image], rule: UnpadRule) -> PreparedImage:
+    def _cut(self, decode: Callable[[], Image.Image], *, rule: UnpadRule, alone: bool) -> PreparedImage:
         started = time.monotonic()
-        tiles = self._tiler.cut(decode(), rule)
+        tiles = self._tiler.cut(decode(), rule, alone=alone)
         return PreparedImage(tiles.pixels, tiles.grid, time.monotonic() - started)

@@ -27,7 +27,7 @@ class ImageProgress:
         events: list[Event] = []
         if self._device_start is None:
             self._device_start = result.started
-            events.append(BudgetsKnown(self._index, grid, result.budgets, result.quotas))
+            events.append(BudgetsKnown(self._index, grid, result.budgets, result.features.columns, result.quotas))
         self._encode_seconds += result.seconds
         if result.features.rows:
             if self._first_tokens is None:

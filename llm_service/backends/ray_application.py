@@ -16,7 +16,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 from visionsplit.errors import UnavailableError
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 
 from llm_service.backends.ray_cluster import last_line
 from llm_service.backends.ray_replica import DEPLOYMENT, LlmReplica

@@ -15,11 +15,17 @@ from llm_service.pruning import ComposedPruning
 
 
 @dataclass(frozen=True)
-class OriginalPositions:
-    """The positions at which an image's tokens would stand if every one of them had been kept."""
+class ImageRun:
+    """An unbroken row of an image's tokens in the prompt; some models have text between an image's runs."""
 
-    offsets: NDArray[np.int64]  # [num_tokens], ascending, relative to the image's first position
-    span: int  # positions of the whole image; the token after the image has offset `span`
+    num_tokens: int  # vision tokens and newlines; may be 0
+    span: int  # positions that the run takes in the position encoding
+    offsets: NDArray[np.int64]  # [num_tokens], ascending, of each token's position from the run's first
+
+    @classmethod
+    def consecutive(cls, num_tokens: int) -> "ImageRun":
+        """A run whose tokens are numbered one after the other."""
+        return cls(num_tokens, num_tokens, np.arange(num_tokens))
 
 
 @dataclass(frozen=True)
@@ -27,16 +33,15 @@ class ImageInput:
     """One image of a request, embedded only if the engine does not hold its embeddings yet."""
 
     key: bytes  # equal for two images exactly if their content is equal
-    num_tokens: int  # vision tokens and newlines
-    embed: Callable[[], torch.Tensor]  # -> [num_tokens, Dl] in the model's type, on its device
+    runs: tuple[ImageRun, ...]  # each in the place of one image token of the prompt
+    embed: Callable[[], torch.Tensor]  # -> [num_tokens, Dl] in the model's type, on its device; one run after the other
     tiles: NDArray[np.int64]  # [num_tokens]: the tile of each vision token, -1 for a newline
     quotas: tuple[int, ...] | None = None  # how many vision tokens of each tile pruning keeps
-    positions: OriginalPositions | None = None  # None numbers the tokens consecutively
 
     @property
-    def span(self) -> int:
-        """The number of positions that the image takes in the position encoding."""
-        return self.num_tokens if self.positions is None else self.positions.span
+    def num_tokens(self) -> int:
+        """The number of vision tokens and newlines."""
+        return sum(run.num_tokens for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class EngineRequest:
     """A prompt with its images, sampling options and pruning."""
 
     request_id: str  # set by the caller and used in logs; need not be unique
-    token_ids: tuple[int, ...]  # with one image token for each image
+    token_ids: tuple[int, ...]  # with one image token for each run of an image
     images: tuple[ImageInput, ...]
     sampling: ResolvedSampling
     pruning: ComposedPruning | None = None
@@ -52,13 +57,18 @@ class EngineRequest:
     pause_seconds: float = 0.0  # see `Job`
 
     @property
+    def runs(self) -> list[ImageRun]:
+        """The runs of all images, in the order of the prompt."""
+        return [run for image in self.images for run in image.runs]
+
+    @property
     def num_prompt_tokens(self) -> int:
-        return len(self.token_ids) - len(self.images) + sum(image.num_tokens for image in self.images)
+        return len(self.token_ids) + sum(run.num_tokens - 1 for run in self.runs)
 
     @property
     def num_positions(self) -> int:
         """Positions of the prompt: one per token, or more if its images keep their original positions."""
-        return len(self.token_ids) - len(self.images) + sum(image.span for image in self.images)
+        return len(self.token_ids) + sum(run.span - 1 for run in self.runs)
 
 
 class Engine(ABC):

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from visionsplit.model.checkpoint import Checkpoint, feature_layers
+from visionsplit.families.base import Cutting, Family, Settings
+from visionsplit.families.checkpoint import Checkpoint
 
 from llm_service.config import Limits
 from llm_service.job import ReplicaInfo
@@ -12,10 +13,10 @@ from llm_service.job import ReplicaInfo
 class Accepted:
     """The checkpoint's properties and the configured limits."""
 
-    feature_size: int
+    family: Family
+    settings: Settings
+    cutting: Cutting
     encoder_fingerprint: str
-    side: int
-    crop_grids: frozenset[tuple[int, int]]  # rows, columns
     context_length: int  # tokens of prompt and answer together that a replica can hold
     max_places: int  # positions of the language model's position encoding; a replica may hold fewer tokens
     model_type: str  # of the language model, by the transformers library's name
@@ -25,18 +26,22 @@ class Accepted:
     engine: str  # the replicas' engine
     takes_layers_apart: bool  # whether replicas can prune between layers, and keep tokens at their original positions
 
+    @property
+    def feature_size(self) -> int:
+        """Width of a token on the wire, for an image whose grid says nothing else."""
+        return self.settings.feature_size
+
     @classmethod
     def by_checkpoint(
         cls, checkpoint: Checkpoint, limits: Limits, replica: ReplicaInfo, *, repetition_penalty: float
     ) -> "Accepted":
-        """Read the checkpoint; hashes the vision tower's weights."""
+        """Read the checkpoint; hashes the vision half's weights."""
         config = checkpoint.config
-        tile = config.vision_config.image_size
         return cls(
-            feature_size=config.vision_config.hidden_size * len(feature_layers(config)),
+            family=checkpoint.family,
+            settings=checkpoint.settings,
+            cutting=checkpoint.cutting(),
             encoder_fingerprint=checkpoint.encoder_fingerprint(),
-            side=tile // config.vision_config.patch_size,
-            crop_grids=frozenset((height // tile, width // tile) for height, width in config.image_grid_pinpoints),
             context_length=replica.context_length,
             max_places=config.text_config.max_position_embeddings,
             model_type=config.text_config.model_type,

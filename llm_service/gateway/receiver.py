@@ -9,9 +9,12 @@ from visionsplit.errors import (
     InvalidTokensError,
     PromptTooLongError,
 )
-from visionsplit.grid import TileGrid, UnpadRule
-from visionsplit.options.layout import Layout, num_newlines
+from visionsplit.families import family_named
+from visionsplit.families.base import Family
+from visionsplit.grid import TileGrid
+from visionsplit.options.layout import Layout
 from visionsplit.options.messages import layout_from_proto, prefill_from_proto, sampling_from_proto
+from visionsplit.options.parameters import quoted
 from visionsplit.options.sampling import ResolvedSampling
 from visionsplit.receiving.prompts import check_prompt_message
 from visionsplit.v1 import llm_service_pb2, vision_tokens_pb2
@@ -73,6 +76,7 @@ class _Receiving:
     prefill: CheckedPrefill
     sampling: ResolvedSampling
     tokens: RequestTokens
+    family: Family
     reserve: Callable[[int], None]
 
     @property
@@ -85,8 +89,9 @@ class _Receiving:
         return self._with(sum(sum(grid.valid_counts()) for grid in self.grids))
 
     def _with(self, vision_tokens: int) -> TokenCounts:
-        newlines = sum(num_newlines(grid, self.layout) for grid in self.grids)
-        return TokenCounts(len(self.token_ids) - len(self.grids), vision_tokens, newlines)
+        newlines = sum(self.family.num_newlines(grid, self.layout) for grid in self.grids)
+        runs = sum(self.family.num_runs(grid) for grid in self.grids)
+        return TokenCounts(len(self.token_ids) - runs, vision_tokens, newlines)
 
 
 class UploadReceiver:
@@ -152,8 +157,8 @@ class UploadReceiver:
             raise InvalidRequestError(f"{len(header.grids)} images; at most {limits.max_images} are taken")
         layout = layout_from_proto(header.layout)
         if header.grids:
-            self._check_format(header.format if header.HasField("format") else None)
-        grids = tuple(self._check_grid(grid_from_proto(grid), index) for index, grid in enumerate(header.grids))
+            self._check_format(header.format if header.HasField("format") else None, layout)
+        grids = tuple(self._checked_grid(index, grid) for index, grid in enumerate(header.grids))
         prefill = CheckedPrefill.of(
             prefill_from_proto(header.prefill), self._accepted, layout=layout, num_images=len(grids)
         )
@@ -161,16 +166,24 @@ class UploadReceiver:
             max_new_tokens=limits.default_max_new_tokens,
             repetition_penalty=self._accepted.default_repetition_penalty,
         )
-        token_ids = await self._prompts.encode(prompt_from_proto(header.prompt), len(grids), caller)
+        token_ids = await self._prompts.encode(prompt_from_proto(header.prompt), grids, caller)
         tokens = RequestTokens(grids, feature_size=self._accepted.feature_size)
-        receiving = _Receiving(token_ids, grids, layout, prefill, sampling, tokens, reserve)
+        receiving = _Receiving(token_ids, grids, layout, prefill, sampling, tokens, self._accepted.family, reserve)
         self._check_length(receiving)
         self._check_places(receiving)
         return receiving
 
-    def _check_format(self, format_: vision_tokens_pb2.VisionFormat | None) -> None:
+    def _check_format(self, format_: vision_tokens_pb2.VisionFormat | None, layout: Layout) -> None:
         if format_ is None:
             raise InvalidTokensError("the header has images but no format")
+        family = self._accepted.family
+        if family_named(format_.family) is not family:
+            raise IncompatibleServicesError(
+                f"the vision tokens are of the family {quoted(format_.family)}; this service's checkpoint is of "
+                f"{family.name!r}"
+            )
+        if layout not in family.layouts:
+            raise InvalidRequestError(f"layout {layout!r} is not defined for the family {family.name!r}")
         if format_.encoder_fingerprint != self._accepted.encoder_fingerprint:
             raise IncompatibleServicesError(
                 f"the vision tokens come from encoder {format_.encoder_fingerprint[:64]!r}; this service was started "
@@ -179,30 +192,26 @@ class UploadReceiver:
         if format_.feature_size != self._accepted.feature_size:
             raise InvalidTokensError(f"tokens are {format_.feature_size} wide; {self._accepted.feature_size} is needed")
 
-    def _check_grid(self, grid: TileGrid, image: int) -> TileGrid:
-        if grid.side != self._accepted.side:
-            raise InvalidTokensError(f"image {image}: side is {grid.side} cells; {self._accepted.side} is needed")
-        if (grid.rows, grid.columns) not in self._accepted.crop_grids:
-            raise InvalidTokensError(f"image {image}: the checkpoint has no grid of {grid.rows} x {grid.columns} crops")
-        expected = [
-            TileGrid.for_image(
-                grid.image_height, grid.image_width, rows=grid.rows, columns=grid.columns, side=grid.side, rule=rule
-            )
-            for rule in UnpadRule
-        ]
-        if grid not in expected:
-            raise InvalidTokensError(
-                f"image {image}: valid region {grid.valid} does not follow from {grid.image_height} x "
-                f"{grid.image_width} pixels"
-            )
+    def _checked_grid(self, index: int, message: vision_tokens_pb2.TileGrid) -> TileGrid:
+        grid = grid_from_proto(message)
+        try:
+            self._accepted.cutting.check(grid)
+        except InvalidTokensError as error:
+            raise InvalidTokensError(f"image {index}: {error}") from error
         return grid
 
     def _add_image(self, receiving: _Receiving, header: vision_tokens_pb2.ImageTokensHeader) -> None:
         receiving.tokens.add_header(header)
+        width = self._accepted.settings.width(receiving.grids[header.image_index])
+        if (header.feature_size or self._accepted.feature_size) != width:
+            raise InvalidTokensError(
+                f"image {header.image_index}: tokens are {header.feature_size or self._accepted.feature_size} wide; "
+                f"{width} is needed"
+            )
         receiving.prefill = receiving.prefill.with_quotas(receiving.tokens.quotas)
         # Checked before the tokens themselves take memory.
         self._check_length(receiving)
-        receiving.reserve(sum(header.budgets) * self._accepted.feature_size * _MOST_BYTES_OF_NUMBER)
+        receiving.reserve(sum(header.budgets) * width * _MOST_BYTES_OF_NUMBER)
 
     def _check_length(self, receiving: _Receiving) -> None:
         counts, new = receiving.counts, receiving.sampling.max_new_tokens

@@ -102,7 +102,9 @@ class LlmGateway(llm_service_pb2_grpc.LlmServiceServicer):
         return llm_service_pb2.GetLlmInfoResponse(
             model=self.model,
             format=vision_tokens_pb2.VisionFormat(
-                feature_size=accepted.feature_size, encoder_fingerprint=accepted.encoder_fingerprint
+                feature_size=accepted.feature_size,
+                encoder_fingerprint=accepted.encoder_fingerprint,
+                family=accepted.family.name,
             ),
             context_length=accepted.context_length,
             image_placeholder=self.prompts.placeholder,

@@ -20,12 +20,16 @@ from llm_service.prompts.tokenizing import Tokenizing
 class LiteralText:
     """Marks special tokens in callers' text, and tokenises prompts that contain such marks."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, also: str = "") -> None:
+        """`also` is a further text that is not to be special in callers' text: the placeholder of images, where that is
+        no token."""
         # Only digits, which no filter of a template changes, and random, so that a caller cannot write a mark.
         lot = str(secrets.randbits(64))
         special = {token.content: (id, token) for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        names = [*special, *([also] if also and also not in special else [])]
         self._names = _any_of(special)
-        self._marks = {name: f"\ue000{lot}\ue001{index}\ue000" for index, name in enumerate(special)}
+        self._spelled = _any_of(names)
+        self._marks = {name: f"\ue000{lot}\ue001{index}\ue000" for index, name in enumerate(names)}
         self._names_by_mark = {mark: name for name, mark in self._marks.items()}
         self._by_mark = _any_of(self._names_by_mark)
         self._aliases = {name: f"\ue001{lot}\ue000{index}\ue001" for index, name in enumerate(special)}
@@ -48,10 +52,10 @@ class LiteralText:
         Raises:
             InvalidPromptError: the text contains a special token, and this kind of tokenizer cannot read it as text.
         """
-        found = self._names.search(text)
+        found = self._spelled.search(text)
         if found is not None and self._tokenizing is None:
             raise InvalidPromptError(f"this model's tokenizer cannot read {found[0]!r} as text; leave it out")
-        return self._names.sub(lambda match: self._marks[match[0]], text)
+        return self._spelled.sub(lambda match: self._marks[match[0]], text)
 
     def has_marks(self, text: str) -> bool:
         return self._by_mark.search(text) is not None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from visionsplit.command_line.settings import ConfigError
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 
 from llm_service.config import EngineConfig, EngineKind
 from llm_service.engines.base import MainEngine
@@ -61,7 +61,7 @@ def _transformers(
     from llm_service.engines.layerwise.model import LayerwiseModel
 
     model = load_text_model(checkpoint, device=device, dtype=dtype)
-    image_token_id = checkpoint.config.image_token_id
+    image_token_id = checkpoint.settings.image_token_id
     layerwise = None
     if model.config.model_type in LAYERWISE_MODELS:
         layerwise = LayerwiseEngine(

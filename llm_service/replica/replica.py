@@ -6,7 +6,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 
-from visionsplit.model.checkpoint import Checkpoint
+import numpy as np
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.token_order import original_offsets, tiles_of
 from visionsplit.model.device import resolve_device
 from visionsplit.model.dtypes import DTYPES
 from visionsplit.options.layout import Layout
@@ -14,11 +16,9 @@ from visionsplit.telemetry.tracing import Tracing
 from visionsplit.wire.vision_tokens import VisionTokens
 
 from llm_service.config import ReplicaConfig
-from llm_service.engines.base import Engine, EngineRequest, ImageInput, OriginalPositions
+from llm_service.engines.base import Engine, EngineRequest, ImageInput, ImageRun
 from llm_service.job import EngineUse, Job, ReplicaInfo, TokenEvent
 from llm_service.replica.engines import MakeEngines, make_engines
-from llm_service.replica.projector import Projector
-from llm_service.replica.token_order import original_positions, original_span, sequence_order, tiles_of
 from llm_service.replica.trace import ReplicaTrace
 
 
@@ -35,7 +35,8 @@ class Replica:
         checkpoint = Checkpoint(config.model, revision=config.revision)
         device = resolve_device(config.device)
         dtype = DTYPES[config.dtype] if config.dtype is not None else checkpoint.dtype_on(device)
-        self._projector = Projector(checkpoint, device=device, dtype=dtype)
+        self._family = checkpoint.family
+        self._half = self._family.language_half(checkpoint, device=device, dtype=dtype)
         engines = make_engines(checkpoint, config.engine, device=device, dtype=dtype)
         self._engine, self._layerwise = engines.main, engines.layerwise
         self._engine.start()
@@ -89,19 +90,19 @@ class Replica:
         )
 
     def _image(self, tokens: VisionTokens, job: Job) -> ImageInput:
-        order = sequence_order(tokens.grid, tokens.positions, job.layout)
-        positions = None
+        grid, positions = tokens.grid, tokens.positions
+        orders = self._family.runs(grid, positions, job.layout)
+        runs = [ImageRun.consecutive(len(order)) for order in orders]
         if job.position_ids == "original":
-            positions = OriginalPositions(
-                original_positions(tokens.grid, tokens.positions, order), original_span(tokens.grid)
-            )
+            originals = original_offsets(self._family, grid, positions, orders)
+            runs = [ImageRun(len(offsets), span, offsets) for offsets, span in originals]
+        order = np.concatenate(orders)  # [num_tokens]
         return ImageInput(
             _content_key(tokens, job.layout),
-            len(order),
-            partial(self._projector, tokens.features, order),
-            tiles_of(tokens.positions, order),
+            tuple(runs),
+            partial(self._half, tokens.features, grid, order),
+            tiles_of(positions, order),
             tokens.quotas,
-            positions,
         )
 
 

@@ -5,7 +5,7 @@ import copy
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 
 
 def load_text_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -15,8 +15,7 @@ def load_text_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torc
         CheckpointError: a weight is missing or has another shape.
     """
     config = copy.deepcopy(checkpoint.config.text_config)
-    # The setting of the whole model decides, as in Hugging Face's own class.
-    config.tie_word_embeddings = checkpoint.config.tie_word_embeddings
+    config.tie_word_embeddings = checkpoint.tied_embeddings()
     with no_init_weights(), torch.device(device):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.tie_weights()

@@ -1,6 +1,8 @@
 """Dependencies point one way; the folders mean what they say."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +25,7 @@ ORDER = {
     "encoder_service": """
         __main__ server
         api metrics llm pipeline
-        caching device images compression config
+        caching device compression config
     """,
     "llm_service": """
         __main__ server
@@ -48,7 +50,7 @@ ORDER = {
         steps job sources sinks runners rows storage formats errors
     """,
     "visionsplit": """
-        server telemetry receiving serving model command_line security
+        families server telemetry receiving serving model command_line security
         wire images options network v1 grid errors visible
     """,
 }
@@ -62,6 +64,12 @@ _HEAVY = ("torch", "transformers", "tokenizers", "ray")
 _PROTOCOL = ("visionsplit.wire", "visionsplit.v1", "visionsplit.options.messages", "grpc")
 # What works on rows in this process; the rest of a batch job needs the client and pyarrow only.
 _WORKING = ("encoder_service", "llm_service", "visionsplit_ray", *_HEAVY, "visionsplit_batch.runners.ray_runner")
+# What is of one family of models is no other module's business, except for the tools that train and measure one.
+_FAMILIES = tuple(
+    f"visionsplit.families.{folder.name}"
+    for folder in sorted((ROOT / "proto" / "visionsplit" / "families").iterdir())
+    if (folder / "family.py").exists()
+)
 _LEARNING = ("training.model", "training.learning", "training.evaluation")
 
 # folder or file -> module prefixes it must not import
@@ -109,7 +117,7 @@ FORBIDDEN = {
     "client/visionsplit_batch": ("visionsplit_cli", _LOCAL, "training"),
     "client/visionsplit_cli": (
         *(_LOCAL, "visionsplit_ray", "training", *_HEAVY),
-        *("visionsplit.model.checkpoint", "visionsplit.model.stored_model"),
+        *("visionsplit.families.checkpoint", "visionsplit.model.stored_model"),
     ),
     "client/visionsplit_local": ("visionsplit_batch", "visionsplit_cli", "training", *_HEAVY),
     **{
@@ -213,3 +221,24 @@ def test_no_package_imports_private_names_of_another(package: str) -> None:
 
 def test_proto_is_an_import_root_and_no_package() -> None:
     assert not (ROOT / "proto" / "__init__.py").exists()
+
+
+def test_no_other_module_knows_a_family() -> None:
+    places = ("client", "encoder_service", "llm_service", "visionsplit_ray", "proto/visionsplit")
+    assert _FAMILIES
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for place in places
+        for file in sources(place)
+        if "families" not in file.parts
+        for module in imported_modules(file)
+        if module.startswith(_FAMILIES)
+    ]
+    assert not wrong
+
+
+def test_what_the_client_needs_of_families_needs_no_pytorch() -> None:
+    names = ", ".join(["visionsplit.families", "visionsplit.families.token_order"])
+    command = f"import sys, {names}; print(*sys.modules.keys() & set({_HEAVY!r}))"
+    found = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []

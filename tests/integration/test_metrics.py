@@ -97,7 +97,8 @@ async def test_what_is_counted(checkpoint: Path) -> None:
     assert llm.total("decode_seconds_count") == 2
     generated = first.usage.generated_tokens + second.usage.generated_tokens
     assert llm.total("generated_tokens_total") > generated
-    assert llm.total("inter_token_seconds_count") >= generated - 2
+    # The tokens of an answer's first event have no time between them; the third call was cancelled.
+    assert 0 < llm.total("inter_token_seconds_count") <= llm.total("generated_tokens_total") - 3
     ttft = first.timings.first_token_seconds + second.timings.first_token_seconds
     assert llm.total("time_to_first_token_seconds_sum") >= 0.99 * ttft
     assert llm.total("replicas") == 1

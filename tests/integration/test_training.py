@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 from visionsplit_client import Compression, Prompt, Sampling
 
 from tests.integration.system import WholeModel, running_system

@@ -6,7 +6,7 @@ import pytest
 import torch
 from visionsplit.command_line.settings import ConfigError
 from visionsplit.errors import InvalidSamplingError
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.options.sampling import ResolvedSampling
 
 from llm_service.config import EngineConfig, EngineKind
@@ -77,7 +77,7 @@ def test_sampling():
 
 
 def test_the_image_token_must_be_in_the_vocabulary(tmp_path: Path):
-    from visionsplit.model.checkpoint import CheckpointError
+    from visionsplit.families.checkpoint import CheckpointError
 
     from llm_service.engines.vllm.engine import VllmEngine
     from tests.checkpoints import tiny_checkpoint

@@ -35,7 +35,7 @@ def cut(image: Image.Image, architecture: Architecture) -> CutImage:
     """Fit an RGB image to its canvas, pad it with black, and cut canvas and thumbnail."""
     tile = architecture.tile
     rows, columns = best_grid(image.width, image.height, architecture)
-    grid = TileGrid.for_image(image.height, image.width, rows=rows, columns=columns, side=architecture.side)
+    grid = TileGrid.padded(image.height, image.width, rows=rows, columns=columns, side=architecture.side)
     height, width = get_patch_output_size(np.asarray(image), (rows * tile, columns * tile), ChannelDimension.LAST)
     left, top = (columns * tile - width) // 2, (rows * tile - height) // 2
     canvas = np.zeros((rows * tile, columns * tile, 3), np.uint8)

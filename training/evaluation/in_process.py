@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.grid import TileGrid
 
 from llm_service.generation_settings import GenerationSettings
 from llm_service.prompts.prompt import ChatPrompt, PromptEncoder, Turn
@@ -19,6 +20,7 @@ from training.evaluation.results import Answer, Seen
 from training.evaluation.tiled_images import tiled_images
 from training.evaluation.vision import EncodedTiledImage, VisionHalf
 
+_ANY_GRID = TileGrid.squashed(1, 1, rows=0, columns=0, side=1)  # prompts are the same for every size of image
 _LEAST_CHUNK = 32  # images; prompts of similar length are grouped within one chunk
 
 
@@ -104,7 +106,7 @@ class InProcessModel:
     def _split(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """A question's prompt as the client sends it, as the token ids before and after the image."""
         prompt = ChatPrompt((Turn("user", (None, question)),))
-        ids = self._prompts.encode(prompt, 1, max_tokens=self._context_length)
+        ids = self._prompts.encode(prompt, [_ANY_GRID], max_tokens=self._context_length)
         place = ids.index(self._prompts.image_token_id)
         return ids[:place], ids[place + 1 :]
 

@@ -9,7 +9,7 @@ from typing import Never
 import torch
 import transformers
 from tqdm import tqdm
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.model.dtypes import DTYPES
 
 from training.dialogue.held_out import Example, held_out

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.llava_next.tiler import LlavaNextTiler
 from visionsplit.grid import TileGrid, UnpadRule
-from visionsplit.model.checkpoint import Checkpoint
 
-from encoder_service.images.tiles import Tiler
 from training.dialogue.held_out import held_out
 from training.scenes.render import render
 
@@ -30,7 +30,7 @@ class TiledImage:
     def grid_by(self, rule: UnpadRule) -> TileGrid:
         """The same image with its padding computed by another rule."""
         grid = self.grid
-        return TileGrid.for_image(
+        return TileGrid.padded(
             grid.image_height, grid.image_width, rows=grid.rows, columns=grid.columns, side=grid.side, rule=rule
         )
 
@@ -39,14 +39,14 @@ class Studio:
     """Draws and cuts images for one checkpoint."""
 
     def __init__(self, model: str) -> None:
-        self._tiler = Tiler(Checkpoint(model))
+        self._tiler = LlavaNextTiler(Checkpoint(model))
 
     @property
     def tile_pixels(self) -> int:
-        return self._tiler.tile_pixels
+        return self._tiler.cutting.tile_pixels
 
     def image(self, number: int) -> TiledImage:
-        image = render(held_out(number, self._tiler.tile_pixels).scene)
+        image = render(held_out(number, self._tiler.cutting.tile_pixels).scene)
         tiles = self._tiler.cut(image, UnpadRule.HUGGING_FACE)
         return TiledImage(number, tiles.pixels.numpy(), tiles.grid)
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.llava_next.language import Projector
+from visionsplit.families.llava_next.vision_tower import VisionTower
+from visionsplit.families.token_order import NEWLINE, original_offsets, tiles_of
 from visionsplit.options.layout import UNPAD_RULES
 
 from encoder_service.compression import TileFeatures, TowerOutput, compose, select
-from encoder_service.device.vision_tower import VisionTower
-from llm_service.replica.projector import Projector
-from llm_service.replica.token_order import NEWLINE, original_positions, original_span, sequence_order, tiles_of
 from training.evaluation.conditions import Condition
 from training.evaluation.decoding import EmbeddedImage
 from training.evaluation.grouping import grouped
@@ -40,6 +40,7 @@ class VisionHalf:
         """
         needs = [compose(condition.spec).needs for condition in conditions if condition.spec is not None]
         self._wanted = frozenset[TowerOutput]().union(*needs)
+        self._family = checkpoint.family
         self._tower = VisionTower.load(checkpoint, dtype=dtype, device=device)
         self._projector = Projector(checkpoint, device=device, dtype=dtype)
 
@@ -61,10 +62,10 @@ class VisionHalf:
         grid = image.tiled.grid_by(UNPAD_RULES[condition.spec.layout])
         kept = select(image.encoded, grid, condition.spec)
         positions = torch.cat(kept.positions).numpy().astype(np.int32)  # [K, 3]
-        order = sequence_order(grid, positions, condition.spec.layout)  # [V]
+        (order,) = self._family.runs(grid, positions, condition.spec.layout)  # [V]
         places, count = np.arange(len(order)), len(order)
         if condition.position_ids == "original":
-            places, count = original_positions(grid, positions, order), original_span(grid)
+            ((places, count),) = original_offsets(self._family, grid, positions, [order])
         return EmbeddedImage(
             self._project(kept.features, order.tolist()),
             torch.from_numpy(places),

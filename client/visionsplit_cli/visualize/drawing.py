@@ -101,7 +101,7 @@ def _draw_tiles(image: Image.Image, panel: Panel, sizes: Sizes) -> tuple[Image.I
     thumbnail_mask, crops_mask = kept_masks(panel.tokens)
     side = min(max(size[1], sizes.thumbnails[0]), sizes.thumbnails[1])
     thumbnail = _framed(dimmed(image.resize((side, side)), thumbnail_mask), panel, 0, sizes)
-    label = f"{grid.rows} x {grid.columns} crops"
+    label = f"{grid.rows} x {grid.columns} crops" if grid.num_crops else "no crops"
     if grid.valid.area:
         return thumbnail, _draw_crops(dimmed(image.resize(size), crops_mask), panel, sizes), label
     return thumbnail, Image.new("RGB", (size[0], 1), BACKGROUND), f"{label}: no crop tokens"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from visionsplit.errors import InvalidCompressionError
+from visionsplit.families import family_named
 from visionsplit_client import Compression, EncodedImage
 
 from visionsplit_cli import report
@@ -33,9 +34,10 @@ class Shown:
 
     @property
     def newlines(self) -> int:
-        """What the LLM service puts in: one after each row of the canvas, of its valid region or all of it."""
-        grid = self.image.tokens.grid
-        return grid.valid.height if self.image.layout == "spatial" else grid.canvas_height
+        """What the LLM service puts in, where the model's family has newlines between rows of tokens."""
+        family = family_named(self.image.format.family)
+        assert family is not None, "the encoder's tokens are of a family that this version knows"
+        return family.num_newlines(self.image.tokens.grid, self.image.layout)
 
     @property
     def llm_tokens(self) -> int:

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from visionsplit.families.token_order import on_canvas
 from visionsplit.grid import TileGrid
 from visionsplit.wire.vision_tokens import VisionTokens
 
@@ -20,26 +21,26 @@ def kept_masks(tokens: VisionTokens) -> tuple[Mask, Mask]:
     thumbnail[row[tile == 0], column[tile == 0]] = True
     canvas = np.zeros((grid.canvas_height, grid.canvas_width), bool)
     crop = tile > 0
-    crop_row, crop_column = np.divmod(tile[crop] - 1, grid.columns)
-    canvas[crop_row * grid.side + row[crop], crop_column * grid.side + column[crop]] = True
+    canvas[on_canvas(grid, tile[crop], row[crop], column[crop])] = True
     valid = grid.valid
     return thumbnail, canvas[valid.top : valid.bottom, valid.left : valid.right]
 
 
 def crop_boxes(grid: TileGrid, size: tuple[int, int]) -> dict[int, Box]:
     """Where each crop that shows image lies on a drawing of the valid region, by tile."""
-    valid, side = grid.valid, grid.side
+    valid = grid.valid
     boxes = {}
     for tile in range(1, grid.num_tiles):
         region = grid.valid_in_tile(tile)
         if not region.area:
             continue
         row, column = divmod(tile - 1, grid.columns)
+        top, left = grid.crop_rows[row] - valid.top, grid.crop_columns[column] - valid.left
         boxes[tile] = (
-            round((column * side + region.left - valid.left) / valid.width * size[0]),
-            round((row * side + region.top - valid.top) / valid.height * size[1]),
-            round((column * side + region.right - valid.left) / valid.width * size[0]),
-            round((row * side + region.bottom - valid.top) / valid.height * size[1]),
+            round((left + region.left) / valid.width * size[0]),
+            round((top + region.top) / valid.height * size[1]),
+            round((left + region.right) / valid.width * size[0]),
+            round((top + region.bottom) / valid.height * size[1]),
         )
     return boxes
 

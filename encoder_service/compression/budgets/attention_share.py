@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
+from visionsplit.families.tower_outputs import TowerOutput
 from visionsplit.options.parameters import Parameter, Parameters
 
 from encoder_service.compression.base import Budget
-from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 

@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 
 import torch
+from visionsplit.families.tower_outputs import TowerOutput
 from visionsplit.options.parameters import Parameters
 
 from encoder_service.compression.base import Budget
-from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 

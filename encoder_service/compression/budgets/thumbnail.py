@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
+from visionsplit.families.tower_outputs import TowerOutput
 from visionsplit.options.parameters import Parameter, Parameters
 
 from encoder_service.compression.base import Budget
-from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.geometry import Geometry
 
 _EPSILON = 1e-8  # from the published code; it decides between 359 and 360 tokens where the softmax saturates
@@ -24,7 +24,7 @@ class _SoftmaxBudget(Budget):
     """A softmax at temperature tau over one weight per crop."""
 
     parameters = MappingProxyType({"tau": _TAU})
-    source = TowerOutput.CLS_LOGITS
+    source = TowerOutput.SALIENCE
 
     def measure(
         self, source: torch.Tensor, geometry: Geometry, retention_ratio: float | None, parameters: Parameters
@@ -81,12 +81,13 @@ def softmax_ratios(weights: Sequence[float], retention_ratio: float, tau: float)
     """r_j = min(1, R * (1 + sigma_j - mean sigma)), sigma a softmax at temperature tau, in double precision.
 
     The order of operations follows the published code: it decides the last bit, and truncation makes that visible.
+    Without crops there are no ratios.
     """
-    highest = max(weights)
+    highest = max(weights, default=0.0)
     exponentials = [math.exp((weight - highest) / tau) for weight in weights]
     total = _sum(exponentials) + _EPSILON
     sigmas = [exponential / total for exponential in exponentials]
-    mean = _sum(sigmas) / len(sigmas)
+    mean = _sum(sigmas) / max(len(sigmas), 1)
     ratios = [retention_ratio * (1 + sigma - mean) for sigma in sigmas]
     return [1.0 if ratio > 1 else ratio for ratio in ratios]  # not min(), since min(1, nan) is 1
 

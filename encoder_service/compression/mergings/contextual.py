@@ -7,11 +7,11 @@ from types import MappingProxyType
 
 import torch
 from torch.nn import functional
+from visionsplit.families.tower_outputs import TowerOutput
 from visionsplit.options.parameters import Parameters
 
 from encoder_service.compression.base import Merging, Picks
 from encoder_service.compression.candidates import Candidates
-from encoder_service.compression.features import TowerOutput
 from encoder_service.compression.selections.dominant_contextual import CONTEXTUAL_SHARE, contextual_number
 
 

@@ -5,11 +5,11 @@ Source: PruMerge (arXiv 2403.15388) and its published code.
 
 import torch
 from torch.nn import functional
+from visionsplit.families.tower_outputs import TowerOutput
 from visionsplit.options.parameters import Parameters
 
 from encoder_service.compression.base import Merging, Picks
 from encoder_service.compression.candidates import Candidates
-from encoder_service.compression.features import TowerOutput
 
 _NEIGHBOURS = 32
 

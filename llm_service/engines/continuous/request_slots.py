@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import ParamSpec
 
 import torch
@@ -70,7 +71,7 @@ class SlotAdmission(Admission[SlotPlace]):
             if not run.filled:
                 await _to_thread(self._write, run, image.embed)
                 run.filled = True
-        place.token_ids = self._splice(request.token_ids, place.runs)
+        place.token_ids = self._splice(request, place.runs)
         if request.sampling.repetition_penalty != 1:
             slot = await self._when_free(self._sampler.acquire_slot)
             place.sampling = SamplingRow(request.sampling, slot)
@@ -99,12 +100,14 @@ class SlotAdmission(Admission[SlotPlace]):
         if embeddings.device.type == "cuda":
             torch.cuda.synchronize(embeddings.device)
 
-    def _splice(self, token_ids: tuple[int, ...], runs: list[Run]) -> list[int]:
+    def _splice(self, request: EngineRequest, rows: list[Run]) -> list[int]:
+        """The prompt with the virtual ids of the images' rows in place of image tokens."""
         spliced: list[int] = []
-        images = iter(runs)
-        for token_id in token_ids:
+        virtual = chain.from_iterable(run.ids for run in rows)
+        lengths = (run.num_tokens for run in request.runs)
+        for token_id in request.token_ids:
             if token_id == self._image_token_id:
-                spliced.extend(next(images).ids)
+                spliced.extend(islice(virtual, next(lengths)))
             else:
                 spliced.append(token_id)
         return spliced

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llm_service.engines.base import EngineRequest, ImageInput
+from llm_service.engines.base import EngineRequest, ImageInput, ImageRun
 from llm_service.engines.layerwise.model import LayerwiseModel
 from llm_service.pruning import PromptLayout
 from llm_service.pruning.base import NO_TILE
@@ -18,10 +18,17 @@ def read_prompt(
     cuts = np.flatnonzero(ids == image_token_id)
     pieces = _Pieces()
     start = 0
-    for cut, image in zip(cuts, request.images, strict=True):
-        pieces.add_text(model, ids[start:cut])
-        pieces.add_image(image)
-        start = int(cut) + 1
+    ends = iter(cuts.tolist())
+    for image in request.images:
+        first_token = 0
+        embeddings = image.embed()
+        for run in image.runs:
+            cut = next(ends)
+            pieces.add_text(model, ids[start:cut])
+            pieces.add_run(run, embeddings[first_token:], image.tiles[first_token:])
+            first_token += run.num_tokens
+            start = cut + 1
+        pieces.end_image(image)
     pieces.add_text(model, ids[start:])
     return torch.cat(pieces.embeddings), pieces.layout(model.device)
 
@@ -46,18 +53,22 @@ class _Pieces:
         self._positions.append(self._next_position + np.arange(len(ids)))
         self._next_position += len(ids)
 
-    def add_image(self, image: ImageInput) -> None:
-        self.embeddings.append(image.embed())
+    def add_run(self, run: ImageRun, embeddings: torch.Tensor, tiles: NDArray[np.int64]) -> None:
+        """Add a run of the present image; its tokens are the first of the embeddings and tiles."""
+        tiles = tiles[: run.num_tokens]
+        self.embeddings.append(embeddings[: run.num_tokens])
+        self._vision.append(np.ones(run.num_tokens, np.bool_))
+        self._tiles.append(np.where(tiles >= 0, tiles + self._num_tiles, NO_TILE))
+        self._positions.append(self._next_position + run.offsets)
+        self._next_position += run.span
+
+    def end_image(self, image: ImageInput) -> None:
+        """Note the quotas of the image whose runs have been added."""
         in_tile = image.tiles >= 0
         count = int(image.tiles.max(initial=NO_TILE)) + 1 if image.quotas is None else len(image.quotas)
         held = np.bincount(image.tiles[in_tile], minlength=count)  # an image without quotas keeps everything
         self._with_quotas |= image.quotas is not None
         self._quotas.append(held if image.quotas is None else np.array(image.quotas, np.int64))
-        self._vision.append(np.ones(image.num_tokens, np.bool_))
-        self._tiles.append(np.where(in_tile, image.tiles + self._num_tiles, NO_TILE))
-        offsets = np.arange(image.num_tokens) if image.positions is None else image.positions.offsets
-        self._positions.append(self._next_position + offsets)
-        self._next_position += image.span
         self._num_tiles += count
 
     def layout(self, device: torch.device) -> PromptLayout:

@@ -3,12 +3,13 @@
 import dataclasses
 import math
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import PretrainedConfig
 from visionsplit.command_line.settings import ConfigError
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 from vllm import AsyncEngineArgs
 
 from llm_service.config import EngineConfig
@@ -47,7 +48,7 @@ def engine_arguments(
         "revision": checkpoint.revision,
         "dtype": str(dtype).removeprefix("torch."),
         "load_format": LOAD_FORMAT,
-        "hf_overrides": text_config,
+        "hf_overrides": partial(text_config, tied=checkpoint.tied_embeddings()),
         "skip_tokenizer_init": True,
         "enable_prompt_embeds": True,
         "generation_config": "vllm",  # nothing from the checkpoint: requests say everything

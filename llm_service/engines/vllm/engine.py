@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 from visionsplit.errors import InternalError, VisionSplitError
-from visionsplit.model.checkpoint import Checkpoint, CheckpointError
+from visionsplit.families.checkpoint import Checkpoint, CheckpointError
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -83,7 +83,7 @@ class VllmEngine(MainEngine):
             CheckpointError: the image token is not in the language model's vocabulary.
             ConfigError: vLLM has no such argument, or refuses its value.
         """
-        text, image_token_id = checkpoint.config.text_config, checkpoint.config.image_token_id
+        text, image_token_id = checkpoint.config.text_config, checkpoint.settings.image_token_id
         if not 0 <= image_token_id < text.vocab_size:
             raise CheckpointError(
                 f"checkpoint {checkpoint.name!r} has image token {image_token_id} and {text.vocab_size} tokens; "

@@ -29,7 +29,7 @@ class PromptMaker:
             InvalidPromptError: a token id is not in the model's vocabulary; vLLM would fail for all requests.
             InvalidTokensError: an image's embeddings are not finite.
         """
-        ids = np.array(request.token_ids, np.int64)  # [tokens, with one for each image]
+        ids = np.array(request.token_ids, np.int64)  # [tokens, with one for each run of an image]
         if not len(ids) or ids.min() < 0 or ids.max() >= self._vocabulary_size:
             raise InvalidPromptError(
                 f"token ids from {ids.min(initial=0)} to {ids.max(initial=0)}; the model has {self._vocabulary_size}"
@@ -39,7 +39,7 @@ class PromptMaker:
             return text
         images = [self._checked(index, image.embed()) for index, image in enumerate(request.images)]
         lengths = np.ones(len(ids), np.int64)
-        lengths[ids == self._image_token_id] = [len(image) for image in images]
+        lengths[ids == self._image_token_id] = [run.num_tokens for run in request.runs]
         expanded = np.repeat(ids, lengths)  # [prompt]
         is_text = expanded != self._image_token_id  # [prompt]
         # Rows of text are looked up by vLLM. They are zero here because it compares whole rows to find equal prefixes.

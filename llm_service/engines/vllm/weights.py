@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from transformers import LlavaNextConfig, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families import MODEL_TYPES
+from visionsplit.families.checkpoint import Checkpoint
 from vllm.config import ModelConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader import register_model_loader
@@ -21,13 +22,15 @@ LOAD_FORMAT = "visionsplit"
 _LANGUAGE = "language_model."
 
 
-def text_config(config: PretrainedConfig) -> PretrainedConfig:
-    """The configuration of a checkpoint's text model; any other configuration is returned as it is."""
-    if not isinstance(config, LlavaNextConfig):
+def text_config(config: PretrainedConfig, *, tied: bool) -> PretrainedConfig:
+    """The configuration of a checkpoint's text model; any other configuration is returned as it is.
+
+    `tied` is whether the model's head is its table of embeddings.
+    """
+    if config.model_type not in MODEL_TYPES:
         return config
     text: PretrainedConfig = copy.deepcopy(config.text_config)
-    # The setting of the whole model decides, as in Hugging Face's own class.
-    text.tie_word_embeddings = config.tie_word_embeddings
+    text.tie_word_embeddings = tied
     text.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[text.model_type]]
     return text
 

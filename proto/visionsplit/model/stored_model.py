@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,18 +36,17 @@ class StoredModel:
     def __init__(
         self,
         name_or_path: str,
-        model_type: str,
+        canonical: Mapping[str, Callable[[str], str]],
         *,
         revision: str | None = None,
-        canonical: Callable[[str], str] = str,
     ) -> None:
         """Read the configuration and the list of tensors.
 
         Args:
             name_or_path: the folder or hub id.
-            model_type: the required architecture, as config.json names it.
+            canonical: the accepted architectures, as config.json names them, and for each of them what maps the stored
+                name of a tensor to the name by which it is requested.
             revision: the revision of a hub id.
-            canonical: maps the stored name of a tensor to the name by which it is requested.
 
         Raises:
             CheckpointError: there is no checkpoint, its architecture differs, or its weights are not safetensors.
@@ -56,13 +55,13 @@ class StoredModel:
         self.revision = revision
         self.name = _name_of(name_or_path)
         self.fields = self._read_json("config.json")
-        if self.fields.get("model_type") != model_type:
-            raise CheckpointError(
-                f"checkpoint {self.name!r} is {self.fields.get('model_type')!r}; {model_type!r} is needed"
-            )
+        self.model_type: str = self.fields.get("model_type", "")
+        if self.model_type not in canonical:
+            needed = f"{'one of ' if len(canonical) > 1 else ''}{', '.join(map(repr, canonical))}"
+            raise CheckpointError(f"checkpoint {self.name!r} is {self.model_type!r}; {needed} is needed")
         if self.fields.get("quantization_config"):
             raise CheckpointError(f"checkpoint {self.name!r} is quantised; visionsplit loads plain weights only")
-        self._locations = self._locate_tensors(canonical)
+        self._locations = self._locate_tensors(canonical[self.model_type])
 
     def file(self, name: str) -> Path:
         """The local path of one file of the checkpoint, downloaded from the hub if necessary.

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from visionsplit.grid import TileGrid, UnpadRule
+from visionsplit.grid import UnpadRule
 
-# spatial: the true canvas positions; without compression this is Hugging Face's own order.
-# reference: the order of GlobalCom2's published code, its quirks included.
+# spatial: the true positions; without compression this is Hugging Face's own order, whatever the family of models.
+# reference: the order of GlobalCom2's published code, its quirks included; for LLaVA-NeXT only.
 Layout = Literal["spatial", "reference"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
@@ -18,8 +18,3 @@ def check_layout(layout: str) -> None:
     """Raises ValueError for an unknown name."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is unknown; {', '.join(LAYOUTS)} exist")
-
-
-def num_newlines(grid: TileGrid, layout: Layout) -> int:
-    """Newlines of an image in the language model, which compression does not change."""
-    return grid.valid.height if layout == "spatial" else grid.canvas_height

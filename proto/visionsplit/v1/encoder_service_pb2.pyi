@@ -440,7 +440,7 @@ class GetEncoderInfoResponse(_message.Message):
 
     @_builtins.property
     def grids(self) -> _containers.RepeatedCompositeFieldContainer[Global___GridShape]:
-        """The crop grids that an image can be cut into."""
+        """The crop grids that an image can be cut into; 0 x 0 is a thumbnail without crops."""
 
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[_choice_pb2.NamedChoice]:

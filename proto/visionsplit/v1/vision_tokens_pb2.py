@@ -26,7 +26,7 @@ _sym_db = _symbol_database.Default()
 from visionsplit.v1 import tensor_pb2 as visionsplit_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"visionsplit/v1/vision_tokens.proto\x12\x0evisionsplit.v1\x1a\x1bvisionsplit/v1/tensor.proto\"\xb4\x01\n\x08TileGrid\x12\x0c\n\x04side\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\x12\x14\n\x0cimage_height\x18\x04 \x01(\r\x12\x13\n\x0bimage_width\x18\x05 \x01(\r\x12\x11\n\tvalid_top\x18\x06 \x01(\r\x12\x14\n\x0cvalid_bottom\x18\x07 \x01(\r\x12\x12\n\nvalid_left\x18\x08 \x01(\r\x12\x13\n\x0bvalid_right\x18\t \x01(\r\"\xaa\x03\n\x0b\x43ompression\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x1c\n\x0fretention_ratio\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12&\n\x06layout\x18\x03 \x01(\x0e\x32\x16.visionsplit.v1.Layout\x12\x12\n\x05score\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06\x62udget\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x16\n\tselection\x18\x06 \x01(\tH\x03\x88\x01\x01\x12?\n\nparameters\x18\x07 \x03(\x0b\x32+.visionsplit.v1.Compression.ParametersEntry\x12\x13\n\x0bquotas_only\x18\x08 \x01(\x08\x12\x14\n\x07merging\x18\t \x01(\tH\x04\x88\x01\x01\x12\x15\n\x08guidance\x18\n \x01(\tH\x05\x88\x01\x01\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x12\n\x10_retention_ratioB\x08\n\x06_scoreB\t\n\x07_budgetB\x0c\n\n_selectionB\n\n\x08_mergingB\x0b\n\t_guidance\"A\n\x0cVisionFormat\x12\x14\n\x0c\x66\x65\x61ture_size\x18\x01 \x01(\r\x12\x1b\n\x13\x65ncoder_fingerprint\x18\x02 \x01(\t\"I\n\x11ImageTokensHeader\x12\x13\n\x0bimage_index\x18\x01 \x01(\r\x12\x0f\n\x07\x62udgets\x18\x02 \x03(\r\x12\x0e\n\x06quotas\x18\x03 \x03(\r\"s\n\nTokenChunk\x12\x13\n\x0bimage_index\x18\x01 \x01(\r\x12\x13\n\x0b\x63hunk_index\x18\x02 \x01(\r\x12(\n\x08\x66\x65\x61tures\x18\x03 \x01(\x0b\x32\x16.visionsplit.v1.Tensor\x12\x11\n\tpositions\x18\x04 \x01(\x0c*J\n\x06Layout\x12\x16\n\x12LAYOUT_UNSPECIFIED\x10\x00\x12\x12\n\x0eLAYOUT_SPATIAL\x10\x01\x12\x14\n\x10LAYOUT_REFERENCE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"visionsplit/v1/vision_tokens.proto\x12\x0evisionsplit.v1\x1a\x1bvisionsplit/v1/tensor.proto\"\xdf\x01\n\x08TileGrid\x12\x0c\n\x04side\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\x12\x14\n\x0cimage_height\x18\x04 \x01(\r\x12\x13\n\x0bimage_width\x18\x05 \x01(\r\x12\x11\n\tvalid_top\x18\x06 \x01(\r\x12\x14\n\x0cvalid_bottom\x18\x07 \x01(\r\x12\x12\n\nvalid_left\x18\x08 \x01(\r\x12\x13\n\x0bvalid_right\x18\t \x01(\r\x12\x12\n\nrow_bounds\x18\n \x03(\r\x12\x15\n\rcolumn_bounds\x18\x0b \x03(\r\"\xaa\x03\n\x0b\x43ompression\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x1c\n\x0fretention_ratio\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12&\n\x06layout\x18\x03 \x01(\x0e\x32\x16.visionsplit.v1.Layout\x12\x12\n\x05score\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06\x62udget\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x16\n\tselection\x18\x06 \x01(\tH\x03\x88\x01\x01\x12?\n\nparameters\x18\x07 \x03(\x0b\x32+.visionsplit.v1.Compression.ParametersEntry\x12\x13\n\x0bquotas_only\x18\x08 \x01(\x08\x12\x14\n\x07merging\x18\t \x01(\tH\x04\x88\x01\x01\x12\x15\n\x08guidance\x18\n \x01(\tH\x05\x88\x01\x01\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x12\n\x10_retention_ratioB\x08\n\x06_scoreB\t\n\x07_budgetB\x0c\n\n_selectionB\n\n\x08_mergingB\x0b\n\t_guidance\"Q\n\x0cVisionFormat\x12\x14\n\x0c\x66\x65\x61ture_size\x18\x01 \x01(\r\x12\x1b\n\x13\x65ncoder_fingerprint\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\"_\n\x11ImageTokensHeader\x12\x13\n\x0bimage_index\x18\x01 \x01(\r\x12\x0f\n\x07\x62udgets\x18\x02 \x03(\r\x12\x0e\n\x06quotas\x18\x03 \x03(\r\x12\x14\n\x0c\x66\x65\x61ture_size\x18\x04 \x01(\r\"s\n\nTokenChunk\x12\x13\n\x0bimage_index\x18\x01 \x01(\r\x12\x13\n\x0b\x63hunk_index\x18\x02 \x01(\r\x12(\n\x08\x66\x65\x61tures\x18\x03 \x01(\x0b\x32\x16.visionsplit.v1.Tensor\x12\x11\n\tpositions\x18\x04 \x01(\x0c*J\n\x06Layout\x12\x16\n\x12LAYOUT_UNSPECIFIED\x10\x00\x12\x12\n\x0eLAYOUT_SPATIAL\x10\x01\x12\x14\n\x10LAYOUT_REFERENCE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,18 +35,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_COMPRESSION_PARAMETERSENTRY']._loaded_options = None
   _globals['_COMPRESSION_PARAMETERSENTRY']._serialized_options = b'8\001'
-  _globals['_LAYOUT']._serialized_start=954
-  _globals['_LAYOUT']._serialized_end=1028
+  _globals['_LAYOUT']._serialized_start=1035
+  _globals['_LAYOUT']._serialized_end=1109
   _globals['_TILEGRID']._serialized_start=84
-  _globals['_TILEGRID']._serialized_end=264
-  _globals['_COMPRESSION']._serialized_start=267
-  _globals['_COMPRESSION']._serialized_end=693
-  _globals['_COMPRESSION_PARAMETERSENTRY']._serialized_start=564
-  _globals['_COMPRESSION_PARAMETERSENTRY']._serialized_end=613
-  _globals['_VISIONFORMAT']._serialized_start=695
-  _globals['_VISIONFORMAT']._serialized_end=760
-  _globals['_IMAGETOKENSHEADER']._serialized_start=762
-  _globals['_IMAGETOKENSHEADER']._serialized_end=835
-  _globals['_TOKENCHUNK']._serialized_start=837
-  _globals['_TOKENCHUNK']._serialized_end=952
+  _globals['_TILEGRID']._serialized_end=307
+  _globals['_COMPRESSION']._serialized_start=310
+  _globals['_COMPRESSION']._serialized_end=736
+  _globals['_COMPRESSION_PARAMETERSENTRY']._serialized_start=607
+  _globals['_COMPRESSION_PARAMETERSENTRY']._serialized_end=656
+  _globals['_VISIONFORMAT']._serialized_start=738
+  _globals['_VISIONFORMAT']._serialized_end=819
+  _globals['_IMAGETOKENSHEADER']._serialized_start=821
+  _globals['_IMAGETOKENSHEADER']._serialized_end=916
+  _globals['_TOKENCHUNK']._serialized_start=918
+  _globals['_TOKENCHUNK']._serialized_end=1033
 # @@protoc_insertion_point(module_scope)

@@ -55,14 +55,15 @@ Global___Layout: _TypeAlias = Layout  # noqa: Y015
 
 @_typing.final
 class TileGrid(_message.Message):
-    """TileGrid says how an image was cut: one thumbnail (tile 0), which is the whole image squashed to
-    a square, and rows * columns crops (tiles 1..n, row-major) of the resized and padded image.
+    """TileGrid says how an image was cut: one thumbnail (tile 0), which shows the whole image, and
+    rows * columns crops (tiles 1..n, row-major) of the resized image. An image may have no crops.
 
-    The crops side by side form the canvas, rows * side cells high and columns * side cells wide; a
-    cell is one vision token. The valid region is the part of the canvas that shows image rather
-    than padding. The LLM service refuses, with INVALID_ARGUMENT, a grid that contradicts itself, that
-    its checkpoint does not have, or whose valid region does not follow from the image's size by Hugging
-    Face's unpadding or by that of GlobalCom2's published code (they differ by a row in rare cases).
+    The crops side by side form the canvas, rows * side cells high and columns * side cells wide unless
+    the bounds say otherwise; a cell is one vision token. The valid region is the part of the canvas whose
+    cells are tokens: where a family of models pads images, the part that shows image. The LLM service
+    refuses, with INVALID_ARGUMENT, a grid that contradicts itself, that its checkpoint does not have, or
+    that does not follow from the image's size by Hugging Face's rule or, for LLaVA-NeXT, by that of
+    GlobalCom2's published code (they differ by a row in rare cases).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -76,10 +77,12 @@ class TileGrid(_message.Message):
     VALID_BOTTOM_FIELD_NUMBER: _builtins.int
     VALID_LEFT_FIELD_NUMBER: _builtins.int
     VALID_RIGHT_FIELD_NUMBER: _builtins.int
+    ROW_BOUNDS_FIELD_NUMBER: _builtins.int
+    COLUMN_BOUNDS_FIELD_NUMBER: _builtins.int
     side: _builtins.int
     """Cells along one side of a tile: 24 for a 336-pixel tile with 14-pixel patches."""
     rows: _builtins.int
-    """Rows of crops."""
+    """Rows of crops; 0, as `columns`, where the thumbnail is the only tile."""
     columns: _builtins.int
     """Columns of crops."""
     image_height: _builtins.int
@@ -94,6 +97,17 @@ class TileGrid(_message.Message):
     """First canvas column of the valid region."""
     valid_right: _builtins.int
     """One past the last canvas column of the valid region; equal to valid_left for an extreme strip."""
+    @_builtins.property
+    def row_bounds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Canvas rows where the rows of crops begin, from 0, and where the last one ends: rows + 1 entries that
+        do not fall, each at most `side` above the one before. Empty where every crop is `side` cells high.
+        A model may pool the canvas to fewer cells; a crop's cells are then the first of its tile's rows.
+        """
+
+    @_builtins.property
+    def column_bounds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The same for columns. Empty where `row_bounds` is empty."""
+
     def __init__(
         self,
         *,
@@ -106,10 +120,12 @@ class TileGrid(_message.Message):
         valid_bottom: _builtins.int = ...,
         valid_left: _builtins.int = ...,
         valid_right: _builtins.int = ...,
+        row_bounds: _abc.Iterable[_builtins.int] | None = ...,
+        column_bounds: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "image_height", b"image_height", "image_width", b"image_width", "rows", b"rows", "side", b"side", "valid_bottom", b"valid_bottom", "valid_left", b"valid_left", "valid_right", b"valid_right", "valid_top", b"valid_top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column_bounds", b"column_bounds", "columns", b"columns", "image_height", b"image_height", "image_width", b"image_width", "row_bounds", b"row_bounds", "rows", b"rows", "side", b"side", "valid_bottom", b"valid_bottom", "valid_left", b"valid_left", "valid_right", b"valid_right", "valid_top", b"valid_top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -244,23 +260,30 @@ class VisionFormat(_message.Message):
 
     FEATURE_SIZE_FIELD_NUMBER: _builtins.int
     ENCODER_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
     feature_size: _builtins.int
-    """Width of a vision token: the vision tower's hidden size times the number of selected layers.
-    The LLM service refuses another width than its projector's with INVALID_ARGUMENT.
+    """Width of a vision token, unless the header of an image's tokens gives another. For LLaVA-NeXT it is
+    the vision tower's hidden size times the number of selected layers. The LLM service refuses another
+    width than its checkpoint's with INVALID_ARGUMENT.
     """
     encoder_fingerprint: _builtins.str
-    """Hash of the vision tower's weights and the image processor's settings. The LLM service refuses
-    tokens of another encoder with FAILED_PRECONDITION.
+    """Hash of the weights and of the image processor's settings that decide the tokens. The LLM service
+    refuses tokens of another encoder with FAILED_PRECONDITION.
+    """
+    family: _builtins.str
+    """The family of models, such as "llava_next"; it decides the order of the tokens in the prompt. Empty
+    means "llava_next", which was the only family before this field existed.
     """
     def __init__(
         self,
         *,
         feature_size: _builtins.int = ...,
         encoder_fingerprint: _builtins.str = ...,
+        family: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder_fingerprint", b"encoder_fingerprint", "feature_size", b"feature_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder_fingerprint", b"encoder_fingerprint", "family", b"family", "feature_size", b"feature_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -277,8 +300,11 @@ class ImageTokensHeader(_message.Message):
     IMAGE_INDEX_FIELD_NUMBER: _builtins.int
     BUDGETS_FIELD_NUMBER: _builtins.int
     QUOTAS_FIELD_NUMBER: _builtins.int
+    FEATURE_SIZE_FIELD_NUMBER: _builtins.int
     image_index: _builtins.int
     """Position of the image in the request, from 0."""
+    feature_size: _builtins.int
+    """Width of this image's tokens where it differs from the format's `feature_size`; otherwise 0."""
     @_builtins.property
     def budgets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens kept of each tile, thumbnail first: 1 + rows * columns entries. No entry exceeds the
@@ -297,10 +323,11 @@ class ImageTokensHeader(_message.Message):
         image_index: _builtins.int = ...,
         budgets: _abc.Iterable[_builtins.int] | None = ...,
         quotas: _abc.Iterable[_builtins.int] | None = ...,
+        feature_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "image_index", b"image_index", "quotas", b"quotas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "feature_size", b"feature_size", "image_index", b"image_index", "quotas", b"quotas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

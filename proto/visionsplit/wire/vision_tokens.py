@@ -1,7 +1,8 @@
 """One image's vision tokens on the wire: grid, budgets, chunks, and the assembly that validates them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,8 @@ def grid_to_proto(grid: TileGrid) -> vision_tokens_pb2.TileGrid:
         valid_bottom=grid.valid.bottom,
         valid_left=grid.valid.left,
         valid_right=grid.valid.right,
+        row_bounds=grid.row_bounds,
+        column_bounds=grid.column_bounds,
     )
 
 
@@ -56,9 +59,10 @@ def grid_from_proto(message: vision_tokens_pb2.TileGrid) -> TileGrid:
     """Validate a received grid.
 
     Raises:
-        InvalidTokensError: a size is zero or too large, or the valid region exceeds the canvas.
+        InvalidTokensError: a size is zero or too large, the bounds of crops do not fit, or the valid region exceeds the
+            canvas.
     """
-    if not (0 < message.side <= _MAX_SIDE and message.rows and message.columns):
+    if not (0 < message.side <= _MAX_SIDE and bool(message.rows) is bool(message.columns)):
         raise InvalidTokensError(
             f"grid of {message.rows} x {message.columns} crops with side {message.side} is not possible"
         )
@@ -67,13 +71,29 @@ def grid_from_proto(message: vision_tokens_pb2.TileGrid) -> TileGrid:
     if not (message.image_height and message.image_width):
         raise InvalidTokensError("grid has an image size of zero")
     valid = Region(message.valid_top, message.valid_bottom, message.valid_left, message.valid_right)
-    grid = TileGrid(message.side, message.rows, message.columns, message.image_height, message.image_width, valid)
+    _check_bounds("row", message.row_bounds, message.rows, message.side)
+    _check_bounds("column", message.column_bounds, message.columns, message.side)
+    grid = TileGrid(
+        *(message.side, message.rows, message.columns, message.image_height, message.image_width, valid),
+        *(tuple(message.row_bounds), tuple(message.column_bounds)),
+    )
     if not (valid.top <= valid.bottom <= grid.canvas_height and valid.left <= valid.right <= grid.canvas_width):
         raise InvalidTokensError(
             f"valid rows {valid.top}..{valid.bottom} and columns {valid.left}..{valid.right} do not lie on a canvas of "
             f"{grid.canvas_height} x {grid.canvas_width} cells"
         )
     return grid
+
+
+def _check_bounds(name: str, bounds: Sequence[int], parts: int, side: int) -> None:
+    """Check where rows or columns of crops begin; no bounds mean that all are `side` cells long."""
+    lengths = [end - start for start, end in pairwise(bounds)]
+    if bounds and (
+        len(bounds) != parts + 1 or bounds[0] or min(lengths, default=0) < 0 or max(lengths, default=0) > side
+    ):
+        raise InvalidTokensError(
+            f"{name} bounds {list(bounds[:9])} do not divide a canvas into {parts} parts of at most {side} cells"
+        )
 
 
 def split_into_chunks(
@@ -100,9 +120,10 @@ class TokenAssembler:
     """
 
     def __init__(self, grid: TileGrid, header: vision_tokens_pb2.ImageTokensHeader, *, feature_size: int) -> None:
+        """`feature_size` is the format's, from which the header may depart."""
         self._grid = grid
         self._image = header.image_index
-        self._feature_size = feature_size
+        self._feature_size = header.feature_size or feature_size
         self._budgets = tuple(header.budgets)
         self.quotas = tuple(header.quotas) or None  # how many tokens of each tile pruning keeps
         self._features: list[TokenTensor] = []

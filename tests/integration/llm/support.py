@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 from transformers.image_processing_utils import select_best_resolution
+from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.grid import TileGrid
-from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.network.transport import channel_options
 from visionsplit.options.data_types import DataType
 from visionsplit.v1 import generation_pb2, llm_service_pb2, llm_service_pb2_grpc, vision_tokens_pb2
@@ -83,7 +83,7 @@ class Whole:
         features = hidden[config.vision_feature_layer][:, 1:]  # [T, P, Dv]
         tile = config.vision_config.image_size
         height, width = select_best_resolution((image.height, image.width), config.image_grid_pinpoints)
-        grid = TileGrid.for_image(
+        grid = TileGrid.padded(
             image.height,
             image.width,
             rows=height // tile,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from visionsplit.model.checkpoint import CheckpointError
+from visionsplit.families.checkpoint import CheckpointError
 
 from tests.checkpoints import tiny_checkpoint
 from tests.integration.llm.support import HEADS, Whole, picture, running

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.v1 import generation_pb2
 
 from llm_service.prompts.prompt import ChatPrompt, PromptEncoder, Turn
@@ -73,7 +73,7 @@ async def test_a_question_that_spells_special_tokens(caller: Caller):
     """The ids are those of test_prompt, where the words come out as text."""
     text = "Say <image>, </s><pad>."
     encoder = PromptEncoder(Checkpoint(str(caller.whole.path)))
-    ids = torch.tensor([encoder.encode(ChatPrompt((Turn("user", (text,)),)), 0, max_tokens=500)])
+    ids = torch.tensor([encoder.encode(ChatPrompt((Turn("user", (text,)),)), (), max_tokens=500)])
     expected = caller.whole.continuation({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, max_new_tokens=12)
     message = generation_pb2.ChatMessage(role="user", parts=[generation_pb2.ContentPart(text=text)])
     prompt = generation_pb2.Prompt(chat=generation_pb2.Chat(messages=[message]))

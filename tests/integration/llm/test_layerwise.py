@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from visionsplit.errors import InvalidPruningError, PromptTooLongError
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.options.prefill import POSITION_IDS, Pruning
 
 from llm_service.engines.layerwise.model import LayerwiseModel

@@ -17,8 +17,8 @@ from tests.unit.client.fakes import FEATURE_SIZE, fake_features, kept_positions
 
 LABELS = RunLabels("vlm", '{"position_ids": "renumbered"}', "0123456789abcdef")
 GRIDS = (
-    TileGrid.for_image(300, 500, rows=2, columns=2, side=8),
-    TileGrid.for_image(90, 400, rows=1, columns=3, side=8),
+    TileGrid.padded(300, 500, rows=2, columns=2, side=8),
+    TileGrid.padded(90, 400, rows=1, columns=3, side=8),
 )
 TIMINGS = EncodeTimings(0.125, 0.25, 0.5, 0.75, 1.0)
 

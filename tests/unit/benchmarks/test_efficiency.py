@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
 
 from benchmarks.efficiency.__main__ import main
 from benchmarks.efficiency.conditions import conditions, known_methods

@@ -92,7 +92,7 @@ async def test_simulated_devices_take_their_time_behind_the_real_services(tmp_pa
     llm = LlmServer(LlmConfig(model, listen="127.0.0.1:0", device="cpu"), SimulatedEngines(step))
     llm_address = f"127.0.0.1:{await llm.start()}"
     config = EncoderConfig(model, listen="127.0.0.1:0", llm=(llm_address,), device="cpu")
-    encoder = EncoderServer(config, load_tower=SimulatedTowers(tile))
+    encoder = EncoderServer(config, load_half=SimulatedTowers(tile))
     try:
         async with AsyncClient(f"127.0.0.1:{await encoder.start()}") as client:
             images = [noise_image(112, 112, seed) for seed in range(6)]
@@ -121,7 +121,7 @@ async def test_a_simulated_tower_gives_only_what_it_simulates(tmp_path: Path) ->
     time = DeviceTime(tmp_path / "time")
     time.set(0.0)
     config = EncoderConfig(model, listen="127.0.0.1:0", device="cpu")
-    encoder = EncoderServer(config, load_tower=SimulatedTowers(time))
+    encoder = EncoderServer(config, load_half=SimulatedTowers(time))
     try:
         async with AsyncClient(f"127.0.0.1:{await encoder.start()}") as client:
             encoded = await client.encode(noise_image(112, 112), Compression("none"))

@@ -57,7 +57,7 @@ def test_kept_cells_lie_where_their_positions_say(sheet):
 
 
 def test_masks_undo_the_tiling():
-    grid = TileGrid.for_image(300, 500, rows=2, columns=2, side=8)
+    grid = TileGrid.padded(300, 500, rows=2, columns=2, side=8)
     budgets, positions = kept_positions(grid, 1.0)
     tokens = VisionTokens(grid, tuple(budgets), fake_features(len(positions), DataType.FLOAT32), positions)
     thumbnail, canvas = kept_masks(tokens)
@@ -82,13 +82,13 @@ def drawn(width, height, grid):
 
 @pytest.mark.parametrize(("width", "height", "rows", "columns"), [(3000, 45, 1, 3), (45, 3000, 3, 1), (70, 3000, 2, 2)])
 def test_thin_strips_are_drawn_thick_enough_to_see(width, height, rows, columns):
-    bright = drawn(width, height, TileGrid.for_image(height, width, rows=rows, columns=columns, side=24)) == 255
+    bright = drawn(width, height, TileGrid.padded(height, width, rows=rows, columns=columns, side=24)) == 255
     assert bright.any(axis=0).sum() > 15
     assert bright.any(axis=1).sum() > 15
 
 
 def test_crops_without_a_token_are_said_and_not_drawn():
-    grid = TileGrid.for_image(9, 3000, rows=1, columns=3, side=8)
+    grid = TileGrid.padded(9, 3000, rows=1, columns=3, side=8)
     assert grid.valid.area == 0
     assert not (drawn(3000, 9, grid) == 255).any()
 
@@ -136,7 +136,7 @@ def test_the_models_answers_stand_under_the_panels(where, services, image_path, 
 
 
 def test_an_answer_that_is_another_one_has_another_colour():
-    grid = TileGrid.for_image(300, 500, rows=2, columns=2, side=8)
+    grid = TileGrid.padded(300, 500, rows=2, columns=2, side=8)
     budgets, positions = kept_positions(grid, 0.5)
     tokens = VisionTokens(grid, tuple(budgets), fake_features(len(positions), DataType.FLOAT32), positions)
     image = Image.new("RGB", (500, 300))
@@ -339,7 +339,7 @@ def test_options_that_contradict_a_comparison_are_refused(options, named, where,
 
 
 def test_colours_tell_a_tile_above_the_image_from_one_below():
-    grid = TileGrid.for_image(80, 80, rows=1, columns=2, side=8)
+    grid = TileGrid.padded(80, 80, rows=1, columns=2, side=8)
     picks = [(0, 0, 0), (1, 3, 0), *((2, 3, column) for column in range(4))]
     tokens = VisionTokens(grid, (1, 1, 4), fake_features(6, DataType.FLOAT32), np.array(picks, np.int32))
     image, header = Image.new("RGB", (80, 80)), Header("black")

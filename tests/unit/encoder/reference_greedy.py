@@ -13,7 +13,7 @@ SHAPES = [(2, 2, 6, 672, 672), (1, 2, 6, 700, 500), (2, 1, 5, 90, 640), (1, 3, 4
 def case(shape, seed, size=12, positive=False):
     """A grid, and features [T, P, size] that lean to one side with scores [T, P], all float32."""
     rows, columns, side, width, height = shape
-    grid = TileGrid.for_image(height, width, rows=rows, columns=columns, side=side)
+    grid = TileGrid.padded(height, width, rows=rows, columns=columns, side=side)
     generator = torch.Generator().manual_seed(seed)
     shared = torch.randn(size, generator=generator)
     features = torch.randn(grid.num_tiles, side * side, size, generator=generator) + shared
@@ -23,7 +23,7 @@ def case(shape, seed, size=12, positive=False):
 
 def encoded(features, scores):
     """What a vision tower might say: these features, and these scores in the senses that selections read."""
-    return TileFeatures(features, {TowerOutput.CLS_LOGITS: scores, TowerOutput.CLS_ATTENTION: scores})
+    return TileFeatures(features, {TowerOutput.SALIENCE: scores, TowerOutput.CLS_ATTENTION: scores})
 
 
 def tokens(grid, tile):

@@ -20,7 +20,7 @@ def grids(side=6):
     sizes = [(672, 672), (3000, 20), (20, 3000), (1, 1)]
     sizes += [(choice.randint(1, 1500), choice.randint(1, 1500)) for _ in range(6)]
     return [
-        TileGrid.for_image(height, width, rows=rows, columns=columns, side=side)
+        TileGrid.padded(height, width, rows=rows, columns=columns, side=side)
         for (rows, columns), (height, width) in itertools.product(shapes, sizes)
     ]
 
@@ -43,7 +43,7 @@ def by_chance(grid, seed=0):
     for output in TowerOutput:
         if output in (TowerOutput.KEYS, TowerOutput.LAST_KEYS):
             outputs[output] = torch.randn(*shape, KEY_SIZE, generator=generator)
-        elif output is TowerOutput.CLS_LOGITS:
+        elif output is TowerOutput.SALIENCE:
             outputs[output] = torch.randn(*shape, generator=generator)
         else:
             outputs[output] = (1.5 * torch.randn(*shape, generator=generator)).softmax(dim=1)

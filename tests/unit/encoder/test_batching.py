@@ -15,9 +15,11 @@ from visionsplit.errors import (
     OverloadedError,
     UnavailableError,
 )
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.llava_next.tiler import LlavaNextTiler
+from visionsplit.families.llava_next.vision_tower import VisionTower
 from visionsplit.grid import TileGrid
 from visionsplit.images import ImageLimits, decode_image
-from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.options.compression import Compression
 from visionsplit.options.data_types import DataType
 
@@ -27,8 +29,6 @@ from encoder_service.config import BatchLimits, CacheLimits
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.encoding import EncodeRequest, PreparedImage
 from encoder_service.device.tile_queue import QueuedImage, TileBatcher, TileQueue
-from encoder_service.device.vision_tower import VisionTower
-from encoder_service.images.tiles import Tiler
 from encoder_service.pipeline.events import BudgetsKnown, ImageDone, TokensReady
 from encoder_service.pipeline.pipeline import EncoderPipeline
 from encoder_service.pipeline.shared_encoding import TokensWanted
@@ -40,7 +40,7 @@ WANTED = TokensWanted(GLOBALCOM2, DataType.FLOAT32)
 
 
 def job(rows=2, columns=2):
-    grid = TileGrid.for_image(56 * rows, 56 * columns, rows=rows, columns=columns, side=4)
+    grid = TileGrid.padded(56 * rows, 56 * columns, rows=rows, columns=columns, side=4)
     image = PreparedImage(torch.zeros(grid.num_tiles, 3, 56, 56, dtype=torch.uint8), grid)
     return QueuedImage(EncodeRequest(image, GLOBALCOM2, DataType.FLOAT32), lambda result: None)
 
@@ -124,7 +124,9 @@ def device(random_checkpoints):
     limits = BatchLimits(max_batch_tiles=2, max_wait_seconds=0, max_queued_tiles=ROOM)
     batcher = TileBatcher(encoder, limits)
     batcher.start()
-    pipeline = EncoderPipeline(Tiler(checkpoint), batcher, ImageLimits(), threads=2, max_tiles=ROOM, batch_tiles=2)
+    pipeline = EncoderPipeline(
+        LlavaNextTiler(checkpoint), batcher, ImageLimits(), threads=2, max_tiles=ROOM, batch_tiles=2
+    )
     yield encoder, pipeline
     encoder.permits.release(1000)
     batcher.stop()
@@ -269,7 +271,7 @@ async def test_an_image_that_a_light_caller_joins_leaves_the_heavy_callers_line(
     cache = TokenCache(CacheLimits(), encoder="e", device=tower.device)
     batcher = TileBatcher(BatchEncoder(tower), BatchLimits(2, 0, 100))
     pipeline = EncoderPipeline(
-        Tiler(checkpoint), batcher, ImageLimits(), threads=1, max_tiles=100, batch_tiles=2, cache=cache
+        LlavaNextTiler(checkpoint), batcher, ImageLimits(), threads=1, max_tiles=100, batch_tiles=2, cache=cache
     )
     async with asyncio.timeout(30):
         heavy = [asyncio.create_task(prepared(data, "heavy")) for data in images]

@@ -370,7 +370,7 @@ async def test_both_tiers_keep_to_their_sizes(model, tmp_path):
 
 def entry_of(num_bytes):
     features = TokenTensor(DataType.FLOAT32, 1, num_bytes // 4, bytes(num_bytes))
-    grid = TileGrid.for_image(112, 112, rows=1, columns=1, side=4)
+    grid = TileGrid.padded(112, 112, rows=1, columns=1, side=4)
     return CachedTokens(grid, (1, 0), None, features, np.zeros((1, 3), np.int32), None, None)
 
 

@@ -74,7 +74,7 @@ def test_where_all_are_equally_relevant_directions_alone_decide():
 def test_other_budgets_and_parameters_may_be_asked_for(budget):
     grid, features, relevance = reference.case((1, 2, 6, 700, 500), seed=6, size=40)
     spec = Compression("cdpruner", 0.25, budget=budget, parameters={"worth_power": 0.5})
-    outputs = {TowerOutput.TEXT_RELEVANCE: relevance, TowerOutput.CLS_LOGITS: relevance.flip(0)}
+    outputs = {TowerOutput.TEXT_RELEVANCE: relevance, TowerOutput.SALIENCE: relevance.flip(0)}
     kept = select(TileFeatures(features, outputs), grid, spec)
     weights = scaled(grid, relevance).sqrt()
     pooled = budget == "pooled"

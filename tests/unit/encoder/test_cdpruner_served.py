@@ -10,8 +10,10 @@ import pytest
 import torch
 from transformers import CLIPModel, PreTrainedTokenizerFast
 from visionsplit.command_line.settings import ConfigError
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.llava_next.tiler import LlavaNextTiler
+from visionsplit.families.llava_next.vision_tower import VisionTower
 from visionsplit.grid import UnpadRule
-from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.options.compression import Compression
 from visionsplit.options.data_types import DataType
 from visionsplit.v1 import encoder_service_pb2, generation_pb2, tensor_pb2, vision_tokens_pb2
@@ -22,8 +24,6 @@ from encoder_service.config import PROGRAM, BatchLimits, CacheLimits, EncoderCon
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.encoding import EncodeRequest, ImageEncoding, PreparedImage, TileSpan
 from encoder_service.device.text_tower import TextTower
-from encoder_service.device.vision_tower import VisionTower
-from encoder_service.images.tiles import Tiler
 from encoder_service.server import EncoderServer
 from tests.clip_checkpoints import PIECE, llava_and_clip
 from tests.unit.encoder.helpers import FakeLlm, drawn_image, file_of, running_encoder, running_llm, status_of_call
@@ -44,7 +44,7 @@ def expected(checkpoints):
     """What is kept of an image for a text, with relevance by the library: budgets, positions and features."""
     checkpoint = Checkpoint(str(checkpoints[0]))
     tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
-    tiler, clip = Tiler(checkpoint), CLIPModel.from_pretrained(checkpoints[1]).eval()
+    tiler, clip = LlavaNextTiler(checkpoint), CLIPModel.from_pretrained(checkpoints[1]).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoints[1])
 
     @torch.no_grad()
@@ -150,7 +150,7 @@ def test_texts_do_not_mix_in_one_pass(checkpoints, expected):
     reader = TextTower.load(str(checkpoints[1]), checkpoint, revision=None, device=device)
     encoder = BatchEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=device), reader)
     size, found = SIZES[0], {}
-    tiles = Tiler(checkpoint).cut(drawn_image(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
+    tiles = LlavaNextTiler(checkpoint).cut(drawn_image(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
     encodings = {
         text: ImageEncoding(
             EncodeRequest(

@@ -5,17 +5,17 @@ Against the definitions on padded images; and through a service in small batches
 
 import pytest
 import torch
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.llava_next.tiler import LlavaNextTiler
+from visionsplit.families.llava_next.vision_tower import VisionTower
 from visionsplit.grid import UnpadRule
 from visionsplit.images import decode_image
-from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.options.compression import Compression
 from visionsplit.v1 import encoder_service_pb2, vision_tokens_pb2
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto
 
 from encoder_service.compression import Plan, TileFeatures, TowerOutput, compose, select, take
 from encoder_service.config import BatchLimits
-from encoder_service.device.vision_tower import VisionTower
-from encoder_service.images.tiles import Tiler
 from tests.unit.encoder import reference_greedy as reference
 from tests.unit.encoder.helpers import IMAGE_LIMITS, png, running_encoder
 from tests.unit.encoder.reference_globalcom2 import globalcom2
@@ -122,8 +122,8 @@ def image(random_checkpoints):
     data = png(200, 300, seed=3)
     checkpoint = Checkpoint(str(random_checkpoints["llama"]))
     tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
-    tiled = Tiler(checkpoint).cut(decode_image(data, IMAGE_LIMITS), UnpadRule.HUGGING_FACE)
-    wanted = frozenset({TowerOutput.CLS_LOGITS, TowerOutput.CLS_ATTENTION})
+    tiled = LlavaNextTiler(checkpoint).cut(decode_image(data, IMAGE_LIMITS), UnpadRule.HUGGING_FACE)
+    wanted = frozenset({TowerOutput.SALIENCE, TowerOutput.CLS_ATTENTION})
     parts = [tower(tiled.pixels[first : first + 2], wanted) for first in range(0, tiled.grid.num_tiles, 2)]
     outputs = {name: torch.cat([part.outputs[name] for part in parts]) for name in wanted}
     return data, tiled.grid, TileFeatures(torch.cat([part.features for part in parts]), outputs)

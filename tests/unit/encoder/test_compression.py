@@ -26,7 +26,7 @@ from encoder_service.compression.methods import Method
 from tests.conftest import ROOT
 from tests.unit.encoder.helpers import png, running_encoder, scored
 
-GRID = TileGrid.for_image(300, 224, rows=2, columns=2, side=8)
+GRID = TileGrid.padded(300, 224, rows=2, columns=2, side=8)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -48,9 +48,9 @@ def test_ratio_one_keeps_every_token_in_raster_order(method, layout):
 def test_uncompressed_needs_nothing_but_features():
     assert compose(Compression("globalcom2", 1.0)).needs == frozenset()
     assert compose(Compression("none")).needs == frozenset()
-    assert compose(Compression("globalcom2", 0.5)).needs == {TowerOutput.CLS_LOGITS}
+    assert compose(Compression("globalcom2", 0.5)).needs == {TowerOutput.SALIENCE}
     assert compose(Compression("uniform", 0.5)).needs == frozenset()
-    assert compose(Compression("globalcom2", 0.5, score="flat", selection="even")).needs == {TowerOutput.CLS_LOGITS}
+    assert compose(Compression("globalcom2", 0.5, score="flat", selection="even")).needs == {TowerOutput.SALIENCE}
 
 
 @pytest.mark.parametrize("ratio", [0, -1, 2, 1.0000001, math.nan, math.inf, -math.inf])
@@ -120,7 +120,7 @@ def test_a_new_parts_parameters_are_checked_from_its_table(monkeypatch):
         name = "stepwise"
         description = "Every n-th token."
         parameters = MappingProxyType({"step": Parameter(2, minimum=1, maximum=8)})
-        needs = frozenset()
+        needs = reads = frozenset()
         nested = True
         own_counts = False
 
@@ -164,7 +164,7 @@ def test_a_baselines_smaller_choice_is_a_prefix_of_a_larger_one(method):
 
 @pytest.mark.parametrize("ratio", [0.05, 0.1, 0.3, 0.5])
 def test_uniform_leaves_no_wide_gap(ratio):
-    grid = TileGrid.for_image(336, 336, rows=2, columns=2, side=24)
+    grid = TileGrid.padded(336, 336, rows=2, columns=2, side=24)
     kept = select(scored(torch.randn(5, 576)), grid, Compression("uniform", ratio))
     for positions in kept.positions:
         cells = (positions[:, 1] * 24 + positions[:, 2]).sort().values
@@ -173,7 +173,7 @@ def test_uniform_leaves_no_wide_gap(ratio):
 
 
 def test_random_is_even_handed_repeatable_and_follows_its_seed():
-    grid = TileGrid.for_image(336, 336, rows=2, columns=2, side=24)
+    grid = TileGrid.padded(336, 336, rows=2, columns=2, side=24)
     counts = torch.zeros(576)
     for image in range(200):
         scores = torch.randn(5, 576, generator=torch.Generator().manual_seed(image))

@@ -8,7 +8,7 @@ from visionsplit.options.compression import Compression
 from encoder_service.compression import select
 from tests.unit.encoder import reference_greedy as reference
 
-GRID = TileGrid.for_image(224, 224, rows=2, columns=2, side=6)
+GRID = TileGrid.padded(224, 224, rows=2, columns=2, side=6)
 
 
 def max_min(power=0.0):
@@ -116,7 +116,7 @@ def test_half_precision_features_are_compared_in_single_precision():
 
 
 def test_a_tile_of_one_token_and_tiles_without_any():
-    grid = TileGrid.for_image(2, 3000, rows=2, columns=3, side=8)  # width 3000, height 2
+    grid = TileGrid.padded(2, 3000, rows=2, columns=3, side=8)  # width 3000, height 2
     features = torch.randn(7, 64, 8, generator=torch.Generator().manual_seed(7))
     assert 0 in grid.valid_counts()
     for selection in ("max_min", "centred_max_min", "coverage", "determinantal", "centred_determinantal"):

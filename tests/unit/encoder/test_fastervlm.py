@@ -39,7 +39,7 @@ def test_equals_the_plain_implementation(ratio):
 @pytest.mark.parametrize(("ratio", "per_view"), [(0.25, 144), (0.1, 57), (0.05, 28)])
 def test_counts_on_the_papers_grid(ratio, per_view):
     """Truncated as GlobalCom2 does where FasterVLM's documentation rounds: 57, not 58."""
-    grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
+    grid = TileGrid.padded(672, 672, rows=2, columns=2, side=24)
     assert select(by_chance(grid), grid, Compression("fastervlm", ratio)).budgets == [per_view] * 5
 
 

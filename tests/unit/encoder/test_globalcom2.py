@@ -36,7 +36,7 @@ def compare(rows, columns, side, width, height, ratio, layout, kind, seed, **cho
     scores = make_scores(generator, 1 + rows * columns, side * side, kind)
     reference = layout == "reference"
     rule = UnpadRule.REFERENCE if reference else UnpadRule.HUGGING_FACE
-    grid = TileGrid.for_image(height, width, rows=rows, columns=columns, side=side, rule=rule)
+    grid = TileGrid.padded(height, width, rows=rows, columns=columns, side=side, rule=rule)
     spec = Compression("globalcom2", ratio, layout, **choices)
     kept = select(scored(scores), grid, spec)
     ratios, budgets, tokens = globalcom2(
@@ -92,7 +92,7 @@ def test_the_first_crop_without_image_holds_the_row_back_only_in_the_reference_l
     """A 3x3 grid with the left crops wholly padded: rows of crops 1 and 2 read the thumbnail's first rows there."""
     width, height = 100, 400
     scores = make_scores(torch.Generator().manual_seed(1), 10, 64, "normal")
-    grid = TileGrid.for_image(height, width, rows=3, columns=3, side=8)
+    grid = TileGrid.padded(height, width, rows=3, columns=3, side=8)
     assert grid.valid_in_tile(1).area == 0
     spec = Compression("globalcom2", 0.3, score="global")
     true = select(scored(scores), grid, spec)
@@ -106,7 +106,7 @@ def test_saturated_budgets_show_the_small_constant():
     """One crop takes the whole softmax: 576 * 0.625 would be 360 without the 1e-8."""
     scores = torch.zeros(3, 576)
     scores[0].view(24, 24)[:, :12] = 100.0  # the left crop of 1x2
-    grid = TileGrid.for_image(336, 672, rows=1, columns=2, side=24)
+    grid = TileGrid.padded(336, 672, rows=1, columns=2, side=24)
     kept = select(scored(scores), grid, Compression("globalcom2", 0.625 / 1.5))
     assert kept.budgets[1] == 359
     assert kept.budgets[2] == int(576 * kept.ratios[2])
@@ -115,7 +115,7 @@ def test_saturated_budgets_show_the_small_constant():
 def test_a_ratio_above_one_is_clipped_and_not_passed_on():
     scores = torch.zeros(5, 576)
     scores[0].view(24, 24)[:12, :12] = 100.0
-    grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
+    grid = TileGrid.padded(672, 672, rows=2, columns=2, side=24)
     kept = select(scored(scores), grid, Compression("globalcom2", 0.75))
     assert kept.budgets[1] == 576
     assert sum(kept.ratios[1:]) < 4 * 0.75
@@ -123,7 +123,7 @@ def test_a_ratio_above_one_is_clipped_and_not_passed_on():
 
 def test_tile_by_tile_equals_all_at_once():
     scores = make_scores(torch.Generator().manual_seed(5), 5, 64, "normal")
-    grid = TileGrid.for_image(500, 700, rows=2, columns=2, side=8)
+    grid = TileGrid.padded(500, 700, rows=2, columns=2, side=8)
     spec = Compression("globalcom2", 0.3)
     encoded = scored(scores)
     whole = select(encoded, grid, spec)
@@ -138,7 +138,7 @@ def test_tile_by_tile_equals_all_at_once():
 
 
 def test_equals_score_the_first_in_raster_order_wins():
-    grid = TileGrid.for_image(224, 224, rows=2, columns=2, side=8)
+    grid = TileGrid.padded(224, 224, rows=2, columns=2, side=8)
     kept = select(scored(torch.ones(5, 64)), grid, Compression("globalcom2", 0.25))
     for tile, positions in enumerate(kept.positions):
         cells = [row * 8 + column for _, row, column in positions.tolist()]
@@ -151,6 +151,6 @@ def test_equals_score_the_first_in_raster_order_wins():
 def test_scores_that_are_not_finite_choose_nothing(budget, value, tile):
     scores = make_scores(torch.Generator().manual_seed(5), 5, 64, "normal")
     scores[tile, 7] = value
-    grid = TileGrid.for_image(500, 500, rows=2, columns=2, side=8)
+    grid = TileGrid.padded(500, 500, rows=2, columns=2, side=8)
     with pytest.raises(InternalError, match="scores are not finite"):
         select(scored(scores), grid, Compression("globalcom2", 0.3, budget=budget))

@@ -11,7 +11,7 @@ from visionsplit.options.compression import Compression
 from encoder_service.compression import TileFeatures, TowerOutput, compose, select
 from tests.unit.encoder.reference_tiles import RATIOS, best_first, by_chance, grids, in_pieces, kept_cells, valid_cells
 
-PAPERS_GRID = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
+PAPERS_GRID = TileGrid.padded(672, 672, rows=2, columns=2, side=24)
 
 
 def hired_budgets(grid, first_layer, ratio, alpha):
@@ -95,7 +95,7 @@ def test_what_a_crop_cannot_take_is_lost_and_what_the_thumbnail_cannot_goes_to_t
 
 def test_every_whole_number_survives_its_ratio():
     """Budgets are whole numbers here, while a plan truncates a tile's count times its ratio: 49 * (1 / 49) < 1."""
-    grid = TileGrid.for_image(300, 300, rows=2, columns=2, side=7)
+    grid = TileGrid.padded(300, 300, rows=2, columns=2, side=7)
     encoded = by_chance(grid)
     for total in range(1, sum(grid.valid_counts())):
         ratio = (total + 0.5) / sum(grid.valid_counts())

@@ -6,8 +6,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.llava_next.tiler import LlavaNextTiler
+from visionsplit.families.llava_next.vision_tower import VisionTower
 from visionsplit.grid import UnpadRule
-from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.options.compression import Compression
 from visionsplit.options.data_types import DataType
 from visionsplit.v1 import encoder_service_pb2, tensor_pb2, vision_tokens_pb2
@@ -17,8 +19,6 @@ from encoder_service.compression import METHODS, compose, select
 from encoder_service.config import BatchLimits
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.encoding import EncodeRequest, ImageEncoding, PreparedImage, TileSpan
-from encoder_service.device.vision_tower import VisionTower
-from encoder_service.images.tiles import Tiler
 from tests.unit.encoder.helpers import drawn_image, file_of, running_encoder
 
 SIZES = [(300, 180), (90, 260), (640, 90), (57, 112)]
@@ -34,7 +34,7 @@ def expected(random_checkpoints):
     """What `select` keeps of a whole image: size and specification to (budgets, positions, features)."""
     checkpoint = Checkpoint(str(random_checkpoints["llama"]))
     tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
-    tiler = Tiler(checkpoint)
+    tiler = LlavaNextTiler(checkpoint)
 
     def of(size, spec):
         tiles = tiler.cut(drawn_image(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
@@ -125,7 +125,7 @@ async def test_a_method_that_waits_sends_all_at_once(random_checkpoints, expecte
 def test_the_time_of_an_image_that_waits_counts_from_its_first_pass(random_checkpoints):
     checkpoint = Checkpoint(str(random_checkpoints["llama"]))
     encoder = BatchEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu")))
-    tiles = Tiler(checkpoint).cut(drawn_image(200, 200), UnpadRule.HUGGING_FACE)
+    tiles = LlavaNextTiler(checkpoint).cut(drawn_image(200, 200), UnpadRule.HUGGING_FACE)
     image = PreparedImage(tiles.pixels, tiles.grid)
     encoding = ImageEncoding(EncodeRequest(image, compose(Compression("prumerge")), DataType.FLOAT32))
     assert encoder.encode([TileSpan(encoding, 0, 2)]) == [None]

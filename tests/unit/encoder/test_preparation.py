@@ -5,12 +5,12 @@ import threading
 import time
 
 import pytest
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.llava_next.tiler import LlavaNextTiler
 from visionsplit.images import ImageLimits, decode_image
-from visionsplit.model.checkpoint import Checkpoint
 from visionsplit.serving.fairness import Claim
 
 from encoder_service.config import EncoderConfig
-from encoder_service.images.tiles import Tiler
 from encoder_service.pipeline.pipeline import EncoderPipeline
 from encoder_service.pipeline.preparation import Preparation
 from tests.unit.encoder.helpers import png
@@ -51,7 +51,7 @@ def decoder(monkeypatch):
 
 @pytest.fixture
 def tiler(random_checkpoints):
-    return Tiler(Checkpoint(str(random_checkpoints["llama"])))
+    return LlavaNextTiler(Checkpoint(str(random_checkpoints["llama"])))
 
 
 @pytest.fixture

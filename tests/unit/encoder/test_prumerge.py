@@ -95,14 +95,14 @@ def test_equals_the_plain_implementation(method, ratio):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("ratio", [0.1, None])
 def test_equals_the_plain_implementation_at_the_papers_size(method, ratio):
-    grid = TileGrid.for_image(1000, 336, rows=1, columns=2, side=24)
+    grid = TileGrid.padded(1000, 336, rows=1, columns=2, side=24)
     assert check(by_chance(grid, 5), grid, method, ratio)
 
 
 @pytest.mark.parametrize(("ratio", "per_view"), [(0.25, 145), (0.1, 58), (0.05, 29)])
 def test_counts_on_the_papers_grid(ratio, per_view):
     """int(576 * ratio) tokens and the extra one; PruMerge+ adds the samples that are not among them."""
-    grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=24)
+    grid = TileGrid.padded(672, 672, rows=2, columns=2, side=24)
     encoded = by_chance(grid)
     assert select(encoded, grid, Compression("prumerge", ratio)).budgets == [per_view] * 5
     step = int(1 / ratio)
@@ -117,7 +117,7 @@ def test_the_share_of_outliers_is_numpys(cells):
     side = 24
     for seed in range(50):
         generator = torch.Generator().manual_seed(seed)
-        grid = TileGrid.for_image(side, side, rows=1, columns=1, side=side)
+        grid = TileGrid.padded(side, side, rows=1, columns=1, side=side)
         values = torch.rand(2, side * side, generator=generator) ** 4
         values[:, cells:] = values[:, :1]  # the rest alike
         encoded = by_chance(grid)
@@ -130,7 +130,7 @@ def test_the_share_of_outliers_is_numpys(cells):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_image_without_outliers_is_refused(method):
-    grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=4)
+    grid = TileGrid.padded(672, 672, rows=2, columns=2, side=4)
     encoded = by_chance(grid)
     flat = {**encoded.outputs, TowerOutput.CLS_AFFINITY: torch.full((5, 16), 1 / 16)}
     with pytest.raises(
@@ -171,7 +171,7 @@ def test_a_ratio_with_the_adaptive_budget_is_refused():
 
 def test_a_tile_that_drops_nothing_has_no_extra_token():
     """A budget clipped at 1 takes all of a crop; its last token must not be taken for the extra one."""
-    grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=6)
+    grid = TileGrid.padded(672, 672, rows=2, columns=2, side=6)
     encoded = by_chance(grid)
     spec = Compression("prumerge", 0.7, budget="softmax_sum", parameters={"tau": 0.001})
     kept = select(encoded, grid, spec)
@@ -186,7 +186,7 @@ def test_a_tile_that_drops_nothing_has_no_extra_token():
 
 def test_all_tiles_as_one_row_have_one_extra_token():
     """And where it stands for one dropped token only, all places of the image are taken."""
-    grid = TileGrid.for_image(60, 60, rows=1, columns=1, side=4)
+    grid = TileGrid.padded(60, 60, rows=1, columns=1, side=4)
     encoded = by_chance(grid)
     plain = select(encoded, grid, Compression("prumerge", 0.999, budget="pooled", merging="none"))
     kept = select(encoded, grid, Compression("prumerge", 0.999, budget="pooled"))
@@ -200,7 +200,7 @@ def test_all_tiles_as_one_row_have_one_extra_token():
 
 
 def test_half_precision_features_stay_in_their_type():
-    grid = TileGrid.for_image(300, 200, rows=1, columns=2, side=8)
+    grid = TileGrid.padded(300, 200, rows=1, columns=2, side=8)
     encoded = by_chance(grid)
     half = TileFeatures(encoded.features.bfloat16(), encoded.outputs)
     exact = TileFeatures(half.features.float(), encoded.outputs)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, PreTrainedTokenizerFast
+from visionsplit.families.checkpoint import Checkpoint, CheckpointError
+from visionsplit.families.llava_next.tiler import LlavaNextTiler
+from visionsplit.families.llava_next.vision_tower import VisionTower
 from visionsplit.grid import UnpadRule
-from visionsplit.model.checkpoint import Checkpoint, CheckpointError
 
 from encoder_service.device.text_tower import TextTower, image_placeholder
-from encoder_service.device.vision_tower import VisionTower
-from encoder_service.images.tiles import Tiler
 from tests.checkpoints import tiny_checkpoint
 from tests.clip_checkpoints import PIECE, llava_and_clip, tiny_clip
 from tests.unit.encoder.helpers import drawn_image
@@ -78,7 +78,7 @@ def test_the_old_way_to_find_a_texts_end_is_the_librarys(checkpoints, tmp_path):
 def test_relevance_is_the_negated_mean_cosine_in_clips_space(checkpoints, tower, text):
     llava, clip = checkpoints
     vision_tower = VisionTower.load(Checkpoint(str(llava)), dtype=torch.float32, device=CPU)
-    samples = Tiler(Checkpoint(str(llava))).cut(drawn_image(200, 120), UnpadRule.HUGGING_FACE).pixels
+    samples = LlavaNextTiler(Checkpoint(str(llava))).cut(drawn_image(200, 120), UnpadRule.HUGGING_FACE).pixels
     tiles = vision_tower.levels(samples)
     features = vision_tower(samples, frozenset()).features
     relevance = tower.relevance(features, tower.embed(text)).numpy()

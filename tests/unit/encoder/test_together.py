@@ -21,7 +21,7 @@ from tests.unit.encoder import reference_greedy as reference
 CPU = torch.device("cpu")
 GRIDS = [(2, 2, 6, 672, 672), (1, 2, 6, 700, 500), (2, 1, 6, 90, 640), (2, 2, 6, 500, 400)]  # one of them unpadded
 OUTPUTS = {  # values of each tile's cells
-    **dict.fromkeys((TowerOutput.CLS_LOGITS, TowerOutput.CLS_ATTENTION, TowerOutput.CLS_ATTENTION_FIRST), ()),
+    **dict.fromkeys((TowerOutput.SALIENCE, TowerOutput.CLS_ATTENTION, TowerOutput.CLS_ATTENTION_FIRST), ()),
     TowerOutput.CLS_AFFINITY: (),
     TowerOutput.LAST_KEYS: (8,),
     TowerOutput.KEYS: (8,),
@@ -73,7 +73,7 @@ def test_a_batch_of_images_keeps_what_each_keeps_alone(spec):
 
 def test_images_with_other_wishes_and_errors_do_not_disturb_each_other():
     grid, encoded = image(GRIDS[0], 0)
-    broken = TileFeatures(encoded.features, {**encoded.outputs, TowerOutput.CLS_LOGITS: torch.full((5, 36), torch.nan)})
+    broken = TileFeatures(encoded.features, {**encoded.outputs, TowerOutput.SALIENCE: torch.full((5, 36), torch.nan)})
     wishes = [
         (Compression("globalcom2-diverse", 0.3), encoded),
         (Compression("globalcom2-diverse", 0.001), encoded),

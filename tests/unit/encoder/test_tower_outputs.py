@@ -3,11 +3,11 @@
 import pytest
 import torch
 from transformers import LlavaNextForConditionalGeneration
-from visionsplit.model.checkpoint import Checkpoint
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.llava_next.cls_attention import cls_attention, patch_keys
+from visionsplit.families.llava_next.vision_tower import VisionTower
 
 from encoder_service.compression import TowerOutput
-from encoder_service.device.cls_attention import cls_attention, patch_keys
-from encoder_service.device.vision_tower import VisionTower
 from tests.checkpoints import tiny_checkpoint
 
 HEADS = 4
@@ -40,7 +40,7 @@ def expected_outputs(folder, tiles, layer):
     ]
     affinity = torch.stack([(k @ q / width**0.5).softmax(dim=0) for k, q in zip(keys, query, strict=True)])
     return {
-        TowerOutput.CLS_LOGITS: sum(by_head)[:, 1:] / HEADS,
+        TowerOutput.SALIENCE: sum(by_head)[:, 1:] / HEADS,
         TowerOutput.CLS_ATTENTION: attentions[layer][:, :, 0, 1:].mean(dim=1),
         TowerOutput.CLS_ATTENTION_FIRST: attentions[0][:, :, 0, 1:].mean(dim=1),
         TowerOutput.CLS_AFFINITY: affinity[:, 1:],

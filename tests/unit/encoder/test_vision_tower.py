@@ -6,18 +6,18 @@ import pytest
 import torch
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+from visionsplit.families.checkpoint import Checkpoint, CheckpointError
+from visionsplit.families.llava_next.tiler import LlavaNextTiler
+from visionsplit.families.llava_next.vision_tower import VisionTower
 from visionsplit.grid import UnpadRule
-from visionsplit.model.checkpoint import Checkpoint, CheckpointError
 from visionsplit.options.compression import Compression
 
 from encoder_service.compression import TowerOutput, select
-from encoder_service.device.vision_tower import VisionTower
-from encoder_service.images.tiles import Tiler
 from tests.checkpoints import tiny_checkpoint
 from tests.unit.encoder.helpers import drawn_image
 from tests.unit.encoder.reference_globalcom2 import globalcom2
 
-CLS = frozenset({TowerOutput.CLS_LOGITS})
+CLS = frozenset({TowerOutput.SALIENCE})
 SIZES = [(1, 1), (3, 3), (1, 7), (56, 56), (57, 112), (300, 200), (200, 300)]
 STRIPS = [(640, 90), (90, 640), (3000, 20), (20, 3000)]
 
@@ -57,7 +57,7 @@ def test_features_and_scores_equal_the_whole_tower(tmp_path, layer):
     encoded = tower(tiles, CLS)
     assert torch.equal(encoded.features, expected)
     assert tower.feature_size == expected.shape[-1]
-    torch.testing.assert_close(encoded.outputs[TowerOutput.CLS_LOGITS], scores, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(encoded.outputs[TowerOutput.SALIENCE], scores, rtol=1e-5, atol=1e-6)
     bare = tower(tiles, frozenset())
     assert torch.equal(bare.features, expected)
     assert not bare.outputs
@@ -67,7 +67,7 @@ def test_half_precision_scores_have_full_precision(random_checkpoints):
     _, tower = load(random_checkpoints["llama"], torch.bfloat16)
     encoded = tower(torch.randn(2, 3, 56, 56), CLS)
     assert encoded.features.dtype is torch.bfloat16
-    assert encoded.outputs[TowerOutput.CLS_LOGITS].dtype is torch.float32
+    assert encoded.outputs[TowerOutput.SALIENCE].dtype is torch.float32
 
 
 def test_nothing_unused_is_held(random_checkpoints):
@@ -86,7 +86,7 @@ def test_tiles_equal_the_processors(random_checkpoints, width, height):
     folder = random_checkpoints["llama"]
     checkpoint, tower = load(folder)
     image = drawn_image(width, height)
-    tiles = Tiler(checkpoint).cut(image, UnpadRule.HUGGING_FACE)
+    tiles = LlavaNextTiler(checkpoint).cut(image, UnpadRule.HUGGING_FACE)
     processed = LlavaNextProcessor.from_pretrained(folder)(images=image, text="<image>", return_tensors="pt")
     assert torch.equal(tower.levels(tiles.pixels), processed["pixel_values"][0])
     rows, columns = get_anyres_image_grid_shape((height, width), checkpoint.config.image_grid_pinpoints, 56)
@@ -97,10 +97,10 @@ def test_tiles_equal_the_processors(random_checkpoints, width, height):
 @pytest.mark.parametrize("pinpoints", [[[112, 112], [56, 112], [112, 56]], [[112, 56], [56, 168]]])
 def test_a_size_alone_says_how_many_tiles_an_image_makes_at_most(tmp_path, pinpoints):
     """On its side too, since the header does not say how a camera was held."""
-    tiler = Tiler(Checkpoint(str(tiny_checkpoint(tmp_path, pinpoints=pinpoints))))
-    assert tiler.max_tiles == 1 + max(rows * columns for rows, columns in tiler.grids)
+    tiler = LlavaNextTiler(Checkpoint(str(tiny_checkpoint(tmp_path, pinpoints=pinpoints))))
+    assert tiler.cutting.max_tiles == 1 + max(rows * columns for rows, columns in tiler.cutting.grids)
     for width, height in SIZES:
-        most = tiler.most_tiles(width, height)
+        most = tiler.cutting.most_tiles(width, height)
         counts = [
             tiler.cut(drawn_image(*size), UnpadRule.HUGGING_FACE).grid.num_tiles
             for size in ((width, height), (height, width))
@@ -112,7 +112,7 @@ def test_globalcom2_on_a_random_tower(random_checkpoints):
     """From pixels to kept tokens, with the scores by their definition on the other side."""
     for text, folder in random_checkpoints.items():
         checkpoint, tower = load(folder)
-        tiler, whole = Tiler(checkpoint), whole_tower(folder)
+        tiler, whole = LlavaNextTiler(checkpoint), whole_tower(folder)
         for seed, (width, height) in enumerate([(200, 200), (300, 180), (90, 260), (500, 140)]):
             tiles = tiler.cut(drawn_image(width, height, seed), UnpadRule.HUGGING_FACE)
             grid = tiles.grid

@@ -66,13 +66,13 @@ def test_equals_the_plain_implementation(ratio, parameters):
 
 @pytest.mark.parametrize(("height", "width"), [(672, 672), (400, 900)])
 def test_equals_the_plain_implementation_at_the_papers_size(height, width):
-    grid = TileGrid.for_image(height, width, rows=2, columns=2, side=24)
+    grid = TileGrid.padded(height, width, rows=2, columns=2, side=24)
     check(by_chance(grid, 3), grid, 64 / 576)
 
 
 @pytest.mark.parametrize(("kept", "dominant"), [(64, 54), (128, 108), (192, 162), (32, 27)])
 def test_the_default_share_gives_the_papers_numbers(kept, dominant):
-    grid = TileGrid.for_image(336, 336, rows=1, columns=1, side=24)
+    grid = TileGrid.padded(336, 336, rows=1, columns=1, side=24)
     encoded = by_chance(grid)
     cells = kept_cells(select(encoded, grid, Compression("visionzip", kept / 576)), grid)[0]
     assert len(cells) == kept
@@ -83,7 +83,7 @@ def test_the_default_share_gives_the_papers_numbers(kept, dominant):
 
 
 def test_a_tile_that_keeps_everything_is_left_as_it_is():
-    grid = TileGrid.for_image(672, 672, rows=2, columns=2, side=6)
+    grid = TileGrid.padded(672, 672, rows=2, columns=2, side=6)
     encoded = by_chance(grid)
     spec = Compression("visionzip", 0.7, budget="softmax_sum", parameters={"tau": 0.001})
     kept = select(encoded, grid, spec)
@@ -117,7 +117,7 @@ def test_needs_and_parameters():
 
 
 def test_half_precision_features_stay_in_their_type():
-    grid = TileGrid.for_image(300, 200, rows=1, columns=2, side=8)
+    grid = TileGrid.padded(300, 200, rows=1, columns=2, side=8)
     encoded = by_chance(grid)
     half = TileFeatures(encoded.features.bfloat16(), encoded.outputs)
     exact = TileFeatures(half.features.float(), encoded.outputs)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from visionsplit.model.checkpoint import Checkpoint, CheckpointError
+from visionsplit.families.checkpoint import Checkpoint, CheckpointError
 
 from llm_service.generation_settings import GenerationSettings
 from tests.checkpoints import tiny_checkpoint

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from visionsplit.families.llava_next.family import LlavaNext
+from visionsplit.families.token_order import NEWLINE, canvas_order
 from visionsplit.grid import TileGrid
-from visionsplit.options.layout import num_newlines
-
-from llm_service.replica.token_order import NEWLINE, sequence_order
 
 SHAPES = [(2, 2), (1, 2), (2, 1), (1, 3), (3, 1), (1, 1)]
 IMAGES = [(100, 100), (333, 90), (64, 500), (500, 3), (3, 500), (97, 101)]
@@ -57,17 +56,17 @@ def reference_loop(grid: TileGrid, positions: np.ndarray) -> list[int]:
 @pytest.mark.parametrize("image", IMAGES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_both_layouts(shape: tuple[int, int], image: tuple[int, int], share: float):
-    grid = TileGrid.for_image(*image, rows=shape[0], columns=shape[1], side=6)
+    grid = TileGrid.padded(*image, rows=shape[0], columns=shape[1], side=6)
     positions = kept_positions(grid, share, seed=shape[0] * 7 + image[0])
-    spatial = sequence_order(grid, positions, "spatial")
-    reference = sequence_order(grid, positions, "reference")
+    spatial = canvas_order(grid, positions, "spatial")
+    reference = canvas_order(grid, positions, "reference")
     assert spatial.tolist() == spatial_loop(grid, positions)
     assert reference.tolist() == reference_loop(grid, positions)
     for order, layout in ((spatial, "spatial"), (reference, "reference")):
-        assert (order == NEWLINE).sum() == num_newlines(grid, layout)
+        assert (order == NEWLINE).sum() == LlavaNext().num_newlines(grid, layout)
 
 
 def test_newlines_stay_where_nothing_is_kept():
-    grid = TileGrid.for_image(100, 100, rows=2, columns=2, side=4)
-    order = sequence_order(grid, np.array([[0, 1, 1]], np.int32), "spatial")
+    grid = TileGrid.padded(100, 100, rows=2, columns=2, side=4)
+    order = canvas_order(grid, np.array([[0, 1, 1]], np.int32), "spatial")
     assert order.tolist() == [0] + [NEWLINE] * 8

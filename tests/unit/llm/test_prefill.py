@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from visionsplit.errors import InvalidPruningError, InvalidRequestError, InvalidTokensError
+from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.options.layout import Layout
 from visionsplit.options.messages import prefill_from_proto
 from visionsplit.options.prefill import PositionIds, Pruning
@@ -15,13 +16,15 @@ from llm_service.gateway.accepted import Accepted
 from llm_service.gateway.messages import pruning_methods_to_proto
 from llm_service.gateway.prefill import CheckedPrefill, Quotas
 from llm_service.pruning import PRUNING_METHODS, compose
+from tests.conftest import ROOT
 
 LAYERS = 8
+CHECKPOINT = Checkpoint(str(ROOT / "models" / "visionsplit-mini"))
 ACCEPTED = Accepted(
-    feature_size=32,
+    family=CHECKPOINT.family,
+    settings=CHECKPOINT.settings,
+    cutting=CHECKPOINT.cutting(),
     encoder_fingerprint="f" * 32,
-    side=4,
-    crop_grids=frozenset({(2, 2)}),
     context_length=1024,
     max_places=1024,
     model_type="llama",

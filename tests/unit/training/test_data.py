@@ -64,7 +64,7 @@ def test_the_image_lies_where_it_is_said_to(width: int, height: int) -> None:
     image = noise_image(width, height)
     image.paste("white", (0, 0, width, height))
     made = cut(image, architecture)
-    assert made.grid == TileGrid.for_image(height, width, rows=made.grid.rows, columns=made.grid.columns, side=4)
+    assert made.grid == TileGrid.padded(height, width, rows=made.grid.rows, columns=made.grid.columns, side=4)
     assert len(made.tiles) == made.grid.num_tiles
     crops = made.tiles[1:].reshape(made.grid.rows, made.grid.columns, 3, 56, 56)
     canvas = crops.transpose(0, 3, 1, 4, 2).reshape(made.grid.rows * 56, made.grid.columns * 56, 3)
@@ -182,7 +182,7 @@ def test_words_stand_where_the_images_would(tokenizer: PreTrainedTokenizerFast) 
 
 
 def grid_of(rows: int, columns: int) -> TileGrid:
-    return TileGrid.for_image(rows * 56, columns * 56, rows=rows, columns=columns, side=4)
+    return TileGrid.padded(rows * 56, columns * 56, rows=rows, columns=columns, side=4)
 
 
 def test_shuffling_permutes_the_thumbnail_alone(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -217,7 +217,7 @@ def test_uneven_positions_grow_and_leave_text_alone(tokenizer: PreTrainedTokeniz
 
 def test_the_order_of_tokens() -> None:
     """2 x 2 crops of 2 x 2 cells, of which the image fills the two middle rows: each row goes through two crops."""
-    grid = TileGrid.for_image(200, 400, rows=2, columns=2, side=2)
+    grid = TileGrid.padded(200, 400, rows=2, columns=2, side=2)
     rows = [[6, 7, 10, 11, NEWLINE], [12, 13, 16, 17, NEWLINE]]
     assert uncompressed_order(grid).tolist() == [0, 1, 2, 3, *rows[0], *rows[1]]
     assert single_view_order(grid).tolist() == [0, 1, 2, 3, NEWLINE]

@@ -11,7 +11,7 @@ from visionsplit.v1 import vision_tokens_pb2 as pb
 from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto, grid_to_proto, split_into_chunks
 
-GRID = TileGrid.for_image(100, 200, rows=2, columns=2, side=4)  # valid: canvas rows 2..6
+GRID = TileGrid.padded(100, 200, rows=2, columns=2, side=4)  # valid: canvas rows 2..6
 WIDTH = 8
 
 

@@ -4,24 +4,32 @@ The features come from an earlier layer (usually the penultimate), so of the las
 projections to queries and keys are held, for the scores; values, output, MLP and final norm are never allocated.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import CLIPVisionConfig, LlavaNextConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPVisionEmbeddings
-from visionsplit.model.checkpoint import Checkpoint, feature_layers
 
-from encoder_service.compression.features import TileFeatures, TowerOutput
-from encoder_service.device.cls_attention import ClsScoreHead, cls_attention, patch_keys
-from encoder_service.device.sample_levels import SampleLevels
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.encoder_half import EncoderHalf
+from visionsplit.families.llava_next.cls_attention import ClsScoreHead, cls_attention, patch_keys
+from visionsplit.families.llava_next.settings import feature_layers
+from visionsplit.families.sample_levels import SampleLevels, levels_of
+from visionsplit.families.tower_outputs import TileFeatures, TowerOutput
 
 
-class VisionTower(nn.Module):
+class VisionTower(EncoderHalf):
     """CLIP's vision transformer up to the layers that features and scores need."""
+
+    outputs = frozenset(TowerOutput) - {TowerOutput.TEXT_RELEVANCE}
 
     def __init__(self, config: LlavaNextConfig, *, dtype: torch.dtype, device: torch.device) -> None:
         """Allocate the modules without initialising them; `config` has been accepted by `Checkpoint`."""
         super().__init__()
         vision = _clip_config(config)
+        self._vision_config = config.vision_config.to_dict()
         self.device, self.dtype = device, dtype
         self.feature_layers = feature_layers(config)
         self.feature_size = vision.hidden_size * len(self.feature_layers)
@@ -53,17 +61,22 @@ class VisionTower(nn.Module):
         tower = cls(checkpoint.config, dtype=dtype, device=device)
         last_layer = f"vision_tower.encoder.layers.{tower._score_layer}."
         checkpoint.load_into(tower, lambda name: _tensor_name(name, last_layer))
-        tower.levels.fill(checkpoint.image_processor())
+        tower.levels.fill(
+            levels_of(
+                checkpoint.image_processor(),
+                image_grid_pinpoints=[[256, 256]],
+                crop_size={"height": 256, "width": 256},
+            )
+        )
         return tower.eval().requires_grad_(False)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {"vision_config": self._vision_config, "feature_layers": self.feature_layers}
 
     @torch.inference_mode()
     def forward(self, tiles: torch.Tensor, wanted: frozenset[TowerOutput]) -> TileFeatures:
-        """Encode tiles.
-
-        Args:
-            tiles: [B, 3, H, W], 8-bit samples as the tiler cuts them, or floats that are normalised already.
-            wanted: the outputs that compressions need besides the features.
-        """
+        """Encode tiles; a cell is a patch. See `EncoderHalf.forward`."""
         pixels = self.levels(tiles) if tiles.dtype is torch.uint8 else tiles.to(self.dtype)
         states = {0: self.pre_layrnorm(self.embeddings(pixels))}  # [B, 1 + P, D]
         depth = max(*self.feature_layers, self._score_layer if wanted else 0)
@@ -80,7 +93,7 @@ class VisionTower(nn.Module):
         """An output for a part of a compression method, [B, P, ...] float32."""
         last = states[self._score_layer]
         match output:
-            case TowerOutput.CLS_LOGITS:
+            case TowerOutput.SALIENCE:
                 logits: torch.Tensor = self.score_head(last)
                 return logits
             case TowerOutput.CLS_AFFINITY:

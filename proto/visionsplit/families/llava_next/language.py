@@ -3,13 +3,15 @@
 import torch
 from torch import nn
 from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
-from visionsplit.model.checkpoint import Checkpoint
+
+from visionsplit.families.base import Order
+from visionsplit.families.checkpoint import Checkpoint
+from visionsplit.families.language_half import LanguageHalf, rows_on
+from visionsplit.grid import TileGrid
 from visionsplit.wire.tensors import TokenTensor
 
-from llm_service.replica.token_order import Order
 
-
-class Projector(nn.Module):
+class Projector(LanguageHalf):
     """The checkpoint's projector and newline embedding."""
 
     def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
@@ -26,24 +28,10 @@ class Projector(nn.Module):
         checkpoint.load_into(self, lambda name: name)
         self.requires_grad_(False).eval()
 
-    @property
-    def feature_size(self) -> int:
-        """Width of the features that the projector takes."""
-        return int(self.multi_modal_projector.linear_1.in_features)
-
     @torch.no_grad()
-    def forward(self, features: TokenTensor, order: Order) -> torch.Tensor:
-        """Project one image's kept tokens and put tokens and newlines in order.
-
-        Args:
-            features: [tokens, Dv] in wire format.
-            order: [sequence] indices into the tokens, -1 for a newline.
-
-        Returns:
-            [sequence, Dl] in the model's type, on its device.
-        """
+    def forward(self, features: TokenTensor, grid: TileGrid, order: Order) -> torch.Tensor:
         newline = self.image_newline
-        rows = torch.from_numpy(features.to_float32()).to(newline.device, newline.dtype)  # [tokens, Dv]
+        rows = rows_on(features, newline.device, newline.dtype)  # [tokens, Dv]
         projected: torch.Tensor = self.multi_modal_projector(rows)  # [tokens, Dl]
         with_newline = torch.cat([projected, newline[None]])  # [tokens + 1, Dl]: index -1 is the newline
         return with_newline[torch.from_numpy(order).to(newline.device)]

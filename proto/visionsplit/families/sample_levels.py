@@ -7,7 +7,7 @@ the processor's to the bit. Tiles travel to the device with a byte for each samp
 import numpy as np
 import torch
 from torch import nn
-from transformers import LlavaNextImageProcessorPil
+from transformers.image_processing_utils import BaseImageProcessor
 
 _VALUES = 256
 _CHANNELS = 3
@@ -25,9 +25,9 @@ class SampleLevels(nn.Module):
         self.register_buffer("table", torch.empty(_CHANNELS * _VALUES), persistent=False)
         self.register_buffer("starts", torch.empty(_CHANNELS, 1, 1, dtype=torch.int32), persistent=False)
 
-    def fill(self, processor: LlavaNextImageProcessorPil) -> None:
-        """Take the values from an image processor."""
-        self.table.copy_(levels_of(processor).flatten())
+    def fill(self, levels: torch.Tensor) -> None:
+        """Take the values of `levels_of`."""
+        self.table.copy_(levels.flatten())
         self.starts.copy_(torch.arange(_CHANNELS, dtype=torch.int32)[:, None, None] * _VALUES)
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
@@ -36,15 +36,15 @@ class SampleLevels(nn.Module):
         return self.table.index_select(0, index.flatten()).view(samples.shape)
 
 
-def levels_of(processor: LlavaNextImageProcessorPil) -> torch.Tensor:
-    """What an image processor makes of each 8-bit value, [3, 256] float32."""
+def levels_of(processor: BaseImageProcessor, **settings: object) -> torch.Tensor:
+    """What an image processor makes of each 8-bit value, [3, 256] float32.
+
+    Args:
+        processor: of any family.
+        settings: options of the processor with which an image of 256 x 256 pixels is one tile of that size.
+    """
     ramp = np.broadcast_to(np.arange(_VALUES, dtype=np.uint8)[:, None], (_VALUES, _VALUES, _CHANNELS))  # by column
-    processed = processor(
-        ramp,
-        image_grid_pinpoints=[[_VALUES, _VALUES]],
-        size={"height": _VALUES, "width": _VALUES},
-        crop_size={"height": _VALUES, "width": _VALUES},
-        return_tensors="pt",
-    )
-    levels: torch.Tensor = processed["pixel_values"][0][0, :, 0].float()  # [3, 256]
-    return levels
+    size = {"height": _VALUES, "width": _VALUES}
+    processed = processor(ramp, **{"size": size, **settings}, return_tensors="pt")
+    pixels: torch.Tensor = processed["pixel_values"]  # [..., 3, 256, 256], maybe several equal tiles
+    return pixels.flatten(0, -4)[0, :, 0].float()  # [3, 256]

@@ -1,1 +1,0 @@
-"""Cutting RGB images into the tiles that the vision tower reads."""

@@ -1,0 +1,1 @@
+"""LLaVA-NeXT (1.6): CLIP, crops on a padded canvas, a newline after each row of it."""

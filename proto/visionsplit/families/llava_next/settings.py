@@ -1,0 +1,136 @@
+"""LLaVA-NeXT's configuration, its image processor, and how it cuts images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import LlavaNextConfig, LlavaNextImageProcessorPil
+from transformers.image_processing_utils import select_best_resolution
+
+from visionsplit.families.base import Cutting, Settings
+from visionsplit.grid import TileGrid, UnpadRule
+from visionsplit.model.stored_model import CheckpointError
+
+# Settings of the image processor that change what the vision tower sees.
+_PROCESSOR_SETTINGS = (
+    "crop_size",
+    "do_center_crop",
+    "do_convert_rgb",
+    "do_normalize",
+    "do_pad",
+    "do_rescale",
+    "do_resize",
+    "image_grid_pinpoints",
+    "image_mean",
+    "image_std",
+    "resample",
+    "rescale_factor",
+    "size",
+)
+
+
+class LlavaNextSettings(Settings):
+    """A LLaVA-NeXT checkpoint's configuration."""
+
+    config: LlavaNextConfig
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            CheckpointError: the encoder cannot serve the vision half. Both services refuse such a checkpoint, so that
+                neither starts alone.
+        """
+        self.config = LlavaNextConfig.from_dict(dict(fields))
+        _check_vision_half(self.config)
+        self.tower_size = self.config.vision_config.hidden_size * len(feature_layers(self.config))
+        self.feature_size = self.tower_size
+
+    @property
+    def image_token_id(self) -> int:
+        return int(self.config.image_token_id)
+
+    def image_processor(self, source: str, revision: str | None) -> LlavaNextImageProcessorPil:
+        processor = LlavaNextImageProcessorPil.from_pretrained(source, revision=revision)
+        _check_tiles(processor, self.config)
+        return processor
+
+    def cutting(self, processor: LlavaNextImageProcessorPil) -> Cutting:
+        vision = self.config.vision_config
+        return PinpointCutting(processor.image_grid_pinpoints, vision.image_size, vision.patch_size)
+
+    def fingerprint(self, processor: LlavaNextImageProcessorPil) -> Mapping[str, Any]:
+        values = processor.to_dict()
+        return {
+            **{name: values.get(name) for name in _PROCESSOR_SETTINGS},
+            "vision_feature_layer": self.config.vision_feature_layer,
+            "vision_feature_select_strategy": self.config.vision_feature_select_strategy,
+        }
+
+
+class PinpointCutting(Cutting):
+    """The canvas among a list that shows most of the image; the image is padded to it, and the padding left out."""
+
+    def __init__(self, pinpoints: list[list[int]], tile_pixels: int, patch_pixels: int) -> None:
+        """`pinpoints` are the canvases' heights and widths in pixels."""
+        self.pinpoints = [list(point) for point in pinpoints]
+        self.tile_pixels = tile_pixels
+        self.patch_pixels = patch_pixels
+        self.side = tile_pixels // patch_pixels
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        return [(height // self.tile_pixels, width // self.tile_pixels) for height, width in self.pinpoints]
+
+    def grid_of(self, height: int, width: int, *, rule: UnpadRule, alone: bool = True) -> TileGrid:
+        canvas_height, canvas_width = select_best_resolution((height, width), self.pinpoints)
+        rows, columns = canvas_height // self.tile_pixels, canvas_width // self.tile_pixels
+        return TileGrid.padded(height, width, rows=rows, columns=columns, side=self.side, rule=rule)
+
+    def _possible(self, grid: TileGrid) -> list[TileGrid]:
+        # Any of the checkpoint's canvases is accepted, so that other choices among them can be studied.
+        shape = {"rows": grid.rows, "columns": grid.columns, "side": grid.side}
+        return [TileGrid.padded(grid.image_height, grid.image_width, rule=rule, **shape) for rule in UnpadRule]
+
+
+def feature_layers(config: LlavaNextConfig) -> tuple[int, ...]:
+    """Indices of the vision tower's hidden states that form the features, in the checkpoint's order. Index 0 is the
+    embeddings.
+
+    Raises:
+        CheckpointError: the vision tower does not have these layers.
+    """
+    given, num_layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    indices = [given] if isinstance(given, int) else list(given)
+    if not indices or not all(-num_layers - 1 <= index <= num_layers for index in indices):
+        raise CheckpointError(f"vision_feature_layer is {given}; the vision tower has {num_layers} layers")
+    return tuple(index % (num_layers + 1) for index in indices)
+
+
+def _check_vision_half(config: LlavaNextConfig) -> None:
+    if (kind := config.vision_config.model_type) != "clip_vision_model":
+        raise CheckpointError(f"the vision tower is {kind!r}; 'clip_vision_model' is needed")
+    if (strategy := config.vision_feature_select_strategy) != "default":
+        raise CheckpointError(
+            f"vision_feature_select_strategy is {strategy!r}; 'default' is needed, which leaves out [CLS]"
+        )
+    feature_layers(config)
+
+
+def _check_tiles(processor: LlavaNextImageProcessorPil, config: LlavaNextConfig) -> None:
+    tile, crop = config.vision_config.image_size, processor.crop_size
+    if (crop["height"], crop["width"]) != (tile, tile):
+        raise CheckpointError(
+            f"the image processor makes tiles of {crop['height']} x {crop['width']} pixels; "
+            f"the vision tower takes {tile} x {tile}"
+        )
+    size = processor.size
+    height, width = size.height or size.shortest_edge, size.width or size.shortest_edge
+    if (height, width) != (tile, tile):
+        raise CheckpointError(
+            f"the image processor resizes tiles to {height} x {width} pixels; the vision tower takes {tile} x {tile}"
+        )
+    pinpoints = [list(point) for point in processor.image_grid_pinpoints]
+    if pinpoints != [list(point) for point in config.image_grid_pinpoints]:
+        raise CheckpointError("the image processor's image_grid_pinpoints differ from the model's")
+    for height, width in pinpoints:
+        if height % tile or width % tile:
+            raise CheckpointError(f"grid pinpoint {height} x {width} is not whole tiles of {tile}")
