@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AyaVisionConfig,
+    AyaVisionForConditionalGeneration,
+    AyaVisionProcessor,
     GenerationConfig,
     GotOcr2ImageProcessorPil,
     Idefics3Config,
@@ -197,6 +200,33 @@ def llava_onevision(folder: Path, *, language: dict[str, Any] | None = None) -> 
     return WholeFamilyModel(
         _save(folder, model, tokenizer, images), model, processor, "<image>", nested=True, as_list=True
     )
+
+
+def aya_vision(
+    folder: Path, *, tiles_are_tokens: bool = True, language: dict[str, Any] | None = None
+) -> WholeFamilyModel:
+    """Tiles of 56 pixels with 8 x 8 patches, 4 x 4 cells; at most 6 crops."""
+    tiles = [*(f"TILE_{tile}" for tile in range(1, 13)), "TILE_GLOBAL"] if tiles_are_tokens else []
+    markers = ["<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_LINE_BREAK|>", *tiles]
+    tokenizer = _tokenizer(["<image>", "<|IMG_PATCH|>", *markers], "<image>")
+    config = AyaVisionConfig(
+        vision_config={
+            **VISION,
+            **{"model_type": "siglip_vision_model", "image_size": 56, "patch_size": 7, "vision_use_head": False},
+        },
+        text_config=_text(
+            "cohere2",
+            tokenizer,
+            **{"num_hidden_layers": 4, "head_dim": 14, "sliding_window": 32, "logit_scale": 0.25, **(language or {})},
+        ),
+        alignment_intermediate_size=40,
+        downsample_factor=2,
+        image_token_index=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
+    )
+    images = GotOcr2ImageProcessorPil(size={"height": 56, "width": 56}, max_patches=6, crop_to_patches=True)
+    processor = AyaVisionProcessor(images, tokenizer, patch_size=14, img_size=56)
+    model = AyaVisionForConditionalGeneration(config)
+    return WholeFamilyModel(_save(folder, model, tokenizer, images), model, processor, "<image>")
 
 
 def _text(kind: str, tokenizer: PreTrainedTokenizerFast, **fields: Any) -> dict[str, Any]:

@@ -37,6 +37,10 @@ CHECKPOINTS: dict[str, Callable[[Path], WholeFamilyModel]] = {
     "llava-onevision-narrow": lambda folder: family_checkpoints.llava_onevision(
         folder, language={"hidden_size": 24, "num_attention_heads": 2}
     ),
+    "aya-vision": family_checkpoints.aya_vision,
+    "aya-vision-wide": lambda folder: family_checkpoints.aya_vision(
+        folder, tiles_are_tokens=False, language={"hidden_size": 160, "head_dim": 40}
+    ),
 }
 
 

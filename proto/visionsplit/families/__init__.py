@@ -10,6 +10,7 @@ docs/families.md says how a family is added.
     language_half.py the connector that the LLM service runs, and prompt_images.py, what stands for images in a prompt
 """
 
+from visionsplit.families.aya_vision.family import AyaVision
 from visionsplit.families.base import Family
 from visionsplit.families.internvl.family import InternVL
 from visionsplit.families.llava_next.family import LlavaNext
@@ -21,6 +22,7 @@ FAMILIES: tuple[Family, ...] = (
     InternVL(),
     SmolVlm(),
     LlavaOnevision(),
+    AyaVision(),
 )
 
 _BY_NAME = {family.name: family for family in FAMILIES}

@@ -1,6 +1,6 @@
 """Cuts images as GOT-OCR 2's image processor does: the canvas of tiles whose aspect ratio is nearest, without padding.
 
-InternVL cuts so. The image is squashed to fill the canvas; one tile alone is the thumbnail.
+InternVL and Aya Vision cut so. The image is squashed to fill the canvas; one tile alone is the thumbnail.
 """
 
 from collections.abc import Mapping

@@ -26,6 +26,7 @@ MAKERS = {
     "smolvlm": family_checkpoints.smolvlm,
     "idefics3": lambda folder: family_checkpoints.smolvlm(folder, "idefics3"),
     "llava_onevision": family_checkpoints.llava_onevision,
+    "aya_vision": family_checkpoints.aya_vision,
 }
 
 
