@@ -27,9 +27,7 @@ from visionsplit.wire.tensors import TokenTensor
 from visionsplit.wire.vision_tokens import TokenAssembler, grid_from_proto, grid_to_proto, split_into_chunks
 
 FEATURE_SIZE = 6
-FORMAT = vision_tokens_pb2.VisionFormat(
-    feature_size=FEATURE_SIZE, encoder_fingerprint="f" * 32, family="llava_next"
-)
+FORMAT = vision_tokens_pb2.VisionFormat(feature_size=FEATURE_SIZE, encoder_fingerprint="f" * 32, family="llava_next")
 GRID = TileGrid.padded(300, 500, rows=2, columns=2, side=8)
 WORDS = ("two ", "cats ", "sit.")
 
