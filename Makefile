@@ -11,7 +11,7 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 VLLM_PIP := $(VLLM_BIN)/python -m pip --quiet --disable-pip-version-check
 # What both engines must do, and what only vLLM does.
-VLLM_TESTS := tests/vllm $(addprefix tests/integration/llm/test_,$(addsuffix .py,engine equals_whole checkpoint_settings health overload))
+VLLM_TESTS := tests/vllm tests/integration/test_families.py $(addprefix tests/integration/llm/test_,$(addsuffix .py,engine equals_whole checkpoint_settings health overload))
 PACKAGES := visionsplit encoder_service llm_service visionsplit_ray visionsplit_client visionsplit_batch visionsplit_cli visionsplit_local training benchmarks tests
 # One more than there are cores, because some tests wait for processes to start and to end.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
@@ -27,7 +27,7 @@ help: ## show this list
 demo: $(INSTALLED) ## start both services, caption the sample images, stop
 	@scripts/demo.sh
 
-test: types lint protocol tests ## all checks and all tests (about 20 minutes on two cores)
+test: types lint protocol tests ## all checks, and all tests that need nothing else (14 minutes on two cores)
 
 types: $(INSTALLED) ## check the types (mypy, strict)
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))

@@ -43,9 +43,10 @@ from transformers.models.smolvlm import processing_smolvlm
 from transformers.processing_utils import ProcessorMixin
 
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+# With sizes of heads that vLLM's CPU kernels have.
 TEXT = {
-    **{"hidden_size": 56, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4},
-    **{"num_key_value_heads": 2, "max_position_embeddings": 4096, "bos_token_id": None, "eos_token_id": None},
+    **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 32},
+    **{"num_key_value_heads": 1, "max_position_embeddings": 4096, "bos_token_id": None, "eos_token_id": None},
     "pad_token_id": 0,
 }
 # "\n\n" and "\n\n\n" are tokens, as in the tokenizers of Llama 3 and Qwen.
@@ -131,7 +132,7 @@ def internvl(
             **{"image_size": [56, 56], "patch_size": [7, 7], "use_qk_norm": qk_norm, "attention_bias": not qk_norm},
             **{"norm_type": "rms_norm" if qk_norm else "layer_norm", **(vision or {})},
         },
-        text_config=_text(text, tokenizer, **{"head_dim": 14, **(language or {})}),
+        text_config=_text(text, tokenizer, **(language or {})),
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=16,
         tie_word_embeddings=False,
@@ -217,7 +218,7 @@ def aya_vision(
         text_config=_text(
             "cohere2",
             tokenizer,
-            **{"num_hidden_layers": 4, "head_dim": 14, "sliding_window": 32, "logit_scale": 0.25, **(language or {})},
+            **{"num_hidden_layers": 4, "sliding_window": 32, "logit_scale": 0.25, **(language or {})},
         ),
         alignment_intermediate_size=40,
         downsample_factor=2,

@@ -13,6 +13,7 @@ from visionsplit_client import AsyncClient, Compression, EncodedImage, Prompt, S
 
 from tests import family_checkpoints
 from tests.family_checkpoints import WholeFamilyModel
+from tests.integration.llm.support import engine_config
 from tests.integration.system import running_system
 from tests.noise import noise_image
 
@@ -28,18 +29,14 @@ CHECKPOINTS: dict[str, Callable[[Path], WholeFamilyModel]] = {
     "internvl-qwen2": family_checkpoints.internvl,
     "internvl-qwen3-qk-norm": lambda folder: family_checkpoints.internvl(folder, "qwen3", qk_norm=True),
     # Tokens that are narrower before the connector than behind it: the connector runs in the LLM service.
-    "internvl-llama-wide": lambda folder: family_checkpoints.internvl(
-        folder, "llama", language={"hidden_size": 160, "head_dim": 40}
-    ),
+    "internvl-llama-wide": lambda folder: family_checkpoints.internvl(folder, "llama", language={"hidden_size": 160}),
     "smolvlm": family_checkpoints.smolvlm,
     "idefics3-wide": lambda folder: family_checkpoints.smolvlm(folder, "idefics3", language={"hidden_size": 160}),
     "llava-onevision": family_checkpoints.llava_onevision,  # narrower before the connector, but where it is pooled
-    "llava-onevision-narrow": lambda folder: family_checkpoints.llava_onevision(
-        folder, language={"hidden_size": 24, "num_attention_heads": 2}
-    ),
+    "llava-onevision-narrow": lambda folder: family_checkpoints.llava_onevision(folder, language={"hidden_size": 24}),
     "aya-vision": family_checkpoints.aya_vision,
     "aya-vision-wide": lambda folder: family_checkpoints.aya_vision(
-        folder, tiles_are_tokens=False, language={"hidden_size": 160, "head_dim": 40}
+        folder, tiles_are_tokens=False, language={"hidden_size": 160}
     ),
 }
 
@@ -52,7 +49,7 @@ def whole(request: pytest.FixtureRequest, tmp_path: Path) -> WholeFamilyModel:
 async def test_the_halves_answer_as_the_whole_model(whole: WholeFamilyModel) -> None:
     question = f"<|im_start|>user\n{whole.placeholder}\nWas ist das? é😀<|im_end|>\n<|im_start|>assistant\n"
     answers = set()
-    async with running_system(whole.path) as system:
+    async with running_system(whole.path, llm={"engine": engine_config()}) as system:
         for width, height in SIZES:
             image = noise_image(width, height)
             answer = await system.client.generate(image, Prompt.raw(question), compression=NONE, sampling=SAMPLING)

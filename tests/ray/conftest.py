@@ -1,4 +1,4 @@
-"""The checkpoint that these tests run."""
+"""The checkpoints that these tests run."""
 
 import pytest
 
@@ -7,6 +7,12 @@ from tests.integration.llm.support import HEADS, Whole
 
 
 @pytest.fixture(scope="session")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Whole]:
+    folder = tmp_path_factory.mktemp("checkpoints")
     # With this seed, answers are as long as the tests ask.
-    return Whole(tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "llama", "llama", seed=4, language=HEADS))
+    return {name: Whole(tiny_checkpoint(folder / name, name, seed=4, language=HEADS)) for name in ("llama", "qwen2")}
+
+
+@pytest.fixture
+def llama(wholes: dict[str, Whole]) -> Whole:
+    return wholes["llama"]

@@ -209,13 +209,18 @@ async def collect(call, *read) -> Answer:
     return answer
 
 
+def engine_config(engine: EngineConfig | None = None) -> EngineConfig:
+    """Settings with the engine that these tests are run with."""
+    return replace(engine or EngineConfig(), kind=ENGINE, vllm_options=_ENGINE_OPTIONS)
+
+
 @asynccontextmanager
 async def running(
     whole: Whole, *, engine: EngineConfig | None = None, **options
 ) -> AsyncIterator[tuple[LlmServer, Caller]]:
     """A service of a checkpoint on a free port with the tests' engine, and a caller connected to it."""
-    engine = replace(engine or EngineConfig(), kind=ENGINE, vllm_options=_ENGINE_OPTIONS)
-    config = {"model": str(whole.path), "listen": "127.0.0.1:0", "device": "cpu", "engine": engine, **options}
+    settings = {"model": str(whole.path), "listen": "127.0.0.1:0", "device": "cpu", "engine": engine_config(engine)}
+    config = {**settings, **options}
     server = LlmServer(LlmConfig(**config))
     port = await server.start()
     try:
