@@ -11,17 +11,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from visionsplit.families.checkpoint import Checkpoint
-from visionsplit.families.llava_next.tiler import LlavaNextTiler
-from visionsplit.families.llava_next.vision_tower import VisionTower
+from visionsplit.families.encoder_half import EncoderHalf
 from visionsplit.grid import UnpadRule
 from visionsplit.images import ImageLimits, decode_image
 from visionsplit.options.compression import Compression
@@ -54,8 +53,8 @@ class Stages:
 
     def __init__(self, model: Path, images: Path, callers: int) -> None:
         checkpoint = Checkpoint(str(model))
-        self._tiler = LlavaNextTiler(checkpoint)
-        self._tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
+        self._tiler = checkpoint.family.tiler(checkpoint)
+        self._tower = checkpoint.family.encoder_half(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
         self._files = read(images)
         self._callers = callers
 
@@ -91,9 +90,7 @@ class Stages:
         """CPU seconds of an image from the tower's output to serialised messages."""
         needs = compose(compression).needs
         batches = list(self._batches(images, compression))
-        encoder = BatchEncoder(
-            cast("VisionTower", _Replayed(self._tower, [_pixels(spans) for spans in batches], needs))
-        )
+        encoder = BatchEncoder(_Replayed(self._tower, [_pixels(spans) for spans in batches], needs))
         chosen, results = _cpu_seconds(lambda: [result for spans in batches for result in encoder.encode(spans)])
         messages, _ = _cpu_seconds(lambda: [_serialised(result) for result in results])
         return {"selection and packing": chosen / len(images), "messages": messages / len(images)}
@@ -114,15 +111,21 @@ class Stages:
             waiting = [image for image in waiting if image.tiles_left]
 
 
-class _Replayed:
+class _Replayed(EncoderHalf):
     """A vision tower that has done its work before, so that what comes after it can be measured."""
 
-    def __init__(self, tower: VisionTower, batches: Sequence[torch.Tensor], needs: frozenset[TowerOutput]) -> None:
+    def __init__(self, tower: EncoderHalf, batches: Sequence[torch.Tensor], needs: frozenset[TowerOutput]) -> None:
+        super().__init__()
         self.device = tower.device
-        self._outputs: Iterator[TileFeatures] = iter([tower(pixels, needs) for pixels in batches])
+        self.outputs = tower.outputs
+        self._results: Iterator[TileFeatures] = iter([tower(pixels, needs) for pixels in batches])
 
-    def __call__(self, tiles: torch.Tensor, wanted: frozenset[TowerOutput]) -> TileFeatures:
-        return next(self._outputs)
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {}
+
+    def forward(self, tiles: torch.Tensor, wanted: frozenset[TowerOutput]) -> TileFeatures:
+        return next(self._results)
 
 
 def _pixels(spans: Sequence[TileSpan]) -> torch.Tensor:
