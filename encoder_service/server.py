@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from visionsplit.command_line.settings import ConfigError
+from visionsplit.errors import InvalidCompressionError
 from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.families.encoder_half import EncoderHalf
 from visionsplit.families.tiler import Tiler
@@ -24,7 +25,7 @@ from encoder_service.api.request import RequestChecker
 from encoder_service.api.service import EncoderService
 from encoder_service.caching.key import encoder_identity
 from encoder_service.caching.tokens import CacheCounts, TokenCache
-from encoder_service.compression import FROM_TEXT, Abilities, compose, listed_methods
+from encoder_service.compression import Abilities, compose
 from encoder_service.config import EncoderConfig
 from encoder_service.device.batch_encoder import BatchEncoder
 from encoder_service.device.text_tower import TextTower, image_placeholder
@@ -158,7 +159,6 @@ class EncoderServer(ServiceServer):
         _check_room_for_image(config, tiler.cutting.max_tiles)
         dtype = DTYPES[config.dtype] if config.dtype is not None else checkpoint.dtype_on(device)
         half = self._load_half(checkpoint, dtype=dtype, device=device)
-        self._check_default(checkpoint, half)
         text_tower, placeholder = None, None
         if config.text_tower is not None:
             text_tower = TextTower.load(
@@ -168,16 +168,13 @@ class EncoderServer(ServiceServer):
         info = encoder_info(config, self._default_compression, checkpoint, tiler.cutting, half)
         cache = self._cache_of(half, info.format.encoder_fingerprint)
         abilities = abilities_of(checkpoint, half, text_tower=text_tower is not None)
-        return _Loaded(tiler, half, text_tower, placeholder, info, cache, abilities)
-
-    def _check_default(self, checkpoint: Checkpoint, half: EncoderHalf) -> None:
-        """Refuse a default compression that the checkpoint's vision tower cannot serve."""
-        asked = self._default_compression
-        if asked.layout not in checkpoint.family.layouts or compose(asked).needs - half.outputs - FROM_TEXT:
+        try:
+            compose(self._default_compression, abilities)
+        except InvalidCompressionError as error:
             raise ConfigError(
-                f"method {asked.method!r} cannot serve checkpoint {checkpoint.name!r}: its vision tower has no [CLS]; "
-                f"there are: {', '.join(listed_methods(half.outputs))}"
-            )
+                f"the default compression does not fit checkpoint {checkpoint.name!r}: {error}"
+            ) from error
+        return _Loaded(tiler, half, text_tower, placeholder, info, cache, abilities)
 
     def _cache_of(self, half: EncoderHalf, fingerprint: str) -> TokenCache | None:
         if self._config.cache.off:

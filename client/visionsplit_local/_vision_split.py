@@ -50,7 +50,7 @@ class VisionSplit(Client):
         """Load the model. Takes seconds to minutes.
 
         Args:
-            model: a LLaVA-NeXT checkpoint, as a folder or a Hugging Face hub id.
+            model: a checkpoint of a family in docs/families.md, as a folder or a Hugging Face hub id.
             revision: of a hub id; None takes the hub's main revision.
             device: "cpu", "cuda" or "cuda:N"; None takes the first GPU, or the CPU where there is none.
             dtype: "float32", "float16" or "bfloat16"; None takes float32 on the CPU and the checkpoint's own on a GPU.

@@ -23,8 +23,8 @@ from encoder_service.compression import (
     Abilities,
     Choice,
     compose,
-    listed,
     listed_methods,
+    offered,
 )
 from encoder_service.config import EncoderConfig
 
@@ -53,10 +53,10 @@ def encoder_info(
         patch_pixels=cutting.patch_pixels,
         grids=[encoder_service_pb2.GridShape(rows=rows, columns=columns) for rows, columns in cutting.grids],
         methods=_choices(listed_methods(outputs).values()),
-        scores=_choices(listed(SCORES, outputs).values()),
-        budgets=_choices(listed(BUDGETS, outputs).values()),
-        selections=_choices(listed(SELECTIONS, outputs).values()),
-        mergings=_choices(listed(MERGINGS, outputs).values()),
+        scores=_choices(offered(SCORES, outputs).values()),
+        budgets=_choices(offered(BUDGETS, outputs).values()),
+        selections=_choices(offered(SELECTIONS, outputs).values()),
+        mergings=_choices(offered(MERGINGS, outputs).values()),
         default_compression=compression_to_proto(_resolved(default_compression)),
         default_data_type=data_type_to_proto(config.data_type or DATA_TYPES_OF[half.dtype]),
         image_formats=available_formats(),

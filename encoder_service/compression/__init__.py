@@ -14,7 +14,7 @@ from encoder_service.compression.base import Composition, Kept
 from encoder_service.compression.budgets import BUDGETS
 from encoder_service.compression.compose import Abilities, compose
 from encoder_service.compression.mergings import MERGINGS
-from encoder_service.compression.methods import METHODS, Choice, listed, listed_methods
+from encoder_service.compression.methods import METHODS, Choice, listed_methods, offered
 from encoder_service.compression.plan import KeptTokens, Plan
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
@@ -39,8 +39,8 @@ __all__ = [
     "TileFeatures",
     "TowerOutput",
     "compose",
-    "listed",
     "listed_methods",
+    "offered",
     "prepare_device",
     "select",
     "take",

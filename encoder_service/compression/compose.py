@@ -13,8 +13,7 @@ from visionsplit.options.parameters import listed, quoted, with_defaults
 from encoder_service.compression.base import Budget, Composition, Part, Score
 from encoder_service.compression.budgets import BUDGETS
 from encoder_service.compression.mergings import MERGINGS
-from encoder_service.compression.methods import METHODS, NO_MERGING, Method, listed_methods
-from encoder_service.compression.methods import listed as listed_parts
+from encoder_service.compression.methods import METHODS, NO_MERGING, Method, listed_methods, offered
 from encoder_service.compression.scores import SCORES
 from encoder_service.compression.selections import SELECTIONS
 
@@ -56,7 +55,7 @@ def compose(asked: Compression, abilities: Abilities = _EVERYTHING) -> Compositi
     selection = _look_up("selection", chosen.selection, SELECTIONS, outputs)
     merging = None
     if chosen.merging != NO_MERGING:
-        _check_name("merging", chosen.merging, MERGINGS, [NO_MERGING, *listed_parts(MERGINGS, outputs)])
+        _check_name("merging", chosen.merging, MERGINGS, [NO_MERGING, *offered(MERGINGS, outputs)])
         merging = MERGINGS[chosen.merging]
     ratio = _ratio(asked, chosen, budget)
     _check_guidance(asked, score)
@@ -80,12 +79,20 @@ def compose(asked: Compression, abilities: Abilities = _EVERYTHING) -> Compositi
         quotas_only=asked.quotas_only,
         whole_cell_regions=abilities.whole_cell_regions,
     )
-    # Without a text tower, the service says itself what a text would need.
-    if composition.needs - outputs - FROM_TEXT:
-        raise InvalidCompressionError(
-            f"method {asked.method!r} reads [CLS], which the vision tower of this checkpoint does not have; "
-            f"there are: {listed(listed_methods(outputs))}"
-        )
+    parts: dict[str, tuple[Part | None, Mapping[str, Part]]] = {
+        "score": (score, SCORES),
+        "budget": (budget, BUDGETS),
+        "selection": (selection, SELECTIONS),
+        "merging": (merging, MERGINGS),
+    }
+    for kind, (part, table) in parts.items():
+        # Without a text tower, the service says itself what a text would need.
+        if part is not None and part.reads & composition.needs - outputs - FROM_TEXT:
+            raise InvalidCompressionError(
+                f"{kind} {part.name!r} of method {asked.method!r} reads the attention of [CLS], which the vision tower "
+                f"of this checkpoint does not have; there are the methods: {listed(listed_methods(outputs))}; "
+                f"{kind}s: {listed(offered(table, outputs))}"
+            )
     return composition
 
 
@@ -106,7 +113,7 @@ def _chosen(asked: Compression, outputs: frozenset[TowerOutput]) -> Method:
 
 
 def _look_up(kind: str, name: str, table: Mapping[str, _P], outputs: frozenset[TowerOutput]) -> _P:
-    _check_name(kind, name, table, listed_parts(table, outputs))
+    _check_name(kind, name, table, offered(table, outputs))
     return table[name]
 
 

@@ -155,7 +155,7 @@ _ALL = (
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
 
 
-def listed(parts: Mapping[str, _P], outputs: frozenset[TowerOutput]) -> Mapping[str, _P]:
+def offered(parts: Mapping[str, _P], outputs: frozenset[TowerOutput]) -> Mapping[str, _P]:
     """The parts of a table that an encoder offers whose towers compute `outputs`."""
     return {name: part for name, part in parts.items() if part.reads <= outputs}
 

@@ -1,7 +1,8 @@
 """Scores: how valuable a crop's token is, by the crop's view, by the thumbnail's view, or by both.
 
 Source: GlobalCom2 (arXiv 2501.05179), section "token score" and the ablation on it, with the normalisation of the
-published code; they read the [CLS] logits of the last layer. Also the scores of other methods, which use one view.
+published code; they read the [CLS] logits of the last layer, or what a vision tower without [CLS] has
+instead (`SALIENCE`). Also the scores of other methods, which use one view.
 """
 
 import math
@@ -27,10 +28,10 @@ class FlatScore(Score):
 
 
 class LocalScore(Score):
-    """A crop's own [CLS] logits."""
+    """A crop's own salience."""
 
     name = "local"
-    description = "[CLS] logits of the crop itself (GlobalCom2's ablation, local only)."
+    description = "Salience in the crop itself, as by [CLS] logits (GlobalCom2's ablation, local only)."
     source = TowerOutput.SALIENCE
 
 
@@ -51,10 +52,10 @@ class ClsAffinityScore(Score):
 
 
 class GlobalScore(Score):
-    """The thumbnail's [CLS] logits at the position of the crop's token."""
+    """The thumbnail's salience at the position of the crop's token."""
 
     name = "global"
-    description = "[CLS] logits of the thumbnail, resized to the crops (GlobalCom2's ablation, global only)."
+    description = "Salience in the thumbnail, resized to the crops (GlobalCom2's ablation, global only)."
     source = TowerOutput.SALIENCE
 
     def guidance(self, thumbnail: torch.Tensor, geometry: Geometry) -> torch.Tensor | None:

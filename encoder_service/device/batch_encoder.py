@@ -94,9 +94,12 @@ class BatchEncoder:
             stop = slot + span.stop - span.first
             tiles.append(self._tiles(span, encoded.tiles(slot, stop)))
             slot = stop
-        taken = zip(spans, take_together(tiles), strict=True)
-        choices = [self._packed(span, one) if isinstance(one, KeptTokens) else one for span, one in taken]
+        taken = take_together(tiles)
         choosing = time.monotonic() - choosing
+        choices = [
+            self._packed(span, one) if isinstance(one, KeptTokens) else one
+            for span, one in zip(spans, taken, strict=True)
+        ]
         collected = iter(self._collect([choice for choice in choices if isinstance(choice, _Chosen)], started))
         results = [next(collected) if isinstance(choice, _Chosen) else choice for choice in choices]
         for span, result in zip(spans, results, strict=True):

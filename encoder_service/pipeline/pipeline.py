@@ -62,7 +62,7 @@ class EncoderPipeline:
         """
         self._batcher = batcher
         self._cache = cache
-        self._counts_images = tiler.cutting.counts_images
+        self._cutting = tiler.cutting
         self._encodings: dict[str, SharedEncoding] = {}  # those that other calls may join, by `TokensKey.request`
         self._capacity = TileCapacity(max_tiles, caller_share=caller_share, batch_tiles=batch_tiles)
         self._lookups = ThreadPoolExecutor(threads, thread_name_prefix="encoder-cache")
@@ -114,7 +114,7 @@ class EncoderPipeline:
         if wanted.text is not None:
             embedded = await self._preparation.embed(wanted.text, wanted.caller)  # once for all images of the request
             wanted = replace(wanted, embedded=embedded)
-        alone = len(images) == 1 or not self._counts_images
+        alone = self._cutting.alone(len(images))
         keys, hits = await self._look_up(headers, wanted, alone=alone)
         sources = self._sources(images, headers, keys, hits, wanted, alone=alone)
         try:

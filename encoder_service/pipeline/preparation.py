@@ -131,7 +131,9 @@ class Preparation:
         Raises:
             InvalidImageError: one of them is not an image, or is too large; names it by its index.
         """
-        return await gather_or_cancel([self._header(*image, caller) for image in enumerate(images)])
+        alone = self._tiler.cutting.alone(len(images))
+        headers = [self._header(index, image, caller, alone=alone) for index, image in enumerate(images)]
+        return await gather_or_cancel(headers)
 
     async def prepare(
         self, data: bytes, header: Header, layout: Layout, claim: Claim, *, alone: bool = True
@@ -173,15 +175,15 @@ class Preparation:
         finally:
             self._decoders.remove(decoder)
 
-    async def _header(self, index: int, data: bytes, caller: str) -> Header:
+    async def _header(self, index: int, data: bytes, caller: str, *, alone: bool) -> Header:
         with prefix_errors_with_image_index(index):
             async with self._header_turns.place(caller):
-                return await in_thread(self._headers, self._read, data)
+                return await in_thread(self._headers, self._read, data, alone)
 
-    def _read(self, data: bytes) -> Header:
+    def _read(self, data: bytes, alone: bool) -> Header:
         image = read_header(data, self._limits)
         self._turns.check(image)
-        tiles = self._tiler.cutting.most_tiles(image.width, image.height)
+        tiles = self._tiler.cutting.most_tiles(image.width, image.height, alone=alone)
         return Header(image, tiles, image_digest(data) if self._digests else None)
 
     def _cut(self, decode: Callable[[], Image.Image], *, rule: UnpadRule, alone: bool) -> PreparedImage:

@@ -9,7 +9,7 @@ from visionsplit.errors import (
     InvalidTokensError,
     PromptTooLongError,
 )
-from visionsplit.families import family_named
+from visionsplit.families import UNNAMED
 from visionsplit.families.base import Family
 from visionsplit.grid import TileGrid
 from visionsplit.options.layout import Layout
@@ -176,11 +176,10 @@ class UploadReceiver:
     def _check_format(self, format_: vision_tokens_pb2.VisionFormat | None, layout: Layout) -> None:
         if format_ is None:
             raise InvalidTokensError("the header has images but no format")
-        family = self._accepted.family
-        if family_named(format_.family) is not family:
+        family, given = self._accepted.family, format_.family or UNNAMED
+        if given != family.name:
             raise IncompatibleServicesError(
-                f"the vision tokens are of the family {quoted(format_.family)}; this service's checkpoint is of "
-                f"{family.name!r}"
+                f"the vision tokens are of the family {quoted(given)}; this service's checkpoint is of {family.name!r}"
             )
         if layout not in family.layouts:
             raise InvalidRequestError(f"layout {layout!r} is not defined for the family {family.name!r}")

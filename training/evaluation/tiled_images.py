@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from visionsplit.families.checkpoint import Checkpoint
-from visionsplit.families.llava_next.tiler import LlavaNextTiler
+from visionsplit.families.padded_canvas import PaddedCanvasTiler
 from visionsplit.grid import TileGrid, UnpadRule
 
 from training.dialogue.held_out import held_out
@@ -39,7 +39,7 @@ class Studio:
     """Draws and cuts images for one checkpoint."""
 
     def __init__(self, model: str) -> None:
-        self._tiler = LlavaNextTiler(Checkpoint(model))
+        self._tiler = PaddedCanvasTiler(Checkpoint(model))
 
     @property
     def tile_pixels(self) -> int:

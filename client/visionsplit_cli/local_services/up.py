@@ -67,7 +67,7 @@ def add_parser(commands: options.Subparsers) -> None:
     add(
         "--model",
         replace(word, show=lambda _: "the one in this checkout"),
-        "The LLaVA-NeXT checkpoint, as a folder or a Hugging Face hub id.",
+        "The checkpoint, as a folder or a Hugging Face hub id.",
         shipped,
         required=shipped is None,
         metavar=None,

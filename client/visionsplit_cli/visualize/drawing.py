@@ -104,7 +104,8 @@ def _draw_tiles(image: Image.Image, panel: Panel, sizes: Sizes) -> tuple[Image.I
     label = f"{grid.rows} x {grid.columns} crops" if grid.num_crops else "no crops"
     if grid.valid.area:
         return thumbnail, _draw_crops(dimmed(image.resize(size), crops_mask), panel, sizes), label
-    return thumbnail, Image.new("RGB", (size[0], 1), BACKGROUND), f"{label}: no crop tokens"
+    label = f"{label}: no crop tokens" if grid.num_crops else label
+    return thumbnail, Image.new("RGB", (size[0], 1), BACKGROUND), label
 
 
 def _draw_answer(panel: Panel, sizes: Sizes, width: int) -> Image.Image | None:

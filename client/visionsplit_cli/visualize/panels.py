@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from visionsplit.errors import InvalidCompressionError
+from visionsplit.errors import IncompatibleServicesError, InvalidCompressionError
 from visionsplit.families import family_named
 from visionsplit_client import Compression, EncodedImage
 
@@ -36,7 +36,10 @@ class Shown:
     def newlines(self) -> int:
         """What the LLM service puts in, where the model's family has newlines between rows of tokens."""
         family = family_named(self.image.format.family)
-        assert family is not None, "the encoder's tokens are of a family that this version knows"
+        if family is None:
+            raise IncompatibleServicesError(
+                f"the encoder serves the family {self.image.format.family!r}, which this version does not know"
+            )
         return family.num_newlines(self.image.tokens.grid, self.image.layout)
 
     @property

@@ -55,6 +55,8 @@ class AttentionShareBudget(Budget):
 
 def divide(total: int, counts: list[int], weights: list[int], thumbnail_share: float) -> list[int]:
     """The number of tokens per tile, thumbnail first, at most its `counts`; `weights` belong to the crops."""
+    if len(counts) == 1:
+        return [min(total, counts[0])]  # no crops to share with
     thumbnail = min(int(total * thumbnail_share), counts[0])
     rest = min(total - thumbnail, sum(counts[1:]))
     if not any(weights):

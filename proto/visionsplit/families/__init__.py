@@ -1,7 +1,7 @@
 """The families of models that visionsplit can split, found by `model_type` of config.json.
 
-Everything that differs between models is in these folders, one for each family; no other module knows a family's name.
-docs/families.md says how a family is added.
+What differs between models is in this package: a folder for each family, and beside the folders what several of them
+share. No module elsewhere knows a family's name. docs/families.md says how a family is added.
 
     base.py          what a family says of itself: the seam; also what one family's checkpoint says of images
     checkpoint.py    a checkpoint of any family, opened but not loaded

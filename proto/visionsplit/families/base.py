@@ -61,10 +61,14 @@ class Cutting(ABC):
         """The largest number of tiles that an image of any size is cut into."""
         return 1 + max(rows * columns for rows, columns in self.grids)
 
-    def most_tiles(self, width: int, height: int) -> int:
+    def most_tiles(self, width: int, height: int, *, alone: bool = True) -> int:
         """The largest number of tiles for an image of this size, upright or rotated by 90 degrees."""
         sizes = ((height, width), (width, height))
-        return max(self.grid_of(*size, rule=UnpadRule.HUGGING_FACE).num_tiles for size in sizes)
+        return max(self.grid_of(*size, rule=UnpadRule.HUGGING_FACE, alone=alone).num_tiles for size in sizes)
+
+    def alone(self, num_images: int) -> bool:
+        """Whether the images of a prompt are cut as if each was the only one."""
+        return num_images == 1 or not self.counts_images
 
     def check(self, grid: TileGrid) -> None:
         """Refuse a received grid that does not follow from the image's size.
@@ -77,8 +81,10 @@ class Cutting(ABC):
         if (grid.rows, grid.columns) not in self.grids:
             raise InvalidTokensError(f"the checkpoint has no grid of {grid.rows} x {grid.columns} crops")
         if grid not in self._possible(grid):
+            bounds = f", row bounds {grid.row_bounds} and column bounds {grid.column_bounds}" if grid.row_bounds else ""
             raise InvalidTokensError(
-                f"valid region {grid.valid} does not follow from {grid.image_height} x {grid.image_width} pixels"
+                f"{grid.rows} x {grid.columns} crops with the valid region {grid.valid}{bounds} do not follow from "
+                f"{grid.image_height} x {grid.image_width} pixels"
             )
 
     def _possible(self, grid: TileGrid) -> list[TileGrid]:
@@ -92,7 +98,6 @@ class Settings(ABC):
 
     config: "PretrainedConfig"
     feature_size: int  # width of a token on the wire, for an image whose grid says nothing else
-    tower_size: int  # width of a token behind the vision tower and before the connector
     connector_in_encoder: bool = False  # whether the encoder runs the connector, for images of any size
     encoder_tensors: tuple[str, ...] = ("vision_tower.",)  # beginnings of the names of tensors that the encoder may use
 
@@ -126,14 +131,27 @@ class Settings(ABC):
         """The canonical name of a tensor of the connector's module."""
         return f"multi_modal_projector.{name}"
 
-    def put_connector(self, tower_size: int, text_size: int) -> None:
-        """Set the attributes above: the connector runs on the side of the cut where tokens are narrower behind it.
+    def stored_name(self, name: str) -> str:
+        """The canonical name of a tensor of a half's modules, in which the connector is `multi_modal_projector`."""
+        part, _, rest = name.partition(".")
+        return self.connector_name(rest) if part == "multi_modal_projector" else name
+
+    @property
+    def connector_facts(self) -> Mapping[str, Any]:
+        """What of the connector's settings belongs into the fingerprint."""
+        names = ("projector_hidden_act", "adapter_layer_norm_eps", "multimodal_projector_bias")
+        used = {name: getattr(self.config, name) for name in names if hasattr(self.config, name)}
+        return {**used, "connector": "encoder" if self.connector_in_encoder else "language"}
+
+    def choose_connector_side(self, tower_size: int, text_size: int) -> None:
+        """Decide by which half the connector is run, so that the tokens on the wire are as narrow as they can be.
+
+        Sets `feature_size`, `connector_in_encoder` and `encoder_tensors`.
 
         Args:
             tower_size: width of a token before the connector.
             text_size: width behind it, the language model's.
         """
-        self.tower_size = tower_size
         self.connector_in_encoder = text_size < tower_size
         self.feature_size = min(text_size, tower_size)
         if self.connector_in_encoder:

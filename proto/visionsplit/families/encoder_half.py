@@ -1,7 +1,7 @@
 """The vision half of a model, as the encoder service runs it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,12 +54,10 @@ class EncoderHalf(nn.Module, ABC):
 
 
 class PatchTower(EncoderHalf):
-    """A vision tower without [CLS], or one whose family has another score, and its connector.
+    """A vision tower whose cells are blocks of patches, or patches, and its connector where the encoder runs it.
 
     A subclass makes its modules on the "meta" device, calls `place`, and then `read_weights`.
     """
-
-    outputs = frozenset({TowerOutput.SALIENCE})
 
     def __init__(self, checkpoint: Checkpoint, *, block: int, dtype: torch.dtype, device: torch.device) -> None:
         """`block` is the number of patches along one side of a cell."""
@@ -77,20 +75,17 @@ class PatchTower(EncoderHalf):
         return {"vision_config": self.vision.to_dict(), "block": self.block}
 
     @abstractmethod
-    def patches(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The patches' features, [B, p * p, D], of normalised pixels [B, 3, H, W]."""
+    def encode(
+        self, pixels: torch.Tensor, wanted: frozenset[TowerOutput]
+    ) -> tuple[torch.Tensor, Mapping[TowerOutput, torch.Tensor]]:
+        """The features and outputs of patches, [B, p * p, D] and [B, p * p, ...], of pixels [B, 3, H, W]."""
 
     @torch.inference_mode()
     def forward(self, tiles: torch.Tensor, wanted: frozenset[TowerOutput]) -> TileFeatures:
         pixels = self.levels(tiles) if tiles.dtype is torch.uint8 else tiles.to(self.dtype)
-        patches = self.patches(pixels)  # [B, p * p, D]
+        patches, outputs = self.encode(pixels, wanted)
         features = join_blocks(patches, self.block) if self.block > 1 else patches  # [B, P, Dv]
-        return TileFeatures(features, {output: self.output(output, patches) for output in wanted})
-
-    def output(self, output: TowerOutput, patches: torch.Tensor) -> torch.Tensor:
-        """An output for a part of a compression method, [B, P, ...] float32."""
-        assert output is TowerOutput.SALIENCE, "`outputs` says what there is"
-        return block_means(negative_cosine(patches), self.block)
+        return TileFeatures(features, {name: block_means(values, self.block) for name, values in outputs.items()})
 
     def connect(self, grid: TileGrid, features: torch.Tensor) -> torch.Tensor:
         if self.connector is None:
@@ -102,28 +97,43 @@ class PatchTower(EncoderHalf):
         """Give the modules memory of the type, on the device, without initialising it."""
         self.to(self.dtype).to_empty(device=self.device)
 
-    def read_weights(self, checkpoint: Checkpoint, tensor_name: Callable[[str], str], levels: torch.Tensor) -> None:
+    def read_weights(self, checkpoint: Checkpoint, levels: torch.Tensor, *, layers: str = "layers.") -> None:
         """Read the weights of the modules, and of no other part of the checkpoint.
 
         Args:
             checkpoint: to read from.
-            tensor_name: the canonical name of a tensor of the modules, without the connector's.
             levels: what the image processor makes of 8-bit samples.
+            layers: the beginning of the names of the tower's layers.
 
         Raises:
             CheckpointError: a tensor is missing or has another shape.
         """
-        prefix = "connector."
-        checkpoint.load_into(
-            self,
-            lambda name: (
-                checkpoint.settings.connector_name(name.removeprefix(prefix))
-                if name.startswith(prefix)
-                else tensor_name(name)
-            ),
-        )
+
+        def stored(name: str) -> str:
+            part, _, rest = name.partition(".")
+            if part == "connector":
+                return checkpoint.settings.connector_name(rest)
+            return f"vision_tower.encoder.{name}" if name.startswith(layers) else f"vision_tower.{name}"
+
+        checkpoint.load_into(self, stored)
         self.levels.fill(levels)
         self.eval().requires_grad_(False)
+
+
+class CosineTower(PatchTower):
+    """A vision tower without [CLS]: a patch is rated by how far its features are from the mean of the tile."""
+
+    outputs = frozenset({TowerOutput.SALIENCE})
+
+    @abstractmethod
+    def patches(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The patches' features, [B, p * p, D], of normalised pixels [B, 3, H, W]."""
+
+    def encode(
+        self, pixels: torch.Tensor, wanted: frozenset[TowerOutput]
+    ) -> tuple[torch.Tensor, Mapping[TowerOutput, torch.Tensor]]:
+        patches = self.patches(pixels)
+        return patches, {output: negative_cosine(patches) for output in wanted}
 
 
 def sdpa_config(config: PretrainedConfig) -> PretrainedConfig:

@@ -1,9 +1,11 @@
 """What the LLM service runs of a model beside its language model: from tokens on the wire to embeddings."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 
 from visionsplit.families.base import Order
 from visionsplit.families.checkpoint import Checkpoint
@@ -29,31 +31,53 @@ class LanguageHalf(nn.Module, ABC):
 
 
 class ConnectorHalf(LanguageHalf):
-    """The connector, or nothing where the encoder ran it; no newlines."""
+    """The connector where the encoder does not run it, and the newline's embedding where there is one."""
 
     def __init__(
-        self, checkpoint: Checkpoint, connector: nn.Module | None, *, device: torch.device, dtype: torch.dtype
+        self,
+        checkpoint: Checkpoint,
+        make_connector: Callable[[PretrainedConfig], nn.Module],
+        *,
+        newline: bool = False,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        """Read the connector's weights; it is on the "meta" device.
+        """Read the weights.
+
+        Args:
+            checkpoint: to read from.
+            make_connector: makes the connector's module.
+            newline: whether the checkpoint has an embedding of newlines.
+            device: for the weights.
+            dtype: of the weights.
 
         Raises:
             CheckpointError: a weight is missing or has another shape.
         """
         super().__init__()
         self._device, self._dtype = device, dtype
-        self.connector = connector
-        if connector is not None:
-            connector.to(dtype).to_empty(device=device)
-            checkpoint.load_into(connector, checkpoint.settings.connector_name)
+        self.multi_modal_projector: nn.Module | None = None
+        self.image_newline: nn.Parameter | None = None
+        with torch.device("meta"):
+            if not checkpoint.settings.connector_in_encoder:
+                self.multi_modal_projector = make_connector(checkpoint.config)
+            if newline:
+                self.image_newline = nn.Parameter(torch.empty(checkpoint.config.text_config.hidden_size))
+        self.to(dtype).to_empty(device=device)
+        checkpoint.load_into(self, checkpoint.settings.stored_name)
         self.requires_grad_(False).eval()
+
+    def connects(self, grid: TileGrid) -> bool:
+        """Whether an image's tokens have not been through the connector."""
+        return self.multi_modal_projector is not None
 
     @torch.no_grad()
     def forward(self, features: TokenTensor, grid: TileGrid, order: Order) -> torch.Tensor:
-        rows = rows_on(features, self._device, self._dtype)  # [tokens, width]
-        embedded: torch.Tensor = rows if self.connector is None else self.connector(rows)  # [tokens, Dl]
-        return embedded[torch.from_numpy(order).to(self._device)]
-
-
-def rows_on(features: TokenTensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Tokens in wire format as a tensor [tokens, width] of a type, on a device."""
-    return torch.from_numpy(features.to_float32()).to(device, dtype)
+        # [tokens, width]
+        rows = torch.from_numpy(features.to_float32()).to(self._device, self._dtype)
+        if self.connects(grid):
+            assert self.multi_modal_projector is not None, "`connects` says so"
+            rows = self.multi_modal_projector(rows)  # [tokens, Dl]
+        if self.image_newline is not None:
+            rows = torch.cat([rows, self.image_newline[None]])  # [tokens + 1, Dl]: index -1 is the newline
+        return rows[torch.from_numpy(order).to(self._device)]

@@ -8,6 +8,8 @@ from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.grid import TileGrid
 from visionsplit.model.stored_model import CheckpointError
 
+_USUAL = "<image>"  # the vision token of families whose tokenizers have no name for it
+
 
 class PromptImages(ABC):
     """How a checkpoint's prompts are written where images belong."""
@@ -24,13 +26,21 @@ class PromptImages(ABC):
 class SinglePlaceholder(PromptImages):
     """The vision token itself is the placeholder, and an image is one run without markers."""
 
+    attribute = "image_token"  # of a tokenizer that knows the vision token by this name
+
     def __init__(self, checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> None:
         """
         Raises:
-            CheckpointError: the tokenizer does not know the configuration's image token.
+            CheckpointError: the tokenizer does not know the configuration's image token, or has another one.
         """
         self.token_id = checkpoint.settings.image_token_id
         self.token = self.placeholder = token_text(checkpoint, tokenizer, self.token_id)
+        own = getattr(tokenizer, self.attribute, _USUAL)
+        if own != self.token and own in tokenizer.get_vocab():
+            raise CheckpointError(
+                f"checkpoint {checkpoint.name!r} has image token {tokenizer.convert_tokens_to_ids(own)} in its "
+                f"tokenizer and {self.token_id} in its configuration"
+            )
 
     def expand(self, grid: TileGrid) -> str:
         return self.token

@@ -6,11 +6,11 @@ from transformers import PretrainedConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer, SiglipVisionEmbeddings
 
 from visionsplit.families.checkpoint import Checkpoint
-from visionsplit.families.encoder_half import PatchTower
+from visionsplit.families.encoder_half import CosineTower
 from visionsplit.model.stored_model import CheckpointError
 
 
-class SiglipTower(PatchTower):
+class SiglipTower(CosineTower):
     """The tower without its last norm and without its pooling head. A subclass calls `load`."""
 
     def __init__(
@@ -31,7 +31,7 @@ class SiglipTower(PatchTower):
         self.place()
         # This buffer is not a weight, so no checkpoint contains it; allocating without initialising left it undefined.
         self.embeddings.position_ids = torch.arange(self.embeddings.num_positions, device=self.device)[None]  # [1, p]
-        self.read_weights(checkpoint, _tensor_name, levels)
+        self.read_weights(checkpoint, levels)
 
     def patches(self, pixels: torch.Tensor) -> torch.Tensor:
         state: torch.Tensor = self.embeddings(pixels)  # [B, p * p, D]
@@ -59,7 +59,3 @@ def siglip_layers(config: PretrainedConfig) -> int:
     if len(layers) != 1 or not -count - 1 <= layers[0] <= count:
         raise CheckpointError(f"vision_feature_layer is {layer}; one of the vision tower's {count} layers is needed")
     return int(layers[0] % (count + 1))
-
-
-def _tensor_name(name: str) -> str:
-    return f"vision_tower.encoder.{name}" if name.startswith("layers.") else f"vision_tower.{name}"

@@ -31,7 +31,7 @@ _SETTINGS = (
 
 
 class TiledCanvasCutting(Cutting):
-    """At most `max_tiles` crops, in the arrangement whose aspect ratio is nearest to the image's."""
+    """As many crops as the image processor allows, in the arrangement whose aspect ratio is nearest to the image's."""
 
     def __init__(self, processor: GotOcr2ImageProcessorPil, *, tile_pixels: int, cell_pixels: int, block: int) -> None:
         """`cell_pixels` is the side of a cell, of `block` patches along each side."""

@@ -31,7 +31,10 @@ class ServiceConfig:
     """
 
     model: str = _model(
-        MISSING, word, "The LLaVA-NeXT checkpoint, as a folder or a Hugging Face hub id.", metavar="MODEL"
+        MISSING,
+        word,
+        "The checkpoint, as a folder or a Hugging Face hub id.",
+        metavar="MODEL",
     )
     listen: str = listening()
     revision: str | None = _model(

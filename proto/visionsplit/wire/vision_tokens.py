@@ -71,6 +71,8 @@ def grid_from_proto(message: vision_tokens_pb2.TileGrid) -> TileGrid:
     if not (message.image_height and message.image_width):
         raise InvalidTokensError("grid has an image size of zero")
     valid = Region(message.valid_top, message.valid_bottom, message.valid_left, message.valid_right)
+    if bool(message.row_bounds) is not bool(message.column_bounds):
+        raise InvalidTokensError("grid has bounds of its rows or of its columns of crops; it needs both or neither")
     _check_bounds("row", message.row_bounds, message.rows, message.side)
     _check_bounds("column", message.column_bounds, message.columns, message.side)
     grid = TileGrid(
@@ -87,12 +89,12 @@ def grid_from_proto(message: vision_tokens_pb2.TileGrid) -> TileGrid:
 
 def _check_bounds(name: str, bounds: Sequence[int], parts: int, side: int) -> None:
     """Check where rows or columns of crops begin; no bounds mean that all are `side` cells long."""
+    if bounds and len(bounds) != parts + 1:  # before any arithmetic on as many as a message holds
+        raise InvalidTokensError(f"grid has {len(bounds)} {name} bounds; {parts + 1} are needed")
     lengths = [end - start for start, end in pairwise(bounds)]
-    if bounds and (
-        len(bounds) != parts + 1 or bounds[0] or min(lengths, default=0) < 0 or max(lengths, default=0) > side
-    ):
+    if bounds and (bounds[0] or min(lengths, default=0) < 0 or max(lengths, default=0) > side):
         raise InvalidTokensError(
-            f"{name} bounds {list(bounds[:9])} do not divide a canvas into {parts} parts of at most {side} cells"
+            f"{name} bounds {list(bounds)} do not divide a canvas from 0 on into parts of at most {side} cells"
         )
 
 

@@ -16,8 +16,8 @@ from visionsplit.errors import (
     UnavailableError,
 )
 from visionsplit.families.checkpoint import Checkpoint
-from visionsplit.families.llava_next.tiler import LlavaNextTiler
 from visionsplit.families.llava_next.vision_tower import VisionTower
+from visionsplit.families.padded_canvas import PaddedCanvasTiler
 from visionsplit.grid import TileGrid
 from visionsplit.images import ImageLimits, decode_image
 from visionsplit.options.compression import Compression
@@ -125,7 +125,7 @@ def device(random_checkpoints):
     batcher = TileBatcher(encoder, limits)
     batcher.start()
     pipeline = EncoderPipeline(
-        LlavaNextTiler(checkpoint), batcher, ImageLimits(), threads=2, max_tiles=ROOM, batch_tiles=2
+        PaddedCanvasTiler(checkpoint), batcher, ImageLimits(), threads=2, max_tiles=ROOM, batch_tiles=2
     )
     yield encoder, pipeline
     encoder.permits.release(1000)
@@ -271,7 +271,7 @@ async def test_an_image_that_a_light_caller_joins_leaves_the_heavy_callers_line(
     cache = TokenCache(CacheLimits(), encoder="e", device=tower.device)
     batcher = TileBatcher(BatchEncoder(tower), BatchLimits(2, 0, 100))
     pipeline = EncoderPipeline(
-        LlavaNextTiler(checkpoint), batcher, ImageLimits(), threads=1, max_tiles=100, batch_tiles=2, cache=cache
+        PaddedCanvasTiler(checkpoint), batcher, ImageLimits(), threads=1, max_tiles=100, batch_tiles=2, cache=cache
     )
     async with asyncio.timeout(30):
         heavy = [asyncio.create_task(prepared(data, "heavy")) for data in images]

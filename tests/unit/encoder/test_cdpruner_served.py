@@ -11,8 +11,8 @@ import torch
 from transformers import CLIPModel, PreTrainedTokenizerFast
 from visionsplit.command_line.settings import ConfigError
 from visionsplit.families.checkpoint import Checkpoint
-from visionsplit.families.llava_next.tiler import LlavaNextTiler
 from visionsplit.families.llava_next.vision_tower import VisionTower
+from visionsplit.families.padded_canvas import PaddedCanvasTiler
 from visionsplit.grid import UnpadRule
 from visionsplit.options.compression import Compression
 from visionsplit.options.data_types import DataType
@@ -44,7 +44,7 @@ def expected(checkpoints):
     """What is kept of an image for a text, with relevance by the library: budgets, positions and features."""
     checkpoint = Checkpoint(str(checkpoints[0]))
     tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
-    tiler, clip = LlavaNextTiler(checkpoint), CLIPModel.from_pretrained(checkpoints[1]).eval()
+    tiler, clip = PaddedCanvasTiler(checkpoint), CLIPModel.from_pretrained(checkpoints[1]).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoints[1])
 
     @torch.no_grad()
@@ -150,7 +150,7 @@ def test_texts_do_not_mix_in_one_pass(checkpoints, expected):
     reader = TextTower.load(str(checkpoints[1]), checkpoint, revision=None, device=device)
     encoder = BatchEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=device), reader)
     size, found = SIZES[0], {}
-    tiles = LlavaNextTiler(checkpoint).cut(drawn_image(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
+    tiles = PaddedCanvasTiler(checkpoint).cut(drawn_image(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
     encodings = {
         text: ImageEncoding(
             EncodeRequest(

@@ -6,8 +6,8 @@ Against the definitions on padded images; and through a service in small batches
 import pytest
 import torch
 from visionsplit.families.checkpoint import Checkpoint
-from visionsplit.families.llava_next.tiler import LlavaNextTiler
 from visionsplit.families.llava_next.vision_tower import VisionTower
+from visionsplit.families.padded_canvas import PaddedCanvasTiler
 from visionsplit.grid import UnpadRule
 from visionsplit.images import decode_image
 from visionsplit.options.compression import Compression
@@ -122,7 +122,7 @@ def image(random_checkpoints):
     data = png(200, 300, seed=3)
     checkpoint = Checkpoint(str(random_checkpoints["llama"]))
     tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
-    tiled = LlavaNextTiler(checkpoint).cut(decode_image(data, IMAGE_LIMITS), UnpadRule.HUGGING_FACE)
+    tiled = PaddedCanvasTiler(checkpoint).cut(decode_image(data, IMAGE_LIMITS), UnpadRule.HUGGING_FACE)
     wanted = frozenset({TowerOutput.SALIENCE, TowerOutput.CLS_ATTENTION})
     parts = [tower(tiled.pixels[first : first + 2], wanted) for first in range(0, tiled.grid.num_tiles, 2)]
     outputs = {name: torch.cat([part.outputs[name] for part in parts]) for name in wanted}

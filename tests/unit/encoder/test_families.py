@@ -1,18 +1,22 @@
 """Families beside LLaVA-NeXT: tiles and features as the library makes them, and tensors read by one half only."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from visionsplit.errors import InvalidCompressionError, InvalidTokensError
 from visionsplit.families import FAMILIES
 from visionsplit.families.checkpoint import Checkpoint, CheckpointError
 from visionsplit.families.tower_outputs import FROM_TEXT, TowerOutput
 from visionsplit.grid import UnpadRule
 from visionsplit.model.stored_model import StoredModel
+from visionsplit.options.compression import Compression
 
-from encoder_service.compression import listed_methods
+from encoder_service.compression import Abilities, compose, listed_methods
 from llm_service.replica.text_model import load_text_model
 from tests import family_checkpoints
 from tests.family_checkpoints import WholeFamilyModel
@@ -52,6 +56,46 @@ def test_tiles_are_the_processors_to_the_bit(whole: WholeFamilyModel):
         assert (tiles.grid.rows, tiles.grid.columns) in tiler.cutting.grids
         tiler.cutting.check(tiles.grid)
     assert len(tiles.pixels) <= tiler.cutting.max_tiles
+
+
+def test_one_of_several_images_is_a_single_tile_for_llava_onevision(tmp_path: Path):
+    whole = family_checkpoints.llava_onevision(tmp_path)
+    checkpoint = Checkpoint(str(tmp_path))
+    tiler = checkpoint.family.tiler(checkpoint)
+    half = checkpoint.family.encoder_half(checkpoint, **FLOAT32)
+    for width, height in [*SIZES, (48, 48), (20, 31), (700, 600), (9000, 3)]:
+        image = noise_image(width, height)
+        tiles = tiler.cut(image, UnpadRule.HUGGING_FACE, alone=False)
+        pixels = whole.inputs(2 * whole.placeholder, [image, image])["pixel_values"]
+        assert torch.equal(half.levels(tiles.pixels), pixels[0]), (width, height)
+        assert tiler.cutting.most_tiles(width, height, alone=False) == tiles.grid.num_tiles == 1
+        tiler.cutting.check(tiles.grid)
+
+
+def test_the_square_of_a_long_strip_takes_little_memory(tmp_path: Path):
+    family_checkpoints.llava_onevision(tmp_path)
+    checkpoint = Checkpoint(str(tmp_path))
+    tiler = checkpoint.family.tiler(checkpoint)
+    for size in ((65_000, 2), (2, 65_000)):  # whose squares take 17 GB
+        tiles = tiler.cut(Image.new("RGB", size, "white"), UnpadRule.HUGGING_FACE, alone=False)
+        assert tiles.pixels.shape == (1, 3, 48, 48)
+
+
+def test_a_hostile_grid_is_refused(whole: WholeFamilyModel):
+    cutting = Checkpoint(str(whole.path)).cutting()
+    good = cutting.grid_of(480, 640, rule=UnpadRule.HUGGING_FACE)
+    cutting.check(good)
+    most = 2**32 - 1
+    for bad in (
+        replace(good, image_height=most, image_width=most),
+        replace(good, image_height=1, image_width=most),
+        replace(good, side=good.side + 1),
+        replace(good, rows=7, columns=9),
+        replace(good, valid=replace(good.valid, top=1)),
+        replace(good, row_bounds=(0, 1), column_bounds=(0, 1)),
+    ):
+        with pytest.raises(InvalidTokensError):
+            cutting.check(bad)
 
 
 @pytest.fixture
@@ -125,6 +169,19 @@ def test_methods_that_need_cls_are_listed_where_there_is_one(whole: WholeFamilyM
         assert values.shape[:2] == together.features.shape[:2]
         assert values.dtype is torch.float32
         torch.testing.assert_close(values[1:2], alone.outputs[output], rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_that_needs_cls_is_named():
+    abilities = Abilities(frozenset({TowerOutput.SALIENCE}), ("spatial",), whole_cell_regions=False)
+    for asked, says in (
+        (Compression("fastervlm", 0.5), "score 'cls_attention' of method 'fastervlm' reads the attention of "),
+        (Compression("globalcom2", 0.5, merging="contextual"), "merging 'contextual' of method 'globalcom2' reads"),
+        (Compression("globalcom2", 0.5, budget="attention_share"), "budget 'attention_share' of method 'globalcom2'"),
+        (Compression("globalcom2", 0.5, layout="reference"), "layout 'reference' is not defined for this checkpoint"),
+    ):
+        with pytest.raises(InvalidCompressionError, match=says):
+            compose(asked, abilities)
+    assert compose(Compression("fastervlm", 1), abilities).retention_ratio == 1  # nothing is chosen
 
 
 def test_internvls_scores_are_those_of_its_own_attention(tmp_path: Path):

@@ -9,6 +9,7 @@ from visionsplit.grid import TileGrid
 from visionsplit.options.compression import Compression
 
 from encoder_service.compression import TileFeatures, TowerOutput, compose, select
+from encoder_service.compression.budgets.attention_share import divide
 from tests.unit.encoder.reference_tiles import RATIOS, best_first, by_chance, grids, in_pieces, kept_cells, valid_cells
 
 PAPERS_GRID = TileGrid.padded(672, 672, rows=2, columns=2, side=24)
@@ -125,3 +126,7 @@ def test_needs_and_parameters():
     assert composition.nested
     with pytest.raises(InvalidCompressionError, match=r"'thumbnail_share' is 2; it must be in \[0, 1\]"):
         compose(Compression("hired", 0.1, parameters={"thumbnail_share": 2}))
+
+
+def test_an_image_without_crops_keeps_the_whole_total():
+    assert divide(64, [256], [], 0.5) == [64]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from visionsplit.families.checkpoint import Checkpoint
-from visionsplit.families.llava_next.tiler import LlavaNextTiler
 from visionsplit.families.llava_next.vision_tower import VisionTower
+from visionsplit.families.padded_canvas import PaddedCanvasTiler
 from visionsplit.grid import UnpadRule
 from visionsplit.options.compression import Compression
 from visionsplit.options.data_types import DataType
@@ -34,7 +34,7 @@ def expected(random_checkpoints):
     """What `select` keeps of a whole image: size and specification to (budgets, positions, features)."""
     checkpoint = Checkpoint(str(random_checkpoints["llama"]))
     tower = VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
-    tiler = LlavaNextTiler(checkpoint)
+    tiler = PaddedCanvasTiler(checkpoint)
 
     def of(size, spec):
         tiles = tiler.cut(drawn_image(*size, seed=sum(size)), UnpadRule.HUGGING_FACE)
@@ -125,7 +125,7 @@ async def test_a_method_that_waits_sends_all_at_once(random_checkpoints, expecte
 def test_the_time_of_an_image_that_waits_counts_from_its_first_pass(random_checkpoints):
     checkpoint = Checkpoint(str(random_checkpoints["llama"]))
     encoder = BatchEncoder(VisionTower.load(checkpoint, dtype=torch.float32, device=torch.device("cpu")))
-    tiles = LlavaNextTiler(checkpoint).cut(drawn_image(200, 200), UnpadRule.HUGGING_FACE)
+    tiles = PaddedCanvasTiler(checkpoint).cut(drawn_image(200, 200), UnpadRule.HUGGING_FACE)
     image = PreparedImage(tiles.pixels, tiles.grid)
     encoding = ImageEncoding(EncodeRequest(image, compose(Compression("prumerge")), DataType.FLOAT32))
     assert encoder.encode([TileSpan(encoding, 0, 2)]) == [None]

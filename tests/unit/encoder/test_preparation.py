@@ -9,7 +9,7 @@ import time
 import pytest
 from PIL import Image
 from visionsplit.families.checkpoint import Checkpoint
-from visionsplit.families.llava_next.tiler import LlavaNextTiler
+from visionsplit.families.padded_canvas import PaddedCanvasTiler
 from visionsplit.images import ImageLimits, decode_image
 from visionsplit.serving.fairness import Claim
 
@@ -54,7 +54,7 @@ def decoder(monkeypatch):
 
 @pytest.fixture
 def tiler(random_checkpoints):
-    return LlavaNextTiler(Checkpoint(str(random_checkpoints["llama"])))
+    return PaddedCanvasTiler(Checkpoint(str(random_checkpoints["llama"])))
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, PreTrainedTokenizerFast
 from visionsplit.families.checkpoint import Checkpoint, CheckpointError
-from visionsplit.families.llava_next.tiler import LlavaNextTiler
 from visionsplit.families.llava_next.vision_tower import VisionTower
+from visionsplit.families.padded_canvas import PaddedCanvasTiler
 from visionsplit.grid import UnpadRule
 
 from encoder_service.device.text_tower import TextTower, image_placeholder
@@ -78,7 +78,7 @@ def test_the_old_way_to_find_a_texts_end_is_the_librarys(checkpoints, tmp_path):
 def test_relevance_is_the_negated_mean_cosine_in_clips_space(checkpoints, tower, text):
     llava, clip = checkpoints
     vision_tower = VisionTower.load(Checkpoint(str(llava)), dtype=torch.float32, device=CPU)
-    samples = LlavaNextTiler(Checkpoint(str(llava))).cut(drawn_image(200, 120), UnpadRule.HUGGING_FACE).pixels
+    samples = PaddedCanvasTiler(Checkpoint(str(llava))).cut(drawn_image(200, 120), UnpadRule.HUGGING_FACE).pixels
     tiles = vision_tower.levels(samples)
     features = vision_tower(samples, frozenset()).features
     relevance = tower.relevance(features, tower.embed(text)).numpy()

@@ -7,8 +7,8 @@ import torch
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 from visionsplit.families.checkpoint import Checkpoint, CheckpointError
-from visionsplit.families.llava_next.tiler import LlavaNextTiler
 from visionsplit.families.llava_next.vision_tower import VisionTower
+from visionsplit.families.padded_canvas import PaddedCanvasTiler
 from visionsplit.grid import UnpadRule
 from visionsplit.options.compression import Compression
 
@@ -86,7 +86,7 @@ def test_tiles_equal_the_processors(random_checkpoints, width, height):
     folder = random_checkpoints["llama"]
     checkpoint, tower = load(folder)
     image = drawn_image(width, height)
-    tiles = LlavaNextTiler(checkpoint).cut(image, UnpadRule.HUGGING_FACE)
+    tiles = PaddedCanvasTiler(checkpoint).cut(image, UnpadRule.HUGGING_FACE)
     processed = LlavaNextProcessor.from_pretrained(folder)(images=image, text="<image>", return_tensors="pt")
     assert torch.equal(tower.levels(tiles.pixels), processed["pixel_values"][0])
     rows, columns = get_anyres_image_grid_shape((height, width), checkpoint.config.image_grid_pinpoints, 56)
@@ -97,7 +97,7 @@ def test_tiles_equal_the_processors(random_checkpoints, width, height):
 @pytest.mark.parametrize("pinpoints", [[[112, 112], [56, 112], [112, 56]], [[112, 56], [56, 168]]])
 def test_a_size_alone_says_how_many_tiles_an_image_makes_at_most(tmp_path, pinpoints):
     """On its side too, since the header does not say how a camera was held."""
-    tiler = LlavaNextTiler(Checkpoint(str(tiny_checkpoint(tmp_path, pinpoints=pinpoints))))
+    tiler = PaddedCanvasTiler(Checkpoint(str(tiny_checkpoint(tmp_path, pinpoints=pinpoints))))
     assert tiler.cutting.max_tiles == 1 + max(rows * columns for rows, columns in tiler.cutting.grids)
     for width, height in SIZES:
         most = tiler.cutting.most_tiles(width, height)
@@ -112,7 +112,7 @@ def test_globalcom2_on_a_random_tower(random_checkpoints):
     """From pixels to kept tokens, with the scores by their definition on the other side."""
     for text, folder in random_checkpoints.items():
         checkpoint, tower = load(folder)
-        tiler, whole = LlavaNextTiler(checkpoint), whole_tower(folder)
+        tiler, whole = PaddedCanvasTiler(checkpoint), whole_tower(folder)
         for seed, (width, height) in enumerate([(200, 200), (300, 180), (90, 260), (500, 140)]):
             tiles = tiler.cut(drawn_image(width, height, seed), UnpadRule.HUGGING_FACE)
             grid = tiles.grid

@@ -164,3 +164,45 @@ def test_a_grid_survives_the_wire() -> None:
 def test_an_impossible_grid_is_refused(grid: TileGrid) -> None:
     with pytest.raises(InvalidTokensError):
         grid_from_proto(grid_to_proto(grid))
+
+
+POOLED = TileGrid(4, 2, 2, 100, 200, Region(0, 5, 0, 7), (0, 2, 5), (0, 3, 7))
+
+
+def test_a_pooled_canvas_and_an_image_without_crops() -> None:
+    alone = TileGrid.squashed(100, 200, rows=0, columns=0, side=4)
+    for grid in (POOLED, alone):
+        assert grid_from_proto(grid_to_proto(grid)) == grid
+    assert (POOLED.canvas_height, POOLED.canvas_width) == (5, 7)
+    assert POOLED.valid_counts() == [16, 6, 8, 9, 12]
+    assert alone.valid_counts() == [16]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "says"),
+    [
+        ((0, 2), (0, 3, 7), "2 row bounds; 3 are needed"),
+        ((), (0, 3, 7), "needs both or neither"),
+        ((0, 2, 5), (), "needs both or neither"),
+        ((1, 2, 5), (0, 3, 7), "do not divide a canvas"),
+        ((0, 5, 6), (0, 3, 7), "of at most 4 cells"),
+        ((0, 2, 1), (0, 3, 7), "do not divide a canvas"),
+        ((0, 2, 4), (0, 3, 7), "do not lie on a canvas"),
+        (range(100_000), (0, 3, 7), "100000 row bounds; 3 are needed"),
+    ],
+)
+def test_bounds_that_contradict_the_grid_are_refused(rows, columns, says: str) -> None:
+    message = grid_to_proto(replace(POOLED, row_bounds=(), column_bounds=()))
+    message.row_bounds.extend(rows)
+    message.column_bounds.extend(columns)
+    with pytest.raises(InvalidTokensError, match=says):
+        grid_from_proto(message)
+
+
+def test_a_header_may_give_its_image_another_width() -> None:
+    features, positions = tokens()
+    wide = pb.ImageTokensHeader(image_index=1, budgets=(3, 2, 1, 0, 2), feature_size=WIDTH)
+    assembler = TokenAssembler(GRID, wide, feature_size=3)
+    for part in chunks(features, positions):
+        assembler.add(part)
+    assert assembler.finish().features == features

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from visionsplit.families.base import Family, Order, Settings
-from visionsplit.families.llava_next.family import canonical_llava_name
+from visionsplit.families.tensor_names import LLAVA_NAMES, renamed
 from visionsplit.families.token_order import tile_orders
 from visionsplit.grid import TileGrid
 from visionsplit.options.layout import Layout
@@ -28,7 +28,7 @@ class AyaVision(Family):
     model_types = ("aya_vision",)
 
     def canonical_name(self, key: str) -> str:
-        return canonical_llava_name(key)
+        return renamed(key, LLAVA_NAMES)
 
     def num_runs(self, grid: TileGrid) -> int:
         return grid.num_tiles

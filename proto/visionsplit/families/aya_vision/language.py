@@ -21,14 +21,10 @@ class Connector(AyaVisionMultiModalProjector):  # type: ignore[misc]  # the libr
 
 
 class AyaVisionLanguage(ConnectorHalf):
-    """The connector, or nothing."""
+    """The connector where the encoder does not run it."""
 
     def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
-        connector = None
-        if not checkpoint.settings.connector_in_encoder:
-            with torch.device("meta"):
-                connector = Connector(checkpoint.config)
-        super().__init__(checkpoint, connector, device=device, dtype=dtype)
+        super().__init__(checkpoint, Connector, device=device, dtype=dtype)
 
 
 class AyaVisionImages(PromptImages):

@@ -30,7 +30,7 @@ class AyaVisionSettings(Settings):
                 f"image_size is {vision.image_size}, patch_size {vision.patch_size} and downsample_factor "
                 f"{self.block}; tiles of whole cells are needed"
             )
-        self.put_connector(vision.hidden_size * self.block**2, self.config.text_config.hidden_size)
+        self.choose_connector_side(vision.hidden_size * self.block**2, self.config.text_config.hidden_size)
 
     @property
     def image_token_id(self) -> int:
@@ -53,5 +53,5 @@ class AyaVisionSettings(Settings):
             **processor_settings(processor),
             "vision_feature_layer": self.config.vision_feature_layer,
             "block": self.block,
-            "connector": "encoder" if self.connector_in_encoder else "language",
+            **self.connector_facts,
         }

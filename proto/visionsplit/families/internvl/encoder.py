@@ -1,6 +1,7 @@
 """InternVL's vision half: InternViT, its [CLS] attention, and the connector where that makes tokens narrower."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -13,9 +14,8 @@ from transformers.models.internvl.modeling_internvl import (
 from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.families.encoder_half import PatchTower
 from visionsplit.families.internvl.settings import InternVLSettings
-from visionsplit.families.patch_blocks import block_means, join_blocks
 from visionsplit.families.tiled_canvas import processor_levels
-from visionsplit.families.tower_outputs import TileFeatures, TowerOutput
+from visionsplit.families.tower_outputs import TowerOutput
 
 
 class InternVLEncoder(PatchTower):
@@ -38,23 +38,19 @@ class InternVLEncoder(PatchTower):
             if settings.connector_in_encoder:
                 self.connector = InternVLMultiModalProjector(checkpoint.config)
         self.place()
-        self.read_weights(checkpoint, _tensor_name, processor_levels(checkpoint.image_processor()))
+        self.read_weights(checkpoint, processor_levels(checkpoint.image_processor()), layers="layer.")
 
-    def patches(self, pixels: torch.Tensor) -> torch.Tensor:
-        *_, state = self._states(pixels)
-        return state[:, 1:]
-
-    @torch.inference_mode()
-    def forward(self, tiles: torch.Tensor, wanted: frozenset[TowerOutput]) -> TileFeatures:
-        pixels = self.levels(tiles) if tiles.dtype is torch.uint8 else tiles.to(self.dtype)
+    def encode(
+        self, pixels: torch.Tensor, wanted: frozenset[TowerOutput]
+    ) -> tuple[torch.Tensor, Mapping[TowerOutput, torch.Tensor]]:
         first, last, state = self._states(pixels)
         attention = _Attention(self.layer[-1], last) if wanted - {TowerOutput.CLS_ATTENTION_FIRST} else None
         outputs = {}
         for output in wanted:
             used = _Attention(self.layer[0], first) if output is TowerOutput.CLS_ATTENTION_FIRST else attention
             assert used is not None, "made for every other output"
-            outputs[output] = block_means(used.output(output), self.block)  # [B, P, ...]
-        return TileFeatures(join_blocks(state[:, 1:], self.block), outputs)
+            outputs[output] = used.output(output)  # [B, p * p, ...]
+        return state[:, 1:], outputs
 
     def _states(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The inputs of the first and of the last layer, and the last layer's output, each [B, 1 + p * p, D]."""
@@ -124,7 +120,3 @@ def _linear(values: torch.Tensor, projection: nn.Linear) -> torch.Tensor:
     weights = projection.weight.float().t().expand(len(values), -1, -1)
     product = torch.bmm(values, weights)
     return product if projection.bias is None else product + projection.bias.float()
-
-
-def _tensor_name(name: str) -> str:
-    return f"vision_tower.encoder.{name}" if name.startswith("layer.") else f"vision_tower.{name}"

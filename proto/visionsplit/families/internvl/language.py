@@ -11,18 +11,16 @@ from visionsplit.grid import TileGrid
 
 
 class InternVLLanguage(ConnectorHalf):
-    """The connector, or nothing."""
+    """The connector where the encoder does not run it."""
 
     def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
-        connector = None
-        if not checkpoint.settings.connector_in_encoder:
-            with torch.device("meta"):
-                connector = InternVLMultiModalProjector(checkpoint.config)
-        super().__init__(checkpoint, connector, device=device, dtype=dtype)
+        super().__init__(checkpoint, InternVLMultiModalProjector, device=device, dtype=dtype)
 
 
 class InternVLImages(SinglePlaceholder):
     """An image is one run between two markers."""
+
+    attribute = "context_image_token"
 
     def __init__(self, checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(checkpoint, tokenizer)

@@ -40,7 +40,7 @@ class InternVLSettings(Settings):
             )
         # One published configuration spells the id as other families do; the library then takes its own default.
         self._image_token_id = int(fields.get("image_token_id", fields.get("image_token_index", config.image_token_id)))
-        self.put_connector(vision.hidden_size * self.block**2, config.text_config.hidden_size)
+        self.choose_connector_side(vision.hidden_size * self.block**2, config.text_config.hidden_size)
 
     @property
     def image_token_id(self) -> int:
@@ -61,5 +61,5 @@ class InternVLSettings(Settings):
         return {
             **processor_settings(processor),
             "block": self.block,
-            "connector": "encoder" if self.connector_in_encoder else "language",
+            **self.connector_facts,
         }

@@ -1,10 +1,10 @@
 """LLaVA-NeXT without PyTorch: names of tensors, and the order of tokens."""
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from visionsplit.families.base import Family, Order, Settings
+from visionsplit.families.tensor_names import LLAVA_NAMES, renamed
 from visionsplit.families.token_order import canvas_order
 from visionsplit.grid import TileGrid
 from visionsplit.options.layout import LAYOUTS, Layout
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
     from visionsplit.families.prompt_images import PromptImages
     from visionsplit.families.tiler import Tiler
 
-# Applied in order after removing a leading "model."; the first match wins.
-_CANONICAL = (
-    (re.compile(r"^vision_tower\.(?:vision_model\.)?(.+)$"), r"vision_tower.\1"),
-    (re.compile(r"^(?:language_model\.)?lm_head\.(.+)$"), r"language_model.lm_head.\1"),
-    (re.compile(r"^language_model\.(?:model\.)?(.+)$"), r"language_model.model.\1"),
-)
-
 
 class LlavaNext(Family):
     """The family of the GlobalCom2 paper."""
@@ -38,7 +31,7 @@ class LlavaNext(Family):
     clip_tower = True
 
     def canonical_name(self, key: str) -> str:
-        return canonical_llava_name(key)
+        return renamed(key, LLAVA_NAMES)
 
     def num_newlines(self, grid: TileGrid, layout: Layout) -> int:
         return grid.valid.height if layout == "spatial" else grid.canvas_height
@@ -52,9 +45,9 @@ class LlavaNext(Family):
         return LlavaNextSettings(fields)
 
     def tiler(self, checkpoint: "Checkpoint") -> "Tiler":
-        from visionsplit.families.llava_next.tiler import LlavaNextTiler
+        from visionsplit.families.padded_canvas import PaddedCanvasTiler
 
-        return LlavaNextTiler(checkpoint)
+        return PaddedCanvasTiler(checkpoint)
 
     def encoder_half(self, checkpoint: "Checkpoint", *, dtype: "torch.dtype", device: "torch.device") -> "EncoderHalf":
         from visionsplit.families.llava_next.vision_tower import VisionTower
@@ -72,12 +65,3 @@ class LlavaNext(Family):
         from visionsplit.families.prompt_images import SinglePlaceholder
 
         return SinglePlaceholder(checkpoint, tokenizer)
-
-
-def canonical_llava_name(key: str) -> str:
-    """The canonical name of a tensor of a llava-like model, by the names that versions of transformers have written."""
-    key = key.removeprefix("model.")
-    for pattern, replacement in _CANONICAL:
-        if pattern.match(key):
-            return pattern.sub(replacement, key)
-    return key

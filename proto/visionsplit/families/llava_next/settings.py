@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformers import LlavaNextConfig, LlavaNextImageProcessorPil
-from transformers.image_processing_utils import select_best_resolution
 
 from visionsplit.families.base import Cutting, Settings
-from visionsplit.grid import TileGrid, UnpadRule
+from visionsplit.families.padded_canvas import PaddedCanvasCutting, check_pinpoints
 from visionsplit.model.stored_model import CheckpointError
 
 # Settings of the image processor that change what the vision tower sees.
@@ -41,8 +40,7 @@ class LlavaNextSettings(Settings):
         """
         self.config = LlavaNextConfig.from_dict(dict(fields))
         _check_vision_half(self.config)
-        self.tower_size = self.config.vision_config.hidden_size * len(feature_layers(self.config))
-        self.feature_size = self.tower_size
+        self.feature_size = self.config.vision_config.hidden_size * len(feature_layers(self.config))
 
     @property
     def image_token_id(self) -> int:
@@ -55,7 +53,7 @@ class LlavaNextSettings(Settings):
 
     def cutting(self, processor: LlavaNextImageProcessorPil) -> Cutting:
         vision = self.config.vision_config
-        return PinpointCutting(processor.image_grid_pinpoints, vision.image_size, vision.patch_size)
+        return PaddedCanvasCutting(processor.image_grid_pinpoints, vision.image_size, vision.patch_size)
 
     def fingerprint(self, processor: LlavaNextImageProcessorPil) -> Mapping[str, Any]:
         values = processor.to_dict()
@@ -64,31 +62,6 @@ class LlavaNextSettings(Settings):
             "vision_feature_layer": self.config.vision_feature_layer,
             "vision_feature_select_strategy": self.config.vision_feature_select_strategy,
         }
-
-
-class PinpointCutting(Cutting):
-    """The canvas among a list that shows most of the image; the image is padded to it, and the padding left out."""
-
-    def __init__(self, pinpoints: list[list[int]], tile_pixels: int, patch_pixels: int) -> None:
-        """`pinpoints` are the canvases' heights and widths in pixels."""
-        self.pinpoints = [list(point) for point in pinpoints]
-        self.tile_pixels = tile_pixels
-        self.patch_pixels = patch_pixels
-        self.side = tile_pixels // patch_pixels
-
-    @property
-    def grids(self) -> list[tuple[int, int]]:
-        return [(height // self.tile_pixels, width // self.tile_pixels) for height, width in self.pinpoints]
-
-    def grid_of(self, height: int, width: int, *, rule: UnpadRule, alone: bool = True) -> TileGrid:
-        canvas_height, canvas_width = select_best_resolution((height, width), self.pinpoints)
-        rows, columns = canvas_height // self.tile_pixels, canvas_width // self.tile_pixels
-        return TileGrid.padded(height, width, rows=rows, columns=columns, side=self.side, rule=rule)
-
-    def _possible(self, grid: TileGrid) -> list[TileGrid]:
-        # Any of the checkpoint's canvases is accepted, so that other choices among them can be studied.
-        shape = {"rows": grid.rows, "columns": grid.columns, "side": grid.side}
-        return [TileGrid.padded(grid.image_height, grid.image_width, rule=rule, **shape) for rule in UnpadRule]
 
 
 def feature_layers(config: LlavaNextConfig) -> tuple[int, ...]:
@@ -128,9 +101,4 @@ def _check_tiles(processor: LlavaNextImageProcessorPil, config: LlavaNextConfig)
         raise CheckpointError(
             f"the image processor resizes tiles to {height} x {width} pixels; the vision tower takes {tile} x {tile}"
         )
-    pinpoints = [list(point) for point in processor.image_grid_pinpoints]
-    if pinpoints != [list(point) for point in config.image_grid_pinpoints]:
-        raise CheckpointError("the image processor's image_grid_pinpoints differ from the model's")
-    for height, width in pinpoints:
-        if height % tile or width % tile:
-            raise CheckpointError(f"grid pinpoint {height} x {width} is not whole tiles of {tile}")
+    check_pinpoints(processor, config, tile)

@@ -35,7 +35,6 @@ class LlavaOnevisionEncoder(SiglipTower):
         with torch.device("meta"):
             self.connector = LlavaOnevisionMultiModalProjector(checkpoint.config)
         processor = checkpoint.image_processor()
-        self._unpooled = settings.cutting(processor)
         self.load(checkpoint, levels_of(processor, image_grid_pinpoints=[[256, 256]]))
 
     def needs_whole_image(self, grid: TileGrid) -> bool:

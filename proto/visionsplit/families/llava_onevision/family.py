@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from visionsplit.families.base import Family, Order, Settings
-from visionsplit.families.llava_next.family import canonical_llava_name
+from visionsplit.families.tensor_names import LLAVA_NAMES, renamed
 from visionsplit.families.token_order import NEWLINE, canvas_order
 from visionsplit.grid import TileGrid
 from visionsplit.options.layout import Layout
@@ -30,7 +30,7 @@ class LlavaOnevision(Family):
     model_types = ("llava_onevision",)
 
     def canonical_name(self, key: str) -> str:
-        return canonical_llava_name(key)
+        return renamed(key, LLAVA_NAMES)
 
     def num_newlines(self, grid: TileGrid, layout: Layout) -> int:
         return grid.valid.height if grid.num_crops else 1

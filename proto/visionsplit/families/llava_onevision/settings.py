@@ -8,7 +8,7 @@ from typing import Any
 from transformers import LlavaOnevisionConfig, LlavaOnevisionImageProcessorPil
 
 from visionsplit.families.base import Cutting, Settings
-from visionsplit.families.llava_next.settings import PinpointCutting
+from visionsplit.families.padded_canvas import PaddedCanvasCutting, check_pinpoints
 from visionsplit.families.siglip import siglip_layers
 from visionsplit.grid import Region, TileGrid, UnpadRule
 from visionsplit.model.stored_model import CheckpointError
@@ -38,9 +38,9 @@ class LlavaOnevisionSettings(Settings):
             raise CheckpointError(
                 f"vision_aspect_ratio is {self.config.vision_aspect_ratio!r}; 'anyres_max_' and a number is needed"
             )
-        self.max_crops = int(limit)  # as many tiles' cells a canvas may have, roughly
+        self.unpooled_tiles = int(limit)  # a canvas of more cells than so many tiles have is pooled
         self.text_size: int = self.config.text_config.hidden_size
-        self.put_connector(self.config.vision_config.hidden_size, self.text_size)
+        self.choose_connector_side(self.config.vision_config.hidden_size, self.text_size)
         # Pooling comes behind the connector, so for large images the encoder runs it in any case.
         self.encoder_tensors = ("vision_tower.", "multi_modal_projector.")
 
@@ -59,18 +59,13 @@ class LlavaOnevisionSettings(Settings):
                 f"the image processor makes tiles of {processor.size.height} x {processor.size.width} pixels; "
                 f"the vision tower takes {tile} x {tile}"
             )
-        pinpoints = [list(point) for point in processor.image_grid_pinpoints]
-        if pinpoints != [list(point) for point in self.config.image_grid_pinpoints]:
-            raise CheckpointError("the image processor's image_grid_pinpoints differ from the model's")
-        for height, width in pinpoints:
-            if height % tile or width % tile:
-                raise CheckpointError(f"grid pinpoint {height} x {width} is not whole tiles of {tile}")
+        check_pinpoints(processor, self.config, tile)
         return processor
 
     def cutting(self, processor: LlavaOnevisionImageProcessorPil) -> Cutting:
         vision = self.config.vision_config
         return PooledCutting(
-            processor.image_grid_pinpoints, vision.image_size, vision.patch_size, max_crops=self.max_crops
+            processor.image_grid_pinpoints, vision.image_size, vision.patch_size, unpooled_tiles=self.unpooled_tiles
         )
 
     def fingerprint(self, processor: LlavaOnevisionImageProcessorPil) -> Mapping[str, Any]:
@@ -79,18 +74,18 @@ class LlavaOnevisionSettings(Settings):
             **{name: values.get(name) for name in _SETTINGS},
             "vision_feature_layer": self.config.vision_feature_layer,
             "vision_aspect_ratio": self.config.vision_aspect_ratio,
-            "connector": "encoder" if self.connector_in_encoder else "language",
+            **self.connector_facts,
         }
 
 
-class PooledCutting(PinpointCutting):
-    """As LLaVA-NeXT cuts, with a limit on the canvas; an image that is not alone in its prompt has no crops."""
+class PooledCutting(PaddedCanvasCutting):
+    """Cuts as for LLaVA-NeXT, with a limit on the canvas; an image that is not alone in its prompt has no crops."""
 
     counts_images = True
 
-    def __init__(self, pinpoints: list[list[int]], tile_pixels: int, patch_pixels: int, *, max_crops: int) -> None:
+    def __init__(self, pinpoints: list[list[int]], tile_pixels: int, patch_pixels: int, *, unpooled_tiles: int) -> None:
         super().__init__(pinpoints, tile_pixels, patch_pixels)
-        self._max_cells = max_crops * self.side**2
+        self._max_cells = unpooled_tiles * self.side**2
 
     @property
     def grids(self) -> list[tuple[int, int]]:

@@ -6,13 +6,13 @@ from transformers.models.idefics3.modeling_idefics3 import Idefics3EncoderLayer,
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMEncoderLayer, SmolVLMVisionEmbeddings
 
 from visionsplit.families.checkpoint import Checkpoint
-from visionsplit.families.encoder_half import PatchTower
+from visionsplit.families.encoder_half import CosineTower
 from visionsplit.families.sample_levels import levels_of
-from visionsplit.families.smolvlm.language import connector_of
+from visionsplit.families.smolvlm.language import make_connector
 from visionsplit.families.smolvlm.settings import SmolVlmSettings
 
 
-class SmolVlmEncoder(PatchTower):
+class SmolVlmEncoder(CosineTower):
     """The tower; its last norm belongs to the features."""
 
     def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> None:
@@ -31,11 +31,11 @@ class SmolVlmEncoder(PatchTower):
             self.layers = nn.ModuleList(layer(self.vision) for _ in range(self.vision.num_hidden_layers))
             self.post_layernorm = nn.LayerNorm(self.vision.hidden_size, eps=self.vision.layer_norm_eps)
             if settings.connector_in_encoder:
-                self.connector = connector_of(checkpoint)
+                self.connector = make_connector(checkpoint.config)
         self.place()
         size = {"longest_edge": 256}
         levels = levels_of(checkpoint.image_processor(), size=size, max_image_size=size, do_image_splitting=False)
-        self.read_weights(checkpoint, _tensor_name, levels)
+        self.read_weights(checkpoint, levels)
 
     def patches(self, pixels: torch.Tensor) -> torch.Tensor:
         side = self.embeddings.num_patches_per_side
@@ -45,7 +45,3 @@ class SmolVlmEncoder(PatchTower):
             state = layer(state, None)
         normed: torch.Tensor = self.post_layernorm(state)
         return normed
-
-
-def _tensor_name(name: str) -> str:
-    return f"vision_tower.encoder.{name}" if name.startswith("layers.") else f"vision_tower.{name}"

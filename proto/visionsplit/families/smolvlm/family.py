@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from visionsplit.families.base import Family, Order, Settings
+from visionsplit.families.tensor_names import Rules, renamed
 from visionsplit.families.token_order import tile_orders
 from visionsplit.grid import TileGrid
 from visionsplit.options.layout import Layout
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from visionsplit.families.prompt_images import PromptImages
     from visionsplit.families.tiler import Tiler
 
-# Applied in order after removing a leading "model."; the first match wins.
-_CANONICAL = (
+_NAMES: Rules = (
     (re.compile(r"^vision_model\.(.+)$"), r"vision_tower.\1"),
     (re.compile(r"^connector\.(.+)$"), r"multi_modal_projector.\1"),
     (re.compile(r"^text_model\.(.+)$"), r"language_model.model.\1"),
@@ -36,11 +36,7 @@ class SmolVlm(Family):
     model_types = ("smolvlm", "idefics3")
 
     def canonical_name(self, key: str) -> str:
-        key = key.removeprefix("model.")
-        for pattern, replacement in _CANONICAL:
-            if pattern.match(key):
-                return pattern.sub(replacement, key)
-        return key
+        return renamed(key, _NAMES)
 
     def num_runs(self, grid: TileGrid) -> int:
         return grid.num_tiles

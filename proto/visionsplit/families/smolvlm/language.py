@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import Idefics3Config, PreTrainedTokenizerBase, SmolVLMConfig
 
 from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.families.language_half import ConnectorHalf
@@ -11,14 +11,10 @@ from visionsplit.grid import TileGrid
 
 
 class SmolVlmLanguage(ConnectorHalf):
-    """The connector, or nothing."""
+    """The connector where the encoder does not run it."""
 
     def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
-        connector = None
-        if not checkpoint.settings.connector_in_encoder:
-            with torch.device("meta"):
-                connector = connector_of(checkpoint)
-        super().__init__(checkpoint, connector, device=device, dtype=dtype)
+        super().__init__(checkpoint, make_connector, device=device, dtype=dtype)
 
 
 class SmolVlmImages(SinglePlaceholder):
@@ -42,6 +38,7 @@ class SmolVlmImages(SinglePlaceholder):
         return f"{crops}{self._around}{self._global}{self.token}{self._around}"
 
 
-def connector_of(checkpoint: Checkpoint) -> nn.Linear:
+def make_connector(config: Idefics3Config | SmolVLMConfig) -> nn.Linear:
     """The connector's module without weights, on the present device."""
-    return nn.Linear(checkpoint.settings.tower_size, checkpoint.config.text_config.hidden_size, bias=False)
+    tower_size = config.vision_config.hidden_size * config.scale_factor**2
+    return nn.Linear(tower_size, config.text_config.hidden_size, bias=False)

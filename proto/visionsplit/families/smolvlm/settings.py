@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
-import numpy as np
 from transformers import Idefics3Config, Idefics3ImageProcessorPil, SmolVLMConfig, SmolVLMImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import get_resize_output_image_size
 
@@ -41,7 +41,7 @@ class SmolVlmSettings(Settings):
                 f"image_size is {self.tile_pixels}, patch_size {self.patch_pixels} and scale_factor {self.block}; "
                 "tiles of whole cells are needed"
             )
-        self.put_connector(vision.hidden_size * self.block**2, self.config.text_config.hidden_size)
+        self.choose_connector_side(vision.hidden_size * self.block**2, self.config.text_config.hidden_size)
 
     @property
     def image_token_id(self) -> int:
@@ -74,7 +74,7 @@ class SmolVlmSettings(Settings):
         return {
             **{name: values.get(name) for name in _SETTINGS},
             "block": self.block,
-            "connector": "encoder" if self.connector_in_encoder else "language",
+            **self.connector_facts,
         }
 
 
@@ -104,8 +104,8 @@ class LongestEdgeCutting(Cutting):
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels to which an image is resized first."""
-        shape = np.broadcast_to(np.uint8(0), (3, height, width))  # of the image, without its pixels
-        resized: tuple[int, int] = get_resize_output_image_size(shape, self.longest_edge)
+        image = SimpleNamespace(shape=(3, height, width))  # the library's function reads no more of an image
+        resized: tuple[int, int] = get_resize_output_image_size(image, self.longest_edge)
         return resized
 
     def canvas(self, height: int, width: int) -> tuple[int, int]:
