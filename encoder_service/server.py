@@ -119,7 +119,6 @@ class EncoderServer(ServiceServer):
             caller_share=config.caller_share,
             cache=loaded.cache,
             text_tower=loaded.text_tower,
-            on_cpu=loaded.half.device.type == "cpu",
         )
         metrics.watch(self._pipeline)
         service = EncoderService(

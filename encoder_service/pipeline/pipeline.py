@@ -49,7 +49,6 @@ class EncoderPipeline:
         caller_share: float = 1.0,
         cache: TokenCache | None = None,
         text_tower: TextTower | None = None,
-        on_cpu: bool = False,
     ) -> None:
         """
         Args:
@@ -58,7 +57,6 @@ class EncoderPipeline:
             batch_tiles: that the device encodes at once.
             max_decoding_bytes: of memory that decoding takes at once.
             caller_share: the part of the tiles that one caller may have.
-            on_cpu: whether the device is the CPU, on whose cores images are decoded too.
         """
         self._batcher = batcher
         self._cache = cache
@@ -74,7 +72,6 @@ class EncoderPipeline:
             max_bytes=max_decoding_bytes,
             digests=cache is not None,
             text_tower=text_tower,
-            low_priority=on_cpu,
         )
 
     @property

@@ -4,9 +4,6 @@ All of it blocks, so it runs on threads, and callers take turns at these.
 """
 
 import asyncio
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -33,7 +30,6 @@ from encoder_service.pipeline.decoding_turns import DecodingTurns
 _T = TypeVar("_T")
 
 _HEADER_THREADS = 2
-_LOW_PRIORITY = 10  # of 19; at 10 a thread gets a tenth of the time of one at 0 on the same core
 
 
 async def in_thread(
@@ -71,17 +67,6 @@ class Header:
     digest: str | None  # of its bytes, if tokens are cached
 
 
-def _lower_priority() -> None:
-    """Let this thread yield to the process's other threads.
-
-    A forward pass on a CPU divides each operation among all cores and waits for the slowest. A thread that decodes on
-    one of them makes all others wait. At a lower priority it fills the gaps instead, in which the device's thread works
-    alone. On Linux a priority belongs to a thread; elsewhere it would change the whole process's.
-    """
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
-
-
 class Preparation:
     """Threads that prepare images. Used from one event loop."""
 
@@ -94,12 +79,9 @@ class Preparation:
         max_bytes: int,
         digests: bool,
         text_tower: TextTower | None,
-        low_priority: bool = False,
     ) -> None:
         """
         Args:
-            low_priority: whether the threads that decode and cut run only when the device's threads leave a core, as
-                they should where the device is the CPU.
             threads: that decode and cut. Images that are decoded in other processes have further ones.
             max_bytes: of memory that they take together.
             digests: whether headers come with the digest of the image's bytes.
@@ -111,8 +93,7 @@ class Preparation:
         # Headers have separate threads: a refused request must not wait for other requests' images.
         self._headers = ThreadPoolExecutor(_HEADER_THREADS, thread_name_prefix="encoder-header")
         self._header_turns = FairGate(_HEADER_THREADS)
-        initializer = _lower_priority if low_priority else None
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image", initializer=initializer)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder-image")
         self._turns = DecodingTurns(threads, max_bytes)
         self._apart = ThreadPoolExecutor(self._turns.apart_places, thread_name_prefix="encoder-apart")
         self._decoders: set[ProcessDecoder] = set()  # those that are running

@@ -11,7 +11,7 @@ from visionsplit.v1 import llm_service_pb2
 from llm_service.config import BackendKind, RayConfig
 from tests.integration.llm.engines import RESTART_SECONDS
 from tests.integration.llm.support import Answer, Whole, collect, picture, running, together
-from tests.integration.llm.test_ray import cluster, replicas
+from tests.ray.test_ray import cluster, replicas
 
 __all__ = ["cluster"]
 ASK = "USER: <image>\nWhat? ASSISTANT:"

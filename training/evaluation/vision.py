@@ -76,8 +76,10 @@ class VisionHalf:
 
     def _project(self, features: torch.Tensor, order: list[int]) -> torch.Tensor:
         """Kept features [K, Dv] and newlines in the given order, [V, Dl]."""
-        newline = self._projector.image_newline
-        projected = self._projector.multi_modal_projector(features.to(newline.device, newline.dtype))  # [K, Dl]
+        newline, projector = self._projector.image_newline, self._projector.multi_modal_projector
+        assert newline is not None, "LLaVA-NeXT has one"
+        assert projector is not None, "the LLM service runs it"
+        projected = projector(features.to(newline.device, newline.dtype))  # [K, Dl]
         return torch.cat([projected, newline[None]])[torch.tensor(order, device=newline.device)]
 
     def _encode(self, images: Sequence[TiledImage]) -> list[EncodedTiledImage]:

@@ -1,13 +1,10 @@
 """The resources that cancelled calls hold while their work continues, and for how long."""
 
 import asyncio
-import os
-import sys
 import threading
 import time
 
 import pytest
-from PIL import Image
 from visionsplit.families.checkpoint import Checkpoint
 from visionsplit.families.padded_canvas import PaddedCanvasTiler
 from visionsplit.images import ImageLimits, decode_image
@@ -154,28 +151,3 @@ async def test_photos_do_not_wait_for_images_that_are_decoded_in_another_process
     for task in slow:
         task.cancel()
     await asyncio.gather(*slow, return_exceptions=True)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority belongs to the process")
-@pytest.mark.parametrize("low", [False, True])
-async def test_where_the_device_is_the_cpu_images_are_decoded_at_a_lower_priority(tiler, monkeypatch, low):
-    found = []
-
-    def decode(data, limits):
-        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        return Image.new("RGB", (60, 60))
-
-    monkeypatch.setattr("encoder_service.pipeline.preparation.decode_image", decode)
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    preparation = Preparation(
-        *(tiler, ImageLimits()),
-        threads=1,
-        max_bytes=EncoderConfig.max_decoding_bytes,
-        digests=False,
-        text_tower=None,
-        low_priority=low,
-    )
-    await prepare(preparation, png(60, 60))
-    preparation.close()
-    assert found == [10 if low else own]
-    assert os.getpriority(os.PRIO_PROCESS, 0) == own
