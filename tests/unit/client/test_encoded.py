@@ -57,6 +57,18 @@ def test_stored_tokens_come_back_equal(client, image_path, tmp_path, data_type):
     assert loaded.summary == image.summary
 
 
+def test_tokens_from_before_families_are_read_and_those_of_an_unknown_one_refused(client, image_path):
+    image = client.encode(image_path)
+    metadata = image.to_metadata()
+    for name in ("row_bounds", "column_bounds"):
+        del metadata["grid"][name]
+    del metadata["format"]["family"], metadata["feature_size"]
+    assert EncodedImage.from_tensors(image.to_tensors(), metadata).format == image.format
+    metadata["format"]["family"] = "someone-elses"
+    with pytest.raises(errors.InvalidTokensError, match="family 'someone-elses', which this version does not know"):
+        EncodedImage.from_tensors(image.to_tensors(), metadata)
+
+
 def test_quotas_come_with_the_tokens_and_are_stored_with_them(client, services, image_path, tmp_path):
     asked = Compression(retention_ratio=0.25, quotas_only=True)
     quotas = tuple(int(count * 0.25) for count in GRID.valid_counts())
