@@ -65,8 +65,8 @@ test-wheel: $(INSTALLED) ## build the wheel, install it into clean environments 
 test-lowest: $(INSTALLED) ## run the unit tests with the oldest dependencies that pyproject.toml allows (needs the network)
 	UV=$(UV) scripts/test-lowest.sh
 
-test-vllm: $(VLLM_INSTALLED) ## run the tests of the LLM service with vLLM as its engine, on the CPU (25 minutes on two cores)
-	VISIONSPLIT_TEST_ENGINE=vllm OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -W default --timeout 600 $(VLLM_TESTS)
+test-vllm: $(VLLM_INSTALLED) ## run the tests of the LLM service with vLLM as its engine, on the CPU (15 minutes on two cores)
+	VISIONSPLIT_TEST_ENGINE=vllm OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -n 2 --dist loadfile -W default --timeout 600 $(VLLM_TESTS)
 
 dist: $(INSTALLED) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m hatchling build

@@ -67,7 +67,6 @@ class WholeFamilyModel:
     processor: Any
     placeholder: str  # of an image in a prompt
     nested: bool = False  # whether the processor takes the images of one prompt as a list in a list
-    as_list: bool = False  # whether the model's features are a list of images'
 
     def inputs(self, prompt: str, images: Sequence[Image.Image]) -> Any:
         """What the processor makes of a prompt and its images."""
@@ -99,7 +98,9 @@ class WholeFamilyModel:
         ids = inputs["input_ids"][0]
         stays = torch.ones_like(ids, dtype=torch.bool)
         stays[ids == self.image_token_id] = kept
-        given = {"image": BaseModelOutputWithPooling(pooler_output=[rows] if self.as_list else rows[None])}
+        # What the model itself puts out: older versions of the library have a tensor where this one has a list.
+        as_list = isinstance(features, (list, tuple))
+        given = {"image": BaseModelOutputWithPooling(pooler_output=[rows] if as_list else rows[None])}
         short = {"input_ids": ids[stays][None], "attention_mask": torch.ones(1, int(stays.sum()), dtype=torch.long)}
         return self._continue({**short, "mm_encoder_outputs": given}, max_new_tokens)
 
@@ -169,12 +170,12 @@ def smolvlm(folder: Path, kind: str = "smolvlm", *, language: dict[str, Any] | N
             else Idefics3Processor(images, tokenizer, image_seq_len=16)
         )
     model = model_of(config)
-    return WholeFamilyModel(
-        _save(folder, model, tokenizer, images), model, processor, "<image>", nested=True, as_list=True
-    )
+    return WholeFamilyModel(_save(folder, model, tokenizer, images), model, processor, "<image>", nested=True)
 
 
-def llava_onevision(folder: Path, *, language: dict[str, Any] | None = None) -> WholeFamilyModel:
+def llava_onevision(
+    folder: Path, *, vision: dict[str, Any] | None = None, language: dict[str, Any] | None = None
+) -> WholeFamilyModel:
     """Tiles of 48 pixels with 6 x 6 cells; up to 6 x 6 crops, pooled to about 4 tiles' cells."""
     tokenizer = _tokenizer(["<image>", "<video>"], "<image>", image_token="<image>", video_token="<video>")
     pinpoints = [[48 * rows, 48 * columns] for rows in range(1, 7) for columns in range(1, 7)]
@@ -182,6 +183,7 @@ def llava_onevision(folder: Path, *, language: dict[str, Any] | None = None) -> 
         vision_config={
             **VISION,
             **{"model_type": "siglip_vision_model", "image_size": 48, "patch_size": 8, "vision_use_head": False},
+            **(vision or {}),
         },
         text_config=_text("qwen2", tokenizer, **(language or {})),
         image_grid_pinpoints=pinpoints,
@@ -198,9 +200,7 @@ def llava_onevision(folder: Path, *, language: dict[str, Any] | None = None) -> 
             vision_aspect_ratio="anyres_max_4",
         )
     model = LlavaOnevisionForConditionalGeneration(config)
-    return WholeFamilyModel(
-        _save(folder, model, tokenizer, images), model, processor, "<image>", nested=True, as_list=True
-    )
+    return WholeFamilyModel(_save(folder, model, tokenizer, images), model, processor, "<image>", nested=True)
 
 
 def aya_vision(

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from visionsplit_client import AsyncClient, Compression, EncodedImage, Prompt, Sampling
 
+from llm_service.config import EngineKind
 from tests import family_checkpoints
 from tests.family_checkpoints import WholeFamilyModel
-from tests.integration.llm.support import engine_config
+from tests.integration.llm.support import ENGINE, engine_config
 from tests.integration.system import running_system
 from tests.noise import noise_image
 
@@ -25,6 +26,9 @@ SIZES = [
     *[(1000, 5), (5, 1000), (900, 30), (1, 1), (2, 3), (10, 7), (290, 205)],
 ]
 
+# On a CPU vLLM answers otherwise where a prompt is longer than a sliding window (docs/engines.md).
+WINDOW = {"sliding_window": 32 if ENGINE is EngineKind.TRANSFORMERS else 4096}
+
 CHECKPOINTS: dict[str, Callable[[Path], WholeFamilyModel]] = {
     "internvl-qwen2": family_checkpoints.internvl,
     "internvl-qwen3-qk-norm": lambda folder: family_checkpoints.internvl(folder, "qwen3", qk_norm=True),
@@ -33,10 +37,10 @@ CHECKPOINTS: dict[str, Callable[[Path], WholeFamilyModel]] = {
     "smolvlm": family_checkpoints.smolvlm,
     "idefics3-wide": lambda folder: family_checkpoints.smolvlm(folder, "idefics3", language={"hidden_size": 160}),
     "llava-onevision": family_checkpoints.llava_onevision,  # narrower before the connector, but where it is pooled
-    "llava-onevision-narrow": lambda folder: family_checkpoints.llava_onevision(folder, language={"hidden_size": 24}),
-    "aya-vision": family_checkpoints.aya_vision,
+    "llava-onevision-narrow": lambda folder: family_checkpoints.llava_onevision(folder, vision={"hidden_size": 96}),
+    "aya-vision": lambda folder: family_checkpoints.aya_vision(folder, language=WINDOW),
     "aya-vision-wide": lambda folder: family_checkpoints.aya_vision(
-        folder, tiles_are_tokens=False, language={"hidden_size": 160}
+        folder, tiles_are_tokens=False, language={"hidden_size": 160, **WINDOW}
     ),
 }
 
