@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,20 +37,29 @@ def free_port() -> int:
             return port
 
 
-@dataclass
+def _new_log() -> Path:
+    file, name = tempfile.mkstemp(prefix="visionsplit-", suffix=".log")
+    os.close(file)
+    return Path(name)
+
+
+@dataclass(eq=False)
 class Service:
-    """One service process. It logs to a file whose end is shown on failures."""
+    """One service process. It logs to a file whose end is shown on failures, and which is deleted with this object."""
 
     module: str
     arguments: list[str]
     address: str
     process: subprocess.Popen[bytes] | None = None
-    log: Path = field(default_factory=lambda: Path(tempfile.mkstemp(suffix=".log")[1]))
+    log: Path = field(default_factory=_new_log)
     words: tuple[str, ...] = ()  # what the module is told before its options
     device: str = "cpu"
     python: str = sys.executable
     environment: Mapping[str, str] = field(default_factory=lambda: {"OMP_NUM_THREADS": "1"})  # beside this process's
     start_seconds: float = START_SECONDS  # until it must serve
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, self.log.unlink, missing_ok=True)
 
     def start(self) -> None:
         with self.log.open("ab") as log:
