@@ -18,7 +18,8 @@ from tests.integration.llm.support import ENGINE, engine_config
 from tests.integration.system import running_system
 from tests.noise import noise_image
 
-SAMPLING = Sampling(max_new_tokens=16)
+NEW_TOKENS = 10
+SAMPLING = Sampling(max_new_tokens=NEW_TOKENS)
 NONE, QUARTER = Compression("none"), Compression("globalcom2", 0.25)
 # Width and height: whole tiles, odd, strips, tiny, and large enough to be pooled.
 SIZES = [
@@ -57,7 +58,7 @@ async def test_the_halves_answer_as_the_whole_model(whole: WholeFamilyModel) -> 
         for width, height in SIZES:
             image = noise_image(width, height)
             answer = await system.client.generate(image, Prompt.raw(question), compression=NONE, sampling=SAMPLING)
-            assert answer.token_ids == whole.generate(question, [image], 16), f"{width} x {height}"
+            assert answer.token_ids == whole.generate(question, [image], NEW_TOKENS), f"{width} x {height}"
             answers.add(answer.token_ids)
         assert len(answers) > len(SIZES) // 2  # else the images make no difference, and equality says nothing
         await _several_images(whole, system.client)
@@ -75,7 +76,7 @@ async def _several_images(whole: WholeFamilyModel, client: AsyncClient) -> None:
     ]
     for pictures, prompt in prompts:
         answer = await client.generate(pictures, Prompt.raw(prompt), compression=NONE, sampling=SAMPLING)
-        assert answer.token_ids == whole.generate(prompt, pictures, 16), prompt
+        assert answer.token_ids == whole.generate(prompt, pictures, NEW_TOKENS), prompt
     # A conversation by the chat template; what a caller's text spells is text.
     told = await client.generate(images[:1], f"What is {mark}?", compression=NONE, sampling=SAMPLING)
     assert told.usage.prompt_tokens > 0
@@ -86,7 +87,7 @@ async def _a_quarter(whole: WholeFamilyModel, client: AsyncClient, prompt: str, 
     answer = await client.generate(image, Prompt.raw(prompt), compression=QUARTER, sampling=SAMPLING)
     from_tokens = await client.generate_from_tokens(encoded, Prompt.raw(prompt), sampling=SAMPLING)
     kept = kept_tokens(encoded)
-    assert answer.token_ids == whole.generate_from(prompt, [image], kept, 16), image.size
+    assert answer.token_ids == whole.generate_from(prompt, [image], kept, NEW_TOKENS), image.size
     assert from_tokens.token_ids == answer.token_ids
     before, after = encoded.summary.tokens_before, encoded.summary.tokens_after
     assert 0.15 * before < after <= 0.4 * before
